@@ -1,1 +1,18 @@
-//! ulpm
+//! ulpm, User-Level Process Migration: moves a running Linux process, unmodified, to another
+//! machine, with a freeze so short that its users do not notice.
+//!
+//! The rooms and what each may use are described in `docs/design.md`; arrows point down only.
+
+pub mod cli;
+pub mod demo;
+pub mod dirty;
+pub mod handover;
+pub mod image;
+pub mod precopy;
+pub mod preload;
+pub mod report;
+pub mod restore;
+pub mod state;
+pub mod sys;
+pub mod tracee;
+pub mod transport;

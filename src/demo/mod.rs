@@ -1,0 +1,1 @@
+//! Two hosts on this machine and a self-checking workload moved between them.

@@ -1,0 +1,1 @@
+//! Dirty tracking: what was written since the last look.

@@ -1,0 +1,1 @@
+//! The two-sided commit protocol as a pure state machine, and its journal.

@@ -1,0 +1,1 @@
+//! Open files and descriptors of a process, as data.

@@ -1,0 +1,3 @@
+//! What a process is, as plain serde data, versioned; no I/O.
+
+pub mod files;

@@ -1,0 +1,1 @@
+//! What was measured in a migration: phases, rounds, freeze parts.

@@ -1,0 +1,1 @@
+//! The target's session: warm skeleton, page placement, activation.

@@ -1,0 +1,1 @@
+//! Thin safe wrappers of kernel interfaces that the crates lack.

@@ -1,0 +1,1 @@
+//! A stopped process as an object: attach, freeze, remote syscalls, remote memory.

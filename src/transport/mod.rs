@@ -1,0 +1,1 @@
+//! QUIC endpoint, identity and trust, frames and their codec.

@@ -1,3 +1,37 @@
 //! One file per kind of process state: how to capture it from a stopped process and how to put it back.
+//!
+//! | file | state |
+//! |---|---|
+//! | [`memory_map`] | mappings, their flags, the vDSO |
+//! | [`mm_fields`] | brk, arguments, environment, auxiliary vector, exe link |
+//! | [`threads`] | registers, masks, alternate stacks, rseq, robust lists, tid addresses |
+//! | [`waits`] | system calls that the freeze interrupted |
+//! | [`signals`] | actions and queued signals |
+//! | [`timers`] | interval timers and POSIX timers |
+//! | [`credentials`] | uids, gids, groups, capabilities |
+//! | [`scheduling`] | policy, nice, affinity, I/O priority, timer slack |
+//! | [`attributes`] | directories, umask, limits, prctl flags |
+//! | [`files`] | descriptors, one file per kind |
+//!
+//! To add a kind of descriptor: one new file in `files/` and one line in its list.
 
+pub mod attributes;
+pub mod credentials;
+pub mod error;
 pub mod files;
+pub mod memory_map;
+pub mod mm_fields;
+pub mod scheduling;
+pub mod signals;
+pub mod threads;
+pub mod timers;
+pub mod waits;
+
+pub use error::StateError;
+
+/// Our own credentials.
+pub fn credentials_of_self() -> Result<crate::image::process::Credentials, StateError> {
+    let status =
+        procfs::process::Process::myself().and_then(|p| p.status()).map_err(StateError::proc(0, "self/status"))?;
+    credentials::of_status(0, &status)
+}

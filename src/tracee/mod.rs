@@ -1,1 +1,24 @@
-//! A stopped process as an object: attach, freeze, remote syscalls, remote memory.
+//! A stopped process as an object: attach, freeze, remote system calls.
+//!
+//! ptrace belongs to the OS thread that attached: a migration has one dedicated thread that owns all its
+//! tracees, and everything here must be called from it.
+//!
+//! | file | owns |
+//! |---|---|
+//! | [`thread`] | the choke points: one function resumes a thread, one waits for its stop |
+//! | [`freeze`] | stopping every thread of a process, letting them go |
+//! | [`batch`] | a table of system calls and its data |
+//! | [`remote`] | making a stopped thread execute it |
+//! | [`restart`] | what becomes of the system call that a stop interrupted |
+
+pub mod batch;
+pub mod error;
+pub mod freeze;
+pub mod remote;
+pub mod restart;
+pub mod thread;
+
+pub use batch::{Batch, Outcome};
+pub use error::TraceeError;
+pub use freeze::Frozen;
+pub use remote::{Remote, Scratch, Site};

@@ -1,0 +1,34 @@
+//! What can go wrong while tracking.
+
+use nix::errno::Errno;
+
+use crate::tracee::TraceeError;
+
+/// Tracking failed.
+#[derive(Debug, thiserror::Error)]
+pub enum TrackError {
+    /// Installing it in the process.
+    #[error(transparent)]
+    Tracee(#[from] TraceeError),
+    /// The kernel lacks what the tracker needs.
+    #[error("this kernel cannot track writes with userfaultfd write-protection (Linux 6.7 or later is needed)")]
+    Unsupported(#[source] Errno),
+    /// A kernel call failed.
+    #[error("{step} of process {pid}")]
+    Kernel {
+        /// The process.
+        pid: i32,
+        /// What was being done.
+        step: String,
+        /// What the kernel said.
+        source: Errno,
+    },
+    /// A file of `/proc` could not be opened.
+    #[error("opening /proc/{pid}/pagemap")]
+    Pagemap {
+        /// The process.
+        pid: i32,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+}

@@ -1,0 +1,198 @@
+//! Write-protect tracking: every page is protected by a userfaultfd in `WP_ASYNC` mode, the first write to it is
+//! let through by the kernel and leaves a mark, and `PAGEMAP_SCAN` collects the marks and protects anew in one
+//! atomic walk.
+//!
+//! The userfaultfd must belong to the process's own address space: it is made by a remote system call, taken
+//! over with `pidfd_getfd` and closed inside. When we close ours, or die, the kernel takes all protection back
+//! (`userfaultfd_release`): nothing is left in the process.
+//!
+//! A mapping made between two rounds, be it at an address that had another before, is not registered. That is
+//! the sign of a new one: before new areas are registered, a scan for *present pages in unregistered areas*
+//! takes them all as written, whatever marks they carry (`mremap` may have brought old ones along).
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use nix::errno::Errno;
+
+use super::{DirtyTracker, Found, TrackError};
+use crate::image::memory::Layout;
+use crate::image::{Backing, PageRange, Vma};
+use crate::sys::pagemap::{self, Category, Query, Region};
+use crate::sys::process::{pidfd_getfd, pidfd_open};
+use crate::sys::uffd::{self, Features, UFFD_USER_MODE_ONLY};
+use crate::tracee::Remote;
+
+const FEATURES: Features =
+    Features::WP_ASYNC.union(Features::WP_UNPOPULATED).union(Features::WP_HUGETLBFS_SHMEM);
+const HELD: Category = Category::PRESENT.union(Category::SWAPPED);
+
+/// The tracker; dropping it leaves no trace in the process.
+#[derive(Debug)]
+pub struct WpScan {
+    pid: i32,
+    uffd: OwnedFd,
+    pagemap: File,
+}
+
+impl WpScan {
+    /// Whether this kernel can do it: tried on ourselves.
+    pub fn probe() -> Result<(), TrackError> {
+        let own = uffd::create_own(UFFD_USER_MODE_ONLY).map_err(TrackError::Unsupported)?;
+        uffd::handshake(own.as_fd(), FEATURES).map_err(TrackError::Unsupported)?;
+        let pagemap = open_pagemap(std::process::id() as i32)?;
+        pagemap::scan(pagemap.as_fd(), 0x1000, 0x2000, everything(), |_| {}).map_err(TrackError::Unsupported)
+    }
+
+    /// Makes the userfaultfd inside the process by means of a stopped thread.
+    pub fn install(pid: i32, remote: &mut Remote<'_>) -> Result<Self, TrackError> {
+        let kernel = |step: &str| {
+            let step = step.to_owned();
+            move |source| TrackError::Kernel { pid, step, source }
+        };
+        let flags = (libc::O_CLOEXEC | libc::O_NONBLOCK) as u64 | UFFD_USER_MODE_ONLY;
+        let inside = remote.must("userfaultfd", libc::SYS_userfaultfd, [flags, 0, 0, 0, 0, 0])?;
+        let taken = pidfd_open(pid).and_then(|pidfd| pidfd_getfd(pidfd.as_fd(), inside as i32));
+        // closed inside whether or not we got it: no trace
+        remote.must("close of the userfaultfd", libc::SYS_close, [inside, 0, 0, 0, 0, 0])?;
+        let uffd = taken.map_err(kernel("taking over the userfaultfd"))?;
+        uffd::handshake(uffd.as_fd(), FEATURES).map_err(TrackError::Unsupported)?;
+        Ok(WpScan { pid, uffd, pagemap: open_pagemap(pid)? })
+    }
+
+    fn error(&self, step: &str) -> impl FnOnce(Errno) -> TrackError {
+        let (pid, step) = (self.pid, step.to_owned());
+        move |source| TrackError::Kernel { pid, step, source }
+    }
+
+    fn scan(&self, range: PageRange, query: Query, each: impl FnMut(Region)) -> Result<(), TrackError> {
+        pagemap::scan(self.pagemap.as_fd(), range.start, range.end, query, each)
+            .map_err(self.error("scanning the pages"))
+    }
+
+    fn register(&self, layout: &Layout) -> Result<(), TrackError> {
+        for vma in layout.vmas.iter().filter(|v| tracked(v)) {
+            match uffd::register_write_protect(self.uffd.as_fd(), vma.start, vma.end - vma.start) {
+                // EINVAL, ENOENT: unmapped or replaced since the layout was read: the next round sees it.
+                // EPERM: a shared mapping that nobody can write through.
+                Ok(()) | Err(Errno::EINVAL | Errno::ENOENT | Errno::EPERM) => {}
+                Err(e) => return Err(self.error("registering a mapping for tracking")(e)),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Shared mappings of files hold the file's content, which is not ours to send.
+fn tracked(vma: &Vma) -> bool {
+    !(vma.shared && matches!(vma.backing, Backing::File { .. }))
+}
+
+fn open_pagemap(pid: i32) -> Result<File, TrackError> {
+    File::open(format!("/proc/{pid}/pagemap")).map_err(|source| TrackError::Pagemap { pid, source })
+}
+
+fn everything() -> Query {
+    Query {
+        all: Category::empty(),
+        any: HELD,
+        inverted: Category::empty(),
+        report: Category::WPALLOWED | Category::WRITTEN | Category::FILE | Category::PFNZERO,
+        protect: false,
+    }
+}
+
+fn written_ones() -> Query {
+    Query {
+        all: Category::WRITTEN,
+        any: HELD,
+        inverted: Category::empty(),
+        report: Category::WRITTEN | Category::FILE | Category::PFNZERO,
+        protect: true,
+    }
+}
+
+fn unregistered_ones() -> Query {
+    Query {
+        all: Category::WPALLOWED,
+        any: HELD,
+        inverted: Category::WPALLOWED,
+        report: Category::FILE | Category::PFNZERO,
+        protect: false,
+    }
+}
+
+fn found(region: Region, written: bool) -> Found {
+    let categories = region.categories();
+    Found {
+        range: PageRange::new(region.start, region.end),
+        file: categories.contains(Category::FILE),
+        zero: categories.contains(Category::PFNZERO),
+        written,
+    }
+}
+
+/// The whole of the layout as one range.
+fn span(layout: &Layout) -> PageRange {
+    let start = layout.vmas.first().map_or(0, |v| v.start);
+    PageRange::new(start, layout.vmas.last().map_or(start, |v| v.end))
+}
+
+impl DirtyTracker for WpScan {
+    fn name(&self) -> &'static str {
+        "wp-scan"
+    }
+
+    fn round(&mut self, layout: &Layout) -> Result<Vec<Found>, TrackError> {
+        let mut all = Vec::new();
+        let whole = span(layout);
+        self.scan(whole, unregistered_ones(), |r| all.push(found(r, true)))?;
+        self.register(layout)?;
+        self.scan(whole, written_ones(), |r| all.push(found(r, true)))?;
+        all.sort_by_key(|f| f.range.start);
+        Ok(all)
+    }
+
+    fn last(&mut self, layout: &Layout) -> Result<Vec<Found>, TrackError> {
+        let collect = |part: PageRange| {
+            let mut all = Vec::new();
+            self.scan(part, everything(), |r| {
+                let categories = r.categories();
+                let clean = categories.contains(Category::WPALLOWED) && !categories.contains(Category::WRITTEN);
+                all.push(found(r, !clean));
+            })
+            .map(|()| all)
+        };
+        let (low, high) = halves(layout);
+        let (low, high) = std::thread::scope(|s| {
+            let other = s.spawn(|| collect(high));
+            (collect(low), other.join())
+        });
+        let mut all = low?;
+        all.extend(high.unwrap_or_else(|_| unreachable!("a scan does not panic"))?);
+        Ok(all)
+    }
+}
+
+/// Two ranges of about the same mapped size: the final scan runs on two cores.
+fn halves(layout: &Layout) -> (PageRange, PageRange) {
+    let whole = span(layout);
+    let half = layout.vmas.iter().map(|v| v.range().len()).sum::<u64>() / 2;
+    let mut passed = 0;
+    for vma in &layout.vmas {
+        let len = vma.range().len();
+        if passed + len >= half {
+            let cut = vma.start + (half - passed) / crate::image::PAGE_SIZE * crate::image::PAGE_SIZE;
+            return (PageRange::new(whole.start, cut), PageRange::new(cut, whole.end));
+        }
+        passed += len;
+    }
+    (whole, PageRange::new(whole.end, whole.end))
+}
+
+/// The descriptor, for those who must know it is ours.
+impl AsFd for WpScan {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.uffd.as_fd()
+    }
+}

@@ -1,0 +1,195 @@
+//! The address space of a process, as data: what is mapped where, and what backs it.
+
+use serde::{Deserialize, Serialize};
+
+use super::files::FileIdentity;
+use super::ranges::PageRange;
+
+/// A kernel object that holds memory beyond one address space (shared anonymous memory, memfd), named by the
+/// device and inode that the source's kernel shows for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ObjectId {
+    /// Device number.
+    pub dev: u64,
+    /// Inode number.
+    pub ino: u64,
+}
+
+/// What a mapping shows.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Backing {
+    /// Private anonymous memory: heap, stacks, everything that `malloc` gives.
+    Anonymous,
+    /// A file of the file system.
+    File {
+        /// Its path in the mount namespace of the process.
+        path: String,
+    },
+    /// Shared anonymous memory: an unnamed object.
+    SharedAnonymous(ObjectId),
+    /// A memfd.
+    MemFd(ObjectId),
+}
+
+bitflags::bitflags! {
+    /// Attributes of a mapping beyond its protection, as `VmFlags` of `/proc/PID/smaps` shows them.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+    pub struct VmaFlags: u32 {
+        /// `gd`: a stack.
+        const GROWS_DOWN = 1;
+        /// `lo`: `mlock`.
+        const LOCKED = 1 << 1;
+        /// `sr`: `MADV_SEQUENTIAL`.
+        const SEQUENTIAL = 1 << 2;
+        /// `rr`: `MADV_RANDOM`.
+        const RANDOM = 1 << 3;
+        /// `dc`: `MADV_DONTFORK`.
+        const DONT_FORK = 1 << 4;
+        /// `nr`: `MAP_NORESERVE`.
+        const NO_RESERVE = 1 << 5;
+        /// `wf`: `MADV_WIPEONFORK`.
+        const WIPE_ON_FORK = 1 << 6;
+        /// `dd`: `MADV_DONTDUMP`.
+        const DONT_DUMP = 1 << 7;
+        /// `hg`: `MADV_HUGEPAGE`.
+        const HUGE_PAGE = 1 << 8;
+        /// `nh`: `MADV_NOHUGEPAGE`.
+        const NO_HUGE_PAGE = 1 << 9;
+        /// `mg`: `MADV_MERGEABLE`.
+        const MERGEABLE = 1 << 10;
+        /// `mw`: may be made writable (a shared file mapping needs its file opened for writing).
+        const MAY_WRITE = 1 << 11;
+    }
+}
+
+impl Serialize for VmaFlags {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        self.bits().serialize(to)
+    }
+}
+
+impl<'de> Deserialize<'de> for VmaFlags {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        u32::deserialize(from).map(VmaFlags::from_bits_truncate)
+    }
+}
+
+/// One mapping (virtual memory area).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Vma {
+    /// First byte.
+    pub start: u64,
+    /// One past the last byte.
+    pub end: u64,
+    /// `PROT_*`.
+    pub prot: u8,
+    /// `MAP_SHARED` rather than `MAP_PRIVATE`.
+    pub shared: bool,
+    /// Offset in the file or object, in bytes.
+    pub offset: u64,
+    /// What it shows.
+    pub backing: Backing,
+    /// What else was asked of it.
+    pub flags: VmaFlags,
+}
+
+impl Vma {
+    /// Its address range.
+    pub fn range(&self) -> PageRange {
+        PageRange::new(self.start, self.end)
+    }
+
+    /// Whether a flag is set.
+    pub fn has(&self, flag: VmaFlags) -> bool {
+        self.flags.contains(flag)
+    }
+
+    /// Whether its pages belong to this process alone.
+    pub fn private(&self) -> bool {
+        !self.shared
+    }
+
+    /// The shared object behind it, if there is one whose content must travel.
+    pub fn object(&self) -> Option<ObjectId> {
+        match self.backing {
+            Backing::SharedAnonymous(id) | Backing::MemFd(id) => Some(id),
+            _ => None,
+        }
+    }
+
+    /// The backing that continues at `addr`: two areas are the same piece of mapping if these are equal.
+    pub fn identity_at(&self, addr: u64) -> (bool, &Backing, u64, bool) {
+        let offset = match self.backing {
+            Backing::Anonymous => 0,
+            _ => self.offset + (addr - self.start),
+        };
+        (self.shared, &self.backing, offset, self.has(VmaFlags::GROWS_DOWN))
+    }
+}
+
+/// A memory object that must be made at the target before it can be mapped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryObject {
+    /// Its name at the source.
+    pub id: ObjectId,
+    /// Size in bytes.
+    pub size: u64,
+    /// `Some(name)` for a memfd.
+    pub memfd_name: Option<String>,
+    /// Seals of a memfd (`F_GET_SEALS`), applied at the very end.
+    pub seals: i32,
+}
+
+/// Where the vDSO of the process lies, and what it is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vdso {
+    /// All its special areas (`[vvar]`, `[vvar_vclock]`, `[vdso]`) in address order: name, start, end.
+    pub areas: Vec<(String, u64, u64)>,
+    /// blake3 of the code image.
+    pub hash: [u8; 32],
+}
+
+/// Pointers of `struct prctl_mm_map` and the like.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct MmFields {
+    pub start_code: u64,
+    pub end_code: u64,
+    pub start_data: u64,
+    pub end_data: u64,
+    pub start_brk: u64,
+    pub brk: u64,
+    pub start_stack: u64,
+    pub arg_start: u64,
+    pub arg_end: u64,
+    pub env_start: u64,
+    pub env_end: u64,
+    /// The auxiliary vector, raw.
+    pub auxv: Vec<u8>,
+}
+
+/// The layout of an address space.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Layout {
+    /// Mappings in address order, without the vDSO's.
+    pub vmas: Vec<Vma>,
+    /// Objects behind shared mappings and memfd descriptors.
+    pub objects: Vec<MemoryObject>,
+}
+
+/// The address space of a process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryImage {
+    /// What is mapped.
+    pub layout: Layout,
+    /// The vDSO.
+    pub vdso: Vdso,
+    /// Pointers.
+    pub mm: MmFields,
+    /// `/proc/PID/exe`.
+    pub exe: String,
+    /// Files behind mappings: path and identity, each once.
+    pub files: Vec<(String, FileIdentity)>,
+    /// Resident set in bytes.
+    pub resident: u64,
+}

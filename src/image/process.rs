@@ -1,0 +1,195 @@
+//! A process and its threads, as data.
+
+use serde::{Deserialize, Serialize};
+
+use super::files::FilesImage;
+use super::memory::MemoryImage;
+use crate::image::IMAGE_VERSION;
+
+/// A queued signal: `siginfo_t` as the kernel keeps it (128 bytes).
+pub type Siginfo = Vec<u8>;
+
+/// What one thread is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ThreadImage {
+    /// Thread id as the process itself sees it.
+    pub tid: i32,
+    /// `user_regs_struct` as 27 words.
+    pub regs: Vec<u64>,
+    /// XSAVE area.
+    pub xstate: Vec<u8>,
+    /// Blocked signals.
+    pub sigmask: u64,
+    /// `sigaltstack`: address, flags, size.
+    pub altstack: (u64, i32, u64),
+    /// rseq: address, size, signature.
+    pub rseq: (u64, u32, u32),
+    /// Robust futex list: head, length.
+    pub robust_list: (u64, u64),
+    /// `set_tid_address`.
+    pub clear_child_tid: u64,
+    /// Signals queued to this thread.
+    pub queued: Vec<Siginfo>,
+    /// Name.
+    pub comm: String,
+    /// Credentials (they belong to the thread).
+    pub creds: Credentials,
+    /// Scheduling.
+    pub sched: Sched,
+    /// The wait that must be armed anew, if the thread was stopped in one.
+    pub wait: Option<Wait>,
+}
+
+/// A timed wait whose end the source's kernel kept: issued anew at the target with the time left.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wait {
+    /// System call number.
+    pub nr: i64,
+    /// Its arguments.
+    pub args: [u64; 6],
+    /// Time left in nanoseconds when the process was frozen.
+    pub left_ns: u64,
+}
+
+/// Scheduling attributes of a thread.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sched {
+    /// `SCHED_*`.
+    pub policy: u32,
+    /// `SCHED_FLAG_*`.
+    pub flags: u64,
+    /// Nice value.
+    pub nice: i32,
+    /// Real-time priority.
+    pub priority: u32,
+    /// Deadline: runtime, deadline, period in nanoseconds.
+    pub deadline: (u64, u64, u64),
+    /// Allowed CPUs, the kernel's bit mask.
+    pub affinity: Vec<u8>,
+    /// `ioprio_get`.
+    pub ioprio: i32,
+    /// Timer slack in nanoseconds.
+    pub timer_slack_ns: u64,
+}
+
+/// Credentials of a thread.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credentials {
+    /// Real, effective, saved, file system uid.
+    pub uids: [u32; 4],
+    /// Real, effective, saved, file system gid.
+    pub gids: [u32; 4],
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+    /// Inheritable, permitted, effective, bounding, ambient capabilities.
+    pub caps: [u64; 5],
+    /// `PR_GET_SECUREBITS`.
+    pub securebits: u32,
+    /// `PR_GET_NO_NEW_PRIVS`.
+    pub no_new_privs: bool,
+}
+
+/// An action of a signal, `struct kernel_sigaction` as four words: handler, flags, restorer, mask.
+pub type SigAction = [u64; 4];
+
+/// Interval timers and POSIX timers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timers {
+    /// `ITIMER_REAL`, `VIRTUAL`, `PROF`: interval s, µs, value s, µs.
+    pub itimers: Vec<[i64; 4]>,
+    /// POSIX timers.
+    pub posix: Vec<PosixTimer>,
+}
+
+/// One POSIX timer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PosixTimer {
+    /// Its id in the process.
+    pub id: i32,
+    /// `CLOCK_*`.
+    pub clock: i32,
+    /// `SIGEV_*`, with `SIGEV_THREAD_ID` as 4.
+    pub notify: i32,
+    /// Signal number.
+    pub signal: i32,
+    /// `sigev_value`.
+    pub value: u64,
+    /// Receiving thread for `SIGEV_THREAD_ID`.
+    pub thread: i32,
+    /// Interval s, ns, time left s, ns.
+    pub setting: [i64; 4],
+    /// Expirations that were not delivered.
+    pub overrun: i32,
+}
+
+/// Attributes of the process as a whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attributes {
+    /// Current directory.
+    pub cwd: String,
+    /// Root directory.
+    pub root: String,
+    /// `umask`.
+    pub umask: u32,
+    /// Soft and hard limits by resource number.
+    pub limits: Vec<(u64, u64)>,
+    /// `PR_GET_DUMPABLE`.
+    pub dumpable: i32,
+    /// `PR_GET_CHILD_SUBREAPER`.
+    pub subreaper: bool,
+    /// `PR_GET_THP_DISABLE`.
+    pub thp_disable: bool,
+    /// `PR_GET_PDEATHSIG`.
+    pub pdeathsig: i32,
+    /// `PR_MCE_KILL_GET`.
+    pub mce_kill: i32,
+    /// `PR_GET_TSC`.
+    pub tsc: i32,
+    /// `personality(2)`.
+    pub personality: u32,
+    /// `/proc/PID/oom_score_adj`.
+    pub oom_score_adj: i32,
+    /// `/proc/PID/coredump_filter`.
+    pub coredump_filter: u32,
+    /// Whether it led its own session and process group.
+    pub session_leader: bool,
+    /// Whether it led its own process group.
+    pub group_leader: bool,
+}
+
+/// One process.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProcessImage {
+    /// Pid as the process itself sees it.
+    pub pid: i32,
+    /// Address space.
+    pub memory: MemoryImage,
+    /// Threads, the leader first.
+    pub threads: Vec<ThreadImage>,
+    /// Actions of signals 1 to 64.
+    pub actions: Vec<SigAction>,
+    /// Signals queued to the process.
+    pub queued: Vec<Siginfo>,
+    /// Timers.
+    pub timers: Timers,
+    /// Attributes.
+    pub attributes: Attributes,
+    /// Descriptors.
+    pub files: FilesImage,
+}
+
+/// A tree of processes, parents before children. Today it holds one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TreeImage {
+    /// [`IMAGE_VERSION`].
+    pub version: u32,
+    /// The processes.
+    pub processes: Vec<ProcessImage>,
+}
+
+impl TreeImage {
+    /// A tree of these processes in the current version.
+    pub fn new(processes: Vec<ProcessImage>) -> Self {
+        TreeImage { version: IMAGE_VERSION, processes }
+    }
+}

@@ -1,0 +1,212 @@
+//! Attributes of a process as a whole: directories, umask, limits, prctl flags, namespaces it must share with us.
+
+use procfs::process::{Process, Status};
+
+use super::error::StateError;
+use crate::image::Obstacle;
+use crate::image::process::Attributes;
+use crate::sys::process::prlimit;
+use crate::tracee::{Batch, Outcome};
+
+const LIMITS: u32 = 16;
+const PR_GET_THP_DISABLE: u64 = 42;
+const PR_SET_THP_DISABLE: u64 = 41;
+const LIMIT_NAMES: [&str; LIMITS as usize] = [
+    "cpu", "fsize", "data", "stack", "core", "rss", "nproc", "nofile", "memlock", "as", "locks", "sigpending",
+    "msgqueue", "nice", "rtprio", "rttime",
+];
+
+/// Indexes of the calls of [`ask`].
+#[derive(Debug)]
+pub struct Question {
+    dumpable: usize,
+    subreaper: u64,
+    thp: usize,
+    pdeathsig: u64,
+    mce: usize,
+    tsc: u64,
+    personality: usize,
+}
+
+/// Reads what is visible from outside.
+pub fn capture(pid: i32, status: &Status) -> Result<Attributes, StateError> {
+    let link = |name: &str| {
+        std::fs::read_link(format!("/proc/{pid}/{name}"))
+            .map(|p| p.to_string_lossy().into_owned())
+            .map_err(StateError::io(pid, format!("reading its {name}")))
+    };
+    let number = |name: &str, radix| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
+        i64::from_str_radix(text.trim(), radix).unwrap_or(0)
+    };
+    let stat = Process::new(pid).and_then(|p| p.stat()).map_err(StateError::proc(pid, "stat"))?;
+    Ok(Attributes {
+        cwd: link("cwd")?,
+        root: link("root")?,
+        umask: status.umask.unwrap_or(0o022),
+        limits: limits(pid)?,
+        oom_score_adj: number("oom_score_adj", 10) as i32,
+        coredump_filter: number("coredump_filter", 16) as u32,
+        session_leader: stat.session == pid,
+        group_leader: stat.pgrp == pid,
+        ..Attributes::default()
+    })
+}
+
+fn limits(pid: i32) -> Result<Vec<(u64, u64)>, StateError> {
+    (0..LIMITS)
+        .map(|r| prlimit(pid, r, None).map_err(StateError::errno(pid, "reading its resource limits")))
+        .collect()
+}
+
+/// Asks for what only the process can tell.
+pub fn ask(batch: &mut Batch) -> Question {
+    let get = |batch: &mut Batch, option: u64, arg| batch.attempt("prctl", libc::SYS_prctl, &[option, arg, 0, 0, 0]);
+    let [subreaper, pdeathsig, tsc] = std::array::from_fn(|_| batch.space(4));
+    let question = Question {
+        dumpable: get(batch, libc::PR_GET_DUMPABLE as u64, 0),
+        subreaper,
+        thp: get(batch, PR_GET_THP_DISABLE, 0),
+        pdeathsig,
+        mce: get(batch, libc::PR_MCE_KILL_GET as u64, 0),
+        tsc,
+        personality: batch.attempt("personality", libc::SYS_personality, &[0xffff_ffff]),
+    };
+    get(batch, libc::PR_GET_CHILD_SUBREAPER as u64, subreaper);
+    get(batch, libc::PR_GET_PDEATHSIG as u64, pdeathsig);
+    get(batch, libc::PR_GET_TSC as u64, tsc);
+    question
+}
+
+/// Completes `attributes` with the answers.
+pub fn answer(attributes: &mut Attributes, outcome: &Outcome, q: &Question) {
+    attributes.dumpable = outcome.results[q.dumpable] as i32;
+    attributes.subreaper = outcome.half(q.subreaper) != 0;
+    attributes.thp_disable = outcome.results[q.thp] == 1;
+    attributes.pdeathsig = outcome.half(q.pdeathsig) as i32;
+    attributes.mce_kill = outcome.results[q.mce] as i32;
+    attributes.tsc = outcome.half(q.tsc) as i32;
+    attributes.personality = outcome.results[q.personality] as u32;
+}
+
+/// Sets directories, umask and flags inside the process. Early: needs privileges for a root directory.
+pub fn put_early(batch: &mut Batch, want: &Attributes) {
+    if want.root != "/" {
+        let root = batch.string(&want.root);
+        batch.call("chroot", libc::SYS_chroot, &[root]);
+    }
+    let cwd = batch.string(&want.cwd);
+    batch.call("chdir", libc::SYS_chdir, &[cwd]);
+    batch.call("umask", libc::SYS_umask, &[u64::from(want.umask)]);
+    batch.call("personality", libc::SYS_personality, &[u64::from(want.personality)]);
+}
+
+/// Sets what a change of credentials resets: after them, by the leader.
+pub fn put_late(batch: &mut Batch, want: &Attributes) {
+    let set = |batch: &mut Batch, name, option: u64, value: u64| {
+        batch.call(name, libc::SYS_prctl, &[option, value, 0, 0, 0]);
+    };
+    if want.dumpable < 2 {
+        set(batch, "prctl(SET_DUMPABLE)", libc::PR_SET_DUMPABLE as u64, want.dumpable as u64);
+    }
+    set(batch, "prctl(SET_PDEATHSIG)", libc::PR_SET_PDEATHSIG as u64, want.pdeathsig as u64);
+    set(batch, "prctl(SET_CHILD_SUBREAPER)", libc::PR_SET_CHILD_SUBREAPER as u64, u64::from(want.subreaper));
+    set(batch, "prctl(SET_THP_DISABLE)", PR_SET_THP_DISABLE, u64::from(want.thp_disable));
+    if want.tsc == libc::PR_TSC_SIGSEGV {
+        set(batch, "prctl(SET_TSC)", libc::PR_SET_TSC as u64, want.tsc as u64);
+    }
+    if want.mce_kill != libc::PR_MCE_KILL_DEFAULT {
+        let args = [libc::PR_MCE_KILL as u64, libc::PR_MCE_KILL_SET as u64, want.mce_kill as u64, 0, 0];
+        batch.call("prctl(MCE_KILL)", libc::SYS_prctl, &args);
+    }
+}
+
+/// Sets limits and scores from outside. A hard limit that we may not raise stays as it is here; preflight has
+/// made sure that the soft one fits.
+pub fn put_outside(pid: i32, want: &Attributes) -> Result<(), StateError> {
+    for (r, &(soft, hard)) in want.limits.iter().enumerate() {
+        let step = || StateError::errno(pid, format!("setting the resource limit {}", LIMIT_NAMES[r]));
+        let (have_soft, have_hard) = prlimit(pid, r as u32, None).map_err(step())?;
+        if (have_soft, have_hard) == (soft, hard) {
+            continue;
+        }
+        if prlimit(pid, r as u32, Some((soft, hard))).is_err() {
+            prlimit(pid, r as u32, Some((soft, hard.min(have_hard)))).map_err(step())?;
+        }
+    }
+    put_score(pid, "oom_score_adj", i64::from(want.oom_score_adj), want.oom_score_adj.to_string());
+    put_score(pid, "coredump_filter", i64::from(want.coredump_filter), format!("{:#x}", want.coredump_filter));
+    Ok(())
+}
+
+fn put_score(pid: i32, name: &str, value: i64, text: String) {
+    let path = format!("/proc/{pid}/{name}");
+    let radix = if name == "coredump_filter" { 16 } else { 10 };
+    let have = std::fs::read_to_string(&path).ok().and_then(|t| i64::from_str_radix(t.trim(), radix).ok());
+    if have != Some(value)
+        && let Err(e) = std::fs::write(&path, text)
+    {
+        tracing::warn!(pid, name, error = %e, "could not be set as it was at the source");
+    }
+}
+
+/// Soft limits that are above what this host allows.
+pub fn limit_obstacles(want: &Attributes) -> Vec<Obstacle> {
+    let own = std::process::id() as i32;
+    let may_raise = super::credentials_of_self().is_ok_and(|c| c.caps[2] >> 24 & 1 == 1);
+    want.limits
+        .iter()
+        .enumerate()
+        .filter_map(|(r, &(soft, _))| {
+            let (_, hard) = prlimit(own, r as u32, None).ok()?;
+            (soft > hard && !may_raise).then(|| {
+                Obstacle::new(
+                    format!("resource limit {}", LIMIT_NAMES[r]),
+                    format!("the process has a soft limit of {soft}, this host allows ulpm serve {hard} at the most"),
+                    "start `ulpm serve` with a higher hard limit",
+                )
+            })
+        })
+        .collect()
+}
+
+/// Namespaces that the process must share with the `ulpm` that moves it, since paths and addresses are
+/// understood there.
+pub fn namespace_obstacles(pid: i32) -> Vec<Obstacle> {
+    let link = |who: &str, ns: &str| std::fs::read_link(format!("/proc/{who}/ns/{ns}")).ok();
+    let who = pid.to_string();
+    let mut found: Vec<Obstacle> = ["net", "user", "ipc", "uts", "cgroup"]
+        .into_iter()
+        .filter(|ns| link(&who, ns) != link("self", ns))
+        .map(|ns| other_namespace(pid, ns))
+        .collect();
+    if link(&who, "mnt") != link("self", "mnt") && mounts(&who) != mounts("self") {
+        found.push(other_namespace(pid, "mnt"));
+    }
+    let root = std::fs::read_link(format!("/proc/{pid}/root")).unwrap_or_default();
+    if root != std::path::Path::new("/") {
+        found.push(Obstacle::new(
+            format!("process {pid}"),
+            format!("its root directory is {}", root.display()),
+            "run `ulpm live` inside that root directory",
+        ));
+    }
+    found
+}
+
+fn other_namespace(pid: i32, ns: &str) -> Obstacle {
+    Obstacle::new(
+        format!("process {pid}"),
+        format!("it lives in another {ns} namespace than this ulpm"),
+        format!("run `ulpm live` in its namespaces: nsenter --target {pid} --all"),
+    )
+}
+
+/// Mounts without those of /proc: a pid namespace that we made has its own.
+fn mounts(who: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(format!("/proc/{who}/mountinfo")).unwrap_or_default();
+    text.lines()
+        .filter(|l| !l.contains(" - proc "))
+        .map(|l| l.split_whitespace().skip(2).take(3).collect::<Vec<_>>().join(" "))
+        .collect()
+}

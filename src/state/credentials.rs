@@ -1,0 +1,101 @@
+//! Credentials of a thread: uids, gids, groups, capabilities, securebits, no_new_privs (credentials(7)).
+//!
+//! Linux keeps them per thread. They are set by the thread itself, at the end: what comes before may need the
+//! privileges. `SECBIT_NO_SETUID_FIXUP` keeps the capabilities while the uids change.
+
+use procfs::process::Status;
+
+use super::error::StateError;
+use crate::image::Obstacle;
+use crate::image::process::Credentials;
+use crate::tracee::{Batch, Outcome};
+
+const NO_SETUID_FIXUP: u64 = 1 << 2;
+const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
+
+/// What `/proc/PID/task/TID/status` tells; securebits come from [`answer`].
+pub fn of_status(pid: i32, status: &Status) -> Result<Credentials, StateError> {
+    let missing = |field| StateError::Field { pid, file: "status", field };
+    let field = |value: Option<u64>, name| value.ok_or_else(|| missing(name));
+    Ok(Credentials {
+        uids: [status.ruid, status.euid, status.suid, status.fuid],
+        gids: [status.rgid, status.egid, status.sgid, status.fgid],
+        groups: status.groups.iter().map(|g| *g as u32).collect(),
+        caps: [
+            status.capinh,
+            status.capprm,
+            status.capeff,
+            field(status.capbnd, "CapBnd")?,
+            field(status.capamb, "CapAmb")?,
+        ],
+        securebits: 0,
+        no_new_privs: status.nonewprivs.unwrap_or(0) != 0,
+    })
+}
+
+/// What of them cannot be carried.
+pub fn obstacles(pid: i32, status: &Status) -> Vec<Obstacle> {
+    match status.seccomp {
+        None | Some(0) => Vec::new(),
+        Some(mode) => vec![Obstacle::new(
+            format!("process {pid}"),
+            format!("it runs under a seccomp filter (mode {mode}), which is not carried yet"),
+            "start it without the filter",
+        )],
+    }
+}
+
+/// Asks for the securebits; the answer is the result of that call.
+pub fn ask(batch: &mut Batch) -> usize {
+    batch.call("prctl(GET_SECUREBITS)", libc::SYS_prctl, &[libc::PR_GET_SECUREBITS as u64, 0, 0, 0, 0])
+}
+
+/// Reads the answer.
+pub fn answer(outcome: &Outcome, index: usize) -> u32 {
+    outcome.results[index] as u32
+}
+
+/// Makes the thread that executes the batch have `want`, when it has `have`.
+pub fn put(batch: &mut Batch, have: &Credentials, want: &Credentials) {
+    if have == want {
+        return;
+    }
+    let prctl = |batch: &mut Batch, name, args: &[u64]| {
+        let mut all = [0; 5];
+        all[..args.len()].copy_from_slice(args);
+        batch.call(name, libc::SYS_prctl, &all);
+    };
+    prctl(batch, "prctl(SET_SECUREBITS)", &[libc::PR_SET_SECUREBITS as u64, u64::from(have.securebits) | NO_SETUID_FIXUP]);
+    if have.groups != want.groups {
+        let groups: Vec<u8> = want.groups.iter().flat_map(|g| g.to_le_bytes()).collect();
+        let at = batch.bytes(&groups);
+        batch.call("setgroups", libc::SYS_setgroups, &[want.groups.len() as u64, at]);
+    }
+    for bit in (0..64).filter(|b| have.caps[3] & !want.caps[3] >> b & 1 == 1) {
+        prctl(batch, "prctl(CAPBSET_DROP)", &[libc::PR_CAPBSET_DROP as u64, bit]);
+    }
+    let [r, e, s, f] = want.gids.map(u64::from);
+    batch.call("setresgid", libc::SYS_setresgid, &[r, e, s]);
+    batch.attempt("setfsgid", libc::SYS_setfsgid, &[f]);
+    let [r, e, s, f] = want.uids.map(u64::from);
+    batch.call("setresuid", libc::SYS_setresuid, &[r, e, s]);
+    batch.attempt("setfsuid", libc::SYS_setfsuid, &[f]);
+    prctl(batch, "prctl(SET_SECUREBITS)", &[libc::PR_SET_SECUREBITS as u64, u64::from(want.securebits)]);
+    capset(batch, want);
+    prctl(batch, "prctl(CAP_AMBIENT clear)", &[libc::PR_CAP_AMBIENT as u64, libc::PR_CAP_AMBIENT_CLEAR_ALL as u64]);
+    for bit in (0..64).filter(|b| want.caps[4] >> b & 1 == 1) {
+        prctl(batch, "prctl(CAP_AMBIENT raise)", &[libc::PR_CAP_AMBIENT as u64, libc::PR_CAP_AMBIENT_RAISE as u64, bit]);
+    }
+    if want.no_new_privs && !have.no_new_privs {
+        prctl(batch, "prctl(SET_NO_NEW_PRIVS)", &[libc::PR_SET_NO_NEW_PRIVS as u64, 1]);
+    }
+}
+
+fn capset(batch: &mut Batch, want: &Credentials) {
+    let [inheritable, permitted, effective, ..] = want.caps;
+    let header: Vec<u8> = [CAPABILITY_VERSION_3.to_le_bytes(), 0u32.to_le_bytes()].concat();
+    let half = |shift: u32| [effective, permitted, inheritable].map(|c| ((c >> shift) as u32).to_le_bytes()).concat();
+    let header = batch.bytes(&header);
+    let data = batch.bytes(&[half(0), half(32)].concat());
+    batch.call("capset", libc::SYS_capset, &[header, data]);
+}

@@ -1,0 +1,67 @@
+//! What can go wrong when state is captured or put back.
+
+use crate::tracee::TraceeError;
+
+/// Capturing or restoring a kind of state failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// An operation on the traced process.
+    #[error(transparent)]
+    Tracee(#[from] TraceeError),
+    /// Something in `/proc` could not be read.
+    #[error("reading /proc/{pid}/{file}")]
+    Proc {
+        /// The process.
+        pid: i32,
+        /// Which file.
+        file: String,
+        /// What the kernel or the parser said.
+        source: procfs::ProcError,
+    },
+    /// A file of `/proc` could not be read or written.
+    #[error("{step} of process {pid}")]
+    Io {
+        /// The process.
+        pid: i32,
+        /// What was being done.
+        step: String,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// A file of `/proc` says something we do not understand.
+    #[error("/proc/{pid}/{file} has no usable {field}")]
+    Field {
+        /// The process.
+        pid: i32,
+        /// Which file.
+        file: &'static str,
+        /// Which field.
+        field: &'static str,
+    },
+    /// The process has something that cannot be carried, and that was not there at preflight.
+    #[error("the process has changed since it was checked: {0}")]
+    Obstacles(String),
+    /// Descriptors.
+    #[error(transparent)]
+    Files(#[from] crate::state::files::FilesError),
+}
+
+impl StateError {
+    /// For `/proc/PID/FILE`.
+    pub fn proc(pid: i32, file: &str) -> impl FnOnce(procfs::ProcError) -> StateError {
+        let file = file.to_owned();
+        move |source| StateError::Proc { pid, file, source }
+    }
+
+    /// For a step on a process.
+    pub fn io(pid: i32, step: impl Into<String>) -> impl FnOnce(std::io::Error) -> StateError {
+        let step = step.into();
+        move |source| StateError::Io { pid, step, source }
+    }
+
+    /// For a step that a raw system call failed.
+    pub fn errno(pid: i32, step: impl Into<String>) -> impl FnOnce(nix::errno::Errno) -> StateError {
+        let step = step.into();
+        move |e| StateError::Io { pid, step, source: e.into() }
+    }
+}

@@ -1,0 +1,213 @@
+//! The layout of an address space: `/proc/PID/maps`, with the flags of `/proc/PID/smaps`.
+//!
+//! `smaps` walks every page table, so its cost grows with the resident size; it is read outside the freeze only.
+//! Inside, `maps` is read, and the flags of the last `smaps` are taken over for every area that is still the
+//! same. What escapes: an madvise of a whole area, without any change of its borders, between the last round
+//! and the freeze; it is a hint about memory, not its content.
+
+use std::collections::{HashMap, HashSet};
+
+use procfs::process::{MMPermissions, MMapPath, MemoryMap, Process, VmFlags};
+
+use super::error::StateError;
+use crate::image::memory::{Layout, MemoryObject, Vdso};
+use crate::image::{Backing, ObjectId, Obstacle, Vma, VmaFlags};
+
+const DELETED: &str = " (deleted)";
+
+/// What an address space looks like, and what of it cannot be carried.
+#[derive(Debug)]
+pub struct Survey {
+    /// Mappings and the objects behind them.
+    pub layout: Layout,
+    /// The special areas.
+    pub vdso: Vec<(String, u64, u64)>,
+    /// All that stands in the way.
+    pub obstacles: Vec<Obstacle>,
+}
+
+/// Reads the layout with all flags (walks the page tables: not inside the freeze).
+pub fn survey(pid: i32) -> Result<Survey, StateError> {
+    let maps = Process::new(pid)
+        .and_then(|p| p.smaps())
+        .map_err(StateError::proc(pid, "smaps"))?;
+    Ok(digest(pid, &maps.0, |map| from_vm_flags(map.extension.vm_flags)))
+}
+
+/// Reads the layout, taking flags over from `previous` where an area is the same. The second value says
+/// whether an area was found that is not in `previous`: its flags are unknown.
+pub fn quick(pid: i32, previous: &Layout) -> Result<(Survey, bool), StateError> {
+    let maps = Process::new(pid).and_then(|p| p.maps()).map_err(StateError::proc(pid, "maps"))?;
+    let known: HashMap<u64, &Vma> = previous.vmas.iter().map(|v| (v.start, v)).collect();
+    let mut unknown = false;
+    let survey = digest(pid, &maps.0, |map| match known.get(&map.address.0) {
+        // stacks and heaps grow: the flags stay
+        Some(old) if old.prot == protection(map) && old.shared == map.perms.contains(MMPermissions::SHARED) => {
+            old.flags
+        }
+        _ => {
+            unknown = true;
+            VmaFlags::empty()
+        }
+    });
+    Ok((survey, unknown))
+}
+
+fn digest(pid: i32, maps: &[MemoryMap], mut flags: impl FnMut(&MemoryMap) -> VmaFlags) -> Survey {
+    let mut survey =
+        Survey { layout: Layout { vmas: Vec::new(), objects: Vec::new() }, vdso: Vec::new(), obstacles: Vec::new() };
+    let mut seen = HashSet::new();
+    for map in maps {
+        match backing(map) {
+            Kind::Skip => {}
+            Kind::Special(name) => survey.vdso.push((name, map.address.0, map.address.1)),
+            Kind::Unsupported(what, advice) => survey.obstacles.push(Obstacle {
+                object: format!("mapping {:#x}-{:#x}", map.address.0, map.address.1),
+                why: what,
+                advice: advice.to_owned(),
+            }),
+            Kind::Carried(backing) => {
+                let vma = Vma {
+                    start: map.address.0,
+                    end: map.address.1,
+                    prot: protection(map),
+                    shared: map.perms.contains(MMPermissions::SHARED),
+                    offset: map.offset,
+                    backing,
+                    flags: flags(map),
+                };
+                if let Some(id) = vma.object()
+                    && seen.insert(id)
+                {
+                    survey.layout.objects.push(object(pid, map, id, maps));
+                }
+                survey.layout.vmas.push(vma);
+            }
+        }
+    }
+    survey
+}
+
+enum Kind {
+    Skip,
+    Special(String),
+    Carried(Backing),
+    Unsupported(String, &'static str),
+}
+
+fn backing(map: &MemoryMap) -> Kind {
+    let id = ObjectId { dev: nix::sys::stat::makedev(map.dev.0 as u64, map.dev.1 as u64), ino: map.inode };
+    match &map.pathname {
+        MMapPath::Vsyscall => Kind::Skip,
+        MMapPath::Vdso => Kind::Special("[vdso]".to_owned()),
+        MMapPath::Vvar => Kind::Special("[vvar]".to_owned()),
+        MMapPath::Other(name) if name == "vvar_vclock" => Kind::Special("[vvar_vclock]".to_owned()),
+        MMapPath::Other(name) if name == "uprobes" => {
+            Kind::Unsupported("uprobes are active in this process".to_owned(), "end the tracing of user functions")
+        }
+        // [anon:NAME], named by prctl(PR_SET_VMA)
+        MMapPath::Other(name) if name.starts_with("anon:") => Kind::Carried(Backing::Anonymous),
+        MMapPath::Heap | MMapPath::Stack | MMapPath::TStack(_) | MMapPath::Anonymous => {
+            Kind::Carried(Backing::Anonymous)
+        }
+        MMapPath::Vsys(_) => {
+            Kind::Unsupported("System V shared memory is not carried yet".to_owned(), "use POSIX shared memory or a memfd")
+        }
+        MMapPath::Path(path) => path_backing(&path.to_string_lossy(), id),
+        other => Kind::Unsupported(format!("{other:?} mappings are not carried"), "unmap it"),
+    }
+}
+
+fn path_backing(path: &str, id: ObjectId) -> Kind {
+    if path.starts_with("/memfd:") {
+        return Kind::Carried(Backing::MemFd(id));
+    }
+    if path == "/dev/zero (deleted)" {
+        return Kind::Carried(Backing::SharedAnonymous(id));
+    }
+    if path.starts_with("/anon_hugepage") || path.starts_with("/dev/hugepages") {
+        return Kind::Unsupported("huge page (hugetlb) memory is not carried yet".to_owned(), "use transparent huge pages");
+    }
+    if let Some(name) = path.strip_prefix("/SYSV") {
+        return Kind::Unsupported(
+            format!("System V shared memory {name} is not carried yet"),
+            "use POSIX shared memory or a memfd",
+        );
+    }
+    if path.starts_with("anon_inode:") || path.starts_with("/[") || !path.starts_with('/') {
+        return Kind::Unsupported(format!("memory of {path} belongs to a kernel object that is not carried"), "close it");
+    }
+    if path.ends_with(DELETED) {
+        return Kind::Unsupported(
+            format!("the mapped file {path} has no name any more"),
+            "restart the process after upgrades, or keep the file in place",
+        );
+    }
+    if path.starts_with("/dev/") && !path.starts_with("/dev/shm/") {
+        return Kind::Unsupported(format!("memory of the device {path} is not carried"), "close the device");
+    }
+    Kind::Carried(Backing::File { path: path.to_owned() })
+}
+
+fn protection(map: &MemoryMap) -> u8 {
+    let bit = |p: MMPermissions, b: i32| if map.perms.contains(p) { b as u8 } else { 0 };
+    bit(MMPermissions::READ, libc::PROT_READ)
+        | bit(MMPermissions::WRITE, libc::PROT_WRITE)
+        | bit(MMPermissions::EXECUTE, libc::PROT_EXEC)
+}
+
+fn from_vm_flags(vm: VmFlags) -> VmaFlags {
+    [
+        (VmFlags::GD, VmaFlags::GROWS_DOWN),
+        (VmFlags::LO, VmaFlags::LOCKED),
+        (VmFlags::SR, VmaFlags::SEQUENTIAL),
+        (VmFlags::RR, VmaFlags::RANDOM),
+        (VmFlags::DC, VmaFlags::DONT_FORK),
+        (VmFlags::NR, VmaFlags::NO_RESERVE),
+        (VmFlags::WF, VmaFlags::WIPE_ON_FORK),
+        (VmFlags::DD, VmaFlags::DONT_DUMP),
+        (VmFlags::HG, VmaFlags::HUGE_PAGE),
+        (VmFlags::NH, VmaFlags::NO_HUGE_PAGE),
+        (VmFlags::MG, VmaFlags::MERGEABLE),
+        (VmFlags::MW, VmaFlags::MAY_WRITE),
+    ]
+    .into_iter()
+    .filter(|(theirs, _)| vm.contains(*theirs))
+    .map(|(_, ours)| ours)
+    .collect()
+}
+
+/// The object behind a shared mapping. Its size comes from `map_files` where we may look there, else it is as
+/// large as the mappings that show it.
+fn object(pid: i32, map: &MemoryMap, id: ObjectId, maps: &[MemoryMap]) -> MemoryObject {
+    let by_link = std::fs::metadata(map_file(pid, map.address)).ok().map(|m| m.len());
+    let by_maps = maps
+        .iter()
+        .filter(|m| m.inode == map.inode && m.dev == map.dev)
+        .map(|m| m.offset + (m.address.1 - m.address.0))
+        .max()
+        .unwrap_or(0);
+    let path = match &map.pathname {
+        MMapPath::Path(p) => p.to_string_lossy().into_owned(),
+        _ => String::new(),
+    };
+    let memfd_name =
+        path.strip_prefix("/memfd:").map(|n| n.strip_suffix(DELETED).unwrap_or(n).to_owned());
+    MemoryObject { id, size: by_link.unwrap_or(by_maps), memfd_name, seals: 0 }
+}
+
+/// The link to what is mapped there.
+pub fn map_file(pid: i32, (start, end): (u64, u64)) -> String {
+    format!("/proc/{pid}/map_files/{start:x}-{end:x}")
+}
+
+/// Describes the vDSO: its areas and the hash of its code.
+pub fn vdso(pid: i32, areas: Vec<(String, u64, u64)>) -> Result<Vdso, StateError> {
+    let mut image = Vec::new();
+    if let Some((_, start, end)) = areas.iter().find(|(name, _, _)| name == "[vdso]") {
+        image.resize((end - start) as usize, 0);
+        crate::sys::process::read_memory(pid, *start, &mut image)
+            .map_err(StateError::errno(pid, "reading the vDSO"))?;
+    }
+    Ok(Vdso { areas, hash: *blake3::hash(&image).as_bytes() })
+}

@@ -1,0 +1,168 @@
+//! One thread: registers and extended state, signal mask, alternate stack, rseq, robust list, tid address,
+//! name. Credentials, scheduling and waits have files of their own.
+//!
+//! Order at the target, and why: what needs privileges first; then what the thread says about itself (alternate
+//! stack, robust list, tid address, rseq, queued signals: they must be said by the thread); registers last.
+
+use nix::errno::Errno;
+use procfs::process::{Status, Task};
+
+use super::error::StateError;
+use super::{credentials, scheduling, signals, waits};
+use crate::image::process::ThreadImage;
+use crate::sys::ptrace::{self, Regs};
+use crate::sys::{process, xsave};
+use crate::tracee::freeze::Member;
+use crate::tracee::{Batch, Outcome, Remote, Scratch, Site, TraceeError};
+
+const PR_GET_TID_ADDRESS: u64 = 40;
+
+/// Registers as words, in the order of `user_regs_struct`.
+pub fn words(r: &Regs) -> Vec<u64> {
+    vec![
+        r.r15, r.r14, r.r13, r.r12, r.rbp, r.rbx, r.r11, r.r10, r.r9, r.r8, r.rax, r.rcx, r.rdx, r.rsi, r.rdi,
+        r.orig_rax, r.rip, r.cs, r.eflags, r.rsp, r.ss, r.fs_base, r.gs_base, r.ds, r.es, r.fs, r.gs,
+    ]
+}
+
+/// Registers from words; `None` when there are not 27.
+pub fn from_words(w: &[u64]) -> Option<Regs> {
+    let &[
+        r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi, orig_rax, rip, cs, eflags, rsp, ss,
+        fs_base, gs_base, ds, es, fs, gs,
+    ] = w
+    else {
+        return None;
+    };
+    Some(Regs {
+        r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi, orig_rax, rip, cs, eflags, rsp, ss,
+        fs_base, gs_base, ds, es, fs, gs,
+    })
+}
+
+/// What a capture needs to know besides the thread.
+#[derive(Debug)]
+pub struct Context<'a> {
+    /// The process, as the tracer sees it.
+    pub pid: i32,
+    /// For remote calls.
+    pub site: &'a Site,
+    /// For remote calls.
+    pub scratch: &'a Scratch,
+    /// All CPUs of this host.
+    pub cpus: &'a [u8],
+    /// Waits that we interrupted before.
+    pub memory: &'a waits::Memory,
+}
+
+/// Captures a stopped thread. `leader` asks more of the process in the same round trip, and reads its answers.
+pub fn capture<Q>(
+    member: &Member,
+    context: &Context<'_>,
+    ask: impl FnOnce(&mut Batch) -> Q,
+) -> Result<(ThreadImage, Outcome, Q), StateError> {
+    let thread = member.thread;
+    let tid = thread.0;
+    let kernel = |step| move |source| TraceeError::Ptrace { tid, step, source };
+    let rseq = match ptrace::rseq(tid) {
+        Ok(rseq) => rseq,
+        Err(Errno::EIO | Errno::EINVAL) => ptrace::RseqConfiguration::default(),
+        Err(e) => return Err(kernel("reading the rseq registration")(e).into()),
+    };
+    let mut remote = Remote::borrow(thread, context.site)?;
+    let (regs, wait) = waits::capture(member, context.pid, remote.saved(), context.memory)?;
+    let task = Task::new(context.pid, tid).map_err(StateError::proc(context.pid, "task"))?;
+    let status = task.status().map_err(StateError::proc(tid, "status"))?;
+    let mut image = ThreadImage {
+        tid: inner_tid(&status, tid),
+        regs: words(&regs),
+        xstate: ptrace::xstate(tid).map_err(kernel("reading the extended state"))?,
+        sigmask: remote.mask(),
+        rseq: (rseq.address, rseq.size, rseq.signature),
+        robust_list: process::robust_list(tid).map_err(kernel("reading the robust list"))?,
+        queued: signals::queued(tid, false)?,
+        comm: status.name.clone(),
+        creds: credentials::of_status(tid, &status)?,
+        sched: scheduling::capture(tid, context.cpus)?,
+        wait,
+        ..ThreadImage::default()
+    };
+    let mut batch = Batch::new(context.scratch);
+    let altstack = batch.space(24);
+    let tid_address = batch.space(8);
+    batch.call("sigaltstack", libc::SYS_sigaltstack, &[0, altstack]);
+    batch.attempt("prctl(GET_TID_ADDRESS)", libc::SYS_prctl, &[PR_GET_TID_ADDRESS, tid_address, 0, 0, 0]);
+    let securebits = credentials::ask(&mut batch);
+    let question = ask(&mut batch);
+    let outcome = remote.run(context.scratch, &batch)?;
+    remote.finish()?;
+    image.altstack = (outcome.word(altstack), outcome.half(altstack + 8) as i32, outcome.word(altstack + 16));
+    image.clear_child_tid = outcome.word(tid_address);
+    image.creds.securebits = credentials::answer(&outcome, securebits);
+    Ok((image, outcome, question))
+}
+
+/// The id by which the process itself knows the thread.
+pub fn inner_tid(status: &Status, tid: i32) -> i32 {
+    status.nspid.as_ref().and_then(|all| all.last().copied()).unwrap_or(tid)
+}
+
+/// Says of the thread that executes the batch what only it can say.
+pub fn put_self(batch: &mut Batch, pid: i32, image: &ThreadImage) {
+    const SS_DISABLE: i32 = 2;
+    const SS_ONSTACK: i32 = 1;
+    let (sp, flags, size) = image.altstack;
+    if flags & SS_DISABLE == 0 {
+        let mut stack = sp.to_le_bytes().to_vec();
+        // "on the stack" is told by the stack pointer, it is not set
+        stack.extend_from_slice(&u64::from((flags & !SS_ONSTACK) as u32).to_le_bytes());
+        stack.extend_from_slice(&size.to_le_bytes());
+        let at = batch.bytes(&stack);
+        batch.call("sigaltstack", libc::SYS_sigaltstack, &[at, 0]);
+    }
+    if image.robust_list.0 != 0 {
+        let (head, len) = image.robust_list;
+        batch.call("set_robust_list", libc::SYS_set_robust_list, &[head, len]);
+    }
+    batch.call("set_tid_address", libc::SYS_set_tid_address, &[image.clear_child_tid]);
+    signals::put_queued(batch, pid, image.tid, &image.queued);
+}
+
+/// Registers rseq: last of all calls, because from then on the kernel writes to that memory.
+pub fn put_rseq(batch: &mut Batch, image: &ThreadImage) {
+    let (address, size, signature) = image.rseq;
+    if address != 0 {
+        batch.call("rseq", libc::SYS_rseq, &[address, u64::from(size), 0, u64::from(signature)]);
+    }
+}
+
+/// Sets name, extended state, mask and registers from outside: the thread is then what it was.
+pub fn put_outside(thread: crate::tracee::thread::Thread, image: &ThreadImage) -> Result<(), StateError> {
+    let tid = thread.0;
+    let regs = from_words(&image.regs).ok_or(StateError::Field { pid: tid, file: "image", field: "registers" })?;
+    ptrace::set_xstate(tid, &image.xstate).map_err(|source| TraceeError::Ptrace {
+        tid,
+        step: "writing the extended state",
+        source,
+    })?;
+    thread.set_sigmask(image.sigmask)?;
+    Ok(thread.set_regs(&regs)?)
+}
+
+/// What this CPU lacks of what the source's has.
+pub fn cpu_obstacles(components: u64, features: &[u32]) -> Vec<crate::image::Obstacle> {
+    let lacking = components & !xsave::components();
+    let words = ["1.ecx", "1.edx", "7.ebx", "7.ecx", "7.edx", "80000001.ecx", "80000001.edx"];
+    let mut found = Vec::new();
+    let advice = "move it to a host whose CPU has at least the same features";
+    if lacking != 0 {
+        found.push(crate::image::Obstacle::new("CPU", format!("no register state components {lacking:#x} here"), advice));
+    }
+    for ((name, theirs), ours) in words.iter().zip(features).zip(xsave::feature_words()) {
+        if theirs & !ours != 0 {
+            let why = format!("features {:#x} of CPUID {name} are missing here", theirs & !ours);
+            found.push(crate::image::Obstacle::new("CPU", why, advice));
+        }
+    }
+    found
+}

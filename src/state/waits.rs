@@ -1,0 +1,187 @@
+//! Timed waits that the freeze interrupted, carried with the time that is left.
+//!
+//! The kernel keeps the end of `nanosleep`, `poll` and relative `futex` waits in the thread's `restart_block`, which no
+//! interface shows and which does not travel. At the source the time left is worked out from the arguments and
+//! the age of the wait (`tracee::restart`). At the target the fresh thread is made to issue the call with that
+//! time, and is stopped inside it at once: so its own kernel fills its `restart_block`. Then it gets the
+//! registers of the source, in which the call looks interrupted, and the kernel continues it by itself. No
+//! register differs, no code is planted.
+//!
+//! A wait that was interrupted before has become `restart_syscall(2)`, whose registers still hold the *first*
+//! timeout. What we interrupted ourselves we remember ([`Memory`]): within a session, and on the target in a
+//! file, so that a process that is moved on and on does not sleep longer each time.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::time::ClockId;
+use serde::{Deserialize, Serialize};
+
+use super::error::StateError;
+use crate::image::process::Wait;
+use crate::sys::process::{ProcMem, read_memory};
+use crate::sys::ptrace::Regs;
+use crate::sys::time::now_ns;
+use crate::tracee::freeze::{Member, has_deliverable_signal};
+use crate::tracee::restart::{self, Interrupted};
+
+const TIMER_ABSTIME: u64 = 1;
+const FUTEX_CMD_MASK: u64 = 127;
+
+/// A wait whose end we know, because we interrupted it before.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Known {
+    tid: i32,
+    rip: u64,
+    rsp: u64,
+    args: [u64; 6],
+    nr: i64,
+    /// On CLOCK_BOOTTIME of this host.
+    end_ns: i64,
+}
+
+/// The waits of one process that ulpm interrupted on this host.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Memory {
+    known: Vec<Known>,
+}
+
+fn args(regs: &Regs) -> [u64; 6] {
+    [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9]
+}
+
+impl Memory {
+    /// The file for a process: `HOME/waits/PID-STARTTIME`.
+    fn path(home: &Path, pid: i32) -> Option<PathBuf> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let start = stat.rsplit_once(") ")?.1.split_whitespace().nth(19)?.to_owned();
+        Some(home.join("waits").join(format!("{pid}-{start}")))
+    }
+
+    /// Reads what is known of a process; nothing when there is nothing.
+    pub fn load(home: &Path, pid: i32) -> Self {
+        Self::path(home, pid)
+            .and_then(|p| std::fs::read(p).ok())
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .unwrap_or_default()
+    }
+
+    /// Keeps it for the next move. Losing it only makes a wait longer, so failure is logged, not raised.
+    pub fn save(&self, home: &Path, pid: i32) {
+        let Some(path) = Self::path(home, pid) else { return };
+        let written = path.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| {
+            std::fs::write(&path, serde_json::to_vec(self).unwrap_or_default())
+        });
+        if let Err(e) = written {
+            tracing::warn!(path = %path.display(), error = %e, "the ends of sleeping threads' waits are not remembered");
+        }
+    }
+
+    /// Remembers the end of a wait.
+    pub fn remember(&mut self, tid: i32, regs: &Regs, wait: &Wait) {
+        let end_ns = now_ns(ClockId::CLOCK_BOOTTIME) + wait.left_ns as i64;
+        self.known.retain(|k| k.tid != tid);
+        self.known.push(Known { tid, rip: regs.rip, rsp: regs.rsp, args: args(regs), nr: wait.nr, end_ns });
+    }
+
+    fn recall(&self, tid: i32, regs: &Regs) -> Option<(i64, u64)> {
+        let known = self.known.iter().find(|k| {
+            k.tid == tid && (k.rip, k.rsp, k.args) == (regs.rip, regs.rsp, args(regs))
+        })?;
+        let left = known.end_ns - now_ns(ClockId::CLOCK_BOOTTIME);
+        Some((known.nr, left.max(0) as u64))
+    }
+}
+
+/// What a stopped thread takes along: registers, and the wait to be armed.
+pub fn capture(member: &Member, pid: i32, regs: &Regs, memory: &Memory) -> Result<(Regs, Option<Wait>), StateError> {
+    let tid = member.thread.0;
+    match Interrupted::of(regs) {
+        Interrupted::No | Interrupted::ByKernel(_) => Ok((*regs, None)),
+        Interrupted::Eintr(_) if has_deliverable_signal(tid) => Ok((*regs, None)),
+        kind @ Interrupted::Eintr(_) => {
+            let age = if kind.timed(regs) { member.age() } else { Duration::ZERO };
+            Ok((restart::reissue(regs, age), None))
+        }
+        Interrupted::Block(nr) => {
+            let recalled = if nr == libc::SYS_restart_syscall { memory.recall(tid, regs) } else { None };
+            if let Some((nr, left_ns)) = recalled {
+                return Ok((*regs, Some(Wait { nr, args: args(regs), left_ns })));
+            }
+            let nr = if nr == libc::SYS_restart_syscall { hidden(member, pid, regs) } else { nr };
+            match total(pid, nr, regs)? {
+                Some(total) => {
+                    let left = total.saturating_sub(member.age());
+                    let left_ns = u64::try_from(left.as_nanos()).unwrap_or(u64::MAX);
+                    Ok((*regs, Some(Wait { nr, args: args(regs), left_ns })))
+                }
+                None => Ok((restart::restart_by_kernel(regs, nr), None)),
+            }
+        }
+    }
+}
+
+/// The call behind `restart_syscall`.
+fn hidden(member: &Member, pid: i32, regs: &Regs) -> i64 {
+    let mut code = [0; 32];
+    let in_code = read_memory(pid, regs.rip - 32, &mut code).ok().and_then(|()| restart::hidden_call(&code));
+    in_code.or_else(|| restart::call_of_wchan(member.wchan())).unwrap_or(libc::SYS_restart_syscall)
+}
+
+/// How long the call was asked to wait; `None` when its end is absolute or never.
+fn total(pid: i32, nr: i64, regs: &Regs) -> Result<Option<Duration>, StateError> {
+    let timespec = |addr| timespec(pid, addr);
+    match nr {
+        libc::SYS_nanosleep => timespec(regs.rdi).map(Some),
+        libc::SYS_clock_nanosleep if regs.rsi & TIMER_ABSTIME == 0 => timespec(regs.rdx).map(Some),
+        libc::SYS_poll => Ok(u64::try_from(regs.rdx as i32).ok().map(Duration::from_millis)),
+        libc::SYS_futex if regs.rsi & FUTEX_CMD_MASK == libc::FUTEX_WAIT as u64 && regs.r10 != 0 => {
+            timespec(regs.r10).map(Some)
+        }
+        _ => Ok(None),
+    }
+}
+
+fn timespec(pid: i32, addr: u64) -> Result<Duration, StateError> {
+    let mut bytes = [0u8; 16];
+    ProcMem::open(pid)
+        .and_then(|mem| mem.read(addr, &mut bytes))
+        .map_err(StateError::io(pid, "reading the timeout of a waiting thread"))?;
+    let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
+    Ok(Duration::from_secs(word(0)) + Duration::from_nanos(word(8)))
+}
+
+/// The call with which a fresh thread takes up a wait: arguments, and a timespec to be placed for it.
+#[derive(Debug)]
+pub struct Rearm {
+    /// System call number.
+    pub nr: i64,
+    /// Arguments; the one at `timespec_arg` is to be the address of `timespec`.
+    pub args: [u64; 6],
+    /// The time left, as the kernel reads it.
+    pub timespec: [u8; 16],
+    /// Which argument points to it.
+    pub timespec_arg: Option<usize>,
+}
+
+impl Rearm {
+    /// Plans it, when `passed` more has gone by since the freeze.
+    pub fn new(wait: &Wait, passed: Duration) -> Self {
+        let left = Duration::from_nanos(wait.left_ns).saturating_sub(passed);
+        let mut timespec = [0; 16];
+        timespec[..8].copy_from_slice(&left.as_secs().to_le_bytes());
+        timespec[8..].copy_from_slice(&u64::from(left.subsec_nanos()).to_le_bytes());
+        let mut args = wait.args;
+        let timespec_arg = match wait.nr {
+            libc::SYS_nanosleep => Some(0),
+            libc::SYS_clock_nanosleep => Some(2),
+            libc::SYS_futex => Some(3),
+            _ => {
+                // poll: milliseconds, rounded up so that it never ends early
+                args[2] = left.as_nanos().div_ceil(1_000_000) as u64;
+                None
+            }
+        };
+        Rearm { nr: wait.nr, args, timespec, timespec_arg }
+    }
+}

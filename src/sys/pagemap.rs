@@ -1,0 +1,133 @@
+//! `PAGEMAP_SCAN` (Linux 6.7): which pages of a process are present, written, file-backed or zero, in one
+//! walk of its page tables, and write-protects the written ones in the same walk if asked.
+//!
+//! Facts this relies on (mm: `fs/proc/task_mmu.c`):
+//! - With `PM_SCAN_WP_MATCHING` areas that are not registered for async write-protection are skipped silently.
+//! - A mask of exactly `WRITTEN` takes a fast path that reports never-populated pages as written and plants
+//!   markers for them; asking for more categories avoids both.
+#![allow(unsafe_code)]
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use nix::errno::Errno;
+
+bitflags::bitflags! {
+    /// Page categories (`PAGE_IS_*`).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+    pub struct Category: u64 {
+        /// The page lies in an area that is registered for async write-protection.
+        const WPALLOWED = 1 << 0;
+        /// Written since it was last write-protected, or never protected.
+        const WRITTEN = 1 << 1;
+        /// File-backed or shared anonymous: not a private copy.
+        const FILE = 1 << 2;
+        /// In memory.
+        const PRESENT = 1 << 3;
+        /// In swap, or a marker.
+        const SWAPPED = 1 << 4;
+        /// The kernel's zero page.
+        const PFNZERO = 1 << 5;
+        /// Part of a transparent or explicit huge page.
+        const HUGE = 1 << 6;
+        /// Soft-dirty.
+        const SOFT_DIRTY = 1 << 7;
+        /// A guard page made by `MADV_GUARD_INSTALL` (Linux 6.15).
+        const GUARD = 1 << 8;
+    }
+}
+
+/// Pages `[start, end)` which are all of the same categories (`struct page_region`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Region {
+    /// First byte.
+    pub start: u64,
+    /// One past the last byte.
+    pub end: u64,
+    categories: u64,
+}
+
+impl Region {
+    /// What all pages of the region are, of the categories that were asked for.
+    pub fn categories(&self) -> Category {
+        Category::from_bits_truncate(self.categories)
+    }
+}
+
+#[repr(C)]
+struct ScanArg {
+    size: u64,
+    flags: u64,
+    start: u64,
+    end: u64,
+    walk_end: u64,
+    vec: u64,
+    vec_len: u64,
+    max_pages: u64,
+    category_inverted: u64,
+    category_mask: u64,
+    category_anyof_mask: u64,
+    return_mask: u64,
+}
+const _: () = assert!(size_of::<ScanArg>() == 96);
+/// `_IOWR('f', 16, struct pm_scan_arg)`
+const PAGEMAP_SCAN: libc::c_ulong = 0xc060_6610;
+const PM_SCAN_WP_MATCHING: u64 = 1;
+
+/// Which pages a scan reports.
+#[derive(Clone, Copy, Debug)]
+pub struct Query {
+    /// All of these must be set (after inversion).
+    pub all: Category,
+    /// At least one of these must be set (empty: no condition).
+    pub any: Category,
+    /// These count as set when they are not.
+    pub inverted: Category,
+    /// What is reported of each region.
+    pub report: Category,
+    /// Write-protect what is reported.
+    pub protect: bool,
+}
+
+/// Scans `[start, end)` and hands each region to `each`. Regions come in address order; one that spans two
+/// kernel calls may arrive in two parts.
+pub fn scan(
+    pagemap: BorrowedFd<'_>,
+    start: u64,
+    end: u64,
+    query: Query,
+    mut each: impl FnMut(Region),
+) -> Result<(), Errno> {
+    let mut regions = vec![Region::default(); 4096];
+    let mut from = start;
+    while from < end {
+        let mut arg = ScanArg {
+            size: size_of::<ScanArg>() as u64,
+            flags: if query.protect { PM_SCAN_WP_MATCHING } else { 0 },
+            start: from,
+            end,
+            walk_end: 0,
+            vec: regions.as_mut_ptr() as u64,
+            vec_len: regions.len() as u64,
+            max_pages: 0,
+            category_inverted: query.inverted.bits(),
+            category_mask: query.all.bits(),
+            category_anyof_mask: query.any.bits(),
+            return_mask: query.report.bits(),
+        };
+        // SAFETY: arg and the vector it points to are valid for the sizes given, and outlive the call.
+        let got = unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN, &raw mut arg) };
+        let got = match Errno::result(got) {
+            Ok(n) => usize::try_from(n).unwrap_or(0),
+            Err(Errno::EINTR) => 0,
+            Err(e) => return Err(e),
+        };
+        regions[..got].iter().copied().for_each(&mut each);
+        if arg.walk_end <= from && got == 0 {
+            // interrupted before the first page
+            continue;
+        }
+        from = arg.walk_end;
+    }
+    Ok(())
+}

@@ -1,0 +1,70 @@
+//! `clone3(2)` with a chosen pid (`set_tid`, Linux 5.5).
+#![allow(unsafe_code)]
+
+use std::os::fd::{FromRawFd, OwnedFd};
+
+use nix::errno::Errno;
+
+/// `struct clone_args` in the size of Linux 5.7.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CloneArgs {
+    /// `CLONE_*`.
+    pub flags: u64,
+    /// Where the pidfd goes.
+    pub pidfd: u64,
+    /// Where the child's tid goes in the child.
+    pub child_tid: u64,
+    /// Where the child's tid goes in the parent.
+    pub parent_tid: u64,
+    /// Signal to the parent at exit.
+    pub exit_signal: u64,
+    /// Lowest byte of the stack; 0 to share the caller's.
+    pub stack: u64,
+    /// Its size in bytes.
+    pub stack_size: u64,
+    /// TLS.
+    pub tls: u64,
+    /// Address of an array of pids, innermost namespace first.
+    pub set_tid: u64,
+    /// Its length.
+    pub set_tid_size: u64,
+    /// Cgroup descriptor.
+    pub cgroup: u64,
+}
+const _: () = assert!(size_of::<CloneArgs>() == 88);
+
+/// What a fork returned.
+#[derive(Debug)]
+pub enum Forked {
+    /// In the parent: the child's pid and a pidfd.
+    Parent(i32, OwnedFd),
+    /// In the child.
+    Child,
+}
+
+/// Forks a child whose pid in this pid namespace is `pid`. `EEXIST`: the pid is taken; `EPERM`: needs
+/// `CAP_CHECKPOINT_RESTORE`.
+///
+/// # Safety
+/// The calling process must be single-threaded: the child continues with a copy of its memory.
+pub unsafe fn fork_with_pid(pid: i32, flags: u64) -> Result<Forked, Errno> {
+    let tids = [pid];
+    let mut pidfd = -1i32;
+    let args = CloneArgs {
+        flags: flags | libc::CLONE_PIDFD as u64,
+        pidfd: (&raw mut pidfd) as u64,
+        // with CLONE_PARENT the kernel takes the exit signal of the caller and wants none here
+        exit_signal: if flags & libc::CLONE_PARENT as u64 != 0 { 0 } else { libc::SIGCHLD as u64 },
+        set_tid: tids.as_ptr() as u64,
+        set_tid_size: 1,
+        ..CloneArgs::default()
+    };
+    // SAFETY: args and what it points to live on this stack; without CLONE_VM the child has its own copy.
+    let r = unsafe { libc::syscall(libc::SYS_clone3, std::ptr::from_ref(&args), size_of::<CloneArgs>()) };
+    match Errno::result(r)? {
+        0 => Ok(Forked::Child),
+        // SAFETY: the kernel has just stored a fresh descriptor there.
+        child => Ok(Forked::Parent(child as i32, unsafe { OwnedFd::from_raw_fd(pidfd) })),
+    }
+}

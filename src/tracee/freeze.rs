@@ -1,0 +1,253 @@
+//! Stopping every thread of a process, and letting them go as if nothing had been.
+//!
+//! Interleavings, and what is done about each:
+//! 1. *A thread appears after `/proc/PID/task` was listed, its parent not yet seized*: the list is read again
+//!    until it has nothing new.
+//! 2. *…its parent already seized*: the kernel attaches it (`PTRACE_O_TRACECLONE`); the parent reports `Clone`,
+//!    the child its own first stop. Seizing it again gives `EPERM` with us as its tracer: fine.
+//! 3. *A thread exits before we seize it, or while we wait for it*: it is left out. If it was the leader, all is
+//!    lost: the process ended.
+//! 4. *A signal arrives between seize and stop*: the thread stops to have it delivered. Any stop clears the
+//!    pending interrupt (`ptrace_stop`), so we interrupt again and let the signal in: its handler's frame is
+//!    built, then the thread stops before the handler's first instruction.
+//! 5. *execve*: all other threads vanish and the leader changes its program: the freeze fails, naming it.
+//! 6. *Job control stops the process*: the freeze fails; detached threads stay stopped, as they would have.
+//! 7. *A thread is in uninterruptible sleep*: the deadline passes, everything is let go.
+
+use std::time::Duration;
+
+use super::error::TraceeError;
+use super::restart::{Interrupted, SleepSample, reissue};
+use super::thread::{Go, Stop, Thread, state_of};
+use crate::sys::ptrace::Options;
+use crate::sys::time::Deadline;
+
+/// Seized threads that still run: the step before the freeze, outside of it.
+#[derive(Debug)]
+pub struct Armed {
+    pid: i32,
+    threads: Vec<Member>,
+}
+
+/// A thread of a frozen process.
+#[derive(Debug)]
+pub struct Member {
+    /// The thread.
+    pub thread: Thread,
+    before: Option<SleepSample>,
+    wchan: String,
+}
+
+impl Member {
+    fn new(tid: i32) -> Self {
+        Member {
+            thread: Thread(tid),
+            before: SleepSample::of(tid),
+            wchan: std::fs::read_to_string(format!("/proc/{tid}/wchan")).unwrap_or_default(),
+        }
+    }
+
+    /// How long it had been in the wait that the stop interrupted.
+    pub fn age(&self) -> Duration {
+        SleepSample::age(self.before, SleepSample::of(self.thread.0))
+    }
+
+    /// The kernel function in which it slept before the stop.
+    pub fn wchan(&self) -> &str {
+        &self.wchan
+    }
+}
+
+/// A process of which every thread is stopped.
+#[derive(Debug)]
+pub struct Frozen {
+    /// The process.
+    pub pid: i32,
+    /// Its threads, the leader first.
+    pub threads: Vec<Member>,
+    thawed: bool,
+}
+
+impl Armed {
+    /// Seizes all threads without stopping them.
+    pub fn seize(pid: i32) -> Result<Self, TraceeError> {
+        let mut armed = Armed { pid, threads: Vec::new() };
+        match armed.seize_new() {
+            Ok(_) => Ok(armed),
+            Err(e) => {
+                // a seized running thread can only be detached from when stopped
+                let _ = armed.stop(Duration::from_secs(2)).map(Frozen::thaw);
+                Err(e)
+            }
+        }
+    }
+
+    /// Seizes threads that are not yet; returns how many there were.
+    fn seize_new(&mut self) -> Result<usize, TraceeError> {
+        let mut found = 0;
+        for tid in tids(self.pid)? {
+            if self.threads.iter().any(|m| m.thread.0 == tid) {
+                continue;
+            }
+            match Thread(tid).seize(self.pid, Options::SOURCE) {
+                Ok(()) => self.threads.push(Member::new(tid)),
+                Err(e) if e.died() && tid != self.pid => continue,
+                Err(e) => return Err(e),
+            }
+            found += 1;
+        }
+        Ok(found)
+    }
+
+    /// Stops every thread; on failure the process runs on, detached from.
+    pub fn stop(mut self, patience: Duration) -> Result<Frozen, TraceeError> {
+        let deadline = Deadline::after(patience);
+        let mut stopped = 0;
+        let failure = loop {
+            if let Err(e) = self.stop_from(&mut stopped, deadline) {
+                break Some(e);
+            }
+            match self.seize_new() {
+                Ok(0) => break None,
+                Ok(_) => {}
+                Err(e) => break Some(e),
+            }
+        };
+        self.threads.sort_by_key(|m| m.thread.0 != self.pid);
+        let frozen = Frozen { pid: self.pid, threads: self.threads, thawed: false };
+        match failure {
+            None => Ok(frozen),
+            Some(e) => {
+                frozen.thaw();
+                Err(e)
+            }
+        }
+    }
+
+    /// Stops the threads from index `stopped` on; more may join while we wait.
+    fn stop_from(&mut self, stopped: &mut usize, deadline: Deadline) -> Result<(), TraceeError> {
+        for member in &self.threads[*stopped..] {
+            match member.thread.interrupt() {
+                Err(e) if !e.died() => return Err(e),
+                _ => {}
+            }
+        }
+        while *stopped < self.threads.len() {
+            let thread = self.threads[*stopped].thread;
+            match self.await_stop(thread, deadline) {
+                Ok(()) => *stopped += 1,
+                Err(e) if e.died() && thread.0 != self.pid => {
+                    self.threads.remove(*stopped);
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    fn await_stop(&mut self, thread: Thread, deadline: Deadline) -> Result<(), TraceeError> {
+        const STEP: &str = "freezing the process";
+        if state_of(thread.0) == 'Z' && thread.0 == self.pid && self.threads.len() > 1 {
+            return Err(TraceeError::Timeout { tid: thread.0, step: STEP, state: 'Z' });
+        }
+        loop {
+            match thread.wait(STEP, deadline)? {
+                Stop::Trap { signal: libc::SIGTRAP } => return Ok(()),
+                Stop::Trap { signal } => {
+                    let stop = format!("job control: signal {signal}");
+                    return Err(TraceeError::UnexpectedStop { tid: thread.0, step: STEP, stop });
+                }
+                Stop::Signal(signal) => {
+                    thread.interrupt()?;
+                    thread.resume(Go::Free, signal)?;
+                }
+                Stop::Clone => {
+                    let child = thread.event_message()? as i32;
+                    if !self.threads.iter().any(|m| m.thread.0 == child) {
+                        self.threads.push(Member::new(child));
+                    }
+                    thread.interrupt()?;
+                    thread.resume(Go::Free, 0)?;
+                }
+                Stop::Exec => return Err(TraceeError::Exec { pid: self.pid, step: STEP }),
+                Stop::Syscall | Stop::Event(_) => {
+                    thread.interrupt()?;
+                    thread.resume(Go::Free, 0)?;
+                }
+            }
+        }
+    }
+}
+
+impl Frozen {
+    /// Seizes and stops in one go.
+    pub fn freeze(pid: i32, patience: Duration) -> Result<Self, TraceeError> {
+        Armed::seize(pid)?.stop(patience)
+    }
+
+    /// The thread-group leader.
+    pub fn leader(&self) -> Thread {
+        self.threads.first().map_or(Thread(self.pid), |m| m.thread)
+    }
+
+    /// Lets every thread go. A call that our stop turned into `EINTR` is issued again.
+    pub fn thaw(mut self) {
+        self.let_go();
+    }
+
+    fn let_go(&mut self) {
+        if std::mem::replace(&mut self.thawed, true) {
+            return;
+        }
+        for member in &self.threads {
+            let thread = member.thread;
+            if let Ok(regs) = thread.regs()
+                && let Interrupted::Eintr(_) = Interrupted::of(&regs)
+                && !has_deliverable_signal(thread.0)
+            {
+                let age = if Interrupted::of(&regs).timed(&regs) { member.age() } else { Duration::ZERO };
+                if let Err(e) = thread.set_regs(&reissue(&regs, age)) {
+                    tracing::warn!(tid = thread.0, error = %e, "an interrupted call could not be issued again");
+                }
+            }
+            if let Err(e) = thread.detach(0)
+                && !e.died()
+            {
+                tracing::warn!(tid = thread.0, error = %e, "could not detach");
+            }
+        }
+    }
+
+    /// The process was killed: there is nothing to let go.
+    pub fn forget(mut self) {
+        self.thawed = true;
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        self.let_go();
+    }
+}
+
+/// Whether a queued signal will interrupt the thread when it goes on, which makes an `EINTR` legitimate.
+pub fn has_deliverable_signal(tid: i32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
+    let field = |name: &str| {
+        status
+            .lines()
+            .find_map(|l| l.strip_prefix(name))
+            .and_then(|v| u64::from_str_radix(v.trim(), 16).ok())
+            .unwrap_or(0)
+    };
+    (field("SigPnd:") | field("ShdPnd:")) & !field("SigBlk:") & !field("SigIgn:") != 0
+}
+
+/// The threads of a process, in our pid namespace.
+pub fn tids(pid: i32) -> Result<Vec<i32>, TraceeError> {
+    let dir = std::fs::read_dir(format!("/proc/{pid}/task")).map_err(|source| match source.kind() {
+        std::io::ErrorKind::NotFound => TraceeError::Died { tid: pid, step: "listing its threads" },
+        _ => TraceeError::Proc { pid, file: "task".to_owned(), source },
+    })?;
+    Ok(dir.filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok()).collect())
+}

@@ -1,0 +1,192 @@
+//! What becomes of the system call that our stop interrupted. The program must never see an `EINTR` that no
+//! handler of its own explains, nor wait longer than it asked.
+//!
+//! | the kernel left | meaning | source goes on | target |
+//! |---|---|---|---|
+//! | `-ERESTARTSYS`, `-ERESTARTNOINTR`, `-ERESTARTNOHAND` | issue again with the same arguments | by itself | by itself, from the registers |
+//! | `-ERESTART_RESTARTBLOCK` | the kernel holds the absolute end of the wait | by itself | [`Wait`] is armed anew with the time left |
+//! | `-EINTR` from a call that signal(7) lists as interrupted by a mere stop | `epoll_wait` and others | issued again by us | issued again by us |
+//!
+//! `select` and `ppoll` write the time left into user memory, so they are right when issued again.
+//!
+//! How long a thread has been waiting is not told by the kernel directly. `/proc/TID/sched` shows when the
+//! scheduler last accounted it (`se.exec_start`) and how often it went to sleep (`nr_voluntary_switches`): read
+//! before the stop and after it, with one more sleep in between (the stop itself), it was one and the same
+//! wait, and the difference is its age at the stop.
+
+use std::time::Duration;
+
+use crate::sys::ptrace::Regs;
+
+const ERESTARTSYS: i64 = -512;
+const ERESTARTNOINTR: i64 = -513;
+const ERESTARTNOHAND: i64 = -514;
+const ERESTART_RESTARTBLOCK: i64 = -516;
+const EINTR: i64 = -(libc::EINTR as i64);
+
+/// Calls that return `EINTR` when the thread is merely stopped and continued (signal(7)), and that can be
+/// issued again without harm.
+const EINTR_BY_STOP: &[i64] = &[
+    libc::SYS_epoll_wait,
+    libc::SYS_epoll_pwait,
+    libc::SYS_epoll_pwait2,
+    libc::SYS_rt_sigtimedwait,
+    libc::SYS_semop,
+    libc::SYS_semtimedop,
+    libc::SYS_io_getevents,
+    333, // io_pgetevents
+    // sockets with SO_RCVTIMEO or SO_SNDTIMEO
+    libc::SYS_read,
+    libc::SYS_readv,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_recvmmsg,
+    libc::SYS_accept,
+    libc::SYS_accept4,
+    libc::SYS_sendto,
+    libc::SYS_sendmsg,
+    libc::SYS_write,
+    libc::SYS_writev,
+];
+
+/// A system call in which a thread was stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interrupted {
+    /// It was not in a call, or the call is done.
+    No,
+    /// The kernel issues it again from the registers.
+    ByKernel(i64),
+    /// It continues from kernel state that does not travel.
+    Block(i64),
+    /// It would return `EINTR` to the program.
+    Eintr(i64),
+}
+
+impl Interrupted {
+    /// Reads it off the registers of a stop in the signal delivery path.
+    pub fn of(regs: &Regs) -> Self {
+        let nr = regs.orig_rax as i64;
+        if nr < 0 {
+            return Interrupted::No;
+        }
+        match regs.rax as i64 {
+            ERESTARTSYS | ERESTARTNOINTR | ERESTARTNOHAND => Interrupted::ByKernel(nr),
+            ERESTART_RESTARTBLOCK => Interrupted::Block(nr),
+            EINTR if EINTR_BY_STOP.contains(&nr) => Interrupted::Eintr(nr),
+            _ => Interrupted::No,
+        }
+    }
+
+    /// Whether the age of the wait matters.
+    pub fn timed(self, regs: &Regs) -> bool {
+        match self {
+            Interrupted::Block(_) => true,
+            Interrupted::Eintr(nr) => is_epoll(nr) && (regs.r10 as i32) > 0,
+            _ => false,
+        }
+    }
+}
+
+fn is_epoll(nr: i64) -> bool {
+    nr == libc::SYS_epoll_wait || nr == libc::SYS_epoll_pwait
+}
+
+/// Registers with which a call that returned `EINTR` because of our stop is issued again, with the time left:
+/// the timeout of `epoll_wait` is its fourth argument, in a register that no C function preserves.
+pub fn reissue(regs: &Regs, age: Duration) -> Regs {
+    let mut again = *regs;
+    again.rax = regs.orig_rax;
+    again.rip -= 2;
+    let timeout = regs.r10 as i32;
+    if is_epoll(regs.orig_rax as i64) && timeout > 0 {
+        let passed = i32::try_from(age.as_millis()).unwrap_or(i32::MAX);
+        again.r10 = timeout.saturating_sub(passed).max(0) as u64;
+    }
+    again
+}
+
+/// Registers with which the kernel itself issues the call again (`-ERESTARTNOHAND`: `EINTR` only if a handler
+/// runs first). For waits whose end is absolute or never.
+pub fn restart_by_kernel(regs: &Regs, nr: i64) -> Regs {
+    let mut again = *regs;
+    again.orig_rax = nr as u64;
+    again.rax = ERESTARTNOHAND as u64;
+    again
+}
+
+/// The call behind `restart_syscall(2)`, whose own number hides it: the wrappers load the number with
+/// `mov eax, imm32` shortly before the instruction. `code` are the bytes that end with the `syscall`.
+pub fn hidden_call(code: &[u8]) -> Option<i64> {
+    let known = [libc::SYS_poll, libc::SYS_nanosleep, libc::SYS_clock_nanosleep, libc::SYS_futex];
+    code.windows(5).rev().find_map(|w| {
+        let nr = i64::from(i32::from_le_bytes([w[1], w[2], w[3], w[4]]));
+        (w[0] == 0xb8 && known.contains(&nr)).then_some(nr)
+    })
+}
+
+/// The same, by the kernel function in which it sleeps (`/proc/TID/wchan`, before the stop).
+pub fn call_of_wchan(wchan: &str) -> Option<i64> {
+    match wchan.trim() {
+        w if w.contains("nanosleep") => Some(libc::SYS_clock_nanosleep),
+        w if w.contains("poll") => Some(libc::SYS_poll),
+        w if w.contains("futex") => Some(libc::SYS_futex),
+        _ => None,
+    }
+}
+
+/// When a thread last went to sleep, and how often it had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SleepSample {
+    exec_start_ns: u64,
+    sleeps: u64,
+}
+
+impl SleepSample {
+    /// Reads `/proc/TID/sched`; `None` where the kernel does not show it.
+    pub fn of(tid: i32) -> Option<Self> {
+        Self::parse(&std::fs::read_to_string(format!("/proc/{tid}/sched")).ok()?)
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let field = |name: &str| {
+            text.lines().find(|l| l.starts_with(name)).and_then(|l| l.rsplit_once(':')).map(|(_, v)| v.trim())
+        };
+        let (ms, fraction) = field("se.exec_start")?.split_once('.')?;
+        let exec_start_ns = ms.parse::<u64>().ok()? * 1_000_000 + fraction.parse::<u64>().ok()?;
+        Some(SleepSample { exec_start_ns, sleeps: field("nr_voluntary_switches")?.parse().ok()? })
+    }
+
+    /// Age of the wait at the stop, given the samples before and after it. A wait that began after the first
+    /// sample is younger than the stop took, and counts as new.
+    pub fn age(before: Option<Self>, after: Option<Self>) -> Duration {
+        match (before, after) {
+            (Some(b), Some(a)) if a.sleeps == b.sleeps + 1 => {
+                Duration::from_nanos(a.exec_start_ns.saturating_sub(b.exec_start_ns))
+            }
+            _ => Duration::ZERO,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_age_of_a_wait_is_known_only_if_it_was_one_wait() {
+        let sample = |text: &str| SleepSample::parse(text);
+        let before = sample("se.exec_start   :   1000.500000\nnr_voluntary_switches  :   7\n");
+        let same = sample("se.exec_start   :   1250.750000\nnr_voluntary_switches  :   8\n");
+        let other = sample("se.exec_start   :   1250.750000\nnr_voluntary_switches  :   9\n");
+        assert_eq!(SleepSample::age(before, same), Duration::from_micros(250_250));
+        assert_eq!(SleepSample::age(before, other), Duration::ZERO);
+        assert_eq!(SleepSample::age(None, same), Duration::ZERO);
+    }
+
+    #[test]
+    fn the_number_of_a_restarted_call_is_found_in_the_code() {
+        let code = [0x90, 0xb8, 7, 0, 0, 0, 0x0f, 0x05];
+        assert_eq!(hidden_call(&code), Some(libc::SYS_poll));
+        assert_eq!(hidden_call(&[0x90, 0x0f, 0x05]), None);
+    }
+}

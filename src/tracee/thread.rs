@@ -1,0 +1,180 @@
+//! One traced thread: the choke points through which every ptrace operation of ulpm goes.
+
+use nix::errno::Errno;
+
+use super::error::TraceeError;
+use crate::sys::ptrace::{self, EVENT_STOP, Options, Regs, WaitStatus};
+use crate::sys::time::Deadline;
+
+/// A seized thread, named by its tid in the tracer's pid namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Thread(pub i32);
+
+/// Where a thread stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// `PTRACE_INTERRUPT`, the initial stop of an auto-attached thread, or a group stop (`signal` is then a
+    /// stop signal). All of these lie in the signal delivery path, where an interrupted call can restart.
+    Trap {
+        /// `SIGTRAP`, or the stop signal of a group stop.
+        signal: i32,
+    },
+    /// About to receive a signal.
+    Signal(i32),
+    /// Entry or exit of a system call.
+    Syscall,
+    /// It made a new thread, whose tid is the event message.
+    Clone,
+    /// It has executed another program.
+    Exec,
+    /// Another event.
+    Event(i32),
+}
+
+/// How a thread goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Go {
+    /// Until something stops it.
+    Free,
+    /// Until the next entry or exit of a system call.
+    ToSyscall,
+}
+
+impl Thread {
+    fn error(self, step: &'static str, source: Errno) -> TraceeError {
+        match source {
+            Errno::ESRCH => TraceeError::Died { tid: self.0, step },
+            source => TraceeError::Ptrace { tid: self.0, step, source },
+        }
+    }
+
+    /// Attaches without stopping.
+    pub fn seize(self, pid: i32, options: Options) -> Result<(), TraceeError> {
+        match ptrace::seize(self.0, options) {
+            Ok(()) => Ok(()),
+            Err(Errno::EPERM) => {
+                let tracer = tracer_of(self.0);
+                if tracer == std::process::id() as i32 {
+                    // auto-attached since we looked (PTRACE_O_TRACECLONE)
+                    return Ok(());
+                }
+                if tracer != 0 {
+                    return Err(TraceeError::AlreadyTraced { pid, tracer });
+                }
+                Err(TraceeError::NotPermitted { pid })
+            }
+            Err(e) => Err(self.error("attaching", e)),
+        }
+    }
+
+    /// Asks it to stop.
+    pub fn interrupt(self) -> Result<(), TraceeError> {
+        ptrace::interrupt(self.0).map_err(|e| self.error("interrupting", e))
+    }
+
+    /// The one place that waits for a thread.
+    pub fn wait(self, step: &'static str, deadline: Deadline) -> Result<Stop, TraceeError> {
+        loop {
+            match ptrace::wait(self.0, true) {
+                Ok(Some(WaitStatus::Gone)) => return Err(TraceeError::Died { tid: self.0, step }),
+                Ok(Some(status)) => return Ok(decode(status)),
+                Ok(None) => {}
+                Err(Errno::EINTR) if deadline.passed() => {
+                    return Err(TraceeError::Timeout { tid: self.0, step, state: state_of(self.0) });
+                }
+                Err(Errno::EINTR) => {}
+                Err(Errno::ECHILD) => return Err(TraceeError::Died { tid: self.0, step }),
+                Err(e) => return Err(self.error(step, e)),
+            }
+        }
+    }
+
+    /// The one place that lets a thread run.
+    pub fn resume(self, how: Go, signal: i32) -> Result<(), TraceeError> {
+        match how {
+            Go::Free => ptrace::cont(self.0, signal),
+            Go::ToSyscall => ptrace::cont_to_syscall(self.0, signal),
+        }
+        .map_err(|e| self.error("resuming", e))
+    }
+
+    /// Lets it go for good, delivering `signal` (0: none).
+    pub fn detach(self, signal: i32) -> Result<(), TraceeError> {
+        ptrace::detach(self.0, signal).map_err(|e| self.error("detaching", e))
+    }
+
+    /// General-purpose registers.
+    pub fn regs(self) -> Result<Regs, TraceeError> {
+        ptrace::regs(self.0).map_err(|e| self.error("reading the registers", e))
+    }
+
+    /// Sets the general-purpose registers.
+    pub fn set_regs(self, regs: &Regs) -> Result<(), TraceeError> {
+        ptrace::set_regs(self.0, regs).map_err(|e| self.error("writing the registers", e))
+    }
+
+    /// The signal mask.
+    pub fn sigmask(self) -> Result<u64, TraceeError> {
+        ptrace::sigmask(self.0).map_err(|e| self.error("reading the signal mask", e))
+    }
+
+    /// Sets the signal mask.
+    pub fn set_sigmask(self, mask: u64) -> Result<(), TraceeError> {
+        ptrace::set_sigmask(self.0, mask).map_err(|e| self.error("writing the signal mask", e))
+    }
+
+    /// Changes the options.
+    pub fn set_options(self, options: Options) -> Result<(), TraceeError> {
+        ptrace::set_options(self.0, options).map_err(|e| self.error("setting options", e))
+    }
+
+    /// The message of an event stop.
+    pub fn event_message(self) -> Result<u64, TraceeError> {
+        ptrace::event_message(self.0).map_err(|e| self.error("reading the event message", e))
+    }
+
+    /// Brings the thread from any stop into one of the signal delivery path, without executing anything in
+    /// user mode: from there an interrupted system call restarts by itself when the thread goes on. Returns
+    /// a signal that was about to be delivered, which is now neither delivered nor queued.
+    pub fn to_trap(self, deadline: Deadline) -> Result<Option<i32>, TraceeError> {
+        self.interrupt()?;
+        self.resume(Go::Free, 0)?;
+        match self.wait("bringing it to rest", deadline)? {
+            Stop::Trap { .. } => Ok(None),
+            Stop::Signal(s) => Ok(Some(s)),
+            other => Err(TraceeError::UnexpectedStop {
+                tid: self.0,
+                step: "bringing it to rest",
+                stop: format!("{other:?}"),
+            }),
+        }
+    }
+}
+
+fn decode(status: WaitStatus) -> Stop {
+    match status {
+        WaitStatus::Syscall => Stop::Syscall,
+        WaitStatus::Signal(s) => Stop::Signal(s),
+        WaitStatus::Event(EVENT_STOP, signal) => Stop::Trap { signal },
+        WaitStatus::Event(libc::PTRACE_EVENT_CLONE, _) => Stop::Clone,
+        WaitStatus::Event(libc::PTRACE_EVENT_EXEC, _) => Stop::Exec,
+        WaitStatus::Event(e, _) => Stop::Event(e),
+        WaitStatus::Gone => Stop::Event(0),
+    }
+}
+
+/// The process that traces this thread; 0: nobody.
+pub fn tracer_of(tid: i32) -> i32 {
+    let status = std::fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
+    status
+        .lines()
+        .find_map(|l| l.strip_prefix("TracerPid:"))
+        .and_then(|v| v.trim().parse().ok())
+        .unwrap_or(0)
+}
+
+/// The state letter of a thread; `?` when it is gone.
+pub fn state_of(tid: i32) -> char {
+    let stat = std::fs::read_to_string(format!("/proc/{tid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()).unwrap_or('?')
+}

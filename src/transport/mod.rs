@@ -1,1 +1,45 @@
-//! QUIC endpoint, identity and trust, frames and their codec.
+//! The road between two hosts: QUIC with pinned keys, and frames on one stream.
+//!
+//! | file | owns |
+//! |---|---|
+//! | [`fingerprint`] | what a host is called by its key: `SHA256:…` |
+//! | [`identity`] | this host's key and certificate, made on first use |
+//! | [`trust`] | the list of hosts that are let in |
+//! | [`private_dir`] | locked, atomic writes of both in `ULPM_HOME` |
+//! | [`tls`] | TLS 1.3, both sides prove their key, ALPN `ulpm/1` |
+//! | [`tuning`] | windows, timers, MTU, congestion control, socket buffers |
+//! | [`address`] | `HOST[:PORT]` and its resolution |
+//! | [`admission`] | the check that both sides do before a byte of the peer is parsed |
+//! | [`endpoint`] | [`connect()`], the source's side |
+//! | [`connect_error`] | why it failed and what to do |
+//! | [`listener`] | [`Listener`], the target's side: bounded handshakes, accepted peers |
+//! | [`frame`] | the eight bytes before every body; pure |
+//! | [`wire`] | frames over one bidirectional stream |
+//!
+//! Nothing in here knows what the frames mean.
+
+pub mod address;
+pub mod admission;
+pub mod connect_error;
+pub mod endpoint;
+pub mod fingerprint;
+pub mod frame;
+pub mod identity;
+pub mod listener;
+pub mod private_dir;
+pub mod tls;
+pub mod trust;
+pub mod tuning;
+pub mod wire;
+
+#[cfg(test)]
+mod loopback_tests;
+
+pub use address::{DEFAULT_PORT, HostPort};
+pub use endpoint::{ConnectError, Connected, connect};
+pub use fingerprint::Fingerprint;
+pub use frame::{FrameError, Header, KindCap};
+pub use identity::Identity;
+pub use listener::{AcceptError, Accepted, Listener};
+pub use trust::TrustStore;
+pub use wire::{Frame, Wire, WireError, WireRecv, WireSend, accept_wire, open_wire};

@@ -1,0 +1,238 @@
+//! The listening side: connections whose peers have been let in, one after the other.
+//!
+//! A task of its own takes what arrives and gives each handshake a task, so that a slow or silent client
+//! holds up nobody. All of it is bounded: so many handshakes at once, so many seconds each, and when half
+//! of the places are taken, addresses must prove that they are real before they get one.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quinn::{Connection, ConnectionError, Endpoint, Incoming, ServerConfig, TokioRuntime};
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::admission::{self, AdmissionError, CLOSE_DONE};
+use super::connect_error::is_version_mismatch;
+use super::endpoint::linger;
+use super::fingerprint::Fingerprint;
+use super::identity::Identity;
+use super::tls::{self, TlsError};
+use super::trust::TrustStore;
+use super::tuning::Tuning;
+
+/// How many handshakes may run at once; the next one is told that we are busy.
+const MAX_HANDSHAKES: usize = 32;
+
+/// How long a handshake may take, the admission included.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
+
+/// How many settled connections may wait to be taken.
+const BACKLOG: usize = 8;
+
+/// A UDP port at which sources may call.
+#[derive(Debug)]
+pub struct Listener {
+    endpoint: Endpoint,
+    local: SocketAddr,
+    settled: mpsc::Receiver<Result<Accepted, AcceptError>>,
+    doorman: JoinHandle<()>,
+}
+
+/// A connection from a source that trusts us and that we trust.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The connection.
+    pub connection: Connection,
+    /// The source's key.
+    pub peer: Fingerprint,
+    /// The source's address.
+    pub remote: SocketAddr,
+}
+
+impl Listener {
+    /// Listens at `address` as `identity` for peers in `trust`. Needs a tokio runtime around it.
+    pub fn bind(identity: &Identity, trust: TrustStore, address: SocketAddr) -> Result<Self, BindError> {
+        Self::bind_with(identity, trust, address, &Tuning::default(), tls::ALPN)
+    }
+
+    /// As [`bind`](Self::bind), with other parameters.
+    pub(super) fn bind_with(
+        identity: &Identity,
+        trust: TrustStore,
+        address: SocketAddr,
+        tuning: &Tuning,
+        alpn: &[u8],
+    ) -> Result<Self, BindError> {
+        let mut config = ServerConfig::with_crypto(Arc::new(tls::server(identity, alpn)?));
+        config.transport_config(tuning.transport());
+        config.max_incoming(MAX_HANDSHAKES);
+        let listen = || {
+            let socket = tuning.bind(address)?;
+            let local = socket.local_addr()?;
+            let endpoint = Endpoint::new(tuning.endpoint(), Some(config), socket, Arc::new(TokioRuntime))?;
+            Ok((endpoint, local))
+        };
+        let (endpoint, local) = listen().map_err(|source| BindError::Listen { address, source })?;
+        let (sender, settled) = mpsc::channel(BACKLOG);
+        let doorman = tokio::spawn(attend(endpoint.clone(), trust, sender));
+        Ok(Self { endpoint, local, settled, doorman })
+    }
+
+    /// Where it listens, with the port that the kernel chose if none was given.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// The next peer that was let in, or why one was not (which has been logged); `None` after
+    /// [`close`](Self::close). Cancel-safe.
+    pub async fn accept(&mut self) -> Option<Result<Accepted, AcceptError>> {
+        self.settled.recv().await
+    }
+
+    /// Closes all connections, tells their peers why, and listens no more.
+    pub async fn close(&mut self, reason: &str) {
+        self.doorman.abort();
+        self.endpoint.close(CLOSE_DONE, reason.as_bytes());
+        linger(&self.endpoint).await;
+    }
+}
+
+impl Drop for Listener {
+    /// Accepted connections live on.
+    fn drop(&mut self) {
+        self.doorman.abort();
+    }
+}
+
+/// Why there is no listener.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// This host's identity does not suit TLS.
+    #[error("cannot set up TLS")]
+    Tls(#[from] TlsError),
+    /// The port is taken, or not ours to take.
+    #[error("cannot listen at UDP {address}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// Why a caller was not let in. It has been logged; the listener goes on.
+#[derive(Debug, thiserror::Error)]
+pub enum AcceptError {
+    /// The handshake did not end in time.
+    #[error("{remote} did not finish the handshake within {} s", HANDSHAKE_LIMIT.as_secs())]
+    Timeout {
+        /// The caller.
+        remote: SocketAddr,
+    },
+    /// The caller speaks another version, or something else altogether.
+    #[error("{remote} does not speak ulpm/1")]
+    Version {
+        /// The caller.
+        remote: SocketAddr,
+        /// How the handshake ended.
+        source: ConnectionError,
+    },
+    /// The handshake failed.
+    #[error("the handshake with {remote} failed")]
+    Handshake {
+        /// The caller.
+        remote: SocketAddr,
+        /// How.
+        source: ConnectionError,
+    },
+    /// One of the two did not let the other in.
+    #[error("{remote} was not admitted")]
+    NotAdmitted {
+        /// The caller.
+        remote: SocketAddr,
+        /// Why.
+        source: AdmissionError,
+    },
+}
+
+impl AcceptError {
+    fn log(&self) {
+        match self {
+            Self::NotAdmitted { remote, source: AdmissionError::UnknownPeer { presented } } => {
+                tracing::warn!(%remote, fingerprint = %presented,
+                    "refused a peer that is not trusted; to let it in: ulpm trust add {presented}");
+            }
+            error => {
+                let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
+                tracing::warn!(cause, "{error}");
+            }
+        }
+    }
+}
+
+/// Takes what arrives and hands it to tasks, until the endpoint is closed.
+async fn attend(endpoint: Endpoint, trust: TrustStore, settled: mpsc::Sender<Result<Accepted, AcceptError>>) {
+    let places = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+    while let Some(incoming) = endpoint.accept().await {
+        if places.available_permits() <= MAX_HANDSHAKES / 2 && incoming.may_retry() {
+            // It fails only where `may_retry` says no.
+            let _ = incoming.retry();
+            continue;
+        }
+        let Ok(place) = places.clone().try_acquire_owned() else {
+            tracing::warn!(remote = %incoming.remote_address(), "too many handshakes at once, refused one");
+            incoming.refuse();
+            continue;
+        };
+        let (trust, settled) = (trust.clone(), settled.clone());
+        tokio::spawn(async move {
+            report(settle(incoming, &trust).await, &settled).await;
+            drop(place);
+        });
+    }
+}
+
+/// One handshake, from the first packet to the admission.
+async fn settle(incoming: Incoming, trust: &TrustStore) -> Result<Accepted, AcceptError> {
+    let caller = incoming.remote_address();
+    let remote = SocketAddr::new(caller.ip().to_canonical(), caller.port());
+    let lost = |source| match source {
+        source if is_version_mismatch(&source) => AcceptError::Version { remote, source },
+        source => AcceptError::Handshake { remote, source },
+    };
+    let settled = async {
+        let connection = incoming.accept().map_err(lost)?.await.map_err(lost)?;
+        let peer = admission::admit(&connection, trust)
+            .await
+            .map_err(|source| AcceptError::NotAdmitted { remote, source })?;
+        Ok(Accepted { connection, peer, remote })
+    };
+    timeout(HANDSHAKE_LIMIT, settled).await.unwrap_or(Err(AcceptError::Timeout { remote }))
+}
+
+/// Hands the outcome to whoever accepts. A good one waits for its turn and keeps its place meanwhile; a
+/// bad one is dropped when the queue is full, so that strangers cannot fill it.
+async fn report(
+    outcome: Result<Accepted, AcceptError>,
+    settled: &mpsc::Sender<Result<Accepted, AcceptError>>,
+) {
+    match outcome {
+        Ok(accepted) => {
+            tracing::debug!(remote = %accepted.remote, fingerprint = %accepted.peer, "let a peer in");
+            if let Err(mpsc::error::SendError(Ok(accepted))) = settled.send(Ok(accepted)).await {
+                accepted.connection.close(CLOSE_DONE, b"this host is shutting down");
+            }
+        }
+        Err(error) => {
+            error.log();
+            match settled.try_send(Err(error)) {
+                // Logged is enough.
+                Ok(()) | Err(TrySendError::Full(_) | TrySendError::Closed(_)) => {}
+            }
+        }
+    }
+}

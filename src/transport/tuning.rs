@@ -1,0 +1,130 @@
+//! How QUIC is set up for moving memory between two hosts: windows, timers, MTU, congestion control and
+//! socket buffers, each number with its reason.
+//!
+//! GSO and GRO stay on, 0-RTT stays off (it could be replayed). The congestion controller is Cubic: on a
+//! LAN its slow start reaches the full rate within a few milliseconds, it is fair to whatever else the
+//! network carries, and on a long fat path it comes back faster than Reno. Quinn's BBR is marked
+//! experimental, and a controller that ignores loss would harm the very services that are being moved.
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::socket::{setsockopt, sockopt};
+use quinn::congestion::CubicConfig;
+use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
+
+/// The parameters of one side. [`Default`] is what ulpm uses; tests and benches vary it.
+#[derive(Debug, Clone)]
+pub struct Tuning {
+    /// How much the other side may send on one stream, and on all, before it must wait for us. 32 MiB
+    /// fills 10 Gbit/s over 25 ms; the restoring side may fall behind that much before it slows the sender.
+    pub receive_window: u32,
+    /// How much we keep for the other side that it has not acknowledged. As large as the receive window.
+    pub send_window: u64,
+    /// A sign of life when nothing else is sent: a frozen or idle phase must not look like a dead peer.
+    pub keep_alive: Duration,
+    /// Nothing heard for so long, and the peer counts as gone: five signs of life were lost.
+    pub idle_timeout: Duration,
+    /// What every path carries (RFC 9000); larger packets are found by probing.
+    pub initial_mtu: u16,
+    /// The largest packet that is probed for: a jumbo frame of 9000 bytes less IPv6 and UDP headers. A
+    /// quarter of the packets for the same bytes where it fits; elsewhere the search ends a step below.
+    pub max_mtu: u16,
+    /// What may be sent before the first acknowledgement, paced over one round trip. Ten times the
+    /// internet's default, since migration hosts are neighbours.
+    pub initial_window: u64,
+    /// Streams that the other side may open both ways: the wire.
+    pub bidi_streams: u32,
+    /// Streams that the other side may open one way: its hello, and a few more.
+    pub uni_streams: u32,
+    /// Kernel buffers of the UDP socket. The default of 208 KiB loses packets whenever the receiver is not
+    /// scheduled for a millisecond at 2 Gbit/s. Without CAP_NET_ADMIN the kernel grants what it likes.
+    pub socket_buffer: usize,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            receive_window: 32 << 20,
+            send_window: 32 << 20,
+            keep_alive: Duration::from_secs(2),
+            idle_timeout: Duration::from_secs(10),
+            initial_mtu: 1200,
+            max_mtu: 8952,
+            initial_window: 10 * 14_720,
+            bidi_streams: 1,
+            uni_streams: 4,
+            socket_buffer: 8 << 20,
+        }
+    }
+}
+
+impl Tuning {
+    /// The parameters in quinn's terms, for connections.
+    pub fn transport(&self) -> Arc<TransportConfig> {
+        let mut cubic = CubicConfig::default();
+        cubic.initial_window(self.initial_window);
+        let mut mtu = MtuDiscoveryConfig::default();
+        mtu.upper_bound(self.max_mtu);
+        // A duration that does not fit in QUIC's 62 bits of milliseconds is the same as none.
+        let idle = IdleTimeout::try_from(self.idle_timeout).ok();
+
+        let mut config = TransportConfig::default();
+        config
+            .stream_receive_window(VarInt::from_u32(self.receive_window))
+            .receive_window(VarInt::from_u32(self.receive_window))
+            .send_window(self.send_window)
+            .keep_alive_interval(Some(self.keep_alive))
+            .max_idle_timeout(idle)
+            .initial_mtu(self.initial_mtu)
+            .mtu_discovery_config(Some(mtu))
+            .max_concurrent_bidi_streams(VarInt::from_u32(self.bidi_streams))
+            .max_concurrent_uni_streams(VarInt::from_u32(self.uni_streams))
+            .datagram_receive_buffer_size(None)
+            .congestion_controller_factory(Arc::new(cubic));
+        Arc::new(config)
+    }
+
+    /// The parameters in quinn's terms, for a socket.
+    pub fn endpoint(&self) -> EndpointConfig {
+        let mut config = EndpointConfig::default();
+        if let Err(error) = config.max_udp_payload_size(self.max_mtu.max(1200)) {
+            tracing::warn!(%error, "packets stay at quinn's default size");
+        }
+        config
+    }
+
+    /// A UDP socket at `address` with large buffers.
+    pub fn bind(&self, address: SocketAddr) -> io::Result<UdpSocket> {
+        let socket = UdpSocket::bind(address)?;
+        let size = &self.socket_buffer;
+        // The forced form goes beyond net.core.[rw]mem_max and needs CAP_NET_ADMIN. Smaller buffers cost
+        // speed, nothing else, so a refusal is no error.
+        let received = setsockopt(&socket, sockopt::RcvBufForce, size)
+            .or_else(|_| setsockopt(&socket, sockopt::RcvBuf, size));
+        let sent = setsockopt(&socket, sockopt::SndBufForce, size)
+            .or_else(|_| setsockopt(&socket, sockopt::SndBuf, size));
+        if let Err(error) = received.and(sent) {
+            tracing::debug!(%error, "the socket keeps its small buffers");
+        }
+        Ok(socket)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::socket::getsockopt;
+
+    use super::*;
+
+    #[test]
+    fn buffers_grow() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let plain = UdpSocket::bind(address).unwrap();
+        let tuned = Tuning::default().bind(address).unwrap();
+        let size = |socket: &UdpSocket| getsockopt(socket, sockopt::RcvBuf).unwrap();
+        assert!(size(&tuned) >= size(&plain));
+    }
+}

@@ -1,0 +1,411 @@
+//! Frames over one bidirectional stream.
+//!
+//! A [`Wire`] is a [`WireSend`] and a [`WireRecv`], which may be taken apart and used from two tasks.
+//! The side that opened the connection opens the stream with [`open_wire`]; QUIC tells the other side of
+//! it only when something was written, so the opener speaks first and [`accept_wire`] waits for that.
+//!
+//! Receiving is cancel-safe: what has arrived is kept, and the next call goes on there. Sending a frame is
+//! not, nor is [`WireRecv::recv_body_into`], whose buffer is the caller's: one that was dropped half-way
+//! leaves the wire [torn](WireError::Torn), which the next call says instead of sending nonsense.
+
+use bytes::{Bytes, BytesMut};
+use quinn::{Connection, ConnectionError, ReadError, RecvStream, SendStream, WriteError};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::frame::{FrameError, Header, KindCap};
+
+/// Parts up to this size are gathered before they are handed to QUIC; larger ones go alone, because a
+/// second copy would cost more than a second call.
+const GATHER: usize = 16 * 1024;
+
+/// Opens the stream; the caller writes first, or the other side never learns of it.
+pub async fn open_wire(connection: &Connection, cap: KindCap) -> Result<Wire, WireError> {
+    let (send, recv) = connection.open_bi().await.map_err(WireError::Open)?;
+    Ok(Wire::new(send, recv, cap))
+}
+
+/// Waits for the stream that the other side opens.
+pub async fn accept_wire(connection: &Connection, cap: KindCap) -> Result<Wire, WireError> {
+    let (send, recv) = connection.accept_bi().await.map_err(WireError::Open)?;
+    Ok(Wire::new(send, recv, cap))
+}
+
+/// Both directions of the stream.
+#[derive(Debug)]
+pub struct Wire {
+    /// What goes out.
+    pub send: WireSend,
+    /// What comes in.
+    pub recv: WireRecv,
+}
+
+impl Wire {
+    /// Frames on the two halves of a stream; `cap` says how long each kind may be, in both directions.
+    pub fn new(send: SendStream, recv: RecvStream, cap: KindCap) -> Self {
+        Self { send: WireSend::new(send, cap), recv: WireRecv::new(recv, cap) }
+    }
+
+    /// The two halves, for two tasks.
+    pub fn split(self) -> (WireSend, WireRecv) {
+        (self.send, self.recv)
+    }
+
+    /// See [`WireSend::send`].
+    pub async fn send(&mut self, kind: u16, body: &[u8]) -> Result<(), WireError> {
+        self.send.send(kind, body).await
+    }
+
+    /// See [`WireSend::send_msg`].
+    pub async fn send_msg<T: Serialize>(&mut self, kind: u16, message: &T) -> Result<(), WireError> {
+        self.send.send_msg(kind, message).await
+    }
+
+    /// See [`WireRecv::recv`].
+    pub async fn recv(&mut self) -> Result<Frame, WireError> {
+        self.recv.recv().await
+    }
+
+    /// Bytes sent and received, headers included.
+    pub fn bytes(&self) -> (u64, u64) {
+        (self.send.bytes(), self.recv.bytes())
+    }
+}
+
+/// One frame that arrived whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// What the body is.
+    pub kind: u16,
+    /// The body.
+    pub body: Bytes,
+}
+
+impl Frame {
+    /// The body as the postcard encoding of exactly one `T`.
+    pub fn decode<T: DeserializeOwned>(&self) -> Result<T, WireError> {
+        let (value, rest) = postcard::take_from_bytes(&self.body)
+            .map_err(|source| WireError::Decode { kind: self.kind, source })?;
+        if !rest.is_empty() {
+            return Err(WireError::Trailing { kind: self.kind, extra: rest.len() });
+        }
+        Ok(value)
+    }
+}
+
+/// The half that sends.
+#[derive(Debug)]
+pub struct WireSend {
+    stream: SendStream,
+    cap: KindCap,
+    bytes: u64,
+    torn: bool,
+}
+
+impl WireSend {
+    fn new(stream: SendStream, cap: KindCap) -> Self {
+        Self { stream, cap, bytes: 0, torn: false }
+    }
+
+    /// Sends `body` as one frame.
+    pub async fn send(&mut self, kind: u16, body: &[u8]) -> Result<(), WireError> {
+        self.send_parts(kind, &[body]).await
+    }
+
+    /// Sends the parts, one after the other, as the body of one frame.
+    pub async fn send_parts(&mut self, kind: u16, parts: &[&[u8]]) -> Result<(), WireError> {
+        let len = parts.iter().map(|part| part.len()).sum();
+        let header = self.begin(kind, len)?;
+        let mut gathered = BytesMut::with_capacity(Header::LEN + len.min(GATHER));
+        gathered.extend_from_slice(&header.encode());
+        for part in parts {
+            if part.len() > GATHER {
+                self.stream.write_chunk(gathered.split().freeze()).await?;
+                self.stream.write_all(part).await?;
+            } else {
+                gathered.extend_from_slice(part);
+            }
+        }
+        if !gathered.is_empty() {
+            self.stream.write_chunk(gathered.freeze()).await?;
+        }
+        self.done(len);
+        Ok(())
+    }
+
+    /// Sends `prefix` and `data` as the body of one frame; `data` is handed to QUIC without a copy.
+    pub async fn send_bytes(&mut self, kind: u16, prefix: &[u8], data: Bytes) -> Result<(), WireError> {
+        let len = prefix.len() + data.len();
+        let header = self.begin(kind, len)?;
+        let mut head = BytesMut::with_capacity(Header::LEN + prefix.len());
+        head.extend_from_slice(&header.encode());
+        head.extend_from_slice(prefix);
+        self.stream.write_all_chunks(&mut [head.freeze(), data]).await?;
+        self.done(len);
+        Ok(())
+    }
+
+    /// Sends `message`, encoded by postcard, as one frame.
+    pub async fn send_msg<T: Serialize>(&mut self, kind: u16, message: &T) -> Result<(), WireError> {
+        // The header's place is kept free, so that header and body are one piece of memory.
+        let mut buffer = postcard::to_extend(message, vec![0; Header::LEN])
+            .map_err(|source| WireError::Encode { kind, source })?;
+        let len = buffer.len() - Header::LEN;
+        buffer[..Header::LEN].copy_from_slice(&self.begin(kind, len)?.encode());
+        self.stream.write_chunk(buffer.into()).await?;
+        self.done(len);
+        Ok(())
+    }
+
+    /// Says that nothing more comes, and waits until the other side has it all.
+    pub async fn finish(mut self) -> Result<(), WireError> {
+        if self.torn {
+            return Err(WireError::Torn);
+        }
+        // It fails only on a stream that was finished or reset before; `stopped` says which.
+        let _ = self.stream.finish();
+        match self.stream.stopped().await {
+            Ok(None) => Ok(()),
+            Ok(Some(code)) => Err(WireError::Write(WriteError::Stopped(code))),
+            Err(quinn::StoppedError::ConnectionLost(lost)) => {
+                Err(WireError::Write(WriteError::ConnectionLost(lost)))
+            }
+            Err(quinn::StoppedError::ZeroRttRejected) => Err(WireError::Write(WriteError::ZeroRttRejected)),
+        }
+    }
+
+    /// Bytes sent in whole frames, headers included.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The header of the next frame; from here until [`done`](Self::done) the wire counts as torn.
+    fn begin(&mut self, kind: u16, len: usize) -> Result<Header, WireError> {
+        if self.torn {
+            return Err(WireError::Torn);
+        }
+        let header = Header::new(kind, len, self.cap)?;
+        self.torn = true;
+        Ok(header)
+    }
+
+    fn done(&mut self, len: usize) {
+        self.torn = false;
+        self.bytes += (Header::LEN + len) as u64;
+    }
+}
+
+/// The half that receives.
+#[derive(Debug)]
+pub struct WireRecv {
+    stream: RecvStream,
+    cap: KindCap,
+    bytes: u64,
+    /// What has arrived of the next header.
+    head: [u8; Header::LEN],
+    head_len: usize,
+    /// The frame whose body is being received, and how much of it nobody has taken yet.
+    open: Option<(Header, usize)>,
+    /// What [`recv_body`](Self::recv_body) has gathered when it was dropped.
+    body: BytesMut,
+    body_len: usize,
+    torn: bool,
+}
+
+impl WireRecv {
+    fn new(stream: RecvStream, cap: KindCap) -> Self {
+        let head = [0; Header::LEN];
+        Self {
+            stream,
+            cap,
+            bytes: 0,
+            head,
+            head_len: 0,
+            open: None,
+            body: BytesMut::new(),
+            body_len: 0,
+            torn: false,
+        }
+    }
+
+    /// The next frame, whole. [`WireError::Ended`] if the other side finished before it began.
+    pub async fn recv(&mut self) -> Result<Frame, WireError> {
+        let header = match self.open {
+            Some((header, _)) => header,
+            None => self.recv_header().await?,
+        };
+        Ok(Frame { kind: header.kind, body: self.recv_body().await? })
+    }
+
+    /// The next header, checked; its body must be taken before the next one.
+    pub async fn recv_header(&mut self) -> Result<Header, WireError> {
+        if self.torn {
+            return Err(WireError::Torn);
+        }
+        // An empty body need not be taken.
+        if let Some((header, left)) = self.open.filter(|(_, left)| *left > 0) {
+            return Err(WireError::BodyPending { kind: header.kind, left });
+        }
+        while self.head_len < Header::LEN {
+            match self.stream.read(&mut self.head[self.head_len..]).await? {
+                None if self.head_len == 0 => return Err(WireError::Ended),
+                None => return Err(FrameError::Truncated { got: self.head_len }.into()),
+                Some(n) => self.head_len += n,
+            }
+        }
+        let header = Header::decode(&self.head, self.cap)?;
+        self.head_len = 0;
+        self.bytes += Header::LEN as u64;
+        self.begin_body(header);
+        Ok(header)
+    }
+
+    /// What is left of the current frame's body.
+    pub async fn recv_body(&mut self) -> Result<Bytes, WireError> {
+        let (header, left) = self.current()?;
+        if self.body.is_empty() {
+            self.body = BytesMut::zeroed(left);
+            self.body_len = 0;
+        }
+        while self.body_len < self.body.len() {
+            match self.stream.read(&mut self.body[self.body_len..]).await? {
+                None => return Err(self.cut_short(header)),
+                Some(n) => {
+                    self.body_len += n;
+                    self.took(n);
+                }
+            }
+        }
+        self.open = None;
+        Ok(std::mem::take(&mut self.body).freeze())
+    }
+
+    /// Fills `buffer` with the next bytes of the current frame's body. A body may be taken in several
+    /// pieces; the frame is over when all of it was.
+    pub async fn recv_body_into(&mut self, buffer: &mut [u8]) -> Result<(), WireError> {
+        let (header, left) = self.current()?;
+        if buffer.len() > left || !self.body.is_empty() {
+            return Err(WireError::BodySize { kind: header.kind, left, wanted: buffer.len() });
+        }
+        self.torn = true;
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match self.stream.read(&mut buffer[filled..]).await? {
+                None => return Err(self.cut_short(header)),
+                Some(n) => {
+                    filled += n;
+                    self.took(n);
+                }
+            }
+        }
+        self.torn = false;
+        if filled == left {
+            self.open = None;
+        }
+        Ok(())
+    }
+
+    /// Bytes received, headers included.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    fn current(&self) -> Result<(Header, usize), WireError> {
+        if self.torn {
+            return Err(WireError::Torn);
+        }
+        self.open.ok_or(WireError::NoBody)
+    }
+
+    fn begin_body(&mut self, header: Header) {
+        self.open = Some((header, header.len as usize));
+    }
+
+    fn took(&mut self, n: usize) {
+        self.bytes += n as u64;
+        if let Some((_, left)) = &mut self.open {
+            *left -= n;
+        }
+    }
+
+    fn cut_short(&self, header: Header) -> WireError {
+        let left = self.open.map_or(0, |(_, left)| left);
+        WireError::CutShort { kind: header.kind, left }
+    }
+}
+
+/// What can go wrong on a wire.
+#[derive(Debug, thiserror::Error)]
+pub enum WireError {
+    /// The stream was not opened.
+    #[error("cannot open the stream")]
+    Open(#[source] ConnectionError),
+    /// A header that is none, or a body that its kind does not allow.
+    #[error("bad frame")]
+    Frame(#[from] FrameError),
+    /// Reading failed, mostly because the connection is gone.
+    #[error("cannot receive")]
+    Read(#[from] ReadError),
+    /// Writing failed, mostly because the connection is gone.
+    #[error("cannot send")]
+    Write(#[from] WriteError),
+    /// The other side finished between two frames.
+    #[error("the other side ended the stream")]
+    Ended,
+    /// The other side finished inside a body.
+    #[error("frame of kind {kind} was cut short, {left} bytes are missing")]
+    CutShort {
+        /// The frame's kind.
+        kind: u16,
+        /// How much did not come.
+        left: usize,
+    },
+    /// A message has no encoding.
+    #[error("cannot encode the message of kind {kind}")]
+    Encode {
+        /// The frame's kind.
+        kind: u16,
+        /// What the encoder said.
+        source: postcard::Error,
+    },
+    /// A body is no message of the expected type.
+    #[error("cannot decode the message of kind {kind}")]
+    Decode {
+        /// The frame's kind.
+        kind: u16,
+        /// What the decoder said.
+        source: postcard::Error,
+    },
+    /// A body goes on after its message.
+    #[error("{extra} bytes follow the message of kind {kind}")]
+    Trailing {
+        /// The frame's kind.
+        kind: u16,
+        /// How many.
+        extra: usize,
+    },
+    /// A frame was given up half-way, nothing that follows can be read.
+    #[error("an earlier frame was given up half-way")]
+    Torn,
+    /// A header was asked for while a body waits.
+    #[error("{left} bytes of a frame of kind {kind} have not been taken")]
+    BodyPending {
+        /// The frame's kind.
+        kind: u16,
+        /// How many.
+        left: usize,
+    },
+    /// A body was asked for without a header.
+    #[error("no frame has begun")]
+    NoBody,
+    /// The buffer does not fit in what is left of the body.
+    #[error("frame of kind {kind} has {left} bytes left, {wanted} were asked for")]
+    BodySize {
+        /// The frame's kind.
+        kind: u16,
+        /// How much is left.
+        left: usize,
+        /// How much was asked for.
+        wanted: usize,
+    },
+}

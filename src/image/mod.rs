@@ -1,3 +1,26 @@
 //! What a process is, as plain serde data, versioned; no I/O.
+//!
+//! ```text
+//! TreeImage ─┬─ version
+//!            └─ processes: ProcessImage ─┬─ memory: MemoryImage (layout; the pages travel apart)
+//!                                        ├─ threads: ThreadImage (registers, masks, rseq, queued signals …)
+//!                                        ├─ signals, timers, credentials, attributes
+//!                                        └─ files: FilesImage
+//! ```
 
 pub mod files;
+pub mod memory;
+pub mod obstacle;
+pub mod process;
+pub mod ranges;
+
+pub use memory::{Backing, MemoryImage, ObjectId, Vma, VmaFlags};
+pub use obstacle::Obstacle;
+pub use process::{ProcessImage, ThreadImage, TreeImage};
+pub use ranges::{PageRange, RangeSet};
+
+/// Version of everything in this room; both ends must have the same.
+pub const IMAGE_VERSION: u32 = 1;
+
+/// Bytes of a page. x86-64 only; other page sizes are refused in the hello.
+pub const PAGE_SIZE: u64 = 4096;

@@ -1,1 +1,20 @@
-//! The agent beside the source process.
+//! The agent beside the source process: attaches, installs tracking, pushes memory ahead while the process runs;
+//! at the freeze captures its state.
+//!
+//! | file | owns |
+//! |---|---|
+//! | [`agent`] | attaching, and what is known of the process between rounds |
+//! | [`push`] | private pages: what to send, reading it, leaving zeroes out |
+//! | [`objects`] | shared memory objects |
+//! | [`capture`] | the frozen process, its state, and giving it back |
+//! | [`describe`] | preflight: the process from outside, without stopping it |
+
+pub mod agent;
+pub mod capture;
+pub mod describe;
+pub mod error;
+pub mod objects;
+pub mod push;
+
+pub use agent::Agent;
+pub use error::PreloadError;

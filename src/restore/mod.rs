@@ -1,1 +1,22 @@
-//! The target's session: warm skeleton, page placement, activation.
+//! The target's side: a warm skeleton that already has the memory of the process when the freeze begins.
+//!
+//! | file | owns |
+//! |---|---|
+//! | [`nursery`] | the small process from which a skeleton is born under its own pid |
+//! | [`skeleton`] | the skeleton: emptied, driven by remote calls |
+//! | [`mapper`] | making its mappings those of the source, by differences |
+//! | [`pages`] | placing pages as they arrive |
+//! | [`objects`] | shared memory objects |
+//! | [`activate`] | all other state, at the end |
+//! | [`session`] | the conversation with the source |
+
+pub mod activate;
+pub mod error;
+pub mod mapper;
+pub mod nursery;
+pub mod objects;
+pub mod pages;
+pub mod session;
+pub mod skeleton;
+
+pub use error::RestoreError;

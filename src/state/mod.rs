@@ -11,12 +11,14 @@
 //! | [`credentials`] | uids, gids, groups, capabilities |
 //! | [`scheduling`] | policy, nice, affinity, I/O priority, timer slack |
 //! | [`attributes`] | directories, umask, limits, prctl flags |
+//! | [`digest`] | hashes of memory, for `--verify` |
 //! | [`files`] | descriptors, one file per kind |
 //!
 //! To add a kind of descriptor: one new file in `files/` and one line in its list.
 
 pub mod attributes;
 pub mod credentials;
+pub mod digest;
 pub mod error;
 pub mod files;
 pub mod memory_map;

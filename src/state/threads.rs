@@ -5,7 +5,7 @@
 //! stack, robust list, tid address, rseq, queued signals: they must be said by the thread); registers last.
 
 use nix::errno::Errno;
-use procfs::process::{Status, Task};
+use procfs::process::{Process, Status};
 
 use super::error::StateError;
 use super::{credentials, scheduling, signals, waits};
@@ -71,7 +71,7 @@ pub fn capture<Q>(
     };
     let mut remote = Remote::borrow(thread, context.site)?;
     let (regs, wait) = waits::capture(member, context.pid, remote.saved(), context.memory)?;
-    let task = Task::new(context.pid, tid).map_err(StateError::proc(context.pid, "task"))?;
+    let task = Process::new(tid).map_err(StateError::proc(tid, "status"))?;
     let status = task.status().map_err(StateError::proc(tid, "status"))?;
     let mut image = ThreadImage {
         tid: inner_tid(&status, tid),

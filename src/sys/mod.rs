@@ -3,6 +3,7 @@
 //! | file | interface |
 //! |---|---|
 //! | [`ptrace`] | `PTRACE_SEIZE` and the register, mask, signal-queue and rseq requests |
+//! | [`handoff`] | descriptors over unix sockets |
 //! | [`pagemap`] | `PAGEMAP_SCAN` on `/proc/PID/pagemap` (Linux 6.7) |
 //! | [`uffd`] | userfaultfd: handshake, registration |
 //! | [`process`] | pidfds, `process_vm_*`, robust lists, `/proc/PID/mem` |
@@ -10,6 +11,7 @@
 //! | [`time`] | clocks, time-namespace offsets, the deadline ticker |
 //! | [`xsave`] | which CPU state components exist |
 
+pub mod handoff;
 pub mod pagemap;
 pub mod process;
 pub mod ptrace;
@@ -17,3 +19,12 @@ pub mod spawn;
 pub mod time;
 pub mod uffd;
 pub mod xsave;
+
+/// Whether the running kernel is at least this version (`uname -r`). For interfaces that cannot be probed without
+/// side effects.
+pub fn kernel_at_least(major: u32, minor: u32) -> bool {
+    let Ok(name) = nix::sys::utsname::uname() else { return false };
+    let release = name.release().to_string_lossy().into_owned();
+    let mut parts = release.split(|c: char| !c.is_ascii_digit()).map_while(|p| p.parse::<u32>().ok());
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) >= (major, minor)
+}

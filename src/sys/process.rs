@@ -159,3 +159,41 @@ pub fn prlimit(pid: i32, resource: u32, new: Option<(u64, u64)>) -> Result<(u64,
     Errno::result(unsafe { libc::prlimit64(pid, resource, new_ptr, &raw mut old) })?;
     Ok((old.rlim_cur, old.rlim_max))
 }
+
+/// Shared anonymous memory of our own, unmapped when dropped.
+#[derive(Debug)]
+pub struct SharedAnonymous {
+    start: std::ptr::NonNull<libc::c_void>,
+    len: usize,
+}
+
+impl SharedAnonymous {
+    /// Maps `size` bytes (rounded up to pages) without touching them.
+    pub fn new(size: u64) -> Result<Self, Errno> {
+        use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
+        let len = std::num::NonZeroUsize::new((size as usize).next_multiple_of(4096)).ok_or(Errno::EINVAL)?;
+        let flags = MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE;
+        // SAFETY: a fresh mapping at an address of the kernel's choice touches nothing that exists.
+        let start = unsafe { mmap_anonymous(None, len, ProtFlags::PROT_READ, flags) }?;
+        Ok(SharedAnonymous { start, len: len.get() })
+    }
+
+    /// First byte and the one past the last.
+    pub fn range(&self) -> (u64, u64) {
+        let start = self.start.as_ptr() as u64;
+        (start, start + self.len as u64)
+    }
+}
+
+impl Drop for SharedAnonymous {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, and no reference into it was ever given out.
+        let _ = unsafe { nix::sys::mman::munmap(self.start, self.len) };
+    }
+}
+
+/// `PR_GET_SECUREBITS` of the calling thread.
+pub fn own_securebits() -> u32 {
+    // SAFETY: no pointers.
+    unsafe { libc::prctl(libc::PR_GET_SECUREBITS) }.max(0) as u32
+}

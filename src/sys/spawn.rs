@@ -68,3 +68,30 @@ pub unsafe fn fork_with_pid(pid: i32, flags: u64) -> Result<Forked, Errno> {
         child => Ok(Forked::Parent(child as i32, unsafe { OwnedFd::from_raw_fd(pidfd) })),
     }
 }
+
+/// Forks; the child goes on with a copy of our memory.
+///
+/// # Safety
+/// The calling process must be single-threaded.
+pub unsafe fn fork() -> Result<Option<i32>, Errno> {
+    // SAFETY: by the caller's promise.
+    match unsafe { nix::unistd::fork() }? {
+        nix::unistd::ForkResult::Parent { child } => Ok(Some(child.as_raw())),
+        nix::unistd::ForkResult::Child => Ok(None),
+    }
+}
+
+/// `CLONE_NEWTIME`, which libc knows only as a signed constant.
+pub const CLONE_NEWTIME: i32 = 0x80;
+
+/// `unshare(2)` with raw flags.
+pub fn unshare(flags: i32) -> Result<(), Errno> {
+    // SAFETY: no pointers; the caller is single-threaded or the flags allow it.
+    Errno::result(unsafe { libc::unshare(flags) }).map(drop)
+}
+
+/// The calling process gets `SIGKILL` when its parent ends.
+pub fn die_with_parent() -> Result<(), Errno> {
+    // SAFETY: no pointers.
+    Errno::result(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) }).map(drop)
+}

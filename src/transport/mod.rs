@@ -14,6 +14,7 @@
 //! | [`connect_error`] | why it failed and what to do |
 //! | [`listener`] | [`Listener`], the target's side: bounded handshakes, accepted peers |
 //! | [`frame`] | the eight bytes before every body; pure |
+//! | [`protocol`] | what the two sides say to each other |
 //! | [`wire`] | frames over one bidirectional stream |
 //!
 //! Nothing in here knows what the frames mean.
@@ -27,6 +28,7 @@ pub mod frame;
 pub mod identity;
 pub mod listener;
 pub mod private_dir;
+pub mod protocol;
 pub mod tls;
 pub mod trust;
 pub mod tuning;

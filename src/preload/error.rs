@@ -1,0 +1,42 @@
+//! What can go wrong at the source before the commit. In every case the process runs on.
+
+use crate::dirty::TrackError;
+use crate::state::StateError;
+use crate::state::files::FilesError;
+use crate::tracee::TraceeError;
+
+/// The agent failed.
+#[derive(Debug, thiserror::Error)]
+pub enum PreloadError {
+    /// Attaching, freezing, remote calls.
+    #[error(transparent)]
+    Tracee(#[from] TraceeError),
+    /// Tracking.
+    #[error(transparent)]
+    Track(#[from] TrackError),
+    /// Capturing state.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// Capturing descriptors.
+    #[error(transparent)]
+    Files(#[from] FilesError),
+    /// There is no such process.
+    #[error("there is no process {0}")]
+    NoSuchProcess(i32),
+    /// It is not a thread-group leader.
+    #[error("{0} is a thread, not a process; its process is {1}")]
+    NotAProcess(i32, i32),
+    /// Reading its memory.
+    #[error("reading memory of process {pid} at {addr:#x}")]
+    Memory {
+        /// The process.
+        pid: i32,
+        /// Where.
+        addr: u64,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// Handing pages on.
+    #[error("sending")]
+    Sink(#[source] Box<dyn std::error::Error + Send + Sync>),
+}

@@ -1,0 +1,207 @@
+//! Makes the skeleton, whose memory is in place, the process that was frozen: everything but letting go.
+//!
+//! Order, and what it rests on:
+//! 1. descriptors (the socket to `ulpm serve` goes with that step), so that calls which name them can be made;
+//! 2. threads, before timers that signal one of them;
+//! 3. the process: actions, directories, mm pointers, timers, epoll;
+//! 4. each thread: what it must say itself, its credentials, then rseq (from then on the kernel writes there);
+//! 5. what a change of credentials resets; limits; scheduling; mappings' flags; seals;
+//! 6. waits, registers, and the scratch area goes.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use super::objects::Objects;
+use super::skeleton::Skeleton;
+use super::{RestoreError, mapper};
+use crate::image::process::{Credentials, ProcessImage, ThreadImage};
+use crate::state::files::{EpollAdd, RestoreContext};
+use crate::state::{attributes, credentials, files, mm_fields, scheduling, signals, threads, timers, waits};
+use crate::tracee::Remote;
+use crate::tracee::thread::Thread;
+
+const ERESTART_RESTARTBLOCK: i64 = -516;
+
+/// Puts all state of `image` into the skeleton. `arrived`: when the state came in, for the waits.
+pub fn activate(
+    skeleton: &mut Skeleton,
+    objects: &Objects,
+    image: &ProcessImage,
+    cpus: &[u8],
+    arrived: Instant,
+) -> Result<waits::Memory, RestoreError> {
+    let epoll = put_files(skeleton, objects, image)?;
+    let tids: Vec<i32> = image.threads.iter().map(|t| t.tid).collect();
+    skeleton.set_threads(&tids)?;
+    put_process(skeleton, image, &epoll)?;
+    mapper::finish(skeleton)?;
+    objects.seal()?;
+    let have = skeleton_credentials()?;
+    for thread in &image.threads {
+        put_thread(skeleton, image, thread, &have, cpus)?;
+    }
+    attributes::put_outside(skeleton.pid, &image.attributes)?;
+    put_waits_and_registers(skeleton, image, arrived)
+}
+
+/// The skeleton was born of us and has our credentials.
+fn skeleton_credentials() -> Result<Credentials, RestoreError> {
+    let mut have = crate::state::credentials_of_self()?;
+    have.securebits = crate::sys::process::own_securebits();
+    Ok(have)
+}
+
+/// Opens all files here, hands them over, and brings them to their numbers: first up above all of them, where
+/// nothing is in the way, then down.
+fn put_files(
+    skeleton: &Skeleton,
+    objects: &Objects,
+    image: &ProcessImage,
+) -> Result<Vec<EpollAdd>, RestoreError> {
+    let mut context = RestoreContext::default();
+    for (id, _) in objects.iter() {
+        context.memfds.insert(id.ino, objects.fd(id)?);
+    }
+    let opened = files::restore(&image.files, &mut context)?;
+    let slots = &image.files.slots;
+    let base = slots.iter().map(|s| s.fd + 1).max().unwrap_or(0).max(super::nursery::SOCKET + 1) as u64;
+    raise_file_limit(skeleton, base + 2 * opened.files.len() as u64 + 16)?;
+    let borrowed: Vec<_> = opened.files.iter().map(AsFd::as_fd).collect();
+    let received = skeleton.receive(&borrowed)?;
+    let high: Vec<(u64, u64)> =
+        received.iter().enumerate().map(|(i, fd)| (*fd as u64, base + received.len() as u64 + 8 + i as u64)).collect();
+    skeleton.run_all(&high, 0, |batch, (from, to)| {
+        batch.call("dup3 of a descriptor", libc::SYS_dup3, &[*from, *to, libc::O_CLOEXEC as u64]);
+    })?;
+    let first_high = high.first().map_or(u64::from(u32::MAX), |(_, to)| *to);
+    let mut batch = skeleton.batch();
+    batch.call("close_range", libc::SYS_close_range, &[0, first_high - 1, 0]);
+    skeleton.run(&batch)?;
+    skeleton.run_all(slots, 0, |batch, slot| {
+        let flags = if slot.cloexec { libc::O_CLOEXEC as u64 } else { 0 };
+        let from = high.get(slot.file).map_or(u64::MAX, |(_, to)| *to);
+        batch.call("dup3 of a descriptor", libc::SYS_dup3, &[from, slot.fd as u64, flags]);
+    })?;
+    let mut batch = skeleton.batch();
+    batch.call("close_range", libc::SYS_close_range, &[first_high, u64::from(u32::MAX), 0]);
+    skeleton.run(&batch)?;
+    Ok(opened.epoll)
+}
+
+/// Room for both copies of every descriptor; the right limit is set at the end.
+fn raise_file_limit(skeleton: &Skeleton, need: u64) -> Result<(), RestoreError> {
+    const NOFILE: u32 = 7;
+    let limit = |new| crate::sys::process::prlimit(skeleton.pid, NOFILE, new);
+    let step = "raising the limit of open files in the skeleton";
+    let (soft, hard) = limit(None).map_err(RestoreError::io(step))?;
+    if soft < need {
+        limit(Some((need.min(hard), hard))).map_err(RestoreError::io(step))?;
+    }
+    Ok(())
+}
+
+fn put_process(skeleton: &Skeleton, image: &ProcessImage, epoll: &[EpollAdd]) -> Result<(), RestoreError> {
+    let mut batch = skeleton.batch();
+    signals::put_actions(&mut batch, &image.actions);
+    attributes::put_early(&mut batch, &image.attributes);
+    mm_fields::put(&mut batch, &image.memory.mm, mm_fields::NO_EXE);
+    signals::put_queued(&mut batch, image.pid, 0, &image.queued);
+    skeleton.run(&batch)?;
+    let mut batch = skeleton.batch();
+    timers::put(&mut batch, &image.timers, crate::sys::kernel_at_least(6, 15));
+    skeleton.run(&batch)?;
+    skeleton.run_all(epoll, 64, |batch, add| {
+        // struct epoll_event is packed: events, data
+        let mut event = add.events.to_le_bytes().to_vec();
+        event.extend_from_slice(&add.data.to_le_bytes());
+        let event = batch.bytes(&event);
+        let args = [add.epfd as u64, libc::EPOLL_CTL_ADD as u64, add.fd as u64, event];
+        batch.call("epoll_ctl", libc::SYS_epoll_ctl, &args);
+    })
+}
+
+fn put_thread(
+    skeleton: &Skeleton,
+    image: &ProcessImage,
+    thread: &ThreadImage,
+    have: &Credentials,
+    cpus: &[u8],
+) -> Result<(), RestoreError> {
+    let tracee = tracee(skeleton, thread.tid)?;
+    let mut batch = skeleton.batch();
+    threads::put_self(&mut batch, image.pid, thread);
+    let name = batch.string(&thread.comm);
+    batch.call("prctl(SET_NAME)", libc::SYS_prctl, &[libc::PR_SET_NAME as u64, name, 0, 0, 0]);
+    credentials::put(&mut batch, have, &thread.creds);
+    if thread.tid == image.pid {
+        attributes::put_late(&mut batch, &image.attributes);
+    }
+    threads::put_rseq(&mut batch, thread);
+    skeleton.run_in(tracee, &batch)?;
+    Ok(scheduling::put(tracee.0, &thread.sched, cpus)?)
+}
+
+fn tracee(skeleton: &Skeleton, tid: i32) -> Result<Thread, RestoreError> {
+    skeleton.threads.get(&tid).copied().ok_or_else(|| RestoreError::Nonsense(format!("an unknown thread {tid}")))
+}
+
+/// The leader last: it takes the scratch area away, in which the others' timeouts lie.
+fn put_waits_and_registers(
+    skeleton: &mut Skeleton,
+    image: &ProcessImage,
+    arrived: Instant,
+) -> Result<waits::Memory, RestoreError> {
+    let mut memory = waits::Memory::default();
+    let mut settled: Vec<(Thread, ThreadImage)> = Vec::new();
+    for thread in &image.threads {
+        let tracee = tracee(skeleton, thread.tid)?;
+        let mut thread = thread.clone();
+        if let Some(wait) = thread.wait.clone() {
+            let left = arm(skeleton, tracee, &wait, &mut thread, arrived.elapsed())?;
+            if let Some(regs) = threads::from_words(&thread.regs) {
+                memory.remember(tracee.0, &regs, &left);
+            }
+        }
+        settled.push((tracee, thread));
+    }
+    skeleton.unmap_scratch()?;
+    for (tracee, thread) in &settled {
+        threads::put_outside(*tracee, thread)?;
+    }
+    Ok(memory)
+}
+
+/// Has the thread take up its wait. If there is nothing left to wait for, its registers get the result.
+fn arm(
+    skeleton: &Skeleton,
+    tracee: Thread,
+    wait: &crate::image::process::Wait,
+    thread: &mut ThreadImage,
+    passed: Duration,
+) -> Result<crate::image::process::Wait, RestoreError> {
+    const RAX: usize = 10;
+    const ORIG_RAX: usize = 15;
+    let plan = waits::Rearm::new(wait, passed);
+    let mut args = plan.args;
+    if let Some(i) = plan.timespec_arg {
+        let mut batch = skeleton.batch();
+        args[i] = batch.bytes(&plan.timespec);
+        // a call that only places the data
+        batch.call("getpid", libc::SYS_getpid, &[]);
+        skeleton.run(&batch)?;
+    }
+    let mut remote = Remote::borrow(tracee, &skeleton.site)?;
+    let result = remote.enter_and_stop(plan.nr, args);
+    remote.abandon();
+    match result? {
+        ERESTART_RESTARTBLOCK => {}
+        // it asks to be issued again as it is: only a wait without end does
+        result @ -514..=-512 => thread.regs[RAX] = result as u64,
+        result => {
+            thread.regs[RAX] = result as u64;
+            thread.regs[ORIG_RAX] = u64::MAX;
+        }
+    }
+    let left_ns = wait.left_ns.saturating_sub(passed.as_nanos() as u64);
+    Ok(crate::image::process::Wait { left_ns, ..wait.clone() })
+}

@@ -1,0 +1,54 @@
+//! What can go wrong at the target. In every case the skeleton dies and the source goes on.
+
+use crate::state::StateError;
+use crate::state::files::FilesError;
+use crate::tracee::TraceeError;
+use crate::transport::WireError;
+
+/// Building or activating the skeleton failed.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    /// Driving the skeleton.
+    #[error("driving the skeleton")]
+    Tracee(#[from] TraceeError),
+    /// Putting state back.
+    #[error("putting state back")]
+    State(#[from] StateError),
+    /// Opening descriptors.
+    #[error("opening the descriptors")]
+    Files(#[from] FilesError),
+    /// The connection.
+    #[error("the connection to the source")]
+    Wire(#[from] WireError),
+    /// The pid is taken here.
+    #[error("pid {0} is taken on this host")]
+    PidTaken(i32),
+    /// A system call on our side.
+    #[error("{step}")]
+    Io {
+        /// What was being done.
+        step: String,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// The source sent something that makes no sense; nothing was done with it.
+    #[error("the source sent {0}")]
+    Nonsense(String),
+    /// Memory differs between the two sides.
+    #[error("verification failed: {0}")]
+    Differs(String),
+    /// The source gave up.
+    #[error("the source gave up: {0}")]
+    Aborted(String),
+    /// The address space has no room for our scratch area.
+    #[error("no room for a scratch area of {0} bytes in the address space")]
+    NoRoom(u64),
+}
+
+impl RestoreError {
+    /// For a step on our side.
+    pub fn io<E: Into<std::io::Error>>(step: impl Into<String>) -> impl FnOnce(E) -> RestoreError {
+        let step = step.into();
+        move |e| RestoreError::Io { step, source: e.into() }
+    }
+}

@@ -1,0 +1,270 @@
+//! Makes the skeleton's mappings those of the source, by differences, so that pages already in place stay.
+//!
+//! A piece of address space keeps its content when it shows the same thing before and after (private or
+//! shared, same file and offset). Anything else is mapped anew; the source knows from its own tracking that
+//! such pages must be sent again. Protections and flags that hinder (or are hindered by) the placing of pages
+//! are set at the end ([`finish`]).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::AsFd;
+
+use super::objects::Objects;
+use super::skeleton::Skeleton;
+use super::RestoreError;
+use crate::image::memory::Layout;
+use crate::image::{Backing, PageRange, Vma, VmaFlags};
+use crate::tracee::Batch;
+
+/// One step of making one layout the other.
+#[derive(Debug, PartialEq, Eq)]
+enum Step<'a> {
+    Unmap(PageRange),
+    Map(PageRange, &'a Vma),
+    Protect(PageRange, u8),
+}
+
+/// Compares two layouts piece by piece.
+fn difference<'a>(old: &'a [Vma], new: &'a [Vma]) -> Vec<Step<'a>> {
+    let mut edges: BTreeSet<u64> = BTreeSet::new();
+    for vma in old.iter().chain(new) {
+        edges.extend([vma.start, vma.end]);
+    }
+    let edges: Vec<u64> = edges.into_iter().collect();
+    let (mut o, mut n) = (0, 0);
+    let mut steps: Vec<Step<'a>> = Vec::new();
+    for piece in edges.windows(2) {
+        let range = PageRange::new(piece[0], piece[1]);
+        let before = advance(old, &mut o, range);
+        let after = advance(new, &mut n, range);
+        let step = match (before, after) {
+            (None, None) => continue,
+            (Some(_), None) => Step::Unmap(range),
+            (None, Some(vma)) => Step::Map(range, vma),
+            (Some(b), Some(a)) if b.identity_at(range.start) != a.identity_at(range.start) => Step::Map(range, a),
+            (Some(b), Some(a)) if b.prot != a.prot => Step::Protect(range, a.prot),
+            _ => continue,
+        };
+        match (steps.last_mut(), step) {
+            (Some(Step::Unmap(last)), Step::Unmap(r)) if last.end == r.start => last.end = r.end,
+            (Some(Step::Map(last, v)), Step::Map(r, w)) if last.end == r.start && std::ptr::eq(*v, w) => {
+                last.end = r.end;
+            }
+            (Some(Step::Protect(last, p)), Step::Protect(r, q)) if last.end == r.start && *p == q => last.end = r.end,
+            (_, step) => steps.push(step),
+        }
+    }
+    steps
+}
+
+/// The area of a sorted list that covers `range`.
+fn advance<'a>(vmas: &'a [Vma], at: &mut usize, range: PageRange) -> Option<&'a Vma> {
+    while vmas.get(*at).is_some_and(|v| v.end <= range.start) {
+        *at += 1;
+    }
+    vmas.get(*at).filter(|v| v.start <= range.start)
+}
+
+/// Applies the difference between what is mapped and `layout`.
+pub fn apply(skeleton: &mut Skeleton, objects: &mut Objects, layout: Layout) -> Result<(), RestoreError> {
+    check(&layout)?;
+    let old = std::mem::take(&mut skeleton.layout.vmas);
+    let steps = difference(&old, &layout.vmas);
+    if !steps.is_empty() {
+        let done = carry_out(skeleton, objects, &steps);
+        if let Err(e) = done {
+            skeleton.layout.vmas = old;
+            return Err(e);
+        }
+    }
+    skeleton.layout = layout;
+    Ok(())
+}
+
+/// A layout from the wire: in order, page-aligned, in user space.
+fn check(layout: &Layout) -> Result<(), RestoreError> {
+    let mut last = 0;
+    for v in &layout.vmas {
+        let aligned = v.start % 4096 == 0 && v.end % 4096 == 0 && v.offset % 4096 == 0;
+        if !aligned || v.start < last || v.end <= v.start || v.end > 1 << 47 {
+            return Err(RestoreError::Nonsense(format!("an impossible mapping {:#x}-{:#x}", v.start, v.end)));
+        }
+        last = v.end;
+    }
+    Ok(())
+}
+
+fn carry_out(skeleton: &Skeleton, objects: &mut Objects, steps: &[Step<'_>]) -> Result<(), RestoreError> {
+    let fds = open_backings(skeleton, objects, steps)?;
+    skeleton.run_all(steps, 0, |batch, step| match step {
+        Step::Unmap(r) => {
+            batch.call("munmap", libc::SYS_munmap, &[r.start, r.len()]);
+        }
+        Step::Protect(r, prot) => {
+            batch.call("mprotect", libc::SYS_mprotect, &[r.start, r.len(), u64::from(*prot)]);
+        }
+        Step::Map(r, vma) => map(batch, *r, vma, &fds),
+    })?;
+    if !fds.is_empty() {
+        let mut batch = skeleton.batch();
+        skeleton.close_received(&mut batch);
+        skeleton.run(&batch)?;
+    }
+    Ok(())
+}
+
+/// What a mapping is opened as inside the skeleton.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Opened {
+    File(String, bool),
+    Object(crate::image::ObjectId),
+}
+
+fn opened(vma: &Vma) -> Option<Opened> {
+    match &vma.backing {
+        Backing::Anonymous => None,
+        Backing::File { path } => Some(Opened::File(path.clone(), vma.shared && vma.has(VmaFlags::MAY_WRITE))),
+        Backing::SharedAnonymous(id) | Backing::MemFd(id) => Some(Opened::Object(*id)),
+    }
+}
+
+/// Opens files inside the skeleton, hands objects over; gives their numbers there.
+fn open_backings(
+    skeleton: &Skeleton,
+    objects: &mut Objects,
+    steps: &[Step<'_>],
+) -> Result<BTreeMap<Opened, u64>, RestoreError> {
+    let needed: BTreeSet<Opened> = steps
+        .iter()
+        .filter_map(|s| if let Step::Map(_, vma) = s { opened(vma) } else { None })
+        .collect();
+    let mut fds = BTreeMap::new();
+    let ids: Vec<_> = needed.iter().filter_map(|o| if let Opened::Object(id) = o { Some(*id) } else { None }).collect();
+    let handed = ids.iter().map(|id| objects.fd(*id)).collect::<Result<Vec<_>, _>>()?;
+    let borrowed: Vec<_> = handed.iter().map(AsFd::as_fd).collect();
+    for (id, number) in ids.iter().zip(skeleton.receive(&borrowed)?) {
+        fds.insert(Opened::Object(*id), number as u64);
+    }
+    let files: Vec<(&Opened, &String, bool)> = needed
+        .iter()
+        .filter_map(|o| if let Opened::File(path, write) = o { Some((o, path, *write)) } else { None })
+        .collect();
+    for part in files.chunks(128) {
+        let mut batch = skeleton.batch();
+        for (_, path, write) in part {
+            let access = if *write { libc::O_RDWR } else { libc::O_RDONLY };
+            let path = batch.string(path);
+            let args = [libc::AT_FDCWD as u64, path, (access | libc::O_CLOEXEC) as u64, 0];
+            batch.call("open of a mapped file", libc::SYS_openat, &args);
+        }
+        let outcome = skeleton.run(&batch)?;
+        for ((opened, ..), fd) in part.iter().zip(outcome.results) {
+            fds.insert((*opened).clone(), fd as u64);
+        }
+    }
+    Ok(fds)
+}
+
+fn map(batch: &mut Batch, range: PageRange, vma: &Vma, fds: &BTreeMap<Opened, u64>) {
+    let mut flags = libc::MAP_FIXED | if vma.shared { libc::MAP_SHARED } else { libc::MAP_PRIVATE };
+    if vma.has(VmaFlags::GROWS_DOWN) {
+        flags |= libc::MAP_GROWSDOWN;
+    }
+    if vma.has(VmaFlags::NO_RESERVE) {
+        flags |= libc::MAP_NORESERVE;
+    }
+    let (fd, offset) = match opened(vma) {
+        None => {
+            flags |= libc::MAP_ANONYMOUS;
+            (u64::MAX, 0)
+        }
+        Some(backing) => (fds.get(&backing).copied().unwrap_or(u64::MAX), vma.offset + range.start - vma.start),
+    };
+    let args = [range.start, range.len(), u64::from(vma.prot), flags as u64, fd, offset];
+    batch.call("mmap", libc::SYS_mmap, &args);
+    let advice = [(VmaFlags::HUGE_PAGE, libc::MADV_HUGEPAGE), (VmaFlags::NO_HUGE_PAGE, libc::MADV_NOHUGEPAGE)];
+    for (flag, advice) in advice {
+        if vma.has(flag) {
+            batch.attempt("madvise", libc::SYS_madvise, &[range.start, range.len(), advice as u64]);
+        }
+    }
+}
+
+/// Sets what had to wait until all pages are in place.
+pub fn finish(skeleton: &Skeleton) -> Result<(), RestoreError> {
+    let advice = [
+        (VmaFlags::SEQUENTIAL, libc::MADV_SEQUENTIAL),
+        (VmaFlags::RANDOM, libc::MADV_RANDOM),
+        (VmaFlags::DONT_FORK, libc::MADV_DONTFORK),
+        (VmaFlags::WIPE_ON_FORK, libc::MADV_WIPEONFORK),
+        (VmaFlags::DONT_DUMP, libc::MADV_DONTDUMP),
+        (VmaFlags::MERGEABLE, libc::MADV_MERGEABLE),
+    ];
+    let late = VmaFlags::LOCKED | advice.iter().map(|(f, _)| *f).collect::<VmaFlags>();
+    let vmas: Vec<&Vma> = skeleton.layout.vmas.iter().filter(|v| v.flags.intersects(late)).collect();
+    skeleton.run_all(&vmas, 0, |batch, vma| {
+        let (start, len) = (vma.start, vma.end - vma.start);
+        for (_, advice) in advice.iter().filter(|(flag, _)| vma.has(*flag)) {
+            batch.call("madvise", libc::SYS_madvise, &[start, len, *advice as u64]);
+        }
+        if vma.has(VmaFlags::LOCKED) {
+            batch.call("mlock", libc::SYS_mlock, &[start, len]);
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn anon(start: u64, end: u64, prot: u8) -> Vma {
+        Vma {
+            start: start << 12,
+            end: end << 12,
+            prot,
+            shared: false,
+            offset: 0,
+            backing: Backing::Anonymous,
+            flags: VmaFlags::empty(),
+        }
+    }
+
+    fn file(start: u64, end: u64, offset: u64) -> Vma {
+        Vma { offset: offset << 12, backing: Backing::File { path: "/f".to_owned() }, ..anon(start, end, 1) }
+    }
+
+    fn range(start: u64, end: u64) -> PageRange {
+        PageRange::new(start << 12, end << 12)
+    }
+
+    #[test]
+    fn what_stays_is_not_touched() {
+        let old = [anon(1, 4, 3), file(10, 14, 0)];
+        assert_eq!(difference(&old, &old), []);
+        // split by flags or merged: still the same piece
+        let split = [anon(1, 2, 3), anon(2, 4, 3), file(10, 12, 0), file(12, 14, 2)];
+        assert_eq!(difference(&old, &split), []);
+    }
+
+    #[test]
+    fn growth_shrinking_and_protection() {
+        let old = [anon(1, 4, 3), anon(8, 9, 3)];
+        let new = [anon(1, 2, 3), anon(2, 6, 1)];
+        assert_eq!(
+            difference(&old, &new),
+            [
+                Step::Protect(range(2, 4), 1),
+                Step::Map(range(4, 6), &new[1]),
+                Step::Unmap(range(8, 9))
+            ]
+        );
+    }
+
+    #[test]
+    fn another_backing_is_mapped_anew() {
+        let old = [anon(1, 4, 1)];
+        let new = [file(1, 4, 0)];
+        assert_eq!(difference(&old, &new), [Step::Map(range(1, 4), &new[0])]);
+        let moved = [file(1, 4, 1)];
+        assert_eq!(difference(&new, &moved), [Step::Map(range(1, 4), &moved[0])]);
+    }
+}

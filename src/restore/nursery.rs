@@ -1,0 +1,175 @@
+//! The small single-threaded process from which a skeleton is born: `ulpm serve` runs threads, so it must not
+//! fork itself.
+//!
+//! ```text
+//! ulpm serve ── spawns ── ulpm __nursery ── clone3(set_tid, CLONE_PARENT) ── skeleton    (same pid namespace)
+//!                              │
+//!                              └─ unshare(PID, NS) ── init, pid 1 ── clone3(set_tid) ── skeleton   (new one)
+//! ```
+//! With `CLONE_PARENT` the skeleton is a child of `ulpm serve`, which reaps it. In a namespace of its own it is
+//! the child of an init that mounts `/proc`, reaps, and ends when it has no children any more.
+//!
+//! A time namespace can be entered by children only, and its offsets set only before the first one enters
+//! (time_namespaces(7)): so it is made here.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::process::{Command, Stdio};
+
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
+use nix::sys::wait::waitpid;
+use nix::unistd::{Pid, pause, setsid};
+use serde::{Deserialize, Serialize};
+
+use super::RestoreError;
+use crate::sys::handoff;
+use crate::sys::spawn::{self, CLONE_NEWTIME, Forked};
+use crate::sys::time::ClockOffsets;
+
+/// The hidden argument that makes `ulpm` a nursery.
+pub const ARGUMENT: &str = "__nursery";
+/// The number of the socket to `ulpm serve`, in the nursery and in the skeleton.
+pub const SOCKET: i32 = 3;
+
+/// What is to be born.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Order {
+    /// The pid it must have.
+    pub pid: i32,
+    /// In a new pid namespace.
+    pub namespace: bool,
+    /// Offsets of its time namespace against the initial one, if it needs its own.
+    pub clocks: Option<ClockOffsets>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum Birth {
+    Born,
+    Failed { step: String, errno: i32 },
+}
+
+/// A newborn: its pid as we see it, a pidfd, and the socket that it holds as descriptor [`SOCKET`].
+#[derive(Debug)]
+pub struct Newborn {
+    /// Pid as we see it.
+    pub pid: i32,
+    /// The process, whatever becomes of its number.
+    pub pidfd: OwnedFd,
+    /// Our end of the socket.
+    pub socket: OwnedFd,
+}
+
+/// Has a skeleton born. It waits, untraced, and dies with us.
+pub fn order(order: &Order) -> Result<Newborn, RestoreError> {
+    let (ours, theirs) = handoff::pair().map_err(RestoreError::io("making a socket pair"))?;
+    let text = serde_json::to_string(order).unwrap_or_default();
+    let mut command = Command::new("/proc/self/exe");
+    command.arg(ARGUMENT).arg(text).stdin(Stdio::null()).stdout(Stdio::null());
+    handoff::give_fd(&mut command, theirs, SOCKET);
+    let mut child = command.spawn().map_err(RestoreError::io("starting the nursery"))?;
+    // our copy of its end goes with the command: a dead nursery is then an end of file
+    drop(command);
+    let answer = handoff::receive(ours.as_fd()).map_err(RestoreError::io("hearing from the nursery"));
+    let _ = child.wait();
+    let (text, mut fds) = answer?;
+    match serde_json::from_slice(&text) {
+        Ok(Birth::Born) if !fds.is_empty() => {
+            let pidfd = fds.remove(0);
+            let pid = pid_of(pidfd.as_fd())?;
+            Ok(Newborn { pid, pidfd, socket: ours })
+        }
+        Ok(Birth::Failed { errno, .. }) if errno == libc::EEXIST => Err(RestoreError::PidTaken(order.pid)),
+        Ok(Birth::Failed { step, errno }) => {
+            Err(RestoreError::Io { step, source: std::io::Error::from_raw_os_error(errno) })
+        }
+        _ => Err(RestoreError::Io {
+            step: "waiting for the nursery".to_owned(),
+            source: std::io::Error::other("it ended without a word"),
+        }),
+    }
+}
+
+fn pid_of(pidfd: BorrowedFd<'_>) -> Result<i32, RestoreError> {
+    let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
+    let text = std::fs::read_to_string(&path).map_err(RestoreError::io(format!("reading {path}")))?;
+    text.lines()
+        .find_map(|l| l.strip_prefix("Pid:"))
+        .and_then(|v| v.trim().parse().ok())
+        .ok_or_else(|| RestoreError::Nonsense(format!("{path} names no pid")))
+}
+
+/// The nursery itself. Never returns.
+pub fn main(text: &str) -> ! {
+    // SAFETY: ulpm serve started us with the socket at this number, and nothing else has been opened yet.
+    #[allow(unsafe_code)]
+    let socket = unsafe { handoff::adopt_fd(SOCKET) };
+    let result = serde_json::from_str::<Order>(text)
+        .map_err(|_| ("understanding the order", Errno::EINVAL))
+        .and_then(|order| nurse(&order, &socket));
+    if let Err((step, errno)) = result {
+        let failed = Birth::Failed { step: step.to_owned(), errno: errno as i32 };
+        let _ = handoff::send(socket.as_fd(), &serde_json::to_vec(&failed).unwrap_or_default(), None);
+    }
+    std::process::exit(0)
+}
+
+type Step = (&'static str, Errno);
+
+fn nurse(order: &Order, socket: &OwnedFd) -> Result<(), Step> {
+    if let Some(clocks) = order.clocks {
+        spawn::unshare(CLONE_NEWTIME).map_err(|e| ("making a time namespace", e))?;
+        set_clocks(clocks)?;
+    }
+    if !order.namespace {
+        return bear(order.pid, libc::CLONE_PARENT as u64, socket);
+    }
+    spawn::unshare(libc::CLONE_NEWPID | libc::CLONE_NEWNS).map_err(|e| ("making a pid namespace", e))?;
+    // SAFETY: this process is single-threaded.
+    #[allow(unsafe_code)]
+    match unsafe { spawn::fork() }.map_err(|e| ("starting an init for the pid namespace", e))? {
+        Some(_) => Ok(()),
+        None => init(order.pid, socket),
+    }
+}
+
+fn set_clocks(clocks: ClockOffsets) -> Result<(), Step> {
+    let line = |name, ns: i64| {
+        format!("{name} {} {}\n", ns.div_euclid(1_000_000_000), ns.rem_euclid(1_000_000_000))
+    };
+    let text = line("monotonic", clocks.monotonic_ns) + &line("boottime", clocks.boottime_ns);
+    std::fs::write("/proc/self/timens_offsets", text).map_err(|e| {
+        ("setting the offsets of the time namespace", Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)))
+    })
+}
+
+/// Pid 1 of a new namespace.
+fn init(pid: i32, socket: &OwnedFd) -> Result<(), Step> {
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+        .map_err(|e| ("making the mounts private", e))?;
+    mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), None::<&str>).map_err(|e| ("mounting /proc", e))?;
+    bear(pid, 0, socket)?;
+    let _ = setsid();
+    handoff::close_from(0);
+    // ends with the last child
+    while !matches!(waitpid(None::<Pid>, None), Err(Errno::ECHILD)) {}
+    std::process::exit(0)
+}
+
+fn bear(pid: i32, flags: u64, socket: &OwnedFd) -> Result<(), Step> {
+    // SAFETY: this process is single-threaded.
+    #[allow(unsafe_code)]
+    let forked = unsafe { spawn::fork_with_pid(pid, flags) }.map_err(|e| ("making the process", e))?;
+    match forked {
+        Forked::Parent(_, pidfd) => {
+            let born = serde_json::to_vec(&Birth::Born).unwrap_or_default();
+            handoff::send(socket.as_fd(), &born, Some(pidfd.as_fd())).map_err(|e| ("reporting the birth", e))
+        }
+        Forked::Child => {
+            let _ = spawn::die_with_parent();
+            let _ = setsid();
+            loop {
+                pause();
+            }
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Shared memory objects at the target: made in `ulpm serve`, filled through their descriptors, mapped by the
+//! skeleton and opened as its memfds.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+
+use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+
+use super::RestoreError;
+use crate::image::memory::MemoryObject;
+use crate::image::{ObjectId, PageRange};
+use crate::sys::process::SharedAnonymous;
+
+/// The objects of one migration, by their name at the source.
+#[derive(Debug, Default)]
+pub struct Objects {
+    made: BTreeMap<ObjectId, (File, MemoryObject)>,
+}
+
+impl Objects {
+    /// Makes what is new and resizes what has changed.
+    pub fn update(&mut self, wanted: &[MemoryObject]) -> Result<(), RestoreError> {
+        for object in wanted {
+            match self.made.get_mut(&object.id) {
+                Some((file, known)) => {
+                    if known.size != object.size {
+                        file.set_len(object.size).map_err(RestoreError::io("resizing a memory object"))?;
+                    }
+                    *known = object.clone();
+                }
+                None => {
+                    let file = make(object)?;
+                    self.made.insert(object.id, (file, object.clone()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A duplicate of an object's descriptor.
+    pub fn fd(&self, id: ObjectId) -> Result<OwnedFd, RestoreError> {
+        let (file, _) = self.file(id)?;
+        file.as_fd().try_clone_to_owned().map_err(RestoreError::io("duplicating a memory object"))
+    }
+
+    fn file(&self, id: ObjectId) -> Result<&(File, MemoryObject), RestoreError> {
+        self.made.get(&id).ok_or_else(|| RestoreError::Nonsense(format!("pages of an unknown memory object {}", id.ino)))
+    }
+
+    /// Places pages.
+    pub fn write(&self, id: ObjectId, offset: u64, data: &[u8]) -> Result<(), RestoreError> {
+        let (file, object) = self.file(id)?;
+        // the last page of an object may reach beyond its size
+        if offset.saturating_add(data.len() as u64) > object.size.next_multiple_of(crate::image::PAGE_SIZE) {
+            return Err(RestoreError::Nonsense(format!("pages beyond the end of memory object {}", id.ino)));
+        }
+        let len = data.len().min(object.size.saturating_sub(offset) as usize);
+        file.write_all_at(&data[..len], offset).map_err(RestoreError::io("filling a memory object"))
+    }
+
+    /// Takes pages away.
+    pub fn punch(&self, id: ObjectId, ranges: &[PageRange]) -> Result<(), RestoreError> {
+        let (file, _) = self.file(id)?;
+        for r in ranges {
+            let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+            fallocate(file, flags, r.start as i64, r.len() as i64)
+                .map_err(RestoreError::io("punching a hole into a memory object"))?;
+        }
+        Ok(())
+    }
+
+    /// Seals what was sealed; nothing can be written afterwards.
+    pub fn seal(&self) -> Result<(), RestoreError> {
+        for (file, object) in self.made.values().filter(|(_, o)| o.seals != 0) {
+            let seals = SealFlag::from_bits_truncate(object.seals);
+            fcntl(file, FcntlArg::F_ADD_SEALS(seals)).map_err(RestoreError::io("sealing a memfd"))?;
+        }
+        Ok(())
+    }
+
+    /// All objects and their descriptors.
+    pub fn iter(&self) -> impl Iterator<Item = (ObjectId, &File)> {
+        self.made.iter().map(|(id, (file, _))| (*id, file))
+    }
+}
+
+fn make(object: &MemoryObject) -> Result<File, RestoreError> {
+    let fd = match &object.memfd_name {
+        Some(name) => {
+            let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+            memfd_create(name.as_str(), flags).map_err(RestoreError::io("making a memfd"))?
+        }
+        None => return anonymous(object.size),
+    };
+    let file = File::from(fd);
+    file.set_len(object.size).map_err(RestoreError::io("sizing a memfd"))?;
+    Ok(file)
+}
+
+/// Shared anonymous memory has no system call that gives a descriptor; it is mapped here for a moment and taken
+/// from `/proc/self/map_files`. Where that is not permitted (a user namespace), a memfd serves: the same
+/// memory under another name.
+fn anonymous(size: u64) -> Result<File, RestoreError> {
+    let map = SharedAnonymous::new(size).map_err(RestoreError::io("making shared memory"))?;
+    let (start, end) = map.range();
+    let path = format!("/proc/self/map_files/{start:x}-{end:x}");
+    if let Ok(file) = File::options().read(true).write(true).open(&path) {
+        return Ok(file);
+    }
+    let fd = memfd_create("ulpm-shared-anonymous", MFdFlags::MFD_CLOEXEC)
+        .map_err(RestoreError::io("making shared memory"))?;
+    let file = File::from(fd);
+    file.set_len(size).map_err(RestoreError::io("making shared memory"))?;
+    Ok(file)
+}

@@ -1,0 +1,72 @@
+//! Placing pages in the skeleton's memory as they arrive, straight from the receive buffer.
+//!
+//! `process_vm_writev` is fast but honours protections; where it refuses (RELRO, patched text, `PROT_NONE`),
+//! `/proc/PID/mem` writes through them. Only addresses of private mappings of the announced layout are written:
+//! a peer cannot reach anything else.
+
+use super::RestoreError;
+use super::skeleton::Skeleton;
+use crate::image::{PAGE_SIZE, PageRange};
+use crate::sys::process;
+use nix::errno::Errno;
+
+const ZEROES: [u8; 256 * 1024] = [0; 256 * 1024];
+
+/// Checks that `range` lies wholly in private mappings of the layout.
+fn check(skeleton: &Skeleton, range: PageRange) -> Result<(), RestoreError> {
+    let vmas = &skeleton.layout.vmas;
+    let mut at = range.start;
+    let mut i = vmas.partition_point(|v| v.end <= range.start);
+    while at < range.end {
+        match vmas.get(i) {
+            Some(v) if v.start <= at && v.private() => at = v.end,
+            _ => {
+                return Err(RestoreError::Nonsense(format!(
+                    "pages for {:#x}-{:#x}, where nothing private is mapped",
+                    range.start, range.end
+                )));
+            }
+        }
+        i += 1;
+    }
+    Ok(())
+}
+
+/// Writes pages.
+pub fn write(skeleton: &Skeleton, addr: u64, data: &[u8]) -> Result<(), RestoreError> {
+    let end = addr.checked_add(data.len() as u64).filter(|_| addr % PAGE_SIZE == 0);
+    let Some(end) = end.filter(|_| data.len() as u64 % PAGE_SIZE == 0) else {
+        return Err(RestoreError::Nonsense(format!("pages at an odd address {addr:#x}")));
+    };
+    check(skeleton, PageRange::new(addr, end))?;
+    match process::write_memory(skeleton.pid, addr, data) {
+        Ok(()) => Ok(()),
+        Err(Errno::EFAULT) => skeleton
+            .site
+            .mem
+            .write(addr, data)
+            .map_err(RestoreError::io(format!("writing pages at {addr:#x}"))),
+        Err(e) => Err(RestoreError::io(format!("writing pages at {addr:#x}"))(e)),
+    }
+}
+
+/// Makes pages zero.
+pub fn zero(skeleton: &Skeleton, ranges: &[PageRange]) -> Result<(), RestoreError> {
+    for range in ranges {
+        for piece in range.chunks(ZEROES.len() as u64) {
+            write(skeleton, piece.start, &ZEROES[..piece.len() as usize])?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes pages away: what is behind them (zeroes, the file) shows again.
+pub fn drop_pages(skeleton: &Skeleton, ranges: &[PageRange]) -> Result<(), RestoreError> {
+    for range in ranges {
+        check(skeleton, *range)?;
+    }
+    skeleton.run_all(ranges, 0, |batch, range| {
+        let args = [range.start, range.len(), libc::MADV_DONTNEED as u64];
+        batch.call("madvise(DONTNEED)", libc::SYS_madvise, &args);
+    })
+}

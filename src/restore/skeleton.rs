@@ -1,0 +1,387 @@
+//! The skeleton: a process under its own pid, emptied of everything, driven from outside by remote calls until it
+//! is the process that was moved.
+//!
+//! Birth: seize with `PTRACE_O_EXITKILL` (it must die with us until the commit); a scratch area; then forget what
+//! the kernel knows of its old memory *before* that is unmapped (a process whose rseq area is unmapped while
+//! registered is killed at the next return to user mode); unmap everything but vDSO and scratch; move the vDSO
+//! to where the source has it.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use super::RestoreError;
+use super::nursery::{self, Newborn, Order, SOCKET};
+use crate::image::memory::{Layout, Vdso};
+use crate::image::{PAGE_SIZE, PageRange, RangeSet};
+use crate::state::memory_map;
+use crate::sys::handoff;
+use crate::sys::ptrace::{self, Options};
+use crate::sys::spawn::CloneArgs;
+use crate::sys::time::Deadline;
+use crate::tracee::thread::{Stop, Thread};
+use crate::tracee::{Batch, Outcome, Remote, Scratch, Site, TraceeError};
+
+const TABLE: usize = 256 * 1024;
+const DATA: usize = 1024 * 1024;
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Above `vm.mmap_min_addr`, below where programs are usually loaded.
+const LOWEST: u64 = 0x10_0000;
+const HIGHEST: u64 = 0x7fff_0000_0000;
+
+/// A process in the making.
+#[derive(Debug)]
+pub struct Skeleton {
+    /// Pid as we see it.
+    pub pid: i32,
+    /// Pid as it sees itself.
+    pub inner_pid: i32,
+    /// The process, whatever becomes of its number.
+    pub pidfd: OwnedFd,
+    socket: OwnedFd,
+    /// For remote calls.
+    pub site: Site,
+    scratch: Scratch,
+    /// Threads by the id by which they know themselves.
+    pub threads: BTreeMap<i32, Thread>,
+    /// What is mapped now.
+    pub layout: Layout,
+    released: bool,
+}
+
+impl Skeleton {
+    /// Has it born and empties it. `layout` and `vdso` are the source's: our scratch area keeps out of their way.
+    pub fn make(order: &Order, layout: &Layout, vdso: &Vdso) -> Result<Self, RestoreError> {
+        let newborn = nursery::order(order)?;
+        match Self::adopt(order, newborn, layout, vdso) {
+            Ok(skeleton) => Ok(skeleton),
+            Err((error, pidfd)) => {
+                let _ = crate::sys::process::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+                Err(error)
+            }
+        }
+    }
+
+    fn adopt(
+        order: &Order,
+        newborn: Newborn,
+        layout: &Layout,
+        vdso: &Vdso,
+    ) -> Result<Self, (RestoreError, OwnedFd)> {
+        let Newborn { pid, pidfd, socket } = newborn;
+        let leader = Thread(pid);
+        let built = seize_stopped(leader, pid).and_then(|()| Ok(Site::of(pid)?)).and_then(|site| {
+            let theirs = memory_map::survey(pid)?;
+            let mut taken: RangeSet = layout.vmas.iter().map(|v| v.range()).collect();
+            theirs.layout.vmas.iter().for_each(|v| taken.insert(v.range()));
+            vdso.areas.iter().chain(&theirs.vdso).for_each(|(_, s, e)| taken.insert(PageRange::new(*s, *e)));
+            let hole = find_hole(&taken, PAGE_SIZE + (TABLE + DATA) as u64)?;
+            let mut remote = Remote::borrow(leader, &site)?;
+            let scratch = remote.map_scratch(Some(hole), TABLE, DATA)?;
+            remote.abandon();
+            Ok((site, scratch, theirs, taken))
+        });
+        let (site, scratch, theirs, taken) = match built {
+            Ok(parts) => parts,
+            Err(e) => return Err((e, pidfd)),
+        };
+        let mut skeleton = Skeleton {
+            pid,
+            inner_pid: order.pid,
+            pidfd,
+            socket,
+            site,
+            scratch,
+            threads: BTreeMap::from([(order.pid, leader)]),
+            layout: Layout { vmas: Vec::new(), objects: Vec::new() },
+            released: false,
+        };
+        let emptied = skeleton.empty(&theirs).and_then(|()| skeleton.move_vdso(&theirs.vdso, vdso, taken));
+        match emptied {
+            Ok(()) => Ok(skeleton),
+            Err(e) => {
+                // Drop kills it
+                let pidfd = skeleton.pidfd.try_clone();
+                drop(skeleton);
+                match pidfd {
+                    Ok(pidfd) => Err((e, pidfd)),
+                    Err(_) => unreachable!("a descriptor can be duplicated"),
+                }
+            }
+        }
+    }
+
+    /// The leader.
+    pub fn leader(&self) -> Thread {
+        Thread(self.pid)
+    }
+
+    /// An empty batch.
+    pub fn batch(&self) -> Batch {
+        Batch::new(&self.scratch)
+    }
+
+    /// Whether another call with that much data fits the batch.
+    pub fn has_room(&self, batch: &Batch, calls: usize, data: usize) -> bool {
+        batch.has_room(&self.scratch, calls, data)
+    }
+
+    /// Executes a batch in the leader.
+    pub fn run(&self, batch: &Batch) -> Result<Outcome, RestoreError> {
+        self.run_in(self.leader(), batch)
+    }
+
+    /// Executes a batch in one of the threads.
+    pub fn run_in(&self, thread: Thread, batch: &Batch) -> Result<Outcome, RestoreError> {
+        let mut remote = Remote::borrow(thread, &self.site)?;
+        let outcome = remote.run(&self.scratch, batch);
+        remote.abandon();
+        Ok(outcome?)
+    }
+
+    /// Executes calls one batch at a time, however many there are.
+    pub fn run_all<T>(&self, items: &[T], data: usize, mut add: impl FnMut(&mut Batch, &T)) -> Result<(), RestoreError> {
+        let mut batch = self.batch();
+        for item in items {
+            if !self.has_room(&batch, 8, data) {
+                self.run(&batch)?;
+                batch = self.batch();
+            }
+            add(&mut batch, item);
+        }
+        self.run(&batch).map(drop)
+    }
+
+    fn empty(&mut self, theirs: &memory_map::Survey) -> Result<(), RestoreError> {
+        let mut batch = self.batch();
+        let rseq = ptrace::rseq(self.pid).unwrap_or_default();
+        if rseq.address != 0 {
+            let args = [rseq.address, u64::from(rseq.size), 1, u64::from(rseq.signature)];
+            batch.call("rseq(UNREGISTER)", libc::SYS_rseq, &args);
+        }
+        batch.call("set_robust_list", libc::SYS_set_robust_list, &[0, 24]);
+        batch.call("set_tid_address", libc::SYS_set_tid_address, &[0]);
+        batch.call("close_range", libc::SYS_close_range, &[0, SOCKET as u64 - 1, 0]);
+        batch.call("close_range", libc::SYS_close_range, &[SOCKET as u64 + 1, u64::from(u32::MAX), 0]);
+        for vma in &theirs.layout.vmas {
+            batch.call("munmap of the skeleton's own memory", libc::SYS_munmap, &[vma.start, vma.end - vma.start]);
+        }
+        self.run(&batch).map(drop)
+    }
+
+    /// Moves `[vvar]`, `[vvar_vclock]` and `[vdso]`, which must keep their order and distance; the system call
+    /// instruction moves along. By way of a hole, since old and new place may overlap.
+    fn move_vdso(
+        &mut self,
+        ours: &[(String, u64, u64)],
+        theirs: &Vdso,
+        mut taken: RangeSet,
+    ) -> Result<(), RestoreError> {
+        let (Some(from), Some(to)) = (ours.first(), theirs.areas.first()) else { return Ok(()) };
+        if from.1 == to.1 {
+            return Ok(());
+        }
+        let (start, scratch_len) = self.scratch.range();
+        taken.insert(PageRange::new(start, start + scratch_len));
+        let len = ours.last().map_or(0, |a| a.2) - from.1;
+        let hole = find_hole(&taken, len)?;
+        let mut batch = self.batch();
+        for (base, target) in [(from.1, hole), (hole, to.1)] {
+            for (_, start, end) in ours {
+                let old = start - from.1 + base;
+                let new = start - from.1 + target;
+                let flags = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED) as u64;
+                batch.call("mremap of the vDSO", libc::SYS_mremap, &[old, end - start, end - start, flags, new]);
+            }
+        }
+        self.run(&batch)?;
+        self.site.syscall = self.site.syscall - from.1 + to.1;
+        Ok(())
+    }
+
+    /// Sends descriptors into the skeleton and returns their numbers there, in order.
+    pub fn receive(&self, fds: &[BorrowedFd<'_>]) -> Result<Vec<i32>, RestoreError> {
+        let mut numbers = Vec::with_capacity(fds.len());
+        for part in fds.chunks(handoff::MAX_FDS) {
+            handoff::send_fds(self.socket.as_fd(), part).map_err(RestoreError::io("handing descriptors over"))?;
+            numbers.extend(self.receive_message(part.len())?);
+        }
+        Ok(numbers)
+    }
+
+    /// `struct msghdr`: name, namelen, iov, iovlen, control, controllen, flags. `struct cmsghdr`: len, level, type.
+    fn receive_message(&self, count: usize) -> Result<Vec<i32>, RestoreError> {
+        let mut batch = self.batch();
+        let control_len = 16 + (count * 4).next_multiple_of(8);
+        let control = batch.space(control_len);
+        let text = batch.space(16);
+        let iov = batch.bytes(&[text.to_le_bytes(), 16u64.to_le_bytes()].concat());
+        let words = [0, 0, iov, 1, control, control_len as u64, 0];
+        let message = batch.bytes(&words.map(u64::to_le_bytes).concat());
+        batch.call("recvmsg of descriptors", libc::SYS_recvmsg, &[SOCKET as u64, message, 0]);
+        let outcome = self.run(&batch)?;
+        let got = (outcome.word(control) as usize).saturating_sub(16) / 4;
+        if got != count {
+            return Err(RestoreError::Io {
+                step: format!("handing {count} descriptors over"),
+                source: std::io::Error::other(format!("{got} arrived; is its limit of open files too low?")),
+            });
+        }
+        Ok((0..count as u64).map(|i| outcome.half(control + 16 + i * 4) as i32).collect())
+    }
+
+    /// Closes everything in the skeleton but the socket.
+    pub fn close_received(&self, batch: &mut Batch) {
+        batch.call("close_range", libc::SYS_close_range, &[SOCKET as u64 + 1, u64::from(u32::MAX), 0]);
+    }
+
+    /// Moves the scratch area out of the way of mappings that are about to be made.
+    pub fn make_way(&mut self, layout: &Layout, vdso: &Vdso) -> Result<(), RestoreError> {
+        let (start, len) = self.scratch.range();
+        let ours = PageRange::new(start, start + len);
+        if !layout.vmas.iter().any(|v| !v.range().intersection(&ours).is_empty()) {
+            return Ok(());
+        }
+        let mut taken: RangeSet = layout.vmas.iter().chain(&self.layout.vmas).map(|v| v.range()).collect();
+        vdso.areas.iter().for_each(|(_, s, e)| taken.insert(PageRange::new(*s, *e)));
+        taken.insert(ours);
+        let hole = find_hole(&taken, len)?;
+        let mut remote = Remote::borrow(self.leader(), &self.site)?;
+        let old = self.scratch;
+        self.scratch = remote.map_scratch(Some(hole), TABLE, DATA)?;
+        remote.unmap_scratch(old)?;
+        remote.abandon();
+        Ok(())
+    }
+
+    /// Makes the threads exactly these (ids by which they know themselves).
+    pub fn set_threads(&mut self, tids: &[i32]) -> Result<(), RestoreError> {
+        let extra: Vec<i32> = self.threads.keys().copied().filter(|t| !tids.contains(t)).collect();
+        for tid in extra {
+            if let Some(thread) = self.threads.remove(&tid) {
+                self.end_thread(thread)?;
+            }
+        }
+        let missing: Vec<i32> = tids.iter().copied().filter(|t| !self.threads.contains_key(t)).collect();
+        for part in missing.chunks(256) {
+            self.add_threads(part)?;
+        }
+        Ok(())
+    }
+
+    fn add_threads(&mut self, tids: &[i32]) -> Result<(), RestoreError> {
+        if tids.is_empty() {
+            return Ok(());
+        }
+        let flags = libc::CLONE_VM | libc::CLONE_FS | libc::CLONE_FILES | libc::CLONE_SIGHAND | libc::CLONE_THREAD
+            | libc::CLONE_SYSVSEM;
+        let mut batch = self.batch();
+        for tid in tids {
+            let set_tid = batch.bytes(&tid.to_le_bytes());
+            let args = CloneArgs { flags: flags as u64, set_tid, set_tid_size: 1, ..CloneArgs::default() };
+            let at = batch.bytes(&clone_args_bytes(&args));
+            batch.call("clone3 of a thread", libc::SYS_clone3, &[at, size_of::<CloneArgs>() as u64]);
+        }
+        let mut remote = Remote::borrow(self.leader(), &self.site)?;
+        let ran = remote.run(&self.scratch, &batch);
+        let children = remote.abandon();
+        ran?;
+        for (tid, child) in tids.iter().zip(children) {
+            let thread = Thread(child);
+            match thread.wait("waiting for a new thread", Deadline::after(PATIENCE))? {
+                Stop::Trap { .. } => {}
+                other => {
+                    let stop = format!("{other:?}");
+                    return Err(TraceeError::UnexpectedStop { tid: child, step: "making a thread", stop }.into());
+                }
+            }
+            self.threads.insert(*tid, thread);
+        }
+        Ok(())
+    }
+
+    fn end_thread(&self, thread: Thread) -> Result<(), RestoreError> {
+        let mut remote = Remote::borrow(thread, &self.site)?;
+        match remote.single("exit of a thread", libc::SYS_exit, [0; 6]) {
+            Err(e) if e.died() => {}
+            Err(e) => return Err(e.into()),
+            Ok(_) => {}
+        }
+        remote.abandon();
+        Ok(())
+    }
+
+    /// Takes the scratch area away: the last remote call but those that need none.
+    pub fn unmap_scratch(&mut self) -> Result<(), RestoreError> {
+        let mut remote = Remote::borrow(self.leader(), &self.site)?;
+        remote.unmap_scratch(self.scratch)?;
+        remote.abandon();
+        Ok(())
+    }
+
+    /// The point of no return: from here on it outlives us. Every thread has its own registers.
+    pub fn release(mut self) -> Result<(), RestoreError> {
+        self.released = true;
+        for thread in self.threads.values() {
+            thread.set_options(Options::RELEASED)?;
+        }
+        for thread in self.threads.values() {
+            thread.detach(0)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Skeleton {
+    fn drop(&mut self) {
+        if self.released {
+            return;
+        }
+        if let Err(e) = crate::sys::process::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL)
+            && e != nix::errno::Errno::ESRCH
+        {
+            tracing::error!(pid = self.pid, error = %e, "the unfinished process could not be killed");
+        }
+        // reaps it if it is our child, and takes the death notice of each traced thread
+        for thread in self.threads.values().rev() {
+            let _ = thread.wait("ending the skeleton", Deadline::after(Duration::from_secs(2)));
+        }
+    }
+}
+
+fn seize_stopped(leader: Thread, pid: i32) -> Result<(), RestoreError> {
+    leader.seize(pid, Options::SKELETON)?;
+    leader.interrupt()?;
+    match leader.wait("stopping the skeleton", Deadline::after(PATIENCE))? {
+        Stop::Trap { .. } => Ok(()),
+        other => {
+            let stop = format!("{other:?}");
+            Err(TraceeError::UnexpectedStop { tid: leader.0, step: "stopping the skeleton", stop }.into())
+        }
+    }
+}
+
+/// The lowest gap of `len` bytes that keeps a distance to its neighbours.
+fn find_hole(taken: &RangeSet, len: u64) -> Result<u64, RestoreError> {
+    taken
+        .gaps(PageRange::new(LOWEST, HIGHEST))
+        .into_iter()
+        .find(|gap| gap.len() >= len + 2 * PAGE_SIZE)
+        .map(|gap| gap.start + PAGE_SIZE)
+        .ok_or(RestoreError::NoRoom(len))
+}
+
+fn clone_args_bytes(a: &CloneArgs) -> Vec<u8> {
+    [
+        a.flags, a.pidfd, a.child_tid, a.parent_tid, a.exit_signal, a.stack, a.stack_size, a.tls, a.set_tid,
+        a.set_tid_size, a.cgroup,
+    ]
+    .map(u64::to_le_bytes)
+    .concat()
+}
+
+impl AsRawFd for Skeleton {
+    fn as_raw_fd(&self) -> i32 {
+        self.pidfd.as_raw_fd()
+    }
+}

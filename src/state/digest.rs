@@ -1,0 +1,151 @@
+//! Hashes of the memory of a stopped process, for `--verify`: both sides compute them in the same way and compare.
+//!
+//! Private mappings: every page that is present and private (not the file's, not the kernel's zero page). A page
+//! of zeroes in anonymous memory counts like an absent one: that is what both read as. Shared objects: their
+//! content, without holes and zeroes. Shared mappings of files are the files' affair.
+
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+
+use nix::unistd::{Whence, lseek};
+
+use super::error::StateError;
+use crate::image::memory::Layout;
+use crate::image::{Backing, ObjectId, PAGE_SIZE, PageRange, Vma};
+use crate::sys::pagemap::{self, Category, Query};
+use crate::sys::process::{ProcMem, read_memory};
+
+/// Bytes read at once.
+const PIECE: u64 = 1024 * 1024;
+
+/// Hash of one piece of memory: where, how many pages that are not zero, blake3.
+pub type Digest = (u64, u64, [u8; 32]);
+
+/// Hashes all private mappings of a layout: start address, pages, hash.
+pub fn private(pid: i32, layout: &Layout) -> Result<Vec<Digest>, StateError> {
+    let pagemap =
+        File::open(format!("/proc/{pid}/pagemap")).map_err(StateError::io(pid, "opening the page map"))?;
+    let mem = ProcMem::open(pid).map_err(StateError::io(pid, "opening the memory"))?;
+    merged(layout).into_iter().map(|vma| private_vma(pid, &vma, &pagemap, &mem)).collect()
+}
+
+/// Neighbouring pieces of one mapping count as one: the two sides may have them split differently.
+fn merged(layout: &Layout) -> Vec<Vma> {
+    let mut all: Vec<Vma> = Vec::new();
+    for vma in layout.vmas.iter().filter(|v| v.private()) {
+        match all.last_mut() {
+            Some(last) if last.end == vma.start && last.identity_at(last.end) == vma.identity_at(vma.start) => {
+                last.end = vma.end;
+            }
+            _ => all.push(vma.clone()),
+        }
+    }
+    all
+}
+
+fn private_vma(pid: i32, vma: &Vma, pagemap: &File, mem: &ProcMem) -> Result<Digest, StateError> {
+    let query = Query {
+        all: Category::empty(),
+        any: Category::PRESENT | Category::SWAPPED,
+        inverted: Category::empty(),
+        report: Category::FILE | Category::PFNZERO,
+        protect: false,
+    };
+    let mut ranges = Vec::new();
+    pagemap::scan(pagemap.as_fd(), vma.start, vma.end, query, |r| {
+        if r.categories().is_empty() {
+            ranges.push(PageRange::new(r.start, r.end));
+        }
+    })
+    .map_err(StateError::errno(pid, "scanning the pages"))?;
+    let mut hasher = PageHasher::new(vma.backing == Backing::Anonymous);
+    let mut buffer = vec![0; PIECE as usize];
+    for piece in ranges.into_iter().flat_map(|r| r.chunks(PIECE)) {
+        let bytes = &mut buffer[..piece.len() as usize];
+        if read_memory(pid, piece.start, bytes).is_err() {
+            mem.read(piece.start, bytes)
+                .map_err(StateError::io(pid, format!("reading the page at {:#x}", piece.start)))?;
+        }
+        hasher.add(piece.start, bytes);
+    }
+    Ok(hasher.digest(vma.start))
+}
+
+/// Hashes the content of a shared object.
+pub fn object(id: ObjectId, file: &File) -> Result<Digest, StateError> {
+    let failed = |e| StateError::io(0, format!("reading the memory object {}", id.ino))(e);
+    let mut hasher = PageHasher::new(true);
+    let mut buffer = vec![0; PIECE as usize];
+    for piece in data_ranges(file).map_err(failed)?.into_iter().flat_map(|r| r.chunks(PIECE)) {
+        let bytes = &mut buffer[..piece.len() as usize];
+        bytes.fill(0);
+        read_up_to(file, piece.start, bytes).map_err(failed)?;
+        hasher.add(piece.start, bytes);
+    }
+    Ok(hasher.digest(id.ino))
+}
+
+/// Reads until the end of the file; what lies beyond stays as it is in `bytes`.
+pub fn read_up_to(file: &File, offset: u64, bytes: &mut [u8]) -> std::io::Result<()> {
+    let mut done = 0;
+    while done < bytes.len() {
+        match file.read_at(&mut bytes[done..], offset + done as u64)? {
+            0 => break,
+            n => done += n,
+        }
+    }
+    Ok(())
+}
+
+/// The parts of a memory file that are not holes, in whole pages.
+pub fn data_ranges(file: &File) -> std::io::Result<Vec<PageRange>> {
+    let mut ranges = Vec::new();
+    let mut at = 0;
+    loop {
+        let start = match lseek(file, at, Whence::SeekData) {
+            Ok(start) => start,
+            // beyond the last data
+            Err(nix::errno::Errno::ENXIO) => return Ok(ranges),
+            Err(e) => return Err(e.into()),
+        };
+        at = lseek(file, start, Whence::SeekHole)?;
+        ranges.push(PageRange::new(
+            start as u64 / PAGE_SIZE * PAGE_SIZE,
+            (at as u64).next_multiple_of(PAGE_SIZE),
+        ));
+    }
+}
+
+/// Whether a page is all zeroes.
+pub fn is_zero(page: &[u8]) -> bool {
+    // SIMD by the compiler: chunks of a fixed size, no early exit inside one
+    page.chunks_exact(64).all(|c| c.iter().fold(0u8, |a, b| a | b) == 0)
+}
+
+struct PageHasher {
+    hasher: blake3::Hasher,
+    pages: u64,
+    skip_zero: bool,
+}
+
+impl PageHasher {
+    fn new(skip_zero: bool) -> Self {
+        PageHasher { hasher: blake3::Hasher::new(), pages: 0, skip_zero }
+    }
+
+    fn add(&mut self, start: u64, bytes: &[u8]) {
+        for (page, addr) in bytes.chunks(PAGE_SIZE as usize).zip((start..).step_by(PAGE_SIZE as usize)) {
+            if self.skip_zero && is_zero(page) {
+                continue;
+            }
+            self.hasher.update(&addr.to_le_bytes());
+            self.hasher.update(page);
+            self.pages += 1;
+        }
+    }
+
+    fn digest(self, start: u64) -> Digest {
+        (start, self.pages, *self.hasher.finalize().as_bytes())
+    }
+}

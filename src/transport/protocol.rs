@@ -1,0 +1,203 @@
+//! What the two sides say to each other, on one ordered stream: for one address the later frame wins because
+//! it comes later.
+//!
+//! ```text
+//! source                                   target
+//!   Hello ────────────────────────────────▶
+//!         ◀──────────────────────────────── Hello
+//!   Clock ×8 ─────────────────────────────▶ Clock
+//!   Describe ─────────────────────────────▶ checks, hashes
+//!         ◀──────────────────────────────── Preflight (obstacles, or a reservation)
+//!   Begin, Layout ────────────────────────▶ makes the skeleton
+//!         ◀──────────────────────────────── Ready
+//!   [Layout] Pages* Zero* RoundEnd ───────▶ places pages      (again and again)
+//!         ◀──────────────────────────────── RoundApplied
+//!   Layout Pages* Drop* State [Digests] ──▶ applies, frozen
+//!         ◀──────────────────────────────── Prepared
+//!   Commit ───────────────────────────────▶ journals, lets go
+//!         ◀──────────────────────────────── Running
+//! ```
+//! At any time either side may say `Abort`/`Failed` before the commit, or fall silent. A later connection may ask
+//! how a migration ended (`Settle`).
+
+use serde::{Deserialize, Serialize};
+
+use crate::image::files::ContentHashes;
+use crate::image::memory::Layout;
+use crate::image::{ObjectId, Obstacle, PageRange, TreeImage};
+use crate::sys::time::ClockOffsets;
+
+/// Version of this protocol; both ends must have the same.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Frame kinds. 0 is invalid.
+pub mod kind {
+    /// A [`super::ToTarget`] or [`super::ToSource`].
+    pub const CONTROL: u16 = 1;
+    /// Pages of private memory: address (u64), content.
+    pub const PAGES: u16 = 2;
+    /// Pages of a shared object: dev, ino, offset (u64 each), content.
+    pub const OBJECT_PAGES: u16 = 3;
+}
+
+/// Largest content of one page frame in bytes.
+pub const PAGES_MAX: usize = 256 * 1024;
+/// Largest control message in bytes: an image with all its queued data.
+const CONTROL_MAX: u32 = 256 * 1024 * 1024;
+
+/// How long a body may be (see [`super::frame`]).
+pub fn cap(kind: u16) -> Option<u32> {
+    match kind {
+        kind::CONTROL => Some(CONTROL_MAX),
+        kind::PAGES => Some(PAGES_MAX as u32 + 8),
+        kind::OBJECT_PAGES => Some(PAGES_MAX as u32 + 24),
+        _ => None,
+    }
+}
+
+/// Names one migration, on both sides, for ever.
+pub type MigrationId = String;
+
+/// What a side is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`PROTOCOL_VERSION`].
+    pub protocol: u32,
+    /// [`crate::image::IMAGE_VERSION`].
+    pub image: u32,
+    /// Version of the program, for messages.
+    pub program: String,
+    /// `uname -r`.
+    pub kernel: String,
+    /// `uname -n`.
+    pub host: String,
+    /// Bytes of a page.
+    pub page_size: u64,
+    /// Enabled register state components (XCR0).
+    pub cpu_components: u64,
+    /// CPUID feature words.
+    pub cpu_features: Vec<u32>,
+    /// `/proc/sys/kernel/random/boot_id`: equal on both sides means one kernel, one clock.
+    pub boot_id: String,
+}
+
+/// What is to be moved, before anything is stopped.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Description {
+    /// The migration.
+    pub id: MigrationId,
+    /// The processes as they look from outside.
+    pub tree: TreeImage,
+    /// How the pid is to be kept.
+    pub pid_mode: PidChoice,
+    /// Verify every page before the commit.
+    pub verify: bool,
+    /// The process's clocks against those of the source's initial time namespace.
+    pub clocks: ClockOffsets,
+}
+
+/// `--pid-mode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PidChoice {
+    /// The same pid in the target's namespace if it is free, else a new namespace.
+    Auto,
+    /// The same pid in the target's namespace.
+    Same,
+    /// A new pid namespace.
+    Namespace,
+}
+
+/// Hash of one piece of memory, for `--verify`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AreaDigest {
+    /// The mapping's start; or the object's inode.
+    pub start: u64,
+    /// The object, if it is one.
+    pub object: Option<ObjectId>,
+    /// Pages that are not zero.
+    pub pages: u64,
+    /// blake3 over addresses and contents.
+    pub hash: [u8; 32],
+}
+
+/// From source to target.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ToTarget {
+    /// First.
+    Hello(Hello),
+    /// Asks for a reading of the clocks.
+    Clock,
+    /// What will come.
+    Describe(Box<Description>),
+    /// Contents that the target asked for.
+    Hashes(ContentHashes),
+    /// Make the skeleton. Offsets: source's clocks minus target's, in the initial time namespaces.
+    Begin {
+        /// The difference of the two hosts' clocks.
+        difference: ClockOffsets,
+    },
+    /// The mappings, before the pages that need them.
+    Layout {
+        /// Which process.
+        pid: i32,
+        /// All of them.
+        layout: Layout,
+    },
+    /// These pages are zero now.
+    Zero(Vec<PageRange>),
+    /// These pages are gone: whatever was sent for them goes too.
+    Drop(Vec<PageRange>),
+    /// These parts of an object are holes now.
+    ObjectHoles(ObjectId, Vec<PageRange>),
+    /// All pages of a round are sent.
+    RoundEnd(u32),
+    /// The frozen process.
+    State(Box<TreeImage>),
+    /// Hashes of its memory.
+    Digests(Vec<AreaDigest>),
+    /// Let it go.
+    Commit,
+    /// Give up.
+    Abort(String),
+    /// How did this migration end?
+    Settle(MigrationId),
+}
+
+/// From target to source.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum ToSource {
+    /// First.
+    Hello(Hello),
+    /// Clocks of the initial time namespace now: monotonic, boottime, in nanoseconds.
+    Clock(i64, i64),
+    /// Files whose content the target wants to compare.
+    NeedHashes(Vec<String>),
+    /// What stands in the way; nothing does if it is empty.
+    Preflight(Vec<Obstacle>),
+    /// The skeleton stands: pid as the target host sees it, whether a namespace was made.
+    Ready(i32, bool),
+    /// All pages of that round are in place.
+    RoundApplied(u32),
+    /// All is applied; it only needs to be let go. Milliseconds spent.
+    Prepared {
+        /// From the arrival of the state.
+        apply_ms: f64,
+        /// Whether every page was compared.
+        verified: bool,
+    },
+    /// It runs.
+    Running {
+        /// Pid as the target host sees it.
+        pid: i32,
+        /// When the last thread was let go, on the target's boottime clock.
+        at_boottime_ns: i64,
+        /// Milliseconds from the arrival of `Commit` to the journal being written, and to the last thread let go.
+        journal_ms: f64,
+        /// See `journal_ms`.
+        resume_ms: f64,
+    },
+    /// It did not work; nothing runs here.
+    Failed(String),
+    /// Answer to `Settle`: it runs here (pid), or it never will.
+    Settled(Option<i32>),
+}

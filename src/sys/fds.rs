@@ -120,6 +120,15 @@ pub fn set_owner(fd: impl AsFd, owner: RawOwner, signal: i32) -> io::Result<()> 
     Ok(())
 }
 
+/// What `poll(2)` says about a descriptor, with the events that nix does not know (`POLLRDHUP`); waits at most
+/// `timeout_ms`.
+pub fn poll_events(fd: impl AsFd, events: i16, timeout_ms: i32) -> io::Result<i16> {
+    let mut polled = libc::pollfd { fd: fd.as_fd().as_raw_fd(), events, revents: 0 };
+    // SAFETY: the kernel reads and writes one `pollfd`, which `polled` is.
+    check(unsafe { libc::poll(&mut polled, 1, timeout_ms) }.into())?;
+    Ok(polled.revents)
+}
+
 /// Bytes that wait in a pipe or socket.
 pub fn readable_bytes(fd: impl AsFd) -> io::Result<usize> {
     let mut count: c_int = 0;
@@ -154,12 +163,27 @@ pub fn socket_number(fd: impl AsFd, level: i32, name: i32) -> io::Result<i32> {
     Ok(i32::from_ne_bytes(*bytes))
 }
 
+/// Is a packet filter (classic or BPF) attached? Its length is asked for, not the filter itself.
+pub fn has_socket_filter(fd: impl AsFd) -> bool {
+    let mut length: libc::socklen_t = 0;
+    let raw = fd.as_fd().as_raw_fd();
+    let name = libc::SO_ATTACH_FILTER; // SO_GET_FILTER is the same number
+    // SAFETY: with length 0 the kernel writes nothing but the length.
+    let result = unsafe { libc::getsockopt(raw, libc::SOL_SOCKET, name, std::ptr::null_mut(), &mut length) };
+    match check(result.into()) {
+        Ok(_) => length != 0,
+        // A BPF program has no classic form to show.
+        Err(error) => error.raw_os_error() == Some(libc::EACCES),
+    }
+}
+
 /// Sets a socket option from raw bytes.
 pub fn set_socket_option(fd: impl AsFd, level: i32, name: i32, value: &[u8]) -> io::Result<()> {
     let length = value.len() as libc::socklen_t;
     // SAFETY: the kernel reads `length` bytes of `value`.
     check(
-        unsafe { libc::setsockopt(fd.as_fd().as_raw_fd(), level, name, value.as_ptr().cast(), length) }.into(),
+        unsafe { libc::setsockopt(fd.as_fd().as_raw_fd(), level, name, value.as_ptr().cast(), length) }
+            .into(),
     )?;
     Ok(())
 }
@@ -228,8 +252,7 @@ pub fn timerfd_create(clock: i32, flags: i32) -> io::Result<OwnedFd> {
 pub fn timerfd_settime(fd: impl AsFd, flags: i32, first_ns: i64, interval_ns: i64) -> io::Result<()> {
     let spec = libc::itimerspec { it_interval: timespec(interval_ns), it_value: timespec(first_ns) };
     // SAFETY: the kernel reads `spec`; the old value is not asked for.
-    let result =
-        unsafe { libc::timerfd_settime(fd.as_fd().as_raw_fd(), flags, &spec, std::ptr::null_mut()) };
+    let result = unsafe { libc::timerfd_settime(fd.as_fd().as_raw_fd(), flags, &spec, std::ptr::null_mut()) };
     check(result.into())?;
     Ok(())
 }

@@ -15,6 +15,8 @@ use crate::sys::fds;
 use super::FilesError;
 use super::target::failed;
 
+const SO_BUF_LOCK: i32 = 72;
+
 /// `(level, name, text)`; where libc has no name for it the number is the kernel's.
 const TABLE: &[(i32, i32, &str)] = &[
     (SOL_SOCKET, libc::SO_REUSEADDR, "SO_REUSEADDR"),
@@ -27,7 +29,7 @@ const TABLE: &[(i32, i32, &str)] = &[
     (SOL_SOCKET, libc::SO_BINDTODEVICE, "SO_BINDTODEVICE"),
     (SOL_SOCKET, libc::SO_SNDBUF, "SO_SNDBUF"),
     (SOL_SOCKET, libc::SO_RCVBUF, "SO_RCVBUF"),
-    (SOL_SOCKET, 72, "SO_BUF_LOCK"),
+    (SOL_SOCKET, SO_BUF_LOCK, "SO_BUF_LOCK"),
     (SOL_SOCKET, libc::SO_RCVLOWAT, "SO_RCVLOWAT"),
     (SOL_SOCKET, libc::SO_RCVTIMEO, "SO_RCVTIMEO"),
     (SOL_SOCKET, libc::SO_SNDTIMEO, "SO_SNDTIMEO"),
@@ -121,7 +123,11 @@ pub(super) fn all(socket: impl AsFd, domain: i32) -> Vec<SocketOption> {
 pub(super) fn apply(file: &OpenFile, socket: impl AsFd, options: &[SocketOption]) -> Result<(), FilesError> {
     let socket = socket.as_fd();
     for option in options {
-        set(socket, option).map_err(failed(file, step(option)))?;
+        match set(socket, option) {
+            // MPTCP shows it and will not take it; setting the sizes has locked them already.
+            Err(error) if option.name == SO_BUF_LOCK && error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
+            result => result.map_err(failed(file, step(option)))?,
+        }
     }
     Ok(())
 }

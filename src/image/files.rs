@@ -1,1 +1,447 @@
-//! Open files and descriptors of a process, as data.
+//! Open files and descriptors of a process, as data. No I/O: `state::files` fills and applies it.
+//!
+//! ```text
+//! slots: fd 0 ─┐            files (open file descriptions)      objects behind them
+//!        fd 1 ─┼─────────▶  [0] Regular /var/log/app, O_APPEND
+//!        fd 2 ─┘ (dup)      [1] Pipe, O_RDONLY  ───────────────▶ pipes[0]  (capacity, data)
+//!        fd 3 ───────────▶  [1]                                  memfds[..]
+//! ```
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
+
+use serde::{Deserialize, Serialize};
+
+/// The blake3 hash of a file's content.
+pub type ContentHash = [u8; 32];
+
+/// Content hashes of source files, by path.
+pub type ContentHashes = BTreeMap<String, ContentHash>;
+
+/// All descriptors of one process.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct FilesImage {
+    /// The descriptor table, ordered by number.
+    pub slots: Vec<FdSlot>,
+    /// Open file descriptions; several slots may share one.
+    pub files: Vec<OpenFile>,
+    /// Pipes whose ends are among `files`.
+    pub pipes: Vec<Pipe>,
+    /// Memory files that are among `files`; the content travels with the pages.
+    pub memfds: Vec<MemFd>,
+    /// What will be lost or differ in a way that does not stand in the way; for the user.
+    pub notes: Vec<String>,
+}
+
+/// One entry of the descriptor table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FdSlot {
+    /// The descriptor's number.
+    pub fd: i32,
+    /// Index into [`FilesImage::files`].
+    pub file: usize,
+    /// `FD_CLOEXEC`, which belongs to the slot.
+    pub cloexec: bool,
+}
+
+/// One open file description: what `dup` shares.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OpenFile {
+    /// The lowest descriptor that leads here; for messages.
+    pub fd: i32,
+    /// What `/proc/PID/fd/N` says, such as `pipe:[4711]`; with `ino` the sign that nothing changed.
+    pub link: String,
+    /// The inode number in `fdinfo`.
+    pub ino: u64,
+    /// `F_GETFL`: access mode and status flags.
+    pub flags: u32,
+    /// Who gets SIGIO or SIGURG (`F_SETOWN_EX`, `F_SETSIG`).
+    pub owner: Option<FileOwner>,
+    /// What it is.
+    pub kind: FileKind,
+}
+
+impl OpenFile {
+    /// The object as the user knows it: `fd 7: /var/log/app.log`.
+    pub fn object(&self) -> String {
+        format!("fd {}: {}", self.fd, self.link)
+    }
+}
+
+/// The receiver of a file's signals.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileOwner {
+    /// Thread, process or process group.
+    pub kind: OwnerKind,
+    /// Its number at the source; 0 for none.
+    pub id: i32,
+    /// `F_SETSIG`; 0 is the default (SIGIO).
+    pub signal: i32,
+}
+
+/// What a [`FileOwner`] number means; discriminants are the kernel's `F_OWNER_*`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OwnerKind {
+    /// One thread.
+    Thread = 0,
+    /// A process.
+    Process = 1,
+    /// A process group.
+    Group = 2,
+}
+
+/// The kinds of open file that can be carried.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum FileKind {
+    /// A file of a file system; opened again by its path at the target.
+    Regular {
+        /// Absolute path.
+        path: String,
+        /// File position.
+        pos: u64,
+        /// Which file it was.
+        identity: FileIdentity,
+    },
+    /// A directory.
+    Directory {
+        /// Absolute path.
+        path: String,
+        /// Position in the listing (a cookie of the file system).
+        pos: u64,
+        /// Which directory it was.
+        identity: FileIdentity,
+    },
+    /// Anything opened with `O_PATH`: a place, not an open file.
+    Place {
+        /// Absolute path.
+        path: String,
+        /// What was there.
+        identity: FileIdentity,
+    },
+    /// `/dev/null` and its like.
+    CharDevice {
+        /// The path it was opened by.
+        path: String,
+        /// Major device number.
+        major: u32,
+        /// Minor device number.
+        minor: u32,
+    },
+    /// One end of a pipe; which end follows from the access mode in the flags.
+    Pipe {
+        /// Index into [`FilesImage::pipes`].
+        pipe: usize,
+    },
+    /// One end of a socket pair, or an unconnected unix socket.
+    Unix(UnixSocket),
+    /// `eventfd(2)`.
+    EventFd {
+        /// The counter.
+        count: u64,
+        /// `EFD_SEMAPHORE`.
+        semaphore: bool,
+    },
+    /// `epoll(7)`: the interest list.
+    Epoll {
+        /// Entries; their descriptors are those of [`FilesImage::slots`].
+        items: Vec<EpollItem>,
+    },
+    /// `timerfd_create(2)`.
+    TimerFd(TimerFd),
+    /// `signalfd(2)`.
+    SignalFd {
+        /// Bit n-1 stands for signal n.
+        mask: u64,
+    },
+    /// `memfd_create(2)`.
+    MemFd {
+        /// [`MemFd::object`].
+        object: u64,
+        /// File position.
+        pos: u64,
+    },
+    /// A TCP socket that listens, or was not connected yet.
+    TcpListen(TcpListen),
+    /// A TCP connection that is closed by the move (`--tcp close`).
+    TcpReset {
+        /// IPv6.
+        v6: bool,
+        /// The program still has to be told (`ECONNRESET`); else it knew already.
+        error: bool,
+    },
+    /// A UDP socket.
+    Udp(Udp),
+}
+
+impl FileKind {
+    /// The kind in one word, for messages.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Regular { .. } => "regular file",
+            Self::Directory { .. } => "directory",
+            Self::Place { .. } => "path descriptor",
+            Self::CharDevice { .. } => "character device",
+            Self::Pipe { .. } => "pipe",
+            Self::Unix(_) => "unix socket",
+            Self::EventFd { .. } => "eventfd",
+            Self::Epoll { .. } => "epoll",
+            Self::TimerFd(_) => "timerfd",
+            Self::SignalFd { .. } => "signalfd",
+            Self::MemFd { .. } => "memfd",
+            Self::TcpListen(_) => "listening TCP socket",
+            Self::TcpReset { .. } => "TCP connection",
+            Self::Udp(_) => "UDP socket",
+        }
+    }
+}
+
+/// What makes a file *this* file; also used for mapped files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileIdentity {
+    /// The boot id of the kernel that said so; `dev` means something only there.
+    pub host: String,
+    /// `f_type` of the file system.
+    pub fs_type: i64,
+    /// Device number.
+    pub dev: u64,
+    /// Inode number.
+    pub ino: u64,
+    /// Type and permission bits.
+    pub mode: u32,
+    /// Bytes.
+    pub size: u64,
+    /// Last change of the content, nanoseconds since 1970.
+    pub mtime_ns: i64,
+    /// Creation, where the file system records it.
+    pub btime_ns: Option<i64>,
+}
+
+impl FileIdentity {
+    /// The very same file: one kernel and one inode, or one inode of a file system both hosts share.
+    ///
+    /// Equal inode numbers on two local disks are not enough: cloned disk images have them too.
+    pub fn same_file(&self, target: &Self) -> bool {
+        if self.ino != target.ino || self.mode & S_IFMT != target.mode & S_IFMT {
+            return false;
+        }
+        let born_together = match (self.btime_ns, target.btime_ns) {
+            (Some(here), Some(there)) => here == there,
+            _ => self.same_stamp(target),
+        };
+        if self.host == target.host {
+            return self.dev == target.dev && self.btime_ns == target.btime_ns;
+        }
+        born_together && (is_shared_fs(self.fs_type) || is_shared_fs(target.fs_type))
+    }
+
+    /// Same content without reading it: the same file, or a clone of it that neither side changed.
+    pub fn same_content(&self, target: &Self) -> bool {
+        self.same_file(target)
+            || (self.ino == target.ino
+                && self.btime_ns.is_some()
+                && self.btime_ns == target.btime_ns
+                && self.same_stamp(target))
+    }
+
+    /// Size and time of the last change agree.
+    pub fn same_stamp(&self, other: &Self) -> bool {
+        self.size == other.size && self.mtime_ns == other.mtime_ns
+    }
+
+    /// Content that a kernel makes up when it is read (`/proc`, `/sys`, cgroups): nothing to compare.
+    pub fn is_made_up(&self) -> bool {
+        is_pseudo_fs(self.fs_type)
+    }
+}
+
+const S_IFMT: u32 = 0o170_000;
+
+/// File systems that several hosts can have mounted at once (`f_type`, see `statfs(2)`).
+pub fn is_shared_fs(fs_type: i64) -> bool {
+    const SHARED: [i64; 14] = [
+        0x6969,          // NFS
+        0xFF53_4D42,     // CIFS
+        0xFE53_4D42,     // SMB2
+        0x517B,          // SMB
+        0x0102_1997,     // 9p
+        0x6573_5546,     // FUSE, virtiofs
+        0x00C3_6400,     // Ceph
+        0x5346_414F,     // AFS
+        0x6B41_4653,     // kAFS
+        0x7375_7245,     // Coda
+        0x0BD0_0BD0,     // Lustre
+        0x0116_1970,     // GFS2
+        0x7461_636F,     // OCFS2
+        0x4750_4653_i64, // GPFS
+    ];
+    SHARED.contains(&(fs_type & 0xFFFF_FFFF))
+}
+
+/// File systems whose files are made up by the kernel.
+pub fn is_pseudo_fs(fs_type: i64) -> bool {
+    const PSEUDO: [i64; 8] = [
+        0x9FA0,      // proc
+        0x6265_6572, // sysfs
+        0x0027_E0EB, // cgroup
+        0x6367_7270, // cgroup2
+        0x6462_6720, // debugfs
+        0x7472_6163, // tracefs
+        0x7363_6673, // securityfs
+        0xCAFE_4A11, // bpf
+    ];
+    PSEUDO.contains(&(fs_type & 0xFFFF_FFFF))
+}
+
+/// A pipe with what waits in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pipe {
+    /// Inode number at the source.
+    pub ino: u64,
+    /// `F_GETPIPE_SZ`.
+    pub capacity: u32,
+    /// What was written and not yet read; empty in a preflight description.
+    pub data: Vec<u8>,
+}
+
+/// A memory file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemFd {
+    /// Identifies the object: its inode number at the source.
+    pub object: u64,
+    /// Device number of its (internal) file system; `(dev, object)` finds its mappings in `/proc/PID/maps`.
+    pub dev: u64,
+    /// The name given to `memfd_create`.
+    pub name: String,
+    /// Bytes.
+    pub size: u64,
+    /// `F_GET_SEALS`.
+    pub seals: u32,
+    /// Permission bits.
+    pub mode: u32,
+    /// Page size when made of huge pages.
+    pub huge_page: Option<u64>,
+}
+
+/// An entry of an epoll interest list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EpollItem {
+    /// A descriptor that leads to the watched file *now*.
+    pub fd: i32,
+    /// The number under which it was registered; differs when that one was closed after a `dup`.
+    pub registered: i32,
+    /// Event mask.
+    pub events: u32,
+    /// The program's own word.
+    pub data: u64,
+}
+
+/// A timer behind a descriptor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimerFd {
+    /// Which clock.
+    pub clock: i32,
+    /// Expirations that were counted and not read.
+    pub ticks: u64,
+    /// Nanoseconds to the next expiration; 0 when disarmed or expired.
+    pub remaining_ns: u64,
+    /// Period; 0 for a single shot.
+    pub interval_ns: u64,
+    /// `TFD_TIMER_ABSTIME` and `TFD_TIMER_CANCEL_ON_SET` as they were set.
+    pub settime_flags: u32,
+    /// For absolute wall-clock timers: when they expire, nanoseconds since 1970.
+    pub expires_at_ns: Option<i64>,
+}
+
+/// A unix socket without a name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnixSocket {
+    /// `SOCK_STREAM`, `SOCK_DGRAM` or `SOCK_SEQPACKET`.
+    pub socket_type: i32,
+    /// The other end.
+    pub peer: UnixPeer,
+    /// Bit 0: reading is shut down; bit 1: writing.
+    pub shutdown: u8,
+    /// An error waits to be reported (`ECONNRESET` of a peer that went away without reading all).
+    pub error: bool,
+    /// What waits to be read: one entry for streams, else one per message. Empty in a preflight description.
+    pub queue: Vec<Vec<u8>>,
+    /// Options that differ from those of a fresh socket.
+    pub options: Vec<SocketOption>,
+}
+
+/// Who is at the other end of a unix socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum UnixPeer {
+    /// Never connected.
+    None,
+    /// It was closed.
+    Closed,
+    /// Another open file of the process: index into [`FilesImage::files`].
+    File(usize),
+}
+
+/// A socket option as the kernel gave it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SocketOption {
+    /// `SOL_SOCKET`, `IPPROTO_TCP` …
+    pub level: i32,
+    /// `SO_KEEPALIVE` …
+    pub name: i32,
+    /// The value's bytes.
+    pub value: Vec<u8>,
+}
+
+/// An internet address with its port; a scope is an interface index (link-local addresses).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InetAddress {
+    /// The address.
+    pub ip: IpAddr,
+    /// The port; 0 when none was chosen.
+    pub port: u16,
+    /// Interface index of a link-local IPv6 address.
+    pub scope: u32,
+}
+
+impl From<SocketAddr> for InetAddress {
+    fn from(address: SocketAddr) -> Self {
+        let scope = if let SocketAddr::V6(v6) = address { v6.scope_id() } else { 0 };
+        Self { ip: address.ip(), port: address.port(), scope }
+    }
+}
+
+impl From<InetAddress> for SocketAddr {
+    fn from(address: InetAddress) -> Self {
+        match address.ip {
+            IpAddr::V4(ip) => Self::V4(SocketAddrV4::new(ip, address.port)),
+            IpAddr::V6(ip) => Self::V6(SocketAddrV6::new(ip, address.port, 0, address.scope)),
+        }
+    }
+}
+
+/// A TCP (or MPTCP) socket without a connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TcpListen {
+    /// IPv6.
+    pub v6: bool,
+    /// Multipath TCP (`IPPROTO_MPTCP`), as Go listens by default.
+    pub mptcp: bool,
+    /// The address it is bound to, if it is.
+    pub local: Option<InetAddress>,
+    /// The backlog, when it listens.
+    pub backlog: Option<u32>,
+    /// Options that differ from those of a fresh socket.
+    pub options: Vec<SocketOption>,
+}
+
+/// A UDP socket; what waits in its queue is dropped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Udp {
+    /// IPv6.
+    pub v6: bool,
+    /// The address it is bound to, if it is.
+    pub local: Option<InetAddress>,
+    /// Where it is connected to, if it is.
+    pub peer: Option<InetAddress>,
+    /// Options that differ from those of a fresh socket.
+    pub options: Vec<SocketOption>,
+}

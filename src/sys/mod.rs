@@ -3,6 +3,7 @@
 //! | file | interface |
 //! |---|---|
 //! | [`ptrace`] | `PTRACE_SEIZE` and the register, mask, signal-queue and rseq requests |
+//! | [`fds`] | descriptors of another process, seen and duplicated |
 //! | [`handoff`] | descriptors over unix sockets |
 //! | [`pagemap`] | `PAGEMAP_SCAN` on `/proc/PID/pagemap` (Linux 6.7) |
 //! | [`uffd`] | userfaultfd: handshake, registration |
@@ -11,6 +12,7 @@
 //! | [`time`] | clocks, time-namespace offsets, the deadline ticker |
 //! | [`xsave`] | which CPU state components exist |
 
+pub mod fds;
 pub mod handoff;
 pub mod pagemap;
 pub mod process;

@@ -1,0 +1,260 @@
+//! What has a path: regular files, directories, `O_PATH` descriptors and the harmless character devices.
+//!
+//! Kernel interface: `stat` through `/proc/PID/fd/N` (the open file itself), its link as the path, `fdinfo` for
+//! position, flags and `lock:` lines. At the target the path is opened with the same flags; position and
+//! flags go with the description.
+
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::{Mode, major, minor};
+use nix::sys::statfs::{FsType, PROC_SUPER_MAGIC, statfs};
+use nix::unistd::{Whence, fdatasync, lseek};
+
+use crate::image::files::{FileIdentity, FileKind, OpenFile, is_shared_fs};
+use crate::image::obstacle::Obstacle;
+
+use super::identity::{Access, FileCheck, check_file, identity, identity_of};
+use super::source::{Descriptor, Source};
+use super::target::{Maker, TargetCheck, failed};
+use super::{FilesError, refuse};
+
+/// Devices that are the same everywhere, by minor number of major 1.
+const HARMLESS: [(u32, &str); 5] =
+    [(3, "/dev/null"), (5, "/dev/zero"), (7, "/dev/full"), (8, "/dev/random"), (9, "/dev/urandom")];
+
+/// `__O_TMPFILE`: makes a nameless file when given to `open` again.
+const O_TMPFILE_BIT: u32 = 0o20_000_000;
+/// The kernel's own mark on files it opened for itself (`__FMODE_EXEC`).
+const FMODE_EXEC: u32 = 0x20;
+
+/// Reads what has a path.
+pub(super) fn read(source: &mut Source<'_>, file: &Descriptor) -> Result<Option<FileKind>, FilesError> {
+    if let Some(line) = file.info.lines().find(|line| line.starts_with("lock:")) {
+        source.refuse(refuse::lock(file, line));
+        return Ok(None);
+    }
+    if let Some(kind) = unchanged(source, file) {
+        sync(source, file, &kind)?;
+        return Ok(Some(kind));
+    }
+    let link = source.magic_link(file);
+    let fail = |error| source.failed(file, "stat the file", error);
+    let metadata = fs::metadata(&link).map_err(fail)?;
+    let kind = metadata.file_type();
+    let place = file.flags & libc::O_PATH as u32 != 0;
+    if !leads_there(file, &metadata) {
+        let gone = metadata.nlink() == 0 || file.link.ends_with(" (deleted)");
+        source.refuse(match gone {
+            _ if refuse::is_special_path(&file.link) => refuse::unknown(file),
+            true => refuse::deleted(file),
+            false => refuse::unreachable(file),
+        });
+        return Ok(None);
+    }
+    if !place && (kind.is_block_device() || kind.is_char_device()) {
+        return Ok(read_device(source, file, &metadata));
+    }
+    if !place && kind.is_fifo() {
+        source.refuse(refuse::fifo(file));
+        return Ok(None);
+    }
+    let fs_type = statfs(link.as_str()).map_err(|error| fail(error.into()))?.filesystem_type();
+    if is_about_a_process(&file.link, fs_type) {
+        source.refuse(refuse::process_file(file));
+        return Ok(None);
+    }
+    let (path, pos, identity) = (file.link.clone(), file.pos, identity(&metadata, fs_type));
+    let kind = match kind.is_dir() {
+        _ if place => FileKind::Place { path, identity },
+        true => FileKind::Directory { path, pos, identity },
+        false => FileKind::Regular { path, pos, identity },
+    };
+    sync(source, file, &kind)?;
+    Ok(Some(kind))
+}
+
+/// The preflight's description with today's position.
+fn unchanged(source: &Source<'_>, file: &Descriptor) -> Option<FileKind> {
+    let mut kind = source.known(file)?.kind.clone();
+    match &mut kind {
+        FileKind::Regular { pos, identity, .. } => {
+            // What was written meanwhile does not change which file it is; what was only read must not differ.
+            if writes(file.flags) {
+                *pos = file.pos;
+                return Some(kind);
+            }
+            let metadata = fs::metadata(source.magic_link(file)).ok()?;
+            let stamp = super::identity::identity(&metadata, FsType(identity.fs_type));
+            *pos = file.pos;
+            (stamp == *identity).then_some(kind)
+        }
+        FileKind::Directory { pos, .. } => {
+            *pos = file.pos;
+            Some(kind)
+        }
+        FileKind::Place { .. } | FileKind::CharDevice { .. } => Some(kind),
+        _ => None,
+    }
+}
+
+/// On a shared file system our kernel may still hold what the process wrote: the target must see it.
+fn sync(source: &Source<'_>, file: &Descriptor, kind: &FileKind) -> Result<(), FilesError> {
+    match kind {
+        FileKind::Regular { identity, .. } if writes(file.flags) && is_shared_fs(identity.fs_type) => {
+            let copy = source.duplicate(file)?;
+            fdatasync(&copy).map_err(|error| source.failed(file, "write back the content", error.into()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Does the link, as a path of ours, lead to the open file?
+fn leads_there(file: &Descriptor, open: &Metadata) -> bool {
+    let path = Path::new(&file.link);
+    let at_path = if open.is_symlink() { fs::symlink_metadata(path) } else { fs::metadata(path) };
+    at_path.is_ok_and(|found| (found.dev(), found.ino()) == (open.dev(), open.ino()))
+}
+
+fn is_about_a_process(path: &str, fs_type: FsType) -> bool {
+    fs_type == PROC_SUPER_MAGIC
+        && Path::new(path).components().any(|part| {
+            part.as_os_str().to_str().is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
+        })
+}
+
+fn writes(flags: u32) -> bool {
+    flags as i32 & libc::O_ACCMODE != libc::O_RDONLY
+}
+
+fn read_device(source: &mut Source<'_>, file: &Descriptor, metadata: &Metadata) -> Option<FileKind> {
+    let (major, minor) = (major(metadata.rdev()) as u32, minor(metadata.rdev()) as u32);
+    let block = metadata.file_type().is_block_device();
+    if !block && major == 1 && HARMLESS.iter().any(|(harmless, _)| *harmless == minor) {
+        return Some(FileKind::CharDevice { path: file.link.clone(), major, minor });
+    }
+    source.refuse(refuse::device(file, block, major, minor));
+    None
+}
+
+/// Checks that the path is there and is the file.
+pub(super) fn check(check: &mut TargetCheck, maker: &Maker<'_>, file: &OpenFile) {
+    let no_hashes = Default::default();
+    match &file.kind {
+        FileKind::Regular { path, identity, .. } => {
+            let access = if writes(file.flags) { Access::Write } else { Access::Read };
+            let hashes = maker.hashes.unwrap_or(&no_hashes);
+            match check_file(&file.object(), path, identity, access, hashes) {
+                FileCheck::Same => {}
+                FileCheck::SameContent(vetted) => check.vetted.push(vetted),
+                FileCheck::NeedsHash => check.needs_hash.push(path.clone()),
+                FileCheck::Differs(obstacle) => return check.obstacles.push(obstacle),
+            }
+            check_open(check, file, path);
+        }
+        FileKind::Directory { path, pos, identity } => {
+            match open_path(file, path).and_then(|made| identity_of(&made)) {
+                Err(error) => missing(check, file, path, &error),
+                Ok(found) if *pos != 0 && !identity.same_file(&found) => check.obstacles.push(Obstacle::new(
+                    file.object(),
+                    "the directory is being listed and is another one at the target",
+                    "try again when the program has read it to the end, or use a shared file system",
+                )),
+                Ok(_) => {}
+            }
+        }
+        FileKind::Place { path, .. } => check_open(check, file, path),
+        _ => {}
+    }
+}
+
+fn check_open(check: &mut TargetCheck, file: &OpenFile, path: &str) {
+    if let Err(error) = open_path(file, path) {
+        missing(check, file, path, &error);
+    }
+}
+
+fn missing(check: &mut TargetCheck, file: &OpenFile, path: &str, error: &io::Error) {
+    check.obstacles.push(Obstacle::new(
+        file.object(),
+        format!("{path} cannot be opened at the target: {error}"),
+        "make it there with the same type and permissions",
+    ));
+}
+
+/// Checks that the device is there.
+pub(super) fn check_device(check: &mut TargetCheck, file: &OpenFile) {
+    if let FileKind::CharDevice { path, major, minor } = &file.kind
+        && let Err(error) = make_device(file, path, (*major, *minor))
+    {
+        let why = format!("the device {major}:{minor} cannot be opened at the target: {error}");
+        check.obstacles.push(Obstacle::new(file.object(), why, "mount a /dev with the usual devices"));
+    }
+}
+
+/// Opens the path again; files of another identity only if they were vetted in preflight.
+pub(super) fn make(
+    maker: &Maker<'_>,
+    file: &OpenFile,
+    path: &str,
+    identity: &FileIdentity,
+    pos: Option<u64>,
+) -> Result<OwnedFd, FilesError> {
+    let made = open_path(file, path).map_err(failed(file, "open the path"))?;
+    let found = identity_of(&made).map_err(failed(file, "stat the file"))?;
+    let content_counts = matches!(file.kind, FileKind::Regular { .. }) && !identity.is_made_up();
+    let good = match (content_counts, writes(file.flags)) {
+        (false, _) => identity.mode & libc::S_IFMT == found.mode & libc::S_IFMT,
+        (true, true) => identity.same_file(&found),
+        (true, false) => identity.same_content(&found) || is_vetted(maker, path, identity, &found),
+    };
+    if !good {
+        return Err(FilesError::OtherFile { object: file.object() });
+    }
+    if let Some(pos) = pos.filter(|pos| *pos != 0) {
+        let offset =
+            i64::try_from(pos).map_err(io::Error::other).map_err(failed(file, "set the position"))?;
+        lseek(&made, offset, Whence::SeekSet).map_err(failed(file, "set the position"))?;
+    }
+    Ok(made)
+}
+
+fn is_vetted(maker: &Maker<'_>, path: &str, source: &FileIdentity, target: &FileIdentity) -> bool {
+    let fits =
+        |vetted: &&super::Vetted| vetted.path == path && vetted.source == *source && vetted.target == *target;
+    maker.context.vetted.iter().any(|vetted| fits(&vetted))
+}
+
+/// Opens the device by its own path, or by the usual one.
+pub(super) fn make_device(file: &OpenFile, path: &str, number: (u32, u32)) -> Result<OwnedFd, FilesError> {
+    let usual = HARMLESS.iter().filter(|(minor, _)| number == (1, *minor)).map(|(_, usual)| *usual);
+    for path in std::iter::once(path).chain(usual) {
+        let is_it = fs::metadata(path).is_ok_and(|found| {
+            found.file_type().is_char_device()
+                && (major(found.rdev()) as u32, minor(found.rdev()) as u32) == number
+        });
+        if is_it {
+            return open_path(file, path).map_err(failed(file, "open the device"));
+        }
+    }
+    Err(FilesError::OtherFile { object: file.object() })
+}
+
+fn open_path(file: &OpenFile, path: &str) -> io::Result<OwnedFd> {
+    let mut flags = file.flags & !(libc::O_ASYNC as u32 | FMODE_EXEC);
+    if flags & O_TMPFILE_BIT != 0 {
+        flags &= !(O_TMPFILE_BIT | libc::O_DIRECTORY as u32);
+    }
+    // Whatever the image says: opening must not make or empty anything.
+    flags &= !(libc::O_CREAT | libc::O_TRUNC | libc::O_EXCL) as u32;
+    let flags = OFlag::from_bits_retain(flags as i32) | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
+    Ok(open(path, flags, Mode::empty())?)
+}
+
+#[cfg(test)]
+#[path = "regular_tests.rs"]
+mod tests;

@@ -1,0 +1,457 @@
+//! The walk over a process's descriptors: the table (`/proc/PID/fd`, `/proc/PID/fdinfo`), which of them are
+//! one open file (`kcmp`), and then each kind's own reader.
+//!
+//! [`describe`] works on a running process and collects obstacles; a descriptor that vanishes meanwhile is
+//! simply not described. [`capture`] works on a stopped one, reads contents and fails on the first walk that
+//! finds anything that cannot be carried.
+//!
+//! Whether another process holds an end of a pipe or socket costs a walk over all of `/proc`: `describe` does
+//! it, `capture` does it only when it meets a pipe, socket, eventfd or memfd that `previous` did not know. An
+//! end that escapes in between by `fork` is the caller's to see (it looks for new children at the freeze).
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use crate::image::files::{
+    FdSlot, FileKind, FileOwner, FilesImage, OpenFile, OwnerKind, SocketOption, UnixPeer,
+};
+use crate::image::obstacle::Obstacle;
+use crate::sys::fds;
+
+use super::unix_diag::UnixDiag;
+use super::{FilesError, FilesOptions, holders, kinds, refuse};
+
+/// Preflight on the source: describes all descriptors of the running process `pid` without contents, with
+/// all obstacles at once. Nothing is stopped or changed.
+pub fn describe(pid: i32, options: &FilesOptions) -> Result<(FilesImage, Vec<Obstacle>), FilesError> {
+    let pidfd = fds::pidfd_open(pid).map_err(|_| FilesError::Gone { pid })?;
+    Source::new(pid, pidfd.as_fd(), options, None, false).run(|_| true)
+}
+
+/// At the freeze: every thread of `pid` is stopped. Reuses `previous` (from [`describe`]) where link, inode
+/// and flags say that nothing changed. Fails with [`FilesError::Refused`] when something appeared since
+/// then that cannot be carried.
+pub fn capture(
+    pid: i32,
+    pidfd: BorrowedFd<'_>,
+    options: &FilesOptions,
+    previous: Option<&FilesImage>,
+) -> Result<FilesImage, FilesError> {
+    let (image, obstacles) = Source::new(pid, pidfd, options, previous, true).run(|_| true)?;
+    if obstacles.is_empty() { Ok(image) } else { Err(FilesError::Refused(obstacles)) }
+}
+
+/// One descriptor as `/proc` shows it.
+#[derive(Debug, Clone)]
+pub(super) struct Descriptor {
+    pub(super) fd: i32,
+    pub(super) link: String,
+    pub(super) pos: u64,
+    /// Status flags and access mode, without `O_CLOEXEC`.
+    pub(super) flags: u32,
+    pub(super) cloexec: bool,
+    pub(super) ino: u64,
+    /// All of `fdinfo`.
+    pub(super) info: String,
+}
+
+impl Descriptor {
+    pub(super) fn object(&self) -> String {
+        format!("fd {}: {}", self.fd, self.link)
+    }
+
+    /// The rest of the line `field:`.
+    pub(super) fn field(&self, field: &'static str) -> Result<&str, FilesError> {
+        line_value(&self.info, field).ok_or(FilesError::Fdinfo { fd: self.fd, field })
+    }
+
+    /// The number after `field:`, in the given base.
+    pub(super) fn number(&self, field: &'static str, base: u32) -> Result<u64, FilesError> {
+        u64::from_str_radix(self.field(field)?, base).map_err(|_| FilesError::Fdinfo { fd: self.fd, field })
+    }
+}
+
+fn line_value<'a>(text: &'a str, field: &str) -> Option<&'a str> {
+    text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).map(str::trim)
+}
+
+/// A walk in progress; the kinds' readers add to it.
+pub(super) struct Source<'a> {
+    pub(super) pid: i32,
+    pidfd: BorrowedFd<'a>,
+    pub(super) options: &'a FilesOptions,
+    /// Every thread is stopped: contents are read.
+    pub(super) stopped: bool,
+    /// What the preflight described, by descriptor.
+    previous: BTreeMap<i32, &'a OpenFile>,
+    /// The whole table.
+    pub(super) descriptors: Vec<Descriptor>,
+    pub(super) image: FilesImage,
+    pub(super) obstacles: Vec<Obstacle>,
+    /// Index of a unix socket's file, inode of its peer.
+    pub(super) unix_peers: Vec<(usize, u64)>,
+    /// Those of them whose peer is no descriptor of the process.
+    pub(super) outside_peers: Vec<(usize, u64)>,
+    /// Options of a fresh socket, by domain, type and protocol.
+    pub(super) fresh_options: HashMap<(i32, i32, i32), Vec<SocketOption>>,
+    /// The way to ask about unix sockets, opened with the first one.
+    pub(super) unix_diag: Option<UnixDiag>,
+}
+
+impl<'a> Source<'a> {
+    pub(super) fn new(
+        pid: i32,
+        pidfd: BorrowedFd<'a>,
+        options: &'a FilesOptions,
+        previous: Option<&'a FilesImage>,
+        stopped: bool,
+    ) -> Self {
+        let known = |image: &'a FilesImage| image.files.iter().map(|file| (file.fd, file)).collect();
+        Self {
+            pid,
+            pidfd,
+            options,
+            stopped,
+            previous: previous.map(known).unwrap_or_default(),
+            descriptors: Vec::new(),
+            image: FilesImage::default(),
+            obstacles: Vec::new(),
+            unix_peers: Vec::new(),
+            outside_peers: Vec::new(),
+            fresh_options: HashMap::new(),
+            unix_diag: None,
+        }
+    }
+
+    /// The walk over the descriptors that `wanted` lets pass (tests look at their own only).
+    pub(super) fn run(
+        mut self,
+        wanted: impl Fn(i32) -> bool,
+    ) -> Result<(FilesImage, Vec<Obstacle>), FilesError> {
+        self.check_tables()?;
+        self.descriptors = self.read_table(wanted)?;
+        for group in self.share()? {
+            self.read_file(&group)?;
+        }
+        self.image.slots.sort_by_key(|slot| slot.fd);
+        self.link_unix_peers();
+        holders::check(&mut self)?;
+        Ok((self.image, self.obstacles))
+    }
+
+    /// Our own duplicate of a descriptor of the process.
+    pub(super) fn duplicate(&self, file: &Descriptor) -> Result<OwnedFd, FilesError> {
+        fds::pidfd_getfd(self.pidfd, file.fd).map_err(|source| self.failed(file, "duplicate", source))
+    }
+
+    /// The magic link of a descriptor.
+    pub(super) fn magic_link(&self, file: &Descriptor) -> String {
+        format!("/proc/{}/fd/{}", self.pid, file.fd)
+    }
+
+    /// What preflight said about the same open file, if nothing shows that it is another one now.
+    pub(super) fn known(&self, file: &Descriptor) -> Option<&'a OpenFile> {
+        self.previous
+            .get(&file.fd)
+            .copied()
+            .filter(|known| known.link == file.link && known.ino == file.ino && known.flags == file.flags)
+    }
+
+    /// Is this walk the one that has to look at everything?
+    pub(super) fn is_preflight(&self) -> bool {
+        self.previous.is_empty()
+    }
+
+    /// Did preflight meet an object with this link?
+    pub(super) fn was_met(&self, link: &str) -> bool {
+        self.previous.values().any(|file| file.link == link)
+    }
+
+    pub(super) fn refuse(&mut self, obstacle: Obstacle) {
+        if !self.obstacles.contains(&obstacle) {
+            self.obstacles.push(obstacle);
+        }
+    }
+
+    pub(super) fn note(&mut self, note: String) {
+        self.image.notes.push(note);
+    }
+
+    pub(super) fn failed(&self, file: &Descriptor, step: &'static str, source: io::Error) -> FilesError {
+        FilesError::Read { pid: self.pid, fd: file.fd, step, source }
+    }
+
+    /// A thread with a descriptor table of its own would be missed.
+    fn check_tables(&mut self) -> Result<(), FilesError> {
+        let pid = self.pid;
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).map_err(|_| FilesError::Gone { pid })?;
+        for task in tasks.flatten() {
+            let Some(tid) = task.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+                continue;
+            };
+            if tid != pid && matches!(fds::same_descriptor_table(pid, tid), Ok(false)) {
+                self.refuse(refuse::own_table(tid));
+            }
+        }
+        Ok(())
+    }
+
+    fn read_table(&self, wanted: impl Fn(i32) -> bool) -> Result<Vec<Descriptor>, FilesError> {
+        let pid = self.pid;
+        let table = fs::read_dir(format!("/proc/{pid}/fd")).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound => FilesError::Gone { pid },
+            _ => FilesError::Read { pid, fd: -1, step: "list the table", source },
+        })?;
+        let mut numbers: Vec<i32> =
+            table.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+        numbers.sort_unstable();
+        let mut descriptors = Vec::with_capacity(numbers.len());
+        for fd in numbers.into_iter().filter(|fd| wanted(*fd)) {
+            match self.read_descriptor(fd) {
+                Ok(descriptor) => descriptors.push(descriptor),
+                // The process runs: it may close what it likes.
+                Err(FilesError::Read { source, .. })
+                    if !self.stopped && source.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(descriptors)
+    }
+
+    /// One descriptor as it is now.
+    pub(super) fn read_descriptor(&self, fd: i32) -> Result<Descriptor, FilesError> {
+        let pid = self.pid;
+        let failed = |step| move |source| FilesError::Read { pid, fd, step, source };
+        let link = fs::read_link(format!("/proc/{pid}/fd/{fd}")).map_err(failed("read the link"))?;
+        let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).map_err(failed("read fdinfo"))?;
+        let mut descriptor = Descriptor {
+            fd,
+            link: link.to_string_lossy().into_owned(),
+            pos: 0,
+            flags: 0,
+            cloexec: false,
+            ino: 0,
+            info,
+        };
+        let flags = descriptor.number("flags", 8)? as u32;
+        let cloexec = libc::O_CLOEXEC as u32;
+        descriptor.cloexec = flags & cloexec != 0;
+        descriptor.flags = flags & !cloexec;
+        descriptor.pos = descriptor.number("pos", 10).unwrap_or(0);
+        descriptor.ino = descriptor.number("ino", 10).unwrap_or(0);
+        Ok(descriptor)
+    }
+
+    /// Groups descriptors that are one open file. `kcmp` orders files, so each is found by bisection among
+    /// those with the same link; most links occur once and cost nothing.
+    fn share(&self) -> Result<Vec<Vec<Descriptor>>, FilesError> {
+        let mut groups: Vec<Vec<Descriptor>> = Vec::new();
+        let mut by_link: HashMap<&str, Vec<usize>> = HashMap::new();
+        for descriptor in &self.descriptors {
+            let ordered = by_link.entry(&descriptor.link).or_default();
+            let (mut low, mut high) = (0, ordered.len());
+            let mut found = None;
+            while low < high && found.is_none() {
+                let middle = low.midpoint(high);
+                let other = groups[ordered[middle]][0].fd;
+                match fds::compare_files((self.pid, descriptor.fd), (self.pid, other)) {
+                    Ok(std::cmp::Ordering::Equal) => found = Some(ordered[middle]),
+                    Ok(std::cmp::Ordering::Less) => high = middle,
+                    Ok(std::cmp::Ordering::Greater) => low = middle + 1,
+                    Err(error) if !self.stopped && error.raw_os_error() == Some(libc::EBADF) => break,
+                    Err(error) => return Err(self.failed(descriptor, "compare the open file", error)),
+                }
+            }
+            match found {
+                Some(group) => groups[group].push(descriptor.clone()),
+                None => {
+                    ordered.insert(low, groups.len());
+                    groups.push(vec![descriptor.clone()]);
+                }
+            }
+        }
+        Ok(groups)
+    }
+
+    fn read_file(&mut self, group: &[Descriptor]) -> Result<(), FilesError> {
+        let first = &group[0];
+        let (kind, owner) = match self.read_kind_and_owner(first) {
+            Ok((Some(kind), owner)) => (kind, owner),
+            Ok((None, _)) => return Ok(()),
+            Err(error) if self.stopped => return Err(error),
+            // The process runs: if the descriptor is another one by now, there is nothing to say about it.
+            Err(error) => match self.read_descriptor(first.fd) {
+                Ok(now) if now.link == first.link => return Err(error),
+                _ => return Ok(()),
+            },
+        };
+        let file = self.image.files.len();
+        self.image.files.push(OpenFile {
+            fd: first.fd,
+            link: first.link.clone(),
+            ino: first.ino,
+            flags: first.flags,
+            owner,
+            kind,
+        });
+        self.image.slots.extend(group.iter().map(|slot| FdSlot { fd: slot.fd, file, cloexec: slot.cloexec }));
+        Ok(())
+    }
+
+    fn read_kind_and_owner(
+        &mut self,
+        file: &Descriptor,
+    ) -> Result<(Option<FileKind>, Option<FileOwner>), FilesError> {
+        let Some(kind) = kinds::read(self, file)? else { return Ok((None, None)) };
+        if file.flags & libc::O_PATH as u32 != 0 {
+            return Ok((Some(kind), None));
+        }
+        match self.known(file) {
+            Some(known) if file.flags & libc::O_ASYNC as u32 == 0 => Ok((Some(kind), known.owner.clone())),
+            _ => Ok((Some(kind), self.read_owner(file)?)),
+        }
+    }
+
+    fn read_owner(&mut self, file: &Descriptor) -> Result<Option<FileOwner>, FilesError> {
+        let copy = self.duplicate(file)?;
+        let (raw, signal) =
+            fds::owner(&copy).map_err(|source| self.failed(file, "read the owner", source))?;
+        if raw.id == 0 && signal == 0 {
+            return Ok(None);
+        }
+        let task = format!("/proc/{}/task/{}", self.pid, raw.id);
+        let (kind, own) = match raw.kind {
+            0 => (OwnerKind::Thread, fs::exists(task).unwrap_or(false)),
+            1 => (OwnerKind::Process, fs::exists(task).unwrap_or(false)),
+            _ => (OwnerKind::Group, self.is_own_group(raw.id)),
+        };
+        if raw.id != 0 && !own {
+            self.refuse(refuse::foreign_owner(&file.object(), raw.id));
+            return Ok(None);
+        }
+        Ok(Some(FileOwner { kind, id: raw.id, signal }))
+    }
+
+    fn is_own_group(&self, group: i32) -> bool {
+        nix::unistd::getpgid(Some(nix::unistd::Pid::from_raw(self.pid)))
+            .is_ok_and(|own| own.as_raw() == group)
+    }
+
+    /// Unix sockets know their peers by inode; the image knows them by index.
+    fn link_unix_peers(&mut self) {
+        for (file, peer) in std::mem::take(&mut self.unix_peers) {
+            let found = self
+                .image
+                .files
+                .iter()
+                .position(|other| other.ino == peer && matches!(other.kind, FileKind::Unix(_)));
+            match (found, &mut self.image.files[file].kind) {
+                (Some(found), FileKind::Unix(socket)) => socket.peer = UnixPeer::File(found),
+                // Refused for a reason of its own, which is said already.
+                _ if self.descriptors.iter().any(|other| other.link == format!("socket:[{peer}]")) => {}
+                _ => self.outside_peers.push((file, peer)),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+    use std::time::Duration;
+
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+
+    use super::super::target::restore;
+    use super::super::testing::quiet;
+    use super::*;
+
+    #[test]
+    fn another_process_is_described_and_captured() {
+        let _quiet = quiet();
+        let dir = tempfile::tempdir().unwrap();
+        let script = "exec >log 2>&1 9<&0; printf hello; exec sleep 60";
+        let mut command = Command::new("sh");
+        let mut child = command.args(["-c", script]).current_dir(&dir).stdin(Stdio::null()).spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let log = dir.path().join("log");
+        while fs::read_to_string(&log).unwrap_or_default() != "hello" {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let options = FilesOptions::default();
+        // Whatever else this test process leaks into its children is not looked at.
+        let pidfd = fds::pidfd_open(pid).unwrap();
+        let ours = |fd: i32| matches!(fd, 0 | 1 | 2 | 9);
+        let (before, obstacles) = Source::new(pid, pidfd.as_fd(), &options, None, false).run(ours).unwrap();
+        assert_eq!(obstacles, []);
+        kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
+        let (image, _) = Source::new(pid, pidfd.as_fd(), &options, Some(&before), true).run(ours).unwrap();
+        assert_eq!(image, before);
+        let slots: Vec<(i32, usize)> = image.slots.iter().map(|slot| (slot.fd, slot.file)).collect();
+        assert_eq!(slots, [(0, 0), (1, 1), (2, 1), (9, 0)]);
+        let FileKind::Regular { pos, path, .. } = &image.files[1].kind else { panic!("{image:?}") };
+        assert_eq!((*pos, path.as_str()), (5, log.canonicalize().unwrap().to_str().unwrap()));
+        assert_eq!(restore(&image, &mut Default::default()).unwrap().files.len(), 2);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(matches!(describe(pid, &options), Err(FilesError::Gone { .. })));
+        assert!(matches!(capture(pid, pidfd.as_fd(), &options, None), Err(FilesError::Gone { .. })));
+    }
+
+    #[test]
+    fn what_appears_after_preflight_fails_the_capture() {
+        let _quiet = quiet();
+        let script = "import os,time\nos.close(1); os.close(2)\nimport ctypes\n\
+                      ctypes.CDLL(None).inotify_init1(0)\ntime.sleep(60)";
+        let mut command = Command::new("python3");
+        let command = command.args(["-c", script]).stdin(Stdio::null()).stdout(Stdio::null());
+        let mut child = command.stderr(Stdio::null()).spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let pidfd = fds::pidfd_open(pid).unwrap();
+        let inotify = format!("/proc/{pid}/fd/1");
+        while !fs::read_link(&inotify).is_ok_and(|link| link.to_string_lossy().contains("inotify")) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
+        let before = FilesImage::default();
+        let result = capture(pid, pidfd.as_fd(), &FilesOptions::default(), Some(&before));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let error = result.unwrap_err();
+        assert!(error.to_string().contains("an inotify instance"), "{error}");
+        let FilesError::Refused(obstacles) = error else { panic!("{error}") };
+        assert!(obstacles.iter().any(|found| found.object.starts_with("fd 1: ")));
+    }
+
+    /// `cargo test --lib many_descriptors -- --ignored --nocapture`
+    #[test]
+    #[ignore = "a measurement"]
+    fn many_descriptors() {
+        use std::os::fd::AsRawFd;
+        let _quiet = quiet();
+        nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, 20000, 20000).unwrap();
+        let files: Vec<fs::File> = (0..2000).map(|_| fs::File::open("/etc/passwd").unwrap()).collect();
+        let pipes: Vec<_> = (0..1000).map(|_| std::io::pipe().unwrap()).collect();
+        let pairs: Vec<_> = (0..1000).map(|_| std::os::unix::net::UnixStream::pair().unwrap()).collect();
+        let pid = i32::try_from(std::process::id()).unwrap();
+        let pidfd = fds::pidfd_open(pid).unwrap();
+        let options = FilesOptions::default();
+        let low = files[0].as_raw_fd();
+        let run = |previous, stopped| {
+            let start = std::time::Instant::now();
+            let walk =
+                Source::new(pid, pidfd.as_fd(), &options, previous, stopped).run(|fd| fd >= low).unwrap();
+            eprintln!("{} slots, stopped {stopped}: {:?}", walk.0.slots.len(), start.elapsed());
+            walk.0
+        };
+        let before = run(None, false);
+        let image = run(Some(&before), true);
+        let start = std::time::Instant::now();
+        restore(&image, &mut Default::default()).unwrap();
+        eprintln!("restored in {:?}", start.elapsed());
+        drop((pipes, pairs));
+    }
+}

@@ -1,0 +1,190 @@
+//! The walk over an image at the target: [`check_target`] before anything is stopped, [`restore`] inside the
+//! freeze. Both run in the `ulpm serve` process; the open files travel on into the new process by
+//! `SCM_RIGHTS`, positions and status flags with them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use crate::image::files::{ContentHashes, FileKind, FileOwner, FilesImage, OpenFile};
+use crate::image::obstacle::Obstacle;
+use crate::sys::fds::{self, RawOwner};
+
+use super::identity::Vetted;
+use super::{FilesError, kinds, tcp_reset};
+
+/// Status flags that `F_SETFL` can change.
+pub(super) const SETTABLE_FLAGS: i32 =
+    libc::O_APPEND | libc::O_NONBLOCK | libc::O_ASYNC | libc::O_DIRECT | libc::O_NOATIME;
+
+/// What preflight at the target found.
+#[derive(Debug, Default)]
+pub struct TargetCheck {
+    /// All that stands in the way.
+    pub obstacles: Vec<Obstacle>,
+    /// What will differ without standing in the way.
+    pub notes: Vec<String>,
+    /// Paths whose content has to be compared: ask the source for [`super::content_hash`] of each and check
+    /// again with the answers.
+    pub needs_hash: Vec<String>,
+    /// Files that differ as files but have the source's content; [`RestoreContext::vetted`] takes them.
+    pub vetted: Vec<Vetted>,
+}
+
+/// What `restore` needs beside the image.
+#[derive(Debug, Default)]
+pub struct RestoreContext {
+    /// Memory files by [`crate::image::files::MemFd::object`]; they stay the caller's.
+    pub memfds: BTreeMap<u64, OwnedFd>,
+    /// From [`TargetCheck::vetted`].
+    pub vetted: Vec<Vetted>,
+    /// How long ago the image was captured; timers have run on meanwhile.
+    pub since_capture: Duration,
+    /// Process, thread and group numbers of the source as this process sees their successors; one that is
+    /// missing is taken to be the same here.
+    pub ids: BTreeMap<i32, i32>,
+    /// Reset connections made before the freeze by [`RestoreContext::prepare`].
+    pub resets: Vec<OwnedFd>,
+}
+
+impl RestoreContext {
+    /// Makes before the freeze what takes long and does not depend on what the process does until then.
+    pub fn prepare(&mut self, image: &FilesImage) -> Result<(), FilesError> {
+        let resets =
+            image.files.iter().filter(|file| matches!(file.kind, FileKind::TcpReset { error: true, .. }));
+        for file in resets {
+            let FileKind::TcpReset { v6, .. } = file.kind else { continue };
+            self.resets
+                .push(tcp_reset::reset_connection(v6).map_err(failed(file, "make a reset connection"))?);
+        }
+        Ok(())
+    }
+}
+
+/// One `epoll_ctl(epfd, EPOLL_CTL_ADD, fd, {events, data})` to be made inside the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EpollAdd {
+    /// The epoll's slot.
+    pub epfd: i32,
+    /// The watched slot.
+    pub fd: i32,
+    /// Event mask.
+    pub events: u32,
+    /// The program's own word.
+    pub data: u64,
+}
+
+/// The open files of a process, made again.
+#[derive(Debug)]
+pub struct RestoredFiles {
+    /// Parallel to [`FilesImage::files`]; all close-on-exec here.
+    pub files: Vec<OwnedFd>,
+    /// Calls to be made in the process once its descriptor table is filled, in this order.
+    pub epoll: Vec<EpollAdd>,
+}
+
+/// Preflight on the target: can every open file of `image` be made here? `hashes` are the source's answers to
+/// an earlier [`TargetCheck::needs_hash`] (empty at first). Leaves nothing behind.
+pub fn check_target(image: &FilesImage, hashes: &ContentHashes) -> TargetCheck {
+    let mut check = TargetCheck::default();
+    let context = RestoreContext::default();
+    let maker = Maker { hashes: Some(hashes), ..Maker::new(image, &context) };
+    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+        let needed = image.files.len() as u64 + RESERVE;
+        if needed > hard {
+            check.obstacles.push(Obstacle::new(
+                format!("{} open files", image.files.len()),
+                format!("ulpm serve may open {hard} only"),
+                format!("start ulpm serve with a higher hard limit (ulimit -Hn {needed})"),
+            ));
+        }
+    }
+    for file in &image.files {
+        kinds::check(&mut check, &maker, file);
+    }
+    check.needs_hash.sort();
+    check.needs_hash.dedup();
+    check
+}
+
+/// Descriptors that `ulpm serve` needs for itself.
+const RESERVE: u64 = 64;
+
+/// Makes every open file of `image` in this process. On failure all of them are closed again.
+pub fn restore(image: &FilesImage, context: &mut RestoreContext) -> Result<RestoredFiles, FilesError> {
+    raise_limit(image.files.len() as u64);
+    let resets = std::mem::take(&mut context.resets);
+    let mut maker = Maker::new(image, context);
+    maker.resets = resets;
+    let mut files = Vec::with_capacity(image.files.len());
+    for (index, file) in image.files.iter().enumerate() {
+        let made = kinds::make(&mut maker, index)?;
+        if let Some(owner) = &file.owner {
+            maker.set_owner(file, &made, owner)?;
+        }
+        files.push(made);
+    }
+    Ok(RestoredFiles { files, epoll: maker.epoll })
+}
+
+/// Our own soft limit may be as low as 1024; the hard one is what counts.
+fn raise_limit(files: u64) {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < files * 2 + RESERVE
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    {
+        tracing::debug!(%error, soft, hard, "the limit of open files stays");
+    }
+}
+
+/// The work of one `restore`: what is shared between open files.
+pub(super) struct Maker<'a> {
+    pub(super) image: &'a FilesImage,
+    pub(super) context: &'a RestoreContext,
+    pub(super) hashes: Option<&'a ContentHashes>,
+    /// Pipe ends that were made and not yet asked for, and one end of each pipe to open more from.
+    pub(super) pipes: HashMap<usize, super::pipe::Made>,
+    /// Ends of socket pairs that were made with their peers, by index of the file.
+    pub(super) unix_ends: HashMap<usize, OwnedFd>,
+    pub(super) resets: Vec<OwnedFd>,
+    pub(super) epoll: Vec<EpollAdd>,
+}
+
+impl<'a> Maker<'a> {
+    fn new(image: &'a FilesImage, context: &'a RestoreContext) -> Self {
+        Self {
+            image,
+            context,
+            hashes: None,
+            pipes: HashMap::new(),
+            unix_ends: HashMap::new(),
+            resets: Vec::new(),
+            epoll: Vec::new(),
+        }
+    }
+
+    fn set_owner(&self, file: &OpenFile, made: &OwnedFd, owner: &FileOwner) -> Result<(), FilesError> {
+        let id = self.context.ids.get(&owner.id).copied().unwrap_or(owner.id);
+        fds::set_owner(made, RawOwner { kind: owner.kind as i32, id }, owner.signal)
+            .map_err(failed(file, "set the owner"))?;
+        // O_ASYNC only now: without an owner it would mean nothing.
+        set_flags(file, made)
+    }
+}
+
+/// Gives a new descriptor the status flags of the source's.
+pub(super) fn set_flags(file: &OpenFile, made: impl AsFd) -> Result<(), FilesError> {
+    fds::set_status_flags(made, file.flags as i32 & SETTABLE_FLAGS).map_err(failed(file, "set the flags"))
+}
+
+/// Turns the kernel's answer into an error that names the file and the step.
+pub(super) fn failed<E: Into<io::Error>>(
+    file: &OpenFile,
+    step: &'static str,
+) -> impl FnOnce(E) -> FilesError + use<E> {
+    let object = file.object();
+    move |source| FilesError::Make { object, step, source: source.into() }
+}

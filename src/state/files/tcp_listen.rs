@@ -1,0 +1,165 @@
+//! TCP sockets without a connection: listening ones (IPv4, IPv6, MPTCP), bound and fresh ones. Connections
+//! are refused by name, or handed to [`super::tcp_reset`] when the user allows (`--tcp close`).
+//!
+//! Kernel interface: `getsockopt(TCP_INFO)`: byte 0 is the state; of a listening socket `tcpi_unacked` is the
+//! length of the accept queue and `tcpi_sacked` the backlog. Addresses by `getsockname`.
+//!
+//! What waits in the accept queue is closed with the source (the clients see a reset and come again).
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+
+use crate::image::files::{FileKind, InetAddress, OpenFile, TcpListen};
+use crate::image::obstacle::Obstacle;
+use crate::sys::fds;
+
+use super::socket::{Socket, options};
+use super::source::{Descriptor, Source};
+use super::target::{TargetCheck, failed, set_flags};
+use super::{FilesError, socket_options};
+
+/// `TCP_CLOSE`
+const CLOSED: u8 = 7;
+/// `TCP_LISTEN`
+const LISTENS: u8 = 10;
+
+/// What matters of `struct tcp_info`.
+struct Info {
+    state: u8,
+    /// Of a listening socket: connections that wait for `accept`.
+    waiting: u32,
+    backlog: u32,
+}
+
+/// Reads a TCP socket of any state.
+pub(super) fn read(
+    source: &mut Source<'_>,
+    file: &Descriptor,
+    socket: &Socket,
+) -> Result<Option<FileKind>, FilesError> {
+    let v6 = socket.domain == libc::AF_INET6;
+    let info = info(&socket.fd).map_err(|error| source.failed(file, "read TCP_INFO", error))?;
+    if info.state == CLOSED && was_connected(&socket.fd) {
+        return Ok(Some(FileKind::TcpReset { v6, error: false }));
+    }
+    if info.state != CLOSED && info.state != LISTENS {
+        return Ok(read_connection(source, file, socket, v6));
+    }
+    if info.state == LISTENS && info.waiting != 0 {
+        let count = info.waiting;
+        source.note(format!("{}: {count} connection(s) not yet accepted will be closed", file.object()));
+    }
+    let local = local_address(&socket.fd).filter(|local| local.port() != 0).map(InetAddress::from);
+    Ok(Some(FileKind::TcpListen(TcpListen {
+        v6,
+        mptcp: socket.protocol == libc::IPPROTO_MPTCP,
+        local,
+        backlog: (info.state == LISTENS).then_some(info.backlog),
+        options: options(source, file, socket),
+    })))
+}
+
+fn read_connection(
+    source: &mut Source<'_>,
+    file: &Descriptor,
+    socket: &Socket,
+    v6: bool,
+) -> Option<FileKind> {
+    let text = |address: Option<SocketAddr>| address.map_or("?".into(), |address| address.to_string());
+    let connection = format!("{} → {}", text(local_address(&socket.fd)), text(peer_address(&socket.fd)));
+    if source.options.tcp_close {
+        source.note(format!("{}: the TCP connection {connection} will be closed", file.object()));
+        return Some(FileKind::TcpReset { v6, error: true });
+    }
+    source.refuse(Obstacle::new(
+        file.object(),
+        format!("the TCP connection {connection} is open"),
+        "allow it to be closed with `--tcp close`, or close it before the move",
+    ));
+    None
+}
+
+fn info(socket: &OwnedFd) -> std::io::Result<Info> {
+    let raw = fds::socket_option(socket, libc::IPPROTO_TCP, libc::TCP_INFO, &[])?;
+    let word = |at: usize| {
+        raw.get(at..).and_then(|rest| rest.first_chunk::<4>()).map_or(0, |bytes| u32::from_ne_bytes(*bytes))
+    };
+    let state = raw.first().copied().unwrap_or(CLOSED);
+    Ok(Info { state, waiting: word(24), backlog: word(28) })
+}
+
+/// A closed socket that was connected once is shut down in both directions; a fresh one is not.
+fn was_connected(socket: &OwnedFd) -> bool {
+    fds::poll_events(socket, libc::POLLRDHUP, 0).is_ok_and(|events| events & libc::POLLRDHUP != 0)
+}
+
+/// `getsockname`
+pub(super) fn local_address(socket: &OwnedFd) -> Option<SocketAddr> {
+    TcpListener::from(socket.try_clone().ok()?).local_addr().ok()
+}
+
+/// `getpeername`
+pub(super) fn peer_address(socket: &OwnedFd) -> Option<SocketAddr> {
+    TcpStream::from(socket.try_clone().ok()?).peer_addr().ok()
+}
+
+/// Binds it for a moment, without listening.
+pub(super) fn check(check: &mut TargetCheck, tcp: &TcpListen, file: &OpenFile) {
+    match open(file, tcp) {
+        Ok((_, mptcp)) if mptcp != tcp.mptcp => check
+            .notes
+            .push(format!("{}: the target has no Multipath TCP, plain TCP takes its place", file.object())),
+        Ok(_) => {}
+        Err(error) => check.obstacles.push(cannot_open(file, tcp.local, &error)),
+    }
+}
+
+/// What stands in the way of a socket at the target.
+pub(super) fn cannot_open(file: &OpenFile, local: Option<InetAddress>, error: &FilesError) -> Obstacle {
+    let address = local.map_or("a socket".into(), |local| SocketAddr::from(local).to_string());
+    let FilesError::Make { step, source, .. } = error else {
+        return Obstacle::new(file.object(), error.to_string(), "report this as a bug of ulpm");
+    };
+    let advice = match source.raw_os_error() {
+        Some(libc::EADDRINUSE) => "end the program that uses the port at the target",
+        Some(libc::EADDRNOTAVAIL) => {
+            "give the target this address, or have the program listen on 0.0.0.0 or [::]"
+        }
+        Some(libc::EPERM | libc::EACCES) => "run ulpm serve as root",
+        Some(libc::ENODEV) => "make the network interface with this name at the target",
+        _ => "make the target's network like the source's",
+    };
+    let why = format!("{address} cannot be used at the target ({step}): {source}");
+    Obstacle::new(file.object(), why, advice)
+}
+
+/// Makes the socket and lets it listen.
+pub(super) fn make(file: &OpenFile, tcp: &TcpListen) -> Result<OwnedFd, FilesError> {
+    let (made, _) = open(file, tcp)?;
+    if let Some(backlog) = tcp.backlog {
+        fds::listen(&made, backlog).map_err(failed(file, "listen"))?;
+    }
+    set_flags(file, &made)?;
+    Ok(made)
+}
+
+/// A bound socket, and whether it is an MPTCP one.
+fn open(file: &OpenFile, tcp: &TcpListen) -> Result<(OwnedFd, bool), FilesError> {
+    let domain = if tcp.v6 { libc::AF_INET6 } else { libc::AF_INET };
+    let socket = |protocol| fds::socket(domain, libc::SOCK_STREAM, protocol);
+    let multipath = if tcp.mptcp { socket(libc::IPPROTO_MPTCP).ok() } else { None };
+    let mptcp = multipath.is_some();
+    let made = match multipath {
+        Some(made) => made,
+        None => socket(libc::IPPROTO_TCP).map_err(failed(file, "make the socket"))?,
+    };
+    socket_options::apply(file, &made, &tcp.options)?;
+    if let Some(local) = tcp.local {
+        fds::bind(&made, local.into()).map_err(failed(file, "bind"))?;
+    }
+    Ok((made, mptcp))
+}
+
+#[cfg(test)]
+#[path = "tcp_tests.rs"]
+mod tests;

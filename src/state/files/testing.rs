@@ -1,0 +1,91 @@
+//! What the tests of all kinds share: describe, capture and restore chosen descriptors of this very process.
+
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::image::files::{FileKind, FilesImage};
+use crate::image::obstacle::Obstacle;
+use crate::sys::fds;
+
+use super::source::Source;
+use super::target::{RestoreContext, RestoredFiles, restore};
+use super::{FilesError, FilesOptions};
+
+/// Tests that make children, or look for other holders, must not overlap: a child holds everything of ours
+/// between `fork` and `exec`.
+pub(super) fn quiet() -> MutexGuard<'static, ()> {
+    static QUIET: Mutex<()> = Mutex::new(());
+    QUIET.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(super) fn numbers(fds: &[&dyn AsRawFd]) -> Vec<RawFd> {
+    fds.iter().map(|fd| fd.as_raw_fd()).collect()
+}
+
+fn walk(
+    fds: &[&dyn AsRawFd],
+    options: FilesOptions,
+    previous: Option<&FilesImage>,
+    stopped: bool,
+) -> Result<(FilesImage, Vec<Obstacle>), FilesError> {
+    let pid = i32::try_from(std::process::id()).unwrap();
+    let pidfd = fds::pidfd_open(pid).unwrap();
+    let wanted = numbers(fds);
+    let walk = Source::new(pid, pidfd.as_fd(), &options, previous, stopped).run(|fd| wanted.contains(&fd));
+    // Tests of other rooms fork: their children hold everything of ours for a while.
+    walk.map(|(mut image, mut obstacles)| {
+        obstacles.retain(|found| !found.why.contains("is also held by"));
+        image.notes.retain(|note| !note.contains("is also held by"));
+        (image, obstacles)
+    })
+}
+
+pub(super) fn describe_only(fds: &[&dyn AsRawFd], tcp_close: bool) -> (FilesImage, Vec<Obstacle>) {
+    walk(fds, FilesOptions { tcp_close }, None, false).unwrap()
+}
+
+/// The texts of all obstacles.
+pub(super) fn refusals(fds: &[&dyn AsRawFd]) -> Vec<String> {
+    describe_only(fds, false).1.iter().map(ToString::to_string).collect()
+}
+
+/// Preflight, then capture on top of it; both without obstacles.
+pub(super) fn captured(fds: &[&dyn AsRawFd]) -> FilesImage {
+    captured_with(fds, false)
+}
+
+pub(super) fn captured_with(fds: &[&dyn AsRawFd], tcp_close: bool) -> FilesImage {
+    let options = FilesOptions { tcp_close };
+    let (previous, obstacles) = walk(fds, options, None, false).unwrap();
+    assert_eq!(obstacles, []);
+    let (image, obstacles) = walk(fds, options, Some(&previous), true).unwrap();
+    assert_eq!(obstacles, []);
+    // It has to survive the wire.
+    let wire = postcard::to_stdvec(&image).unwrap();
+    assert_eq!(postcard::from_bytes::<FilesImage>(&wire).unwrap(), image);
+    image
+}
+
+pub(super) fn restored(image: &FilesImage) -> RestoredFiles {
+    restore(image, &mut RestoreContext::default()).unwrap()
+}
+
+/// Captures and restores; in the order of the arguments.
+pub(super) fn moved(fds: &[&dyn AsRawFd]) -> (FilesImage, Vec<OwnedFd>) {
+    let image = captured(fds);
+    let files = restored(&image).files;
+    let mut files: Vec<Option<OwnedFd>> = files.into_iter().map(Some).collect();
+    let index = |fd: RawFd| image.slots.iter().find(|slot| slot.fd == fd).unwrap().file;
+    let ordered = numbers(fds).into_iter().map(|fd| files[index(fd)].take().unwrap()).collect();
+    (image, ordered)
+}
+
+/// The kind of the only file.
+pub(super) fn only_kind(image: &FilesImage) -> &FileKind {
+    assert_eq!(image.files.len(), 1);
+    &image.files[0].kind
+}
+
+pub(super) fn status_flags(fd: impl AsFd) -> i32 {
+    nix::fcntl::fcntl(fd, nix::fcntl::FcntlArg::F_GETFL).unwrap()
+}

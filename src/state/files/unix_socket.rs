@@ -1,0 +1,261 @@
+//! Unix sockets without a name: both ends of a socket pair, one end whose peer is gone, or fresh ones;
+//! stream, datagram and seqpacket, with what waits to be read and the limits of its messages.
+//!
+//! Kernel interface: `sock_diag` for peer, name and shutdown; `MSG_PEEK` on a duplicate for the queue, walked
+//! with `SO_PEEK_OFF` where messages count (put back afterwards); `scm_fds:` in fdinfo for descriptors in
+//! flight.
+//!
+//! Refused: names, listening sockets, descriptors or credentials in flight, peers outside the process.
+//! Not carried: `SO_PEERCRED` of the new ends (it names `ulpm serve`), and an *empty* datagram that somebody
+//! peeked at before (the kernel skips it).
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, recv, send, shutdown, socketpair,
+};
+
+use crate::image::files::{FileKind, OpenFile, UnixPeer, UnixSocket};
+use crate::sys::fds;
+
+use super::socket::{Socket, options};
+use super::source::{Descriptor, Source};
+use super::target::{Maker, failed, set_flags};
+use super::unix_diag::UnixDiag;
+use super::{FilesError, refuse, socket_options};
+
+/// Larger than any message a unix socket can hold by default; grows when one is larger.
+const PEEK: usize = 256 * 1024;
+
+/// Reads one end; the ends find each other when all are read.
+pub(super) fn read(
+    source: &mut Source<'_>,
+    file: &Descriptor,
+    socket: &Socket,
+) -> Result<Option<FileKind>, FilesError> {
+    let info = match &source.unix_diag {
+        Some(diag) => diag.query(file.ino)?,
+        None => source.unix_diag.insert(UnixDiag::open(source.pid)?).query(file.ino)?,
+    };
+    let gone = || io::Error::from_raw_os_error(libc::ENOENT);
+    let info = info.ok_or_else(|| source.failed(file, "find the peer", gone()))?;
+    let listens =
+        fds::socket_number(&socket.fd, libc::SOL_SOCKET, libc::SO_ACCEPTCONN).is_ok_and(|yes| yes != 0);
+    if info.named || listens {
+        let what = if listens { "a unix socket that listens" } else { "a unix socket with a name" };
+        source.refuse(refuse::because(
+            file,
+            &format!("{what} connects to processes of this host"),
+            "have the program use TCP on a loopback address instead, or close it before the move",
+        ));
+        return Ok(None);
+    }
+    let options = options(source, file, socket);
+    let mut image = UnixSocket {
+        socket_type: socket.socket_type,
+        peer: if info.peer.is_some() { UnixPeer::Closed } else { UnixPeer::None },
+        shutdown: info.shutdown,
+        error: has_error(&socket.fd),
+        queue: Vec::new(),
+        options,
+    };
+    if in_flight(source, file, &image, socket) {
+        return Ok(None);
+    }
+    if source.stopped {
+        let fail = |error| source.failed(file, "look into the queue", error);
+        image.queue = queue(&socket.fd, socket.socket_type).map_err(fail)?;
+    }
+    if let Some(peer) = info.peer.filter(|peer| *peer != 0) {
+        source.unix_peers.push((source.image.files.len(), peer));
+    }
+    Ok(Some(FileKind::Unix(image)))
+}
+
+/// Refuses what rides along with messages.
+fn in_flight(source: &mut Source<'_>, file: &Descriptor, image: &UnixSocket, socket: &Socket) -> bool {
+    let read_it = "try again when the program has read its messages";
+    if file.number("scm_fds", 10).unwrap_or(0) != 0 {
+        source.refuse(refuse::because(file, "descriptors are in flight in its queue (SCM_RIGHTS)", read_it));
+        return true;
+    }
+    let credentials = [libc::SO_PASSCRED, libc::SO_PASSSEC, 76]
+        .into_iter()
+        .any(|name| socket_options::number(&image.options, libc::SOL_SOCKET, name) != 0);
+    if credentials && fds::readable_bytes(&socket.fd).unwrap_or(0) != 0 {
+        source.refuse(refuse::because(
+            file,
+            "messages with credentials wait in its queue (SO_PASSCRED)",
+            read_it,
+        ));
+        return true;
+    }
+    if image.error && image.socket_type != libc::SOCK_STREAM {
+        // Looking into its queue would take the error away from the program.
+        let why = "its peer went away and the program has not seen the error yet";
+        source.refuse(refuse::because(file, why, read_it));
+        return true;
+    }
+    false
+}
+
+fn has_error(socket: &OwnedFd) -> bool {
+    fds::poll_events(socket, 0, 0).is_ok_and(|events| events & libc::POLLERR != 0)
+}
+
+/// What waits to be read, left in place.
+fn queue(socket: &OwnedFd, socket_type: i32) -> io::Result<Vec<Vec<u8>>> {
+    let offset = fds::socket_number(socket, libc::SOL_SOCKET, libc::SO_PEEK_OFF)?;
+    let set = |value: i32| {
+        fds::set_socket_option(socket, libc::SOL_SOCKET, libc::SO_PEEK_OFF, &value.to_ne_bytes())
+    };
+    set(0)?;
+    let walked =
+        if socket_type == libc::SOCK_STREAM { stream(socket) } else { messages(socket, socket_type) };
+    set(offset)?;
+    walked
+}
+
+fn stream(socket: &OwnedFd) -> io::Result<Vec<Vec<u8>>> {
+    // Never ask for more than there is: at the end of the queue the kernel would hand out (and forget) the
+    // pending error of a peer that went away.
+    let waiting = fds::readable_bytes(socket)?;
+    let mut data = vec![0; waiting];
+    let mut filled = 0;
+    while filled < waiting {
+        let rest = &mut data[filled..];
+        match recv(socket.as_raw_fd(), rest, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            count => filled += count,
+        }
+    }
+    Ok(if data.is_empty() { Vec::new() } else { vec![data] })
+}
+
+fn messages(socket: &OwnedFd, socket_type: i32) -> io::Result<Vec<Vec<u8>>> {
+    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC;
+    let waiting = || fds::readable_bytes(socket).unwrap_or(0);
+    let mut found = Vec::new();
+    let mut buffer = vec![0; PEEK.max(waiting())];
+    // A seqpacket peer that closed reads as empty messages without end.
+    while found.len() < 1 << 16 {
+        match recv(socket.as_raw_fd(), &mut buffer, flags) {
+            Ok(count) if count > buffer.len() => {
+                return Err(io::Error::other(format!("a message of {count} bytes")));
+            }
+            Ok(0) if socket_type == libc::SOCK_SEQPACKET && is_shut(socket) => break,
+            Ok(count) => found.push(buffer[..count].to_vec()),
+            Err(Errno::EAGAIN) => break,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(found)
+}
+
+fn is_shut(socket: &OwnedFd) -> bool {
+    fds::poll_events(socket, libc::POLLRDHUP, 0).is_ok_and(|events| events & libc::POLLRDHUP != 0)
+}
+
+/// Makes one end; the first end of a pair makes the other one, too.
+pub(super) fn make(
+    maker: &mut Maker<'_>,
+    index: usize,
+    file: &OpenFile,
+    socket: &UnixSocket,
+) -> Result<OwnedFd, FilesError> {
+    if let Some(made) = maker.unix_ends.remove(&index) {
+        return Ok(made);
+    }
+    let made = match socket.peer {
+        UnixPeer::None => {
+            fds::socket(libc::AF_UNIX, socket.socket_type, 0).map_err(failed(file, "make it"))?
+        }
+        UnixPeer::Closed => {
+            let (made, peer) = pair(file, socket.socket_type)?;
+            fill(file, &peer, socket)?;
+            if socket.error {
+                // A peer that closes with something unread leaves ECONNRESET behind.
+                send(made.as_raw_fd(), b"!", MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)
+                    .map_err(failed(file, "prepare the reset"))?;
+            }
+            made
+        }
+        UnixPeer::File(other) => {
+            let wrong =
+                || FilesError::Inconsistent { object: file.object(), what: "its peer is no unix socket" };
+            let partner = maker.image.files.get(other).filter(|_| other != index).ok_or_else(wrong)?;
+            let FileKind::Unix(peer) = &partner.kind else { return Err(wrong()) };
+            if peer.peer != UnixPeer::File(index) || peer.socket_type != socket.socket_type {
+                return Err(wrong());
+            }
+            let (made, end) = pair(file, socket.socket_type)?;
+            fill(file, &end, socket)?;
+            fill(partner, &made, peer)?;
+            finish(partner, &end, peer)?;
+            maker.unix_ends.insert(other, end);
+            made
+        }
+    };
+    finish(file, &made, socket)?;
+    Ok(made)
+}
+
+fn pair(file: &OpenFile, socket_type: i32) -> Result<(OwnedFd, OwnedFd), FilesError> {
+    let socket_type = SockType::try_from(socket_type).map_err(failed(file, "know the socket type"))?;
+    let flags = SockFlag::SOCK_CLOEXEC;
+    socketpair(AddressFamily::Unix, socket_type, None, flags).map_err(failed(file, "make the pair"))
+}
+
+/// Sends what waits for `socket` from its other end.
+fn fill(file: &OpenFile, from: &OwnedFd, socket: &UnixSocket) -> Result<(), FilesError> {
+    if socket.queue.is_empty() {
+        return Ok(());
+    }
+    let total: usize = socket.queue.iter().map(|message| message.len() + 2048).sum();
+    let room = i32::try_from(total).unwrap_or(i32::MAX / 4).saturating_mul(2);
+    let before = fds::socket_option(from, libc::SOL_SOCKET, libc::SO_SNDBUF, &[]).unwrap_or_default();
+    let force = |value: i32| {
+        fds::set_socket_option(from, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &value.to_ne_bytes())
+    };
+    if force(room).is_err() {
+        tracing::debug!(object = file.object(), "no right to widen the send buffer");
+    }
+    for message in &socket.queue {
+        let mut rest = message.as_slice();
+        loop {
+            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+            let sent = send(from.as_raw_fd(), rest, flags).map_err(failed(file, "fill the queue"))?;
+            rest = &rest[sent..];
+            if rest.is_empty() {
+                break;
+            }
+        }
+    }
+    let before = before.first_chunk::<4>().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
+    // Unlocked again below, if it was: SO_SNDBUF is among the options when the program set it.
+    force(before / 2).map_err(failed(file, "put the send buffer back"))
+}
+
+fn finish(file: &OpenFile, made: &OwnedFd, socket: &UnixSocket) -> Result<(), FilesError> {
+    socket_options::apply(file, made, &socket.options)?;
+    let how = match socket.shutdown & 3 {
+        1 => Some(Shutdown::Read),
+        2 => Some(Shutdown::Write),
+        3 => Some(Shutdown::Both),
+        _ => None,
+    };
+    if let (Some(how), true) = (how, socket.peer != UnixPeer::None) {
+        match shutdown(made.as_raw_fd(), how) {
+            // A peer that is gone has shut both directions already.
+            Ok(()) | Err(Errno::ENOTCONN) => {}
+            Err(error) => return Err(failed(file, "shut it down")(error)),
+        }
+    }
+    set_flags(file, made)
+}
+
+#[cfg(test)]
+#[path = "unix_socket_tests.rs"]
+mod tests;

@@ -1,0 +1,335 @@
+//! Kernel interfaces about descriptors that nix lacks: `pidfd_open`/`pidfd_getfd`, `kcmp`, `F_*OWN_EX`,
+//! raw socket options, `socket`/`bind`/`connect`/`listen` for any protocol, `timerfd` with its checkpoint
+//! ioctl, `signalfd` with real-time signals, `FIONREAD`.
+//!
+//! All functions are safe: they take borrowed descriptors and slices and return `io::Result`.
+#![allow(unsafe_code)]
+
+use std::cmp::Ordering;
+use std::io;
+use std::mem::{size_of, size_of_val};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use libc::{c_int, c_long, c_ulong};
+
+const KCMP_FILE: c_int = 0;
+const KCMP_FILES: c_int = 2;
+const KCMP_EPOLL_TFD: c_int = 7;
+const F_SETOWN_EX: c_int = 15;
+const F_GETOWN_EX: c_int = 16;
+const F_SETSIG: c_int = 10;
+const F_GETSIG: c_int = 11;
+/// `_IOW('T', 0, __u64)`
+const TFD_IOC_SET_TICKS: c_ulong = 0x4008_5400;
+
+/// `struct f_owner_ex`
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RawOwner {
+    /// `F_OWNER_TID`, `F_OWNER_PID` or `F_OWNER_PGRP`.
+    pub kind: c_int,
+    /// The number; 0 for none.
+    pub id: libc::pid_t,
+}
+
+/// `struct kcmp_epoll_slot`
+#[repr(C)]
+struct EpollSlot {
+    efd: u32,
+    tfd: u32,
+    toff: u32,
+}
+
+const _: () = assert!(size_of::<RawOwner>() == 8);
+const _: () = assert!(size_of::<EpollSlot>() == 12);
+const _: () = assert!(TFD_IOC_SET_TICKS == (1 << 30) | (8 << 16) | ((b'T' as c_ulong) << 8));
+
+fn check(result: c_long) -> io::Result<c_long> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn owned(result: c_long) -> io::Result<OwnedFd> {
+    let raw = check(result)?;
+    let raw = RawFd::try_from(raw).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
+    // SAFETY: the caller passes the result of a system call that has just made this descriptor; nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+/// A descriptor of the process `pid`.
+pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: two integers, no memory involved.
+    owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })
+}
+
+/// Our own duplicate (close-on-exec) of the descriptor `fd` of another process; needs ptrace rights.
+pub fn pidfd_getfd(pidfd: impl AsFd, fd: i32) -> io::Result<OwnedFd> {
+    // SAFETY: three integers, no memory involved.
+    owned(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_fd().as_raw_fd(), fd, 0) })
+}
+
+fn kcmp(pids: (i32, i32), kind: c_int, one: c_ulong, two: c_ulong) -> io::Result<Ordering> {
+    // SAFETY: integers, but for KCMP_EPOLL_TFD, where `two` is the address of a live `EpollSlot` of the caller.
+    match check(unsafe { libc::syscall(libc::SYS_kcmp, pids.0, pids.1, kind, one, two) })? {
+        0 => Ok(Ordering::Equal),
+        1 => Ok(Ordering::Less),
+        _ => Ok(Ordering::Greater),
+    }
+}
+
+/// Orders two open file descriptions, `(pid, fd)` each; equal means that they are one.
+pub fn compare_files(one: (i32, i32), two: (i32, i32)) -> io::Result<Ordering> {
+    kcmp((one.0, two.0), KCMP_FILE, raw_number(one.1)?, raw_number(two.1)?)
+}
+
+/// Do two threads share one descriptor table?
+pub fn same_descriptor_table(one: i32, two: i32) -> io::Result<bool> {
+    Ok(kcmp((one, two), KCMP_FILES, 0, 0)?.is_eq())
+}
+
+/// Is the `nth` entry registered as `registered` in the epoll `epfd` of `pid` the file behind `fd`?
+pub fn is_epoll_target(pid: i32, fd: i32, epfd: i32, registered: i32, nth: u32) -> io::Result<bool> {
+    let number = |fd: i32| u32::try_from(fd).map_err(|_| io::Error::from_raw_os_error(libc::EBADF));
+    let slot = EpollSlot { efd: number(epfd)?, tfd: number(registered)?, toff: nth };
+    let address = std::ptr::from_ref(&slot) as c_ulong;
+    Ok(kcmp((pid, pid), KCMP_EPOLL_TFD, raw_number(fd)?, address)?.is_eq())
+}
+
+fn raw_number(fd: i32) -> io::Result<c_ulong> {
+    c_ulong::try_from(fd).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))
+}
+
+/// Who gets the file's signals, and which signal (0: SIGIO).
+pub fn owner(fd: impl AsFd) -> io::Result<(RawOwner, i32)> {
+    let raw = fd.as_fd().as_raw_fd();
+    let mut owner = RawOwner { kind: 0, id: 0 };
+    // SAFETY: F_GETOWN_EX writes one `struct f_owner_ex`, which `owner` is.
+    check(unsafe { libc::fcntl(raw, F_GETOWN_EX, &mut owner) }.into())?;
+    // SAFETY: F_GETSIG takes no argument.
+    let signal = check(unsafe { libc::fcntl(raw, F_GETSIG) }.into())?;
+    Ok((owner, i32::try_from(signal).unwrap_or(0)))
+}
+
+/// Sets who gets the file's signals, and which.
+pub fn set_owner(fd: impl AsFd, owner: RawOwner, signal: i32) -> io::Result<()> {
+    let raw = fd.as_fd().as_raw_fd();
+    // SAFETY: F_SETOWN_EX reads one `struct f_owner_ex`, which `owner` is.
+    check(unsafe { libc::fcntl(raw, F_SETOWN_EX, &owner) }.into())?;
+    // SAFETY: F_SETSIG takes an integer.
+    check(unsafe { libc::fcntl(raw, F_SETSIG, signal) }.into())?;
+    Ok(())
+}
+
+/// What `poll(2)` says about a descriptor, with the events that nix does not know (`POLLRDHUP`); waits at most
+/// `timeout_ms`.
+pub fn poll_events(fd: impl AsFd, events: i16, timeout_ms: i32) -> io::Result<i16> {
+    let mut polled = libc::pollfd { fd: fd.as_fd().as_raw_fd(), events, revents: 0 };
+    // SAFETY: the kernel reads and writes one `pollfd`, which `polled` is.
+    check(unsafe { libc::poll(&mut polled, 1, timeout_ms) }.into())?;
+    Ok(polled.revents)
+}
+
+/// Bytes that wait in a pipe or socket.
+pub fn readable_bytes(fd: impl AsFd) -> io::Result<usize> {
+    let mut count: c_int = 0;
+    // SAFETY: FIONREAD writes one int, which `count` is.
+    check(unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::FIONREAD, &mut count) }.into())?;
+    Ok(usize::try_from(count).unwrap_or(0))
+}
+
+/// A socket of any family, type and protocol, close-on-exec.
+pub fn socket(domain: i32, socket_type: i32, protocol: i32) -> io::Result<OwnedFd> {
+    // SAFETY: three integers.
+    owned(unsafe { libc::socket(domain, socket_type | libc::SOCK_CLOEXEC, protocol) }.into())
+}
+
+/// The raw value of a socket option, at most 256 bytes; `value` is what the kernel may read from the
+/// buffer beforehand (only `*_MSFILTER` do), else empty.
+pub fn socket_option(fd: impl AsFd, level: i32, name: i32, value: &[u8]) -> io::Result<Vec<u8>> {
+    let mut buffer = [0_u8; 256];
+    let head = value.len().min(buffer.len());
+    buffer[..head].copy_from_slice(&value[..head]);
+    let mut length = if head == 0 { size_of_val(&buffer) } else { head } as libc::socklen_t;
+    let raw = fd.as_fd().as_raw_fd();
+    // SAFETY: the kernel writes at most `length` bytes, which is no more than the buffer's size.
+    check(unsafe { libc::getsockopt(raw, level, name, buffer.as_mut_ptr().cast(), &mut length) }.into())?;
+    Ok(buffer[..(length as usize).min(buffer.len())].to_vec())
+}
+
+/// An integer socket option.
+pub fn socket_number(fd: impl AsFd, level: i32, name: i32) -> io::Result<i32> {
+    let value = socket_option(fd, level, name, &[])?;
+    let bytes = value.first_chunk::<4>().ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
+    Ok(i32::from_ne_bytes(*bytes))
+}
+
+/// Is a packet filter (classic or BPF) attached? Its length is asked for, not the filter itself.
+pub fn has_socket_filter(fd: impl AsFd) -> bool {
+    let mut length: libc::socklen_t = 0;
+    let raw = fd.as_fd().as_raw_fd();
+    let name = libc::SO_ATTACH_FILTER; // SO_GET_FILTER is the same number
+    // SAFETY: with length 0 the kernel writes nothing but the length.
+    let result = unsafe { libc::getsockopt(raw, libc::SOL_SOCKET, name, std::ptr::null_mut(), &mut length) };
+    match check(result.into()) {
+        Ok(_) => length != 0,
+        // A BPF program has no classic form to show.
+        Err(error) => error.raw_os_error() == Some(libc::EACCES),
+    }
+}
+
+/// Sets a socket option from raw bytes.
+pub fn set_socket_option(fd: impl AsFd, level: i32, name: i32, value: &[u8]) -> io::Result<()> {
+    let length = value.len() as libc::socklen_t;
+    // SAFETY: the kernel reads `length` bytes of `value`.
+    check(
+        unsafe { libc::setsockopt(fd.as_fd().as_raw_fd(), level, name, value.as_ptr().cast(), length) }
+            .into(),
+    )?;
+    Ok(())
+}
+
+/// Binds an internet socket.
+pub fn bind(fd: impl AsFd, address: SocketAddr) -> io::Result<()> {
+    let (storage, length) = raw_address(address);
+    // SAFETY: `storage` lives across the call and is at least `length` bytes.
+    check(unsafe { libc::bind(fd.as_fd().as_raw_fd(), (&raw const storage).cast(), length) }.into())?;
+    Ok(())
+}
+
+/// Connects an internet socket.
+pub fn connect(fd: impl AsFd, address: SocketAddr) -> io::Result<()> {
+    let (storage, length) = raw_address(address);
+    // SAFETY: `storage` lives across the call and is at least `length` bytes.
+    check(unsafe { libc::connect(fd.as_fd().as_raw_fd(), (&raw const storage).cast(), length) }.into())?;
+    Ok(())
+}
+
+/// Listens with any backlog.
+pub fn listen(fd: impl AsFd, backlog: u32) -> io::Result<()> {
+    let backlog = c_int::try_from(backlog).unwrap_or(c_int::MAX);
+    // SAFETY: two integers.
+    check(unsafe { libc::listen(fd.as_fd().as_raw_fd(), backlog) }.into())?;
+    Ok(())
+}
+
+fn raw_address(address: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
+    // SAFETY: all-zero is a valid `sockaddr_storage`.
+    let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
+    match address {
+        SocketAddr::V4(v4) => {
+            let raw = libc::sockaddr_in {
+                sin_family: libc::AF_INET as libc::sa_family_t,
+                sin_port: v4.port().to_be(),
+                sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(v4.ip().octets()) },
+                sin_zero: [0; 8],
+            };
+            // SAFETY: `sockaddr_storage` is made to hold and aligned for every socket address.
+            unsafe { (&raw mut storage).cast::<libc::sockaddr_in>().write(raw) };
+            (storage, size_of::<libc::sockaddr_in>() as libc::socklen_t)
+        }
+        SocketAddr::V6(v6) => {
+            let raw = libc::sockaddr_in6 {
+                sin6_family: libc::AF_INET6 as libc::sa_family_t,
+                sin6_port: v6.port().to_be(),
+                sin6_flowinfo: v6.flowinfo(),
+                sin6_addr: libc::in6_addr { s6_addr: v6.ip().octets() },
+                sin6_scope_id: v6.scope_id(),
+            };
+            // SAFETY: `sockaddr_storage` is made to hold and aligned for every socket address.
+            unsafe { (&raw mut storage).cast::<libc::sockaddr_in6>().write(raw) };
+            (storage, size_of::<libc::sockaddr_in6>() as libc::socklen_t)
+        }
+    }
+}
+
+/// A timer descriptor on any clock, close-on-exec.
+pub fn timerfd_create(clock: i32, flags: i32) -> io::Result<OwnedFd> {
+    // SAFETY: two integers.
+    owned(unsafe { libc::timerfd_create(clock, flags | libc::TFD_CLOEXEC) }.into())
+}
+
+/// Arms a timer: first expiration and period in nanoseconds (0, 0 disarms).
+pub fn timerfd_settime(fd: impl AsFd, flags: i32, first_ns: i64, interval_ns: i64) -> io::Result<()> {
+    let spec = libc::itimerspec { it_interval: timespec(interval_ns), it_value: timespec(first_ns) };
+    // SAFETY: the kernel reads `spec`; the old value is not asked for.
+    let result = unsafe { libc::timerfd_settime(fd.as_fd().as_raw_fd(), flags, &spec, std::ptr::null_mut()) };
+    check(result.into())?;
+    Ok(())
+}
+
+/// Lets the kernel count the expirations of a periodic timer up to now (the side effect of `timerfd_gettime`
+/// that programs cannot see: the count and the phase are what the next `read` would have found).
+pub fn timerfd_count_up(fd: impl AsFd) -> io::Result<()> {
+    let mut spec = libc::itimerspec { it_interval: timespec(0), it_value: timespec(0) };
+    // SAFETY: the kernel writes one `itimerspec`, which `spec` is.
+    check(unsafe { libc::timerfd_gettime(fd.as_fd().as_raw_fd(), &mut spec) }.into())?;
+    Ok(())
+}
+
+/// Sets the number of expirations that the next `read` returns (`CONFIG_CHECKPOINT_RESTORE`).
+pub fn timerfd_set_ticks(fd: impl AsFd, ticks: u64) -> io::Result<()> {
+    // SAFETY: TFD_IOC_SET_TICKS reads one u64, which `ticks` is.
+    check(unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), TFD_IOC_SET_TICKS, &ticks) }.into())?;
+    Ok(())
+}
+
+fn timespec(ns: i64) -> libc::timespec {
+    libc::timespec { tv_sec: ns.div_euclid(1_000_000_000), tv_nsec: ns.rem_euclid(1_000_000_000) }
+}
+
+/// A signal descriptor for the signals of `mask` (bit n-1 is signal n), close-on-exec.
+pub fn signalfd(mask: u64, flags: i32) -> io::Result<OwnedFd> {
+    let flags = flags | libc::SFD_CLOEXEC;
+    // SAFETY: the kernel reads 8 bytes at `mask`, the size it is told.
+    owned(unsafe { libc::syscall(libc::SYS_signalfd4, -1, &mask, size_of::<u64>(), flags) })
+}
+
+/// Registers a descriptor with an epoll, with any event mask.
+pub fn epoll_add(epoll: impl AsFd, fd: impl AsFd, events: u32, data: u64) -> io::Result<()> {
+    let mut event = libc::epoll_event { events, u64: data };
+    let (epoll, fd) = (epoll.as_fd().as_raw_fd(), fd.as_fd().as_raw_fd());
+    // SAFETY: the kernel reads one `epoll_event`, which `event` is.
+    check(unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, fd, &mut event) }.into())?;
+    Ok(())
+}
+
+/// The process status flags of a file (`F_SETFL`), all bits.
+pub fn set_status_flags(fd: impl AsFd, flags: i32) -> io::Result<()> {
+    // SAFETY: F_SETFL takes an integer.
+    check(unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), libc::F_SETFL, flags) }.into())?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kcmp_tells_dup_from_reopen() {
+        let me = i32::try_from(std::process::id()).unwrap();
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let twin = file.try_clone().unwrap();
+        let other = std::fs::File::open("/dev/null").unwrap();
+        let compare = |fd: RawFd| compare_files((me, file.as_raw_fd()), (me, fd)).unwrap();
+        assert!(compare(twin.as_raw_fd()).is_eq());
+        assert!(compare(other.as_raw_fd()).is_ne());
+        assert!(same_descriptor_table(me, me).unwrap());
+    }
+
+    #[test]
+    fn owner_round_trip() {
+        let me = i32::try_from(std::process::id()).unwrap();
+        let (reader, _writer) = io::pipe().unwrap();
+        set_owner(&reader, RawOwner { kind: 1, id: me }, libc::SIGUSR1).unwrap();
+        assert_eq!(owner(&reader).unwrap(), (RawOwner { kind: 1, id: me }, libc::SIGUSR1));
+    }
+
+    #[test]
+    fn ticks_can_be_set() {
+        let timer = timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_NONBLOCK).unwrap();
+        timerfd_set_ticks(&timer, 41).unwrap();
+        let mut count = [0_u8; 8];
+        assert_eq!(nix::unistd::read(&timer, &mut count).unwrap(), 8);
+        assert_eq!(u64::from_ne_bytes(count), 41);
+    }
+}

@@ -185,6 +185,15 @@ impl Frozen {
         Armed::seize(pid)?.stop(patience)
     }
 
+    /// Stops the leader alone (and threads that it makes meanwhile); the others run.
+    pub fn stop_leader(pid: i32, patience: Duration) -> Result<Self, TraceeError> {
+        Thread(pid).seize(pid, Options::SOURCE)?;
+        let mut armed = Armed { pid, threads: vec![Member::new(pid)] };
+        let stopped = armed.stop_from(&mut 0, Deadline::after(patience));
+        let frozen = Frozen { pid, threads: armed.threads, thawed: false };
+        stopped.map(|()| frozen)
+    }
+
     /// The thread-group leader.
     pub fn leader(&self) -> Thread {
         self.threads.first().map_or(Thread(self.pid), |m| m.thread)

@@ -1,0 +1,161 @@
+//! Attaching to the process, and what is known of it between rounds.
+//!
+//! Attaching stops one thread for some hundred microseconds: long enough to make the tracking descriptor by a
+//! remote call. Then the process runs, traced by nobody, until the freeze.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::PreloadError;
+use super::objects::ObjectPusher;
+use super::push::{PageSink, Pusher};
+use crate::dirty::{DirtyTracker, Found, WpScan};
+use crate::image::ObjectId;
+use crate::image::files::FilesImage;
+use crate::image::memory::{Layout, MemoryObject};
+use crate::image::process::ProcessImage;
+use crate::state::{memory_map, waits};
+use crate::tracee::restart::Interrupted;
+use crate::tracee::{Frozen, Remote, Site};
+
+/// How long a thread may take to stop.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The agent of one process.
+pub struct Agent {
+    /// The process.
+    pub pid: i32,
+    /// Waits that we interrupted.
+    pub memory: waits::Memory,
+    /// The mappings as last seen.
+    pub layout: Layout,
+    /// How long the attaching stop was.
+    pub attach: Duration,
+    tracker: Box<dyn DirtyTracker>,
+    pages: Pusher,
+    objects: ObjectPusher,
+}
+
+impl std::fmt::Debug for Agent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Agent").field("pid", &self.pid).field("tracker", &self.tracker.name()).finish_non_exhaustive()
+    }
+}
+
+impl Agent {
+    /// Attaches, installs tracking, lets go.
+    pub fn attach(described: &ProcessImage, pid: i32, home: &Path) -> Result<Self, PreloadError> {
+        let mut memory = waits::Memory::load(home, pid);
+        let site = Site::of(pid)?;
+        let begun = Instant::now();
+        let frozen = Frozen::stop_leader(pid, PATIENCE)?;
+        let tracker = install(&frozen, &site);
+        remember_wait(&frozen, pid, &mut memory);
+        frozen.thaw();
+        let attach = begun.elapsed();
+        let layout = with_descriptors(described.memory.layout.clone(), &described.files);
+        Ok(Agent {
+            pid,
+            memory,
+            layout,
+            attach,
+            tracker: Box::new(tracker?),
+            pages: Pusher::new(pid)?,
+            objects: ObjectPusher::default(),
+        })
+    }
+
+    /// The tracker's name.
+    pub fn tracker(&self) -> &'static str {
+        self.tracker.name()
+    }
+
+    /// Reads the layout anew (not inside the freeze).
+    pub fn survey(&mut self, files: &FilesImage) -> Result<(), PreloadError> {
+        let survey = memory_map::survey(self.pid)?;
+        self.take(survey.layout, files);
+        Ok(())
+    }
+
+    /// Takes over a layout.
+    pub fn take(&mut self, layout: Layout, files: &FilesImage) {
+        self.layout = with_descriptors(layout, files);
+        let descriptors = memfd_descriptors(files);
+        self.objects.update(self.pid, &self.layout, &descriptors);
+    }
+
+    /// Sends what was written since the last round. Returns pages with content.
+    pub fn round(&mut self, sink: &mut impl PageSink) -> Result<u64, PreloadError> {
+        let found = self.tracker.round(&self.layout)?;
+        Ok(self.pages.round(&self.layout, &found, sink)? + self.objects.push(&self.layout, &found, sink)?)
+    }
+
+    /// The final scan; the process is frozen.
+    pub fn last_scan(&mut self) -> Result<Vec<Found>, PreloadError> {
+        Ok(self.tracker.last(&self.layout)?)
+    }
+
+    /// Sends what the final scan found. Returns pages with content.
+    pub fn last(&mut self, found: &[Found], sink: &mut impl PageSink) -> Result<u64, PreloadError> {
+        Ok(self.pages.last(&self.layout, found, sink)? + self.objects.push(&self.layout, found, sink)?)
+    }
+
+    /// Descriptors of the shared objects.
+    pub fn object_files(&self) -> impl Iterator<Item = (ObjectId, &std::fs::File)> {
+        self.objects.files()
+    }
+
+    /// The parts that the freeze uses side by side: the tracker scans while the state is captured.
+    pub fn scanner(&mut self) -> (&mut dyn DirtyTracker, &Layout, &waits::Memory) {
+        (&mut *self.tracker, &self.layout, &self.memory)
+    }
+}
+
+fn install(frozen: &Frozen, site: &Site) -> Result<WpScan, PreloadError> {
+    let mut remote = Remote::borrow(frozen.leader(), site)?;
+    let tracker = WpScan::install(frozen.pid, &mut remote);
+    remote.finish()?;
+    Ok(tracker?)
+}
+
+/// The stop turns a timed wait into `restart_syscall`, which hides how long it has still to go.
+fn remember_wait(frozen: &Frozen, pid: i32, memory: &mut waits::Memory) {
+    for member in &frozen.threads {
+        if let Ok(regs) = member.thread.regs()
+            && matches!(Interrupted::of(&regs), Interrupted::Block(_))
+            && let Ok((regs, Some(wait))) = waits::capture(member, pid, &regs, memory)
+        {
+            memory.remember(member.thread.0, &regs, &wait);
+        }
+    }
+}
+
+/// Memfds that are open count as objects, mapped or not.
+fn with_descriptors(mut layout: Layout, files: &FilesImage) -> Layout {
+    for memfd in &files.memfds {
+        let object = MemoryObject {
+            id: ObjectId { dev: memfd.dev, ino: memfd.object },
+            size: memfd.size,
+            memfd_name: Some(memfd.name.clone()),
+            seals: memfd.seals as i32,
+        };
+        match layout.objects.iter_mut().find(|o| o.id.ino == memfd.object) {
+            Some(known) => *known = MemoryObject { id: known.id, ..object },
+            None => layout.objects.push(object),
+        }
+    }
+    layout
+}
+
+fn memfd_descriptors(files: &FilesImage) -> BTreeMap<u64, i32> {
+    use crate::image::files::FileKind;
+    files
+        .files
+        .iter()
+        .filter_map(|f| match &f.kind {
+            FileKind::MemFd { memfd, .. } => files.memfds.get(*memfd).map(|m| (m.object, f.fd)),
+            _ => None,
+        })
+        .collect()
+}

@@ -1,0 +1,208 @@
+//! The frozen process: its state, and giving it back untouched when the move fails.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use procfs::process::Process;
+
+use super::PreloadError;
+use super::agent::PATIENCE;
+use crate::image::memory::MemoryImage;
+use crate::image::process::{ProcessImage, ThreadImage};
+use crate::state::files::{self, FilesOptions};
+use crate::state::{StateError, attributes, mm_fields, scheduling, signals, threads, timers, waits};
+use crate::sys::process::{pidfd_open, pidfd_send_signal};
+use crate::tracee::freeze::{Armed, Frozen};
+use crate::tracee::{Remote, Scratch, Site};
+
+/// Bytes of scratch memory inside the process while it is frozen.
+const TABLE: usize = 64 * 1024;
+const DATA: usize = 64 * 1024;
+
+/// A process that is about to be frozen: all that can be done before is done.
+#[derive(Debug)]
+pub struct Poised {
+    armed: Armed,
+    site: Site,
+    pidfd: OwnedFd,
+}
+
+impl Poised {
+    /// Seizes every thread (they run on) and opens what the freeze needs.
+    pub fn prepare(pid: i32) -> Result<Self, PreloadError> {
+        let pidfd = pidfd_open(pid).map_err(StateError::errno(pid, "opening a pidfd"))?;
+        let site = Site::of(pid)?;
+        Ok(Poised { site, pidfd, armed: Armed::seize(pid)? })
+    }
+
+    /// Stops every thread.
+    pub fn freeze(self) -> Result<Captive, PreloadError> {
+        let frozen = self.armed.stop(PATIENCE)?;
+        Ok(Captive { frozen: Some(frozen), site: self.site, pidfd: self.pidfd, scratch: None, held: false })
+    }
+}
+
+/// The frozen process. Dropping it lets the process run on as if nothing had been.
+#[derive(Debug)]
+pub struct Captive {
+    frozen: Option<Frozen>,
+    site: Site,
+    pidfd: OwnedFd,
+    scratch: Option<Scratch>,
+    held: bool,
+}
+
+impl Captive {
+    /// Captures the state of process and threads. `described` is what preflight saw.
+    pub fn capture(
+        &mut self,
+        described: &ProcessImage,
+        memory: MemoryImage,
+        options: &FilesOptions,
+        waits: &waits::Memory,
+    ) -> Result<ProcessImage, PreloadError> {
+        let Some(frozen) = &self.frozen else { return Err(PreloadError::NoSuchProcess(0)) };
+        let pid = frozen.pid;
+        let scratch = match self.scratch {
+            Some(scratch) => scratch,
+            None => {
+                let mut remote = Remote::borrow(frozen.leader(), &self.site)?;
+                let scratch = remote.map_scratch(None, TABLE, DATA)?;
+                self.scratch = Some(scratch);
+                remote.finish()?;
+                scratch
+            }
+        };
+        let cpus = scheduling::online_cpus();
+        let context = threads::Context { pid, site: &self.site, scratch: &scratch, cpus: &cpus, memory: waits };
+        let mut image = ProcessImage { memory, ..described.clone() };
+        image.threads = capture_threads(frozen, &context, &mut image)?;
+        image.queued = signals::queued(pid, true)?;
+        image.files = files::capture(pid, self.pidfd.as_fd(), options, Some(&described.files))?;
+        Ok(image)
+    }
+
+    /// Makes the stop outlive us: from now on the process stays stopped when we end, until someone lets it go
+    /// or kills it. `SIGSTOP` is queued; the first thread to run takes it and stops all others before any of
+    /// them executes an instruction (`get_signal` holds the lock from dequeueing it to `do_signal_stop`).
+    pub fn hold(&mut self) -> Result<(), PreloadError> {
+        self.signal(libc::SIGSTOP)?;
+        self.held = true;
+        Ok(())
+    }
+
+    fn signal(&self, signal: i32) -> Result<(), PreloadError> {
+        let pid = self.frozen.as_ref().map_or(0, |f| f.pid);
+        Ok(pidfd_send_signal(self.pidfd.as_fd(), signal).map_err(StateError::errno(pid, "signalling"))?)
+    }
+
+    /// Ends the copy at the source: the process runs elsewhere.
+    pub fn kill(mut self) -> Result<(), PreloadError> {
+        self.signal(libc::SIGKILL)?;
+        if let Some(frozen) = self.frozen.take() {
+            let threads: Vec<_> = frozen.threads.iter().rev().map(|m| m.thread).collect();
+            frozen.forget();
+            // take the death notices: the parent learns of the end only when its tracer has
+            for thread in threads {
+                let deadline = crate::sys::time::Deadline::after(Duration::from_secs(2));
+                while thread.wait("ending the copy at the source", deadline).is_ok() {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Leaves the process stopped when we go: nobody knows where it runs.
+    pub fn leave_stopped(mut self) {
+        self.let_go();
+    }
+
+    fn let_go(&mut self) {
+        let Some(frozen) = self.frozen.take() else { return };
+        if let Some(scratch) = self.scratch.take() {
+            let cleaned = Remote::borrow(frozen.leader(), &self.site).and_then(|mut remote| {
+                remote.unmap_scratch(scratch)?;
+                remote.finish()
+            });
+            if let Err(e) = cleaned
+                && !e.died()
+            {
+                tracing::error!(pid = frozen.pid, error = %e, "the scratch area could not be removed from the process");
+            }
+        }
+        frozen.thaw();
+    }
+
+    /// Lets the process run on, after [`Captive::hold`] too: the pending stop is taken back by a `SIGCONT` that we
+    /// intercept before the process sees it.
+    pub fn resume(mut self) {
+        if self.held
+            && let Err(e) = self.unhold()
+        {
+            tracing::error!(error = %e, "the pending stop could not be taken back: let the process go on with kill -CONT");
+        }
+        self.let_go();
+    }
+
+    fn unhold(&mut self) -> Result<(), PreloadError> {
+        use crate::tracee::thread::{Go, Stop};
+        self.held = false;
+        // flushes the queued SIGSTOP (prepare_signal); the SIGCONT itself is now pending in its place
+        self.signal(libc::SIGCONT)?;
+        let Some(frozen) = &self.frozen else { return Ok(()) };
+        let leader = frozen.leader();
+        let deadline = crate::sys::time::Deadline::after(PATIENCE);
+        leader.interrupt()?;
+        leader.resume(Go::Free, 0)?;
+        loop {
+            match leader.wait("taking back the stop", deadline)? {
+                Stop::Signal(libc::SIGCONT) => {
+                    leader.interrupt()?;
+                    leader.resume(Go::Free, 0)?;
+                }
+                Stop::Trap { .. } => return Ok(()),
+                other => {
+                    tracing::debug!(?other, "while taking back the stop");
+                    leader.interrupt()?;
+                    leader.resume(Go::Free, 0)?;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Captive {
+    fn drop(&mut self) {
+        self.let_go();
+    }
+}
+
+/// Captures all threads; the leader answers for the process in the same round trip.
+fn capture_threads(
+    frozen: &Frozen,
+    context: &threads::Context<'_>,
+    image: &mut ProcessImage,
+) -> Result<Vec<ThreadImage>, PreloadError> {
+    let pid = frozen.pid;
+    let posix = timers::list(pid)?;
+    let status = Process::new(pid).and_then(|p| p.status()).map_err(StateError::proc(pid, "status"))?;
+    image.attributes = attributes::capture(pid, &status)?;
+    let mut all = Vec::with_capacity(frozen.threads.len());
+    let mut posix = Some(posix);
+    for member in &frozen.threads {
+        if member.thread != frozen.leader() {
+            let (thread, _, ()) = threads::capture(member, context, |_| ())?;
+            all.push(thread);
+            continue;
+        }
+        let posix = posix.take().unwrap_or_default();
+        let (thread, outcome, (actions, brk, timer, attribute)) = threads::capture(member, context, |batch| {
+            (signals::ask(batch), mm_fields::ask(batch), timers::ask(batch, posix), attributes::ask(batch))
+        })?;
+        image.actions = signals::answer(&outcome, actions);
+        image.memory.mm.brk = mm_fields::answer(&outcome, brk);
+        image.timers = timers::answer(&outcome, timer);
+        attributes::answer(&mut image.attributes, &outcome, &attribute);
+        all.push(thread);
+    }
+    Ok(all)
+}

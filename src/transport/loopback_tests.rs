@@ -42,8 +42,12 @@ impl Host {
         Listener::bind(&self.identity, self.trust.clone(), SocketAddr::from(([127, 0, 0, 1], 0))).unwrap()
     }
 
-    async fn call(&self, listener: &Listener) -> Result<Connected, ConnectError> {
-        connect(&self.identity, &self.trust, &listener.local_addr().to_string(), LIMIT).await
+    fn call<'a>(
+        &'a self,
+        listener: &Listener,
+    ) -> impl Future<Output = Result<Connected, ConnectError>> + use<'a> {
+        let address = listener.local_addr().to_string();
+        async move { connect(&self.identity, &self.trust, &address, LIMIT).await }
     }
 }
 
@@ -118,7 +122,7 @@ async fn sixty_four_mebibytes_arrive_intact() {
     wire.send_msg(MESSAGE, &total).await.unwrap();
     let ((sent, received), connected) = sender.await.unwrap();
     assert_eq!(wire.bytes(), (received, sent));
-    eprintln!("64 MiB in {:?}, mtu {}", started.elapsed(), connected.connection.stats().path.current_mtu);
+    eprintln!("64 MiB in {:?}, {:?}", started.elapsed(), connected.connection.stats().path);
     connected.close("done").await;
 }
 
@@ -282,7 +286,7 @@ async fn silent_clients_do_not_hold_up_others() {
 #[tokio::test]
 async fn receiving_survives_cancellation_and_bad_frames_do_not() {
     let (connected, accepted, _listener) = connected().await;
-    let (mut raw, _) = connected.connection.open_bi().await.unwrap();
+    let (mut raw, _answers) = connected.connection.open_bi().await.unwrap();
     let frame = [&Header { kind: MESSAGE, len: 6 }.encode()[..], b"abcdef"].concat();
     let mut wire = None;
     for byte in frame {
@@ -298,8 +302,8 @@ async fn receiving_survives_cancellation_and_bad_frames_do_not() {
     let mut wire = wire.unwrap();
     assert_eq!(wire.bytes(), (0, 14));
 
-    let expect_frame_error = |bad: Header| async move { bad.encode() };
-    raw.write_all(&expect_frame_error(Header { kind: PAGES, len: u32::MAX }).await).await.unwrap();
+    // Nothing of the body is awaited, or memory taken for it.
+    raw.write_all(&Header { kind: PAGES, len: u32::MAX }.encode()).await.unwrap();
     let error = wire.recv().await.unwrap_err();
     assert!(matches!(error, WireError::Frame(FrameError::TooLong { .. })), "{error:?}");
     assert!(matches!(wire.send(9, b"").await, Err(WireError::Frame(FrameError::UnknownKind { kind: 9 }))));
@@ -323,7 +327,7 @@ async fn parts_join_and_ends_are_told_apart() {
     assert!(frame.body.is_empty());
     let frame = wire.recv().await.unwrap();
     assert!(matches!(frame.decode::<u8>(), Err(WireError::Trailing { extra: 1, .. })));
-    assert!(matches!(frame.decode::<String>(), Err(WireError::Decode { .. })));
+    assert!(matches!(frame.decode::<[u8; 3]>(), Err(WireError::Decode { .. })));
     assert!(matches!(wire.recv.recv_body().await, Err(WireError::NoBody)));
     assert_eq!(frame.decode::<(u8, u8)>().unwrap(), (1, 2));
     gone(out, connected.connection, wire).await;

@@ -29,9 +29,14 @@ pub struct Tuning {
     pub idle_timeout: Duration,
     /// What every path carries (RFC 9000); larger packets are found by probing.
     pub initial_mtu: u16,
-    /// The largest packet that is probed for: a jumbo frame of 9000 bytes less IPv6 and UDP headers. A
-    /// quarter of the packets for the same bytes where it fits; elsewhere the search ends a step below.
+    /// The largest packet that is probed for, where the network carries jumbo frames. Not 9000: quinn
+    /// hands the kernel up to ten packets at once, and if those are more than the 65507 bytes of one UDP
+    /// send, all ten are lost, which looks like a path that swallows large packets (measured on loopback:
+    /// the MTU fell back to 1200 for a minute).
     pub max_mtu: u16,
+    /// How long a path that seems to swallow large packets is spared them. Loss in a full buffer can look
+    /// the same, so that quinn's 60 s would slow a whole migration for one hiccup.
+    pub large_packets_again: Duration,
     /// What may be sent before the first acknowledgement, paced over one round trip. Ten times the
     /// internet's default, since migration hosts are neighbours.
     pub initial_window: u64,
@@ -52,7 +57,8 @@ impl Default for Tuning {
             keep_alive: Duration::from_secs(2),
             idle_timeout: Duration::from_secs(10),
             initial_mtu: 1200,
-            max_mtu: 8952,
+            max_mtu: 6500,
+            large_packets_again: Duration::from_secs(2),
             initial_window: 10 * 14_720,
             bidi_streams: 1,
             uni_streams: 4,
@@ -67,7 +73,7 @@ impl Tuning {
         let mut cubic = CubicConfig::default();
         cubic.initial_window(self.initial_window);
         let mut mtu = MtuDiscoveryConfig::default();
-        mtu.upper_bound(self.max_mtu);
+        mtu.upper_bound(self.max_mtu).black_hole_cooldown(self.large_packets_again);
         // A duration that does not fit in QUIC's 62 bits of milliseconds is the same as none.
         let idle = IdleTimeout::try_from(self.idle_timeout).ok();
 

@@ -174,11 +174,11 @@ impl Call<'_> {
         let (host, ours) = (self.host.clone(), self.ours);
         match error {
             AdmissionError::UnknownPeer { presented } => ConnectError::UnknownPeer { host, presented },
-            AdmissionError::RefusedByPeer { peer, reason } => {
-                ConnectError::RefusedByPeer { host, peer, ours, our_name: our_name(), reason }
+            AdmissionError::RefusedByPeer { reason, .. } => {
+                ConnectError::RefusedByPeer { host, ours, our_name: our_name(), reason }
             }
             AdmissionError::Lost(lost) => self.lost(remote, lost),
-            source => ConnectError::NotAdmitted { host, remote, source },
+            source => ConnectError::NotAdmitted { host, remote, source: Box::new(source) },
         }
     }
 

@@ -6,9 +6,10 @@
 pub mod home;
 pub mod trust;
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::process::{ExitCode, Termination};
 
+use anyhow::Context as _;
 use clap::{ArgAction, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
@@ -97,11 +98,11 @@ pub fn run(cli: &Cli) -> Result<Exit, Failure> {
 }
 
 /// Writes a result to stdout. A reader that has had enough (`ulpm … | head`) is no error.
-pub fn say(text: &str) -> io::Result<()> {
+pub fn say(text: &str) -> anyhow::Result<()> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => result,
+        result => result.context("cannot write to stdout"),
     }
 }
 
@@ -116,8 +117,11 @@ fn start_log(verbose: u8, quiet: bool) {
         (false, _) => "debug,ulpm=trace",
     };
     let filter = EnvFilter::try_from_env("ULPM_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    let log =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(verbose > 1);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(verbose > 1);
     // A second logger in one process (tests) is refused; the first one stays.
     let _ = if verbose > 1 { log.try_init() } else { log.without_time().try_init() };
 }

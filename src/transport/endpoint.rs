@@ -107,7 +107,7 @@ impl Call<'_> {
     async fn reach(&self, remote: SocketAddr, limit: Duration) -> Result<Connected, ConnectError> {
         let endpoint = self.endpoint(remote)?;
         let mut config = ClientConfig::new(self.tls.clone());
-        config.transport_config(self.tuning.transport());
+        config.transport_config(self.tuning.towards(remote).transport());
         let connecting = endpoint
             .connect_with(config, remote, CERTIFICATE_NAME)
             .map_err(|source| ConnectError::Start { remote, source })?;

@@ -153,7 +153,11 @@ fn a_current_thread_runtime_on_each_side_will_do() {
     runtime.block_on(wire.send(MESSAGE, b"ping")).unwrap();
     let answer = runtime.block_on(wire.recv()).unwrap();
     assert_eq!(answer, Frame { kind: MESSAGE, body: Bytes::from_static(b"ping") });
-    runtime.block_on(wire.send.finish()).unwrap();
+    let (send, mut recv) = wire.split();
+    runtime.block_on(send.finish()).unwrap();
+    assert!(matches!(runtime.block_on(recv.recv()), Err(WireError::Ended)));
+    // The target still waits for the acknowledgement of its end, which must not be overtaken by a close.
+    runtime.block_on(async { tokio::time::sleep(Duration::from_millis(100)).await });
     runtime.block_on(connected.close("all done"));
     server.join().unwrap();
 }

@@ -15,6 +15,7 @@
 //! | [`listener`] | [`Listener`], the target's side: bounded handshakes, accepted peers |
 //! | [`frame`] | the eight bytes before every body; pure |
 //! | [`wire`] | frames over one bidirectional stream |
+//! | [`wire_error`] | what can go wrong there |
 //!
 //! Nothing in here knows what the frames mean.
 
@@ -31,6 +32,7 @@ pub mod tls;
 pub mod trust;
 pub mod tuning;
 pub mod wire;
+pub mod wire_error;
 
 #[cfg(test)]
 mod loopback_tests;

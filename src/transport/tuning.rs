@@ -7,13 +7,16 @@
 //! experimental, and a controller that ignores loss would harm the very services that are being moved.
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use quinn::congestion::CubicConfig;
 use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
+
+/// The headers before a UDP packet's payload, without IP options.
+const IPV4_AND_UDP: u32 = 20 + 8;
 
 /// The parameters of one side. [`Default`] is what ulpm uses; tests and benches vary it.
 #[derive(Debug, Clone)]
@@ -102,6 +105,16 @@ impl Tuning {
         config
     }
 
+    /// The same, with no larger packets than the route to `remote` lets out of this host. Probing beyond
+    /// would only lose time: each size that does not fit takes three lost packets to find out.
+    pub fn towards(&self, remote: SocketAddr) -> Self {
+        let mut tuning = self.clone();
+        if let Some(payload) = route_payload(remote) {
+            tuning.max_mtu = self.max_mtu.min(payload).max(self.initial_mtu);
+        }
+        tuning
+    }
+
     /// A UDP socket at `address` with large buffers.
     pub fn bind(&self, address: SocketAddr) -> io::Result<UdpSocket> {
         let socket = UdpSocket::bind(address)?;
@@ -119,10 +132,22 @@ impl Tuning {
     }
 }
 
+/// What a UDP packet may carry on the first link towards `remote`. `None` where the kernel does not say,
+/// and for IPv6, whose `IPV6_MTU` nix lacks.
+fn route_payload(remote: SocketAddr) -> Option<u16> {
+    if remote.is_ipv6() {
+        return None;
+    }
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    // Only looks up the route; UDP's connect sends nothing.
+    socket.connect(remote).ok()?;
+    let mtu = getsockopt(&socket, sockopt::IpMtu).ok()?;
+    let payload = u32::try_from(mtu).ok()?.checked_sub(IPV4_AND_UDP)?;
+    Some(u16::try_from(payload).unwrap_or(u16::MAX))
+}
+
 #[cfg(test)]
 mod tests {
-    use nix::sys::socket::getsockopt;
-
     use super::*;
 
     #[test]

@@ -1,3 +1,22 @@
 //! The `ulpm` command: parses, dispatches, maps errors to the documented exit codes.
 
-fn main() {}
+use std::io::{self, Write as _};
+
+use clap::Parser as _;
+use ulpm::cli::{self, Cli, Exit};
+
+fn main() -> Exit {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come this way too; a closed pipe is no reason to complain.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage } else { Exit::Done };
+        }
+    };
+    cli::run(&cli).unwrap_or_else(|failure| {
+        // If even stderr is gone, the exit code still tells.
+        let _ = writeln!(io::stderr(), "ulpm: error: {:#}", failure.error);
+        failure.exit
+    })
+}

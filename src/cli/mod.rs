@@ -1,1 +1,147 @@
 //! The command line: one file per subcommand; text, progress, exit codes.
+//!
+//! Results go to stdout by [`say`], everything else to stderr. A subcommand returns an [`Exit`], or a
+//! [`Failure`] that carries one; `main` prints the failure's chain of causes once.
+
+pub mod home;
+pub mod trust;
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::process::{ExitCode, Termination};
+
+use anyhow::Context as _;
+use clap::{ArgAction, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+/// Moves a running, unmodified Linux process to another machine.
+#[derive(Debug, Parser)]
+#[command(name = "ulpm", version, about, after_help = EXIT_CODES, disable_help_subcommand = true)]
+pub struct Cli {
+    /// Say more; repeat for still more
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    verbose: u8,
+    /// Say nothing but errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show this host's identity; say which peers are let in
+    Trust(trust::TrustArgs),
+}
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done; 1 failed, nothing was touched; 2 wrong usage; 3 refused by preflight;
+4 aborted, the process runs on at the source; 5 the outcome is open, `ulpm recover` settles it.";
+
+/// How a command ended, as scripts see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// All was done.
+    Done = 0,
+    /// It failed, and nothing was touched.
+    Failed = 1,
+    /// What was typed makes no sense.
+    Usage = 2,
+    /// Preflight found obstacles; nothing was touched.
+    Refused = 3,
+    /// Given up; the process runs on at the source.
+    Aborted = 4,
+    /// Nobody knows where the process runs until `ulpm recover` has settled it.
+    Open = 5,
+}
+
+impl Termination for Exit {
+    fn report(self) -> ExitCode {
+        ExitCode::from(self as u8)
+    }
+}
+
+/// Why a command did not end well, and what the shell is told.
+#[derive(Debug)]
+pub struct Failure {
+    /// The exit code.
+    pub exit: Exit,
+    /// What went wrong, with its causes.
+    pub error: anyhow::Error,
+}
+
+impl Failure {
+    /// `error`, and the exit code that it calls for.
+    pub fn new(exit: Exit, error: impl Into<anyhow::Error>) -> Self {
+        Self { exit, error: error.into() }
+    }
+
+    /// What was typed turned out to be wrong after it was parsed.
+    pub fn usage(error: impl Into<anyhow::Error>) -> Self {
+        Self::new(Exit::Usage, error)
+    }
+}
+
+/// An error that says nothing else left everything untouched.
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::new(Exit::Failed, error)
+    }
+}
+
+/// Runs what was typed.
+pub fn run(cli: &Cli) -> Result<Exit, Failure> {
+    start_log(cli.verbose, cli.quiet);
+    match &cli.command {
+        Command::Trust(args) => trust::run(args),
+    }
+}
+
+/// Writes a result to stdout. A reader that has had enough (`ulpm … | head`) is no error.
+pub fn say(text: &str) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.context("cannot write to stdout"),
+    }
+}
+
+/// Sends what the library traces to stderr. `ULPM_LOG` overrides the options, in the syntax of
+/// tracing's `EnvFilter`.
+fn start_log(verbose: u8, quiet: bool) {
+    let default = match (quiet, verbose) {
+        (true, _) => "error",
+        (false, 0) => "warn",
+        (false, 1) => "warn,ulpm=info",
+        (false, 2) => "info,ulpm=debug",
+        (false, _) => "debug,ulpm=trace",
+    };
+    let filter = EnvFilter::try_from_env("ULPM_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(verbose > 1);
+    // A second logger in one process (tests) is refused; the first one stays.
+    let _ = if verbose > 1 { log.try_init() } else { log.without_time().try_init() };
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn bad_fingerprints_are_usage_errors_that_say_what_is_expected() {
+        let error = Cli::try_parse_from(["ulpm", "trust", "add", "MD5:aa"]).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("expected SHA256: and 43 base64 characters"), "{error}");
+        assert!(Cli::try_parse_from(["ulpm", "-v", "trust", "show", "-v"]).is_ok());
+    }
+}

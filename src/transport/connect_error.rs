@@ -122,8 +122,6 @@ pub enum ConnectError {
     RefusedByPeer {
         /// The target.
         host: HostPort,
-        /// The key that it presented.
-        peer: Fingerprint,
         /// Our key.
         ours: Fingerprint,
         /// What this host is called.
@@ -139,7 +137,7 @@ pub enum ConnectError {
         /// Its address.
         remote: SocketAddr,
         /// Why.
-        source: AdmissionError,
+        source: Box<AdmissionError>,
     },
     /// The connection broke during the handshake.
     #[error("the connection to {} at {remote} broke during the handshake", host.host)]

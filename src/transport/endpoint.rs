@@ -107,7 +107,7 @@ impl Call<'_> {
     async fn reach(&self, remote: SocketAddr, limit: Duration) -> Result<Connected, ConnectError> {
         let endpoint = self.endpoint(remote)?;
         let mut config = ClientConfig::new(self.tls.clone());
-        config.transport_config(self.tuning.transport());
+        config.transport_config(self.tuning.towards(remote).transport());
         let connecting = endpoint
             .connect_with(config, remote, CERTIFICATE_NAME)
             .map_err(|source| ConnectError::Start { remote, source })?;
@@ -174,11 +174,11 @@ impl Call<'_> {
         let (host, ours) = (self.host.clone(), self.ours);
         match error {
             AdmissionError::UnknownPeer { presented } => ConnectError::UnknownPeer { host, presented },
-            AdmissionError::RefusedByPeer { peer, reason } => {
-                ConnectError::RefusedByPeer { host, peer, ours, our_name: our_name(), reason }
+            AdmissionError::RefusedByPeer { reason, .. } => {
+                ConnectError::RefusedByPeer { host, ours, our_name: our_name(), reason }
             }
             AdmissionError::Lost(lost) => self.lost(remote, lost),
-            source => ConnectError::NotAdmitted { host, remote, source },
+            source => ConnectError::NotAdmitted { host, remote, source: Box::new(source) },
         }
     }
 

@@ -42,8 +42,12 @@ impl Host {
         Listener::bind(&self.identity, self.trust.clone(), SocketAddr::from(([127, 0, 0, 1], 0))).unwrap()
     }
 
-    async fn call(&self, listener: &Listener) -> Result<Connected, ConnectError> {
-        connect(&self.identity, &self.trust, &listener.local_addr().to_string(), LIMIT).await
+    fn call<'a>(
+        &'a self,
+        listener: &Listener,
+    ) -> impl Future<Output = Result<Connected, ConnectError>> + use<'a> {
+        let address = listener.local_addr().to_string();
+        async move { connect(&self.identity, &self.trust, &address, LIMIT).await }
     }
 }
 
@@ -118,7 +122,7 @@ async fn sixty_four_mebibytes_arrive_intact() {
     wire.send_msg(MESSAGE, &total).await.unwrap();
     let ((sent, received), connected) = sender.await.unwrap();
     assert_eq!(wire.bytes(), (received, sent));
-    eprintln!("64 MiB in {:?}, mtu {}", started.elapsed(), connected.connection.stats().path.current_mtu);
+    eprintln!("64 MiB in {:?}, {:?}", started.elapsed(), connected.connection.stats().path);
     connected.close("done").await;
 }
 
@@ -149,7 +153,11 @@ fn a_current_thread_runtime_on_each_side_will_do() {
     runtime.block_on(wire.send(MESSAGE, b"ping")).unwrap();
     let answer = runtime.block_on(wire.recv()).unwrap();
     assert_eq!(answer, Frame { kind: MESSAGE, body: Bytes::from_static(b"ping") });
-    runtime.block_on(wire.send.finish()).unwrap();
+    let (send, mut recv) = wire.split();
+    runtime.block_on(send.finish()).unwrap();
+    assert!(matches!(runtime.block_on(recv.recv()), Err(WireError::Ended)));
+    // The target still waits for the acknowledgement of its end, which must not be overtaken by a close.
+    runtime.block_on(async { tokio::time::sleep(Duration::from_millis(100)).await });
     runtime.block_on(connected.close("all done"));
     server.join().unwrap();
 }
@@ -282,7 +290,7 @@ async fn silent_clients_do_not_hold_up_others() {
 #[tokio::test]
 async fn receiving_survives_cancellation_and_bad_frames_do_not() {
     let (connected, accepted, _listener) = connected().await;
-    let (mut raw, _) = connected.connection.open_bi().await.unwrap();
+    let (mut raw, _answers) = connected.connection.open_bi().await.unwrap();
     let frame = [&Header { kind: MESSAGE, len: 6 }.encode()[..], b"abcdef"].concat();
     let mut wire = None;
     for byte in frame {
@@ -298,8 +306,8 @@ async fn receiving_survives_cancellation_and_bad_frames_do_not() {
     let mut wire = wire.unwrap();
     assert_eq!(wire.bytes(), (0, 14));
 
-    let expect_frame_error = |bad: Header| async move { bad.encode() };
-    raw.write_all(&expect_frame_error(Header { kind: PAGES, len: u32::MAX }).await).await.unwrap();
+    // Nothing of the body is awaited, or memory taken for it.
+    raw.write_all(&Header { kind: PAGES, len: u32::MAX }.encode()).await.unwrap();
     let error = wire.recv().await.unwrap_err();
     assert!(matches!(error, WireError::Frame(FrameError::TooLong { .. })), "{error:?}");
     assert!(matches!(wire.send(9, b"").await, Err(WireError::Frame(FrameError::UnknownKind { kind: 9 }))));
@@ -323,7 +331,7 @@ async fn parts_join_and_ends_are_told_apart() {
     assert!(frame.body.is_empty());
     let frame = wire.recv().await.unwrap();
     assert!(matches!(frame.decode::<u8>(), Err(WireError::Trailing { extra: 1, .. })));
-    assert!(matches!(frame.decode::<String>(), Err(WireError::Decode { .. })));
+    assert!(matches!(frame.decode::<[u8; 3]>(), Err(WireError::Decode { .. })));
     assert!(matches!(wire.recv.recv_body().await, Err(WireError::NoBody)));
     assert_eq!(frame.decode::<(u8, u8)>().unwrap(), (1, 2));
     gone(out, connected.connection, wire).await;
@@ -332,11 +340,11 @@ async fn parts_join_and_ends_are_told_apart() {
 /// A frame that its sender gave up, then a connection that ends.
 async fn gone(mut out: Wire, connection: Connection, mut wire: Wire) {
     let huge = vec![1; 4 << 20];
-    for _ in 0..8 {
-        out.send(PAGES, &huge).await.unwrap();
+    // Nobody reads, so the windows fill up and one send does not end.
+    let patience = Duration::from_millis(300);
+    while let Ok(sent) = tokio::time::timeout(patience, out.send(PAGES, &huge)).await {
+        sent.unwrap();
     }
-    // The windows are full, so this one cannot end.
-    assert!(tokio::time::timeout(Duration::from_millis(100), out.send(PAGES, &huge)).await.is_err());
     assert!(matches!(out.send(MESSAGE, b"x").await, Err(WireError::Torn)));
     connection.close(quinn::VarInt::from_u32(0), b"away");
     let error = loop {

@@ -16,6 +16,7 @@
 //! | [`frame`] | the eight bytes before every body; pure |
 //! | [`protocol`] | what the two sides say to each other |
 //! | [`wire`] | frames over one bidirectional stream |
+//! | [`wire_error`] | what can go wrong there |
 //!
 //! Nothing in here knows what the frames mean.
 
@@ -33,6 +34,7 @@ pub mod tls;
 pub mod trust;
 pub mod tuning;
 pub mod wire;
+pub mod wire_error;
 
 #[cfg(test)]
 mod loopback_tests;

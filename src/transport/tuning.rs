@@ -7,13 +7,16 @@
 //! experimental, and a controller that ignores loss would harm the very services that are being moved.
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use quinn::congestion::CubicConfig;
 use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
+
+/// The headers before a UDP packet's payload, without IP options.
+const IPV4_AND_UDP: u32 = 20 + 8;
 
 /// The parameters of one side. [`Default`] is what ulpm uses; tests and benches vary it.
 #[derive(Debug, Clone)]
@@ -29,9 +32,14 @@ pub struct Tuning {
     pub idle_timeout: Duration,
     /// What every path carries (RFC 9000); larger packets are found by probing.
     pub initial_mtu: u16,
-    /// The largest packet that is probed for: a jumbo frame of 9000 bytes less IPv6 and UDP headers. A
-    /// quarter of the packets for the same bytes where it fits; elsewhere the search ends a step below.
+    /// The largest packet that is probed for, where the network carries jumbo frames. Not 9000: quinn
+    /// hands the kernel up to ten packets at once, and if those are more than the 65507 bytes of one UDP
+    /// send, all ten are lost, which looks like a path that swallows large packets (measured on loopback:
+    /// the MTU fell back to 1200 for a minute).
     pub max_mtu: u16,
+    /// How long a path that seems to swallow large packets is spared them. Loss in a full buffer can look
+    /// the same, so that quinn's 60 s would slow a whole migration for one hiccup.
+    pub large_packets_again: Duration,
     /// What may be sent before the first acknowledgement, paced over one round trip. Ten times the
     /// internet's default, since migration hosts are neighbours.
     pub initial_window: u64,
@@ -52,7 +60,8 @@ impl Default for Tuning {
             keep_alive: Duration::from_secs(2),
             idle_timeout: Duration::from_secs(10),
             initial_mtu: 1200,
-            max_mtu: 8952,
+            max_mtu: 6500,
+            large_packets_again: Duration::from_secs(2),
             initial_window: 10 * 14_720,
             bidi_streams: 1,
             uni_streams: 4,
@@ -67,7 +76,7 @@ impl Tuning {
         let mut cubic = CubicConfig::default();
         cubic.initial_window(self.initial_window);
         let mut mtu = MtuDiscoveryConfig::default();
-        mtu.upper_bound(self.max_mtu);
+        mtu.upper_bound(self.max_mtu).black_hole_cooldown(self.large_packets_again);
         // A duration that does not fit in QUIC's 62 bits of milliseconds is the same as none.
         let idle = IdleTimeout::try_from(self.idle_timeout).ok();
 
@@ -96,6 +105,16 @@ impl Tuning {
         config
     }
 
+    /// The same, with no larger packets than the route to `remote` lets out of this host. Probing beyond
+    /// would only lose time: each size that does not fit takes three lost packets to find out.
+    pub fn towards(&self, remote: SocketAddr) -> Self {
+        let mut tuning = self.clone();
+        if let Some(payload) = route_payload(remote) {
+            tuning.max_mtu = self.max_mtu.min(payload).max(self.initial_mtu);
+        }
+        tuning
+    }
+
     /// A UDP socket at `address` with large buffers.
     pub fn bind(&self, address: SocketAddr) -> io::Result<UdpSocket> {
         let socket = UdpSocket::bind(address)?;
@@ -113,10 +132,22 @@ impl Tuning {
     }
 }
 
+/// What a UDP packet may carry on the first link towards `remote`. `None` where the kernel does not say,
+/// and for IPv6, whose `IPV6_MTU` nix lacks.
+fn route_payload(remote: SocketAddr) -> Option<u16> {
+    if remote.is_ipv6() {
+        return None;
+    }
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    // Only looks up the route; UDP's connect sends nothing.
+    socket.connect(remote).ok()?;
+    let mtu = getsockopt(&socket, sockopt::IpMtu).ok()?;
+    let payload = u32::try_from(mtu).ok()?.checked_sub(IPV4_AND_UDP)?;
+    Some(u16::try_from(payload).unwrap_or(u16::MAX))
+}
+
 #[cfg(test)]
 mod tests {
-    use nix::sys::socket::getsockopt;
-
     use super::*;
 
     #[test]

@@ -9,11 +9,13 @@
 //! leaves the wire [torn](WireError::Torn), which the next call says instead of sending nonsense.
 
 use bytes::{Bytes, BytesMut};
-use quinn::{Connection, ConnectionError, ReadError, RecvStream, SendStream, WriteError};
+use quinn::{Connection, RecvStream, SendStream, WriteError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::frame::{FrameError, Header, KindCap};
+
+pub use super::wire_error::WireError;
 
 /// Parts up to this size are gathered before they are handed to QUIC; larger ones go alone, because a
 /// second copy would cost more than a second call.
@@ -332,80 +334,4 @@ impl WireRecv {
         let left = self.open.map_or(0, |(_, left)| left);
         WireError::CutShort { kind: header.kind, left }
     }
-}
-
-/// What can go wrong on a wire.
-#[derive(Debug, thiserror::Error)]
-pub enum WireError {
-    /// The stream was not opened.
-    #[error("cannot open the stream")]
-    Open(#[source] ConnectionError),
-    /// A header that is none, or a body that its kind does not allow.
-    #[error("bad frame")]
-    Frame(#[from] FrameError),
-    /// Reading failed, mostly because the connection is gone.
-    #[error("cannot receive")]
-    Read(#[from] ReadError),
-    /// Writing failed, mostly because the connection is gone.
-    #[error("cannot send")]
-    Write(#[from] WriteError),
-    /// The other side finished between two frames.
-    #[error("the other side ended the stream")]
-    Ended,
-    /// The other side finished inside a body.
-    #[error("frame of kind {kind} was cut short, {left} bytes are missing")]
-    CutShort {
-        /// The frame's kind.
-        kind: u16,
-        /// How much did not come.
-        left: usize,
-    },
-    /// A message has no encoding.
-    #[error("cannot encode the message of kind {kind}")]
-    Encode {
-        /// The frame's kind.
-        kind: u16,
-        /// What the encoder said.
-        source: postcard::Error,
-    },
-    /// A body is no message of the expected type.
-    #[error("cannot decode the message of kind {kind}")]
-    Decode {
-        /// The frame's kind.
-        kind: u16,
-        /// What the decoder said.
-        source: postcard::Error,
-    },
-    /// A body goes on after its message.
-    #[error("{extra} bytes follow the message of kind {kind}")]
-    Trailing {
-        /// The frame's kind.
-        kind: u16,
-        /// How many.
-        extra: usize,
-    },
-    /// A frame was given up half-way, nothing that follows can be read.
-    #[error("an earlier frame was given up half-way")]
-    Torn,
-    /// A header was asked for while a body waits.
-    #[error("{left} bytes of a frame of kind {kind} have not been taken")]
-    BodyPending {
-        /// The frame's kind.
-        kind: u16,
-        /// How many.
-        left: usize,
-    },
-    /// A body was asked for without a header.
-    #[error("no frame has begun")]
-    NoBody,
-    /// The buffer does not fit in what is left of the body.
-    #[error("frame of kind {kind} has {left} bytes left, {wanted} were asked for")]
-    BodySize {
-        /// The frame's kind.
-        kind: u16,
-        /// How much is left.
-        left: usize,
-        /// How much was asked for.
-        wanted: usize,
-    },
 }

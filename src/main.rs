@@ -1,3 +1,5 @@
 //! The `ulpm` command: parses, dispatches, maps errors to the documented exit codes.
 
-fn main() {}
+fn main() {
+    ulpm::demo::hosts::init_if_asked();
+}

@@ -1,1 +1,3 @@
 //! Two hosts on this machine and a self-checking workload moved between them.
+
+pub mod hosts;

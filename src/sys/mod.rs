@@ -1,1 +1,3 @@
 //! Thin safe wrappers of kernel interfaces that the crates lack.
+
+pub mod namespaces;

@@ -1,6 +1,8 @@
 //! The scene of demo and benches, with a stand-in for the engine (`scene/stand_in.sh`): what it does
 //! with right and wrong answers of `ulpm trust`, `serve` and `live`, and that it leaves nothing.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -64,7 +66,10 @@ fn moves_and_checks() {
     assert!(result.passed, "{result:?}");
     let lines = lines.lock().unwrap();
     let said = |text: &str| lines.iter().any(|line| line.contains(text));
-    assert!(said("  round 0: 256 pages") && said("ulpm serve is ready") && said("goes on as pid"), "{lines:?}");
+    assert!(
+        said("  round 0: 256 pages") && said("ulpm serve is ready") && said("goes on as pid"),
+        "{lines:?}"
+    );
 }
 
 fn passes_a_refusal_on() {
@@ -79,7 +84,10 @@ fn shows_why_serve_died() {
     let dir = tempfile::tempdir().unwrap();
     let error = move_once(&stand_in(dir.path(), "serve-dies"), &Watcher::silent()).unwrap_err();
     let text = error.to_string();
-    assert!(text.contains("'ulpm serve' ended with exit status: 1") && text.contains("cannot bind port"), "{text}");
+    assert!(
+        text.contains("'ulpm serve' ended with exit status: 1") && text.contains("cannot bind port"),
+        "{text}"
+    );
 }
 
 fn never_accepts_two_copies() {

@@ -6,6 +6,7 @@
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
+use std::path::PathBuf;
 use std::thread;
 
 use anyhow::Context;
@@ -35,6 +36,9 @@ pub struct DemoArgs {
     /// Print the report as one JSON document (a list of reports if there are several moves).
     #[arg(long)]
     pub json: bool,
+    /// Another build of ulpm to play it with.
+    #[arg(long, value_name = "PATH", hide = true)]
+    pub program: Option<PathBuf>,
     /// More arguments for `ulpm live`.
     #[arg(last = true, value_name = "LIVE ARGS")]
     pub live_args: Vec<String>,
@@ -49,7 +53,7 @@ pub fn run(args: DemoArgs) -> anyhow::Result<Exit> {
         threads: args.threads.into(),
         verify: true,
         live_args: args.live_args,
-        program: None,
+        program: args.program,
     };
     let mut reports = vec![];
     let played = prepare().and_then(|watcher| play(&options, args.moves, &watcher, &mut reports));
@@ -136,20 +140,26 @@ fn fail(mut reports: Vec<MigrationReport>, error: &SceneError, json: bool) -> an
         print(&text)?;
     }
     eprintln!("ulpm demo: {}", chain(error));
+    if let Some(advice) = error.advice() {
+        eprintln!("  {advice}");
+    }
     Ok(code)
 }
 
 /// What `ulpm live` reported, or, if it never came to that, a report of a move that was not tried.
 fn report_of(error: &SceneError) -> MigrationReport {
+    let told =
+        chain(error).lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" | ");
     match error {
         SceneError::Move { report: Some(report), .. } => (**report).clone(),
-        SceneError::Move { code, .. } if *code == i32::from(Exit::Open as u8) => {
-            MigrationReport { error: Some(chain(error)), ..MigrationReport::default() }
+        SceneError::Move { code, .. } if exit_of(*code) == Exit::Aborted => {
+            MigrationReport::aborted(0, "", told)
         }
-        SceneError::Move { code, .. } if *code == i32::from(Exit::Aborted as u8) => {
-            MigrationReport::aborted(0, "", chain(error))
+        // Moved or not: nobody reported it.
+        SceneError::Move { .. } | SceneError::Workload { .. } => {
+            MigrationReport { error: Some(told), ..MigrationReport::default() }
         }
-        _ => MigrationReport::refused(0, "", chain(error)),
+        _ => MigrationReport::refused(0, "", told),
     }
 }
 

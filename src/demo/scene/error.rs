@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use crate::demo::hosts::HostError;
 use crate::demo::workload::Status;
-use crate::report::MigrationReport;
+use crate::report::{MigrationReport, Size};
 
 /// Why a scene could not be set up, or a move on it not made.
 #[derive(Debug, Error)]
@@ -24,6 +24,14 @@ pub enum SceneError {
         step: &'static str,
         /// Why it failed.
         source: io::Error,
+    },
+    /// Both copies of the workload's memory would not fit.
+    #[error("two copies of {mem} are needed while it moves, and {available} of memory are free here")]
+    NoMemory {
+        /// Memory of the workload.
+        mem: Size,
+        /// What this machine has left.
+        available: Size,
     },
     /// A command in a host ended otherwise than with success.
     #[error("{host}: '{command}' ended with {status}{stderr}")]
@@ -88,6 +96,28 @@ pub enum SceneError {
     /// Someone asked to stop.
     #[error("interrupted; both hosts and all that ran in them are gone")]
     Interrupted,
+}
+
+impl SceneError {
+    /// What the user can do about it, where the message itself does not say.
+    pub fn advice(&self) -> Option<&'static str> {
+        const SEE_MORE: &str = "to see more of what the hosts do, run it again with RUST_LOG=ulpm=debug";
+        match self {
+            Self::Host(_) | Self::Interrupted => None,
+            Self::Own { .. } => {
+                Some("the scene's files are in the temporary directory: TMPDIR names another")
+            }
+            Self::NoMemory { .. } => Some("choose a smaller --mem"),
+            Self::Command { .. } | Self::TooSlow { .. } | Self::Answer { .. } => Some(SEE_MORE),
+            Self::Move { code: 3, .. } => Some(
+                "preflight names what stands in the way and what can be done; 'ulpm check' shows it again",
+            ),
+            Self::Move { .. } => Some(SEE_MORE),
+            Self::Workload { .. } => {
+                Some("this should not happen: RUST_LOG=ulpm=debug shows more for a bug report")
+            }
+        }
+    }
 }
 
 /// The last lines of a command's standard error, shown indented below a message.

@@ -110,6 +110,7 @@ pub struct Scene {
 impl Scene {
     /// Makes the hosts, joins them and lets them trust each other.
     pub fn set_up(options: &SceneOptions, watcher: &Watcher) -> Result<Self, SceneError> {
+        memory_for_two(options.mem)?;
         let program = match &options.program {
             Some(program) => program.clone(),
             None => std::env::current_exe().map_err(own("find the ulpm binary"))?,
@@ -306,6 +307,19 @@ impl Scene {
     }
 }
 
+/// Source and target stand beside each other in this machine's memory. Where it cannot be told how
+/// much there is, the attempt will show.
+fn memory_for_two(mem: Size) -> Result<(), SceneError> {
+    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
+    let kib = line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
+    let available = Size::bytes(kib.unwrap_or(u64::MAX).saturating_mul(1024));
+    if mem.as_bytes().saturating_mul(2) > available.as_bytes() {
+        return Err(SceneError::NoMemory { mem, available });
+    }
+    Ok(())
+}
+
 /// `ulpm serve` says on stderr when it is ready.
 fn says_ready(line: &str) -> bool {
     let line = line.to_lowercase();
@@ -336,6 +350,13 @@ impl Drop for SceneDir {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn more_than_the_machine_has_is_refused() {
+        assert!(memory_for_two(Size::mib(1)).is_ok());
+        let error = memory_for_two(Size::bytes(1 << 60)).unwrap_err();
+        assert!(matches!(error, SceneError::NoMemory { .. }) && error.advice().is_some(), "{error}");
+    }
 
     #[test]
     fn readiness_is_a_word_of_its_own() {

@@ -53,6 +53,7 @@ fn plays() {
     passes_a_refusal_on();
     shows_why_serve_died();
     never_accepts_two_copies();
+    never_takes_another_for_it();
     stops_when_asked();
     assert_eq!(left_behind(), Vec::<PathBuf>::new());
 }
@@ -94,6 +95,12 @@ fn never_accepts_two_copies() {
     let dir = tempfile::tempdir().unwrap();
     let error = move_once(&stand_in(dir.path(), "two-copies"), &Watcher::silent()).unwrap_err();
     assert!(error.to_string().contains("is still on host-a"), "{error}");
+}
+
+fn never_takes_another_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = move_once(&stand_in(dir.path(), "impostor"), &Watcher::silent()).unwrap_err();
+    assert!(error.to_string().contains("started anew"), "{error}");
 }
 
 fn stops_when_asked() {

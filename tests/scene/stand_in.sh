@@ -1,6 +1,8 @@
 #!/bin/sh
 # A stand-in for the engine: answers as `ulpm trust|serve|live` must, and "moves" the workload by
-# killing it here and starting another there. What it is to do wrong is in the file $0.fault.
+# killing it here and starting another there, which it dresses up as the old one (commands and
+# statuses are passed on, with the old name and larger counters). What it is to do wrong is in
+# the file $0.fault.
 # Everything else (init of a host, the workload) is the real ulpm.
 real=$(cat "$0.real")
 fault=$(cat "$0.fault")
@@ -15,8 +17,19 @@ serve)
     [ "$fault" = serve-dies ] && { echo "cannot bind port 3490" >&2; exit 1; }
     echo "ready: listening on 0.0.0.0:3490" >&2
     while [ ! -e "$PWD/go" ]; do sleep 0.01; done
-    "$real" __workload --mem 1M --dirty-rate 1000 --threads 2 --dir "$PWD/workload" </dev/null >/dev/null 2>&1 &
+    old=$PWD/workload new=$PWD/workload2
+    [ "$fault" = impostor ] && new=$old
+    "$real" __workload --mem 1M --dirty-rate 1000 --threads 2 --dir "$new" </dev/null >/dev/null 2>&1 &
     echo $! >"$PWD/there.new" && mv "$PWD/there.new" "$PWD/there"
+    [ "$fault" = impostor ] && wait
+    name=$(sed 's/.*"instance":"\([^"]*\)".*/\1/' "$old/status.json")
+    while [ -d "$old" ]; do
+        [ -e "$old/stop" ] && touch "$new/stop"
+        sed -e "s/\"instance\":\"[^\"]*/\"instance\":\"$name/" \
+            -e 's/\(sequence\|pages_written\|pages_checked\|_hops\|_records\|_ticks\)":/&9000/g' \
+            "$new/status.json" >"$old/dressed" 2>/dev/null && mv "$old/dressed" "$old/status.json"
+        sleep 0.02
+    done
     wait
     ;;
 live)

@@ -173,18 +173,16 @@ impl Scene {
         let (from, to) = (self.here, 1 - self.here);
         self.serve(to)?;
         let watcher = self.watcher.clone();
-        let pid = {
-            let subject = self.subject()?;
-            subject.reset_gap(&watcher)?;
-            subject.pid
-        };
+        let subject = self.subject()?;
+        subject.reset_gap(&watcher)?;
+        let (pid, before) = (subject.pid, subject.status().clone());
         let mut report = self.live(pid, from, to)?;
         let there = report.target_pid.unwrap_or(pid);
         self.see_it_there(pid, from, there, to)?;
         self.here = to;
         let subject = self.subject()?;
         subject.pid = there;
-        subject.see_it_run(&watcher)?;
+        subject.see_it_go_on(&before, &watcher)?;
         watcher.say(&format!("{}: the workload goes on as pid {there}", self.hosts[to].name()));
         self.settle()?;
         report.observed_gap_ms = Some(self.subject()?.status().longest_gap_ms);

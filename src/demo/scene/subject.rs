@@ -72,15 +72,19 @@ impl Subject {
         self.wait_until("does not follow commands", watcher, move |_| !reset.exists())
     }
 
-    /// Waits until it has written several statuses more: it runs.
-    pub(super) fn see_it_run(&mut self, watcher: &Watcher) -> Result<(), SceneError> {
-        let before = self.status().clone();
+    /// Waits until it has written several statuses more: it runs. It must be the one that said
+    /// `earlier` of itself, with nothing lost since.
+    pub(super) fn see_it_go_on(&mut self, earlier: &Status, watcher: &Watcher) -> Result<(), SceneError> {
+        let here = self.status().clone();
         self.wait_until("does not go on", watcher, |now| {
-            now.sequence >= before.sequence + 3
-                && now.token_hops > before.token_hops
-                && now.file_records > before.file_records
-                && now.timer_ticks > before.timer_ticks
-        })
+            let new = now.instance != earlier.instance;
+            new || now.sequence >= here.sequence + 3
+                && now.token_hops > here.token_hops
+                && now.file_records > here.file_records
+                && now.timer_ticks > here.timer_ticks
+        })?;
+        let lost = lost_since(earlier, &self.last);
+        lost.map_or(Ok(()), |what| Err(self.wrong(&what)))
     }
 
     /// Makes it check every page and end; its last words.
@@ -120,5 +124,41 @@ impl Subject {
             last: Box::new(self.last.clone()),
             serve: Tail { whose: "the workload".into(), lines },
         }
+    }
+}
+
+/// What of `earlier` is not in `now`, if anything.
+fn lost_since(earlier: &Status, now: &Status) -> Option<String> {
+    if now.instance != earlier.instance {
+        return Some("is not the one that was to be moved: it was started anew".into());
+    }
+    let counters = [
+        ("statuses", earlier.sequence, now.sequence),
+        ("pages written", earlier.pages_written, now.pages_written),
+        ("pages checked", earlier.pages_checked, now.pages_checked),
+        ("hops through pipes", earlier.token_hops, now.token_hops),
+        ("file records", earlier.file_records, now.file_records),
+        ("timer ticks", earlier.timer_ticks, now.timer_ticks),
+    ];
+    let (what, before, after) = counters.into_iter().find(|(_, before, after)| after < before)?;
+    Some(format!("has gone back in time: {before} {what} before, {after} now"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_or_an_older_workload_is_not_taken_for_it() {
+        let status = |instance: &str, file_records| Status {
+            instance: instance.into(),
+            file_records,
+            ..Status::default()
+        };
+        assert_eq!(lost_since(&status("a", 5), &status("a", 6)), None);
+        assert!(lost_since(&status("a", 5), &status("b", 6)).unwrap().contains("started anew"));
+        assert!(
+            lost_since(&status("a", 5), &status("a", 4)).unwrap().contains("5 file records before, 4 now")
+        );
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +18,8 @@ const GAP_KEPT_FROM: Duration = Duration::from_micros(500);
 pub struct Status {
     /// Its process id as it sees it.
     pub pid: u32,
+    /// Made up when it started and kept in its memory: a workload started anew has another.
+    pub instance: String,
     /// Grows with every status written.
     pub sequence: u64,
     /// Whether all memory is filled and every kind of state is busy.
@@ -69,6 +71,7 @@ pub struct Gap {
 
 /// Counters shared by all threads.
 pub(super) struct Board {
+    instance: String,
     pages: u64,
     writers: usize,
     stopping: AtomicBool,
@@ -103,6 +106,7 @@ struct Gaps {
 impl Board {
     pub(super) fn new(options: &Options) -> Self {
         Self {
+            instance: made_up(),
             pages: super::memory::page_count(options),
             writers: options.threads,
             stopping: AtomicBool::new(false),
@@ -180,6 +184,7 @@ impl Board {
         let all_filled = self.filled.load(Relaxed) == self.writers;
         Status {
             pid: std::process::id(),
+            instance: self.instance.clone(),
             ready: all_filled && hops > 0 && records > 0 && ticks > 0,
             pages: self.pages,
             pages_written: self.written.load(Relaxed),
@@ -203,6 +208,12 @@ impl Gaps {
     fn new() -> Self {
         Self { since: Instant::now(), longest: Duration::ZERO, kept: Vec::with_capacity(GAPS_KEPT + 1) }
     }
+}
+
+/// A name that no other workload has.
+fn made_up() -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    format!("{:x}-{:x}", std::process::id(), now.as_nanos())
 }
 
 /// Whole microseconds, as milliseconds.

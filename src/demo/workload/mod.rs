@@ -131,7 +131,8 @@ fn control(board: &Board, dir: &Path) -> io::Result<Status> {
         let mut status = board.status();
         status.sequence = sequence;
         status.dirty_pages_per_s = rate.measured(status.pages_written);
-        status.clock_shift_ms = (clocks.shift_ms() * 1000.0).round() / 1000.0;
+        // Adding zero makes a negative zero positive.
+        status.clock_shift_ms = (clocks.shift_ms() * 1000.0).round() / 1000.0 + 0.0;
         status.monotonic_consistent =
             status.clock_backwards == 0 && status.clock_shift_ms.abs() < CLOCK_TOLERANCE_MS;
         if stop {

@@ -79,7 +79,8 @@ impl Shard<'_> {
             self.write(index);
         }
         board.filled();
-        let mut due = 0.0;
+        // The threads shall not all write at the same moments, nor wait long where the rate is low.
+        let mut due = self.random.below(1000) as f64 / 1000.0;
         let mut last = Instant::now();
         while !board.stopping() {
             thread::sleep(TICK);

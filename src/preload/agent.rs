@@ -154,7 +154,7 @@ fn memfd_descriptors(files: &FilesImage) -> BTreeMap<u64, i32> {
         .files
         .iter()
         .filter_map(|f| match &f.kind {
-            FileKind::MemFd { memfd, .. } => files.memfds.get(*memfd).map(|m| (m.object, f.fd)),
+            FileKind::MemFd { object, .. } => Some((*object, f.fd)),
             _ => None,
         })
         .collect()

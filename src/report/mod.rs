@@ -1,1 +1,15 @@
 //! What was measured in a migration: phases, rounds, freeze parts.
+//!
+//! - `migration.rs`: the report itself as serde types; its JSON is the contract of `--json`.
+//! - `text.rs`: the same report for a person at a terminal.
+//! - `units.rs`: sizes as people type and read them (`256M`, `1.5 GiB`), and durations.
+//!
+//! Nothing here measures: the rooms that do the work fill the types in.
+
+mod migration;
+mod text;
+mod units;
+
+pub use migration::{FreezeParts, LazyStats, MigrationReport, Outcome, PidMode, Round};
+pub use text::render;
+pub use units::{Size, SizeError, human_ms};

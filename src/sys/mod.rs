@@ -5,6 +5,7 @@
 //! | [`ptrace`] | `PTRACE_SEIZE` and the register, mask, signal-queue and rseq requests |
 //! | [`fds`] | descriptors of another process, seen and duplicated |
 //! | [`handoff`] | descriptors over unix sockets |
+//! | [`namespaces`] | entering and furnishing namespaces |
 //! | [`pagemap`] | `PAGEMAP_SCAN` on `/proc/PID/pagemap` (Linux 6.7) |
 //! | [`uffd`] | userfaultfd: handshake, registration |
 //! | [`process`] | pidfds, `process_vm_*`, robust lists, `/proc/PID/mem` |
@@ -14,6 +15,7 @@
 
 pub mod fds;
 pub mod handoff;
+pub mod namespaces;
 pub mod pagemap;
 pub mod process;
 pub mod ptrace;

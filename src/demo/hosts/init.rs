@@ -19,7 +19,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{ForkResult, Pid};
 
 use super::wire::{self, Reply, Request, Setup};
-use crate::sys::namespaces::{close_on_exec_from, fork_single_threaded, open_pidfd, own_session};
+use crate::sys::namespaces::{close_on_exec_from, default_signals, fork_single_threaded, open_pidfd, own_session};
 
 /// The hidden first argument that makes `ulpm` a host's init.
 pub(super) const INIT_ARGUMENT: &str = "__host-init";
@@ -64,6 +64,7 @@ fn init_main() -> i32 {
 /// Makes the namespaces and forks; returns the warden's exit code when the host has ended.
 fn build(control: &OwnedFd) -> Step<i32> {
     close_on_exec_from(3).step("mark descriptors close-on-exec")?;
+    default_signals();
     let Some((setup, _)) = wire::receive::<Setup>(control).step("receive the setup")? else {
         return Ok(0);
     };

@@ -221,8 +221,8 @@ impl Host {
         })
     }
 
-    /// The network namespace itself.
-    pub(super) fn network(&self) -> BorrowedFd<'_> {
+    /// The network namespace itself, for setns(2).
+    pub fn network(&self) -> BorrowedFd<'_> {
         self.network.as_fd()
     }
 

@@ -144,7 +144,6 @@ fn passed_fds(control: impl Iterator<Item = ControlMessageOwned>) -> Vec<OwnedFd
     fds
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

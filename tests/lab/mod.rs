@@ -89,18 +89,22 @@ impl Lab {
 
     /// Starts `ulpm serve` in a host and waits until it is ready; exchanges trust both ways.
     pub(crate) fn serve(&mut self, name: &str) -> Result<()> {
-        self.serve_with(name, &[])
+        self.serve_under(name, &[])
     }
 
-    pub(crate) fn serve_with(&mut self, name: &str, args: &[&str]) -> Result<()> {
+    /// The same, run by another program, which takes a command as its last arguments.
+    pub(crate) fn serve_under(&mut self, name: &str, wrapper: &[&str]) -> Result<()> {
         if !self.strangers {
             self.trust("a", "b")?;
             self.trust("b", "a")?;
         }
+        self.serve_untrusted(name, wrapper)
+    }
+
+    /// The same without an exchange of trust.
+    pub(crate) fn serve_untrusted(&mut self, name: &str, wrapper: &[&str]) -> Result<()> {
         let listen = format!("0.0.0.0:{PORT}");
-        let mut argv = vec![ULPM, "serve", "--listen", &listen];
-        argv.extend(args);
-        let mut serve = self.spawn(name, &argv)?;
+        let mut serve = self.spawn(name, &[wrapper, &[ULPM, "serve", "--listen", &listen]].concat())?;
         let deadline = Instant::now() + SOON;
         loop {
             let said = serve.errors().to_lowercase();
@@ -125,7 +129,10 @@ impl Lab {
     pub(crate) fn trust(&self, who: &str, whom: &str) -> Result<()> {
         let shown = self.run(whom, &[ULPM, "trust", "show"], SOON)?;
         let fingerprint = shown.stdout.trim();
-        ensure!(shown.exit == 0 && fingerprint.starts_with("SHA256:"), "ulpm trust show in {whom}: {shown:?}");
+        ensure!(
+            shown.exit == 0 && fingerprint.starts_with("SHA256:"),
+            "ulpm trust show in {whom}: {shown:?}"
+        );
         let added = self.run(who, &[ULPM, "trust", "add", fingerprint, "--name", whom], SOON)?;
         ensure!(added.exit == 0, "ulpm trust add in {who}: {added:?}");
         Ok(())
@@ -136,7 +143,12 @@ impl Lab {
         self.spawn_with(name, argv, &BTreeMap::new())
     }
 
-    pub(crate) fn spawn_with(&self, name: &str, argv: &[&str], env: &BTreeMap<String, String>) -> Result<Proc> {
+    pub(crate) fn spawn_with(
+        &self,
+        name: &str,
+        argv: &[&str],
+        env: &BTreeMap<String, String>,
+    ) -> Result<Proc> {
         let number = {
             let mut count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
             *count += 1;

@@ -53,11 +53,6 @@ impl Proc {
         self.process.outside_pid().as_raw()
     }
 
-    /// The file that its standard output goes to; a moved process goes on writing there.
-    pub(crate) fn stdout_file(&self) -> &Path {
-        &self.stdout
-    }
-
     /// What it said so far on its standard output.
     pub(crate) fn output(&self) -> String {
         read(&self.stdout)

@@ -24,8 +24,11 @@ struct Seen {
     directories: BTreeSet<PathBuf>,
 }
 
-static SEEN: Mutex<Seen> =
-    Mutex::new(Seen { namespaces: BTreeSet::new(), processes: BTreeSet::new(), directories: BTreeSet::new() });
+static SEEN: Mutex<Seen> = Mutex::new(Seen {
+    namespaces: BTreeSet::new(),
+    processes: BTreeSet::new(),
+    directories: BTreeSet::new(),
+});
 
 fn seen() -> MutexGuard<'static, Seen> {
     SEEN.lock().unwrap_or_else(PoisonError::into_inner)
@@ -35,7 +38,8 @@ fn seen() -> MutexGuard<'static, Seen> {
 pub(crate) fn watch(host: &Host) {
     let mut seen = seen();
     for kind in ["net", "pid", "mnt", "uts", "ipc", "time"] {
-        let (theirs, ours) = (namespace(host.init_pid().as_raw(), kind), namespace(std::process::id() as i32, kind));
+        let (theirs, ours) =
+            (namespace(host.init_pid().as_raw(), kind), namespace(std::process::id() as i32, kind));
         if theirs != ours {
             seen.namespaces.extend(theirs);
         }
@@ -104,7 +108,9 @@ fn look() -> Vec<String> {
             found.push(format!("mount: {line}"));
         }
     }
-    found.extend(seen.directories.iter().filter(|path| path.exists()).map(|path| format!("{}", path.display())));
+    found.extend(
+        seen.directories.iter().filter(|path| path.exists()).map(|path| format!("{}", path.display())),
+    );
     found
 }
 
@@ -116,7 +122,9 @@ fn namespace(pid: i32, kind: &str) -> Option<String> {
 fn processes() -> Vec<(i32, i32, u64)> {
     let mut all = Vec::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
         let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
         let Some((_, rest)) = stat.rsplit_once(") ") else { continue };
         let fields: Vec<&str> = rest.split(' ').collect();

@@ -41,7 +41,8 @@ pub(crate) struct UdpProxy {
 impl UdpProxy {
     /// Begins to listen in `from` on a port of its own, and to forward to `port` in `to`.
     pub(crate) fn between(from: &Host, to: &Host, port: u16) -> Result<Self> {
-        let front = from.in_network(|| open((Ipv4Addr::LOCALHOST, 0).into()))?.context("bind the front socket")?;
+        let front =
+            from.in_network(|| open((Ipv4Addr::LOCALHOST, 0).into()))?.context("bind the front socket")?;
         let address = front.local_addr()?;
         let network = to.network().try_clone_to_owned()?;
         let wire = Arc::new(Wire::default());

@@ -23,14 +23,23 @@ pub(crate) fn names() -> Vec<String> {
 
 /// The path of a victim's program, built if its source is newer.
 pub(crate) fn program(name: &str) -> Result<String> {
+    build(&sources(), name)
+}
+
+/// The path of a little program of the lab, from `tests/lab/tools`.
+pub(crate) fn tool(name: &str) -> Result<String> {
+    build(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/lab/tools"), name)
+}
+
+fn build(sources: &Path, name: &str) -> Result<String> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _guard = ONE_AT_A_TIME.lock();
-    let source = sources().join(format!("{name}.c"));
+    let source = sources.join(format!("{name}.c"));
     let directory = Path::new(super::ULPM).ancestors().nth(2).context("no target directory")?.join("victims");
     fs::create_dir_all(&directory)?;
     let program = directory.join(name);
     let built = modified(&program);
-    if built.is_none() || built < modified(&source) || built < modified(&sources().join("victim.h")) {
+    if built.is_none() || built < modified(&source) || built < modified(&sources.join("victim.h")) {
         let fresh = directory.join(format!("{name}.{}", std::process::id()));
         let flags = ["-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-pthread"];
         let mut command = Command::new("cc");

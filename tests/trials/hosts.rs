@@ -44,7 +44,10 @@ fn apart(lab: &mut Lab) -> Result<()> {
     let lines: Vec<&str> = state.stdout.lines().collect();
     for mask in &lines[..2] {
         // Above 31 are the C library's own, which may be ignored from the start.
-        ensure!(u64::from_str_radix(mask, 16)? & 0x7fff_ffff == 0, "signals are not as at a login: {state:?}");
+        ensure!(
+            u64::from_str_radix(mask, 16)? & 0x7fff_ffff == 0,
+            "signals are not as at a login: {state:?}"
+        );
     }
     ensure!(lines[2] == "4", "a descriptor leaked: {state:?}");
     ensure!(lines[3] == "0", "a controlling terminal: {state:?}");

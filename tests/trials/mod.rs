@@ -56,7 +56,8 @@ fn trial_in(
 }
 
 fn in_lab(options: &LabOptions, run: &impl Fn(&mut Lab) -> Result<()>) -> Result<(), Failed> {
-    let mut lab = Lab::with(options).map_err(|error| Failed::from(format!("cannot make the lab: {error:#}")))?;
+    let mut lab =
+        Lab::with(options).map_err(|error| Failed::from(format!("cannot make the lab: {error:#}")))?;
     let result = catch_unwind(AssertUnwindSafe(|| run(&mut lab)));
     let message = match result {
         Ok(Ok(())) => return Ok(()),

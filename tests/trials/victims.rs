@@ -9,6 +9,7 @@ use libtest_mimic::Trial;
 use nix::unistd::Pid;
 
 use super::trial;
+use crate::lab::live::LiveOutcome;
 use crate::lab::process::Proc;
 use crate::lab::{Lab, SOON, victims, wait_until};
 
@@ -17,8 +18,13 @@ const WORK: Duration = Duration::from_millis(1500);
 
 pub(super) fn trials() -> Vec<Trial> {
     let names = victims::names();
-    let rest = names.clone().into_iter().map(|name| trial(&format!("rest {name}"), &[], move |lab| rest(lab, &name)));
-    let moves = names.into_iter().map(|name| trial(&format!("move {name}"), &[], move |lab| there_and_back(lab, &name)));
+    let rest = names
+        .clone()
+        .into_iter()
+        .map(|name| trial(&format!("rest {name}"), &[], move |lab| rest(lab, &name)));
+    let moves = names
+        .into_iter()
+        .map(|name| trial(&format!("move {name}"), &[], move |lab| there_and_back(lab, &name)));
     rest.chain(moves).collect()
 }
 
@@ -35,13 +41,19 @@ pub(super) struct Victim {
 impl Victim {
     /// Starts a victim in host `a` and waits until it is at work.
     pub(super) fn start(lab: &Lab, name: &str) -> Result<Self> {
-        let stop = lab.dir().join(format!("{name}.stop"));
-        let program = victims::program(name)?;
-        let mut process = lab.spawn("a", &[&program, &stop.display().to_string()])?;
+        Self::start_command(lab, &[&victims::program(name)?])
+    }
+
+    /// Starts any command that behaves as victims do: the stop file's path is its last argument.
+    pub(super) fn start_command(lab: &Lab, argv: &[&str]) -> Result<Self> {
+        let stop = lab.dir().join("stop");
+        let path = stop.display().to_string();
+        let mut process = lab.spawn("a", &[argv, &[&path]].concat())?;
         wait_until("the victim is ready", SOON, || {
             process.output().contains("ready") || !matches!(process.wait(Duration::ZERO), Ok(None))
         })?;
-        ensure!(process.output().contains("ready"), "{name} is not ready: {}", process.output());
+        let said = format!("{} {}", process.output(), process.errors());
+        ensure!(process.output().contains("ready"), "{argv:?} is not ready: {said}");
         let pid = process.pid();
         Ok(Self { process, stop, pid, host: "a".to_owned() })
     }
@@ -54,7 +66,13 @@ impl Victim {
     /// Moves it, verified, and checks from outside that exactly one copy is left.
     pub(super) fn move_to(&mut self, lab: &Lab, to: &str) -> Result<()> {
         let before = self.outside_pid(lab)?;
-        self.pid = lab.live(&self.host, self.pid, to, &["--verify"])?.moved()?;
+        let outcome = lab.live(&self.host, self.pid, to, &["--verify"])?;
+        self.moved(lab, &outcome, before, to)
+    }
+
+    /// Takes note of a verified move and checks from outside that exactly one copy is left.
+    pub(super) fn moved(&mut self, lab: &Lab, outcome: &LiveOutcome, before: i32, to: &str) -> Result<()> {
+        self.pid = outcome.moved()?;
         self.host = to.to_owned();
         ensure!(is_gone(before), "the source's copy (outside pid {before}) still exists");
         self.check_running(lab)
@@ -64,7 +82,8 @@ impl Victim {
     pub(super) fn check_running(&self, lab: &Lab) -> Result<()> {
         let said = self.process.output();
         ensure!(!said.contains("FAIL"), "the victim in {} says: {said}", self.host);
-        let outside = self.outside_pid(lab).with_context(|| format!("the victim in {} has gone: {said}", self.host))?;
+        let outside =
+            self.outside_pid(lab).with_context(|| format!("the victim in {} has gone: {said}", self.host))?;
         ensure!(!is_gone(outside), "the victim in {} has ended: {said}", self.host);
         Ok(())
     }

@@ -19,7 +19,9 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{ForkResult, Pid};
 
 use super::wire::{self, Reply, Request, Setup};
-use crate::sys::namespaces::{close_on_exec_from, default_signals, fork_single_threaded, open_pidfd, own_session};
+use crate::sys::namespaces::{
+    close_on_exec_from, default_signals, fork_single_threaded, open_pidfd, own_session,
+};
 
 /// The hidden first argument that makes `ulpm` a host's init.
 pub(super) const INIT_ARGUMENT: &str = "__host-init";
@@ -148,8 +150,10 @@ fn serve(control: &OwnedFd) -> io::Result<()> {
     let children = SignalFd::with_flags(&child_signal, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     let mut waiting: HashMap<i32, File> = HashMap::new();
     loop {
-        let mut fds =
-            [PollFd::new(control.as_fd(), PollFlags::POLLIN), PollFd::new(children.as_fd(), PollFlags::POLLIN)];
+        let mut fds = [
+            PollFd::new(control.as_fd(), PollFlags::POLLIN),
+            PollFd::new(children.as_fd(), PollFlags::POLLIN),
+        ];
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) | Err(nix::Error::EINTR) => {}
             Err(error) => return Err(error.into()),
@@ -181,7 +185,9 @@ fn answer(
     waiting: &mut HashMap<i32, File>,
 ) -> io::Result<()> {
     let found = match request {
-        Request::Find { pid } => open_pidfd(Pid::from_raw(pid)).map(|fd| (pid, fd)).step(format!("find {pid}")),
+        Request::Find { pid } => {
+            open_pidfd(Pid::from_raw(pid)).map(|fd| (pid, fd)).step(format!("find {pid}"))
+        }
         Request::Spawn { argv, env, cwd } => {
             let name = argv.first().cloned().unwrap_or_default();
             let mut command = Command::new(&name);

@@ -45,7 +45,8 @@ impl Link {
             move |source| HostError::Link { a, b, step, source }
         };
         let far = b.network().as_raw_fd();
-        with_netlink(a, async |handle| make_pair(&handle, &link, far).await).map_err(failed("make the veth pair"))?;
+        with_netlink(a, async |handle| make_pair(&handle, &link, far).await)
+            .map_err(failed("make the veth pair"))?;
         for (host, device, address) in [(a, &link.a_device, link.a), (b, &link.b_device, link.b)] {
             with_netlink(host, async |handle| raise(&handle, device, address).await)
                 .map_err(failed("set the addresses"))?;
@@ -63,7 +64,11 @@ pub(super) fn raise_loopback(host: &Host) -> Result<(), HostError> {
         let up = rtnetlink::LinkMessageBuilder::<LinkUnspec>::new().index(LOOPBACK_INDEX).up().build();
         handle.link().set(up).execute().await.map_err(io::Error::other)
     })
-    .map_err(|source| HostError::Outside { host: host.name().to_owned(), step: "raise its loopback", source })
+    .map_err(|source| HostError::Outside {
+        host: host.name().to_owned(),
+        step: "raise its loopback",
+        source,
+    })
 }
 
 async fn make_pair(handle: &Handle, link: &Link, far: RawFd) -> io::Result<()> {
@@ -71,7 +76,8 @@ async fn make_pair(handle: &Handle, link: &Link, far: RawFd) -> io::Result<()> {
     for attribute in &mut message.attributes {
         let LinkAttribute::LinkInfo(infos) = attribute else { continue };
         for info in infos {
-            if let rtnetlink::packet_route::link::LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))) = info {
+            if let rtnetlink::packet_route::link::LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))) = info
+            {
                 peer.attributes.push(LinkAttribute::NetNsFd(far));
             }
         }
@@ -87,7 +93,10 @@ async fn raise(handle: &Handle, device: &str, address: Ipv4Addr) -> io::Result<(
 }
 
 /// Runs `work` with a netlink socket of the host's network.
-fn with_netlink<T: Send>(host: &Host, work: impl AsyncFnOnce(Handle) -> io::Result<T> + Send) -> io::Result<T> {
+fn with_netlink<T: Send>(
+    host: &Host,
+    work: impl AsyncFnOnce(Handle) -> io::Result<T> + Send,
+) -> io::Result<T> {
     host.in_network(|| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {

@@ -285,7 +285,11 @@ fn expect_pidfd(
         Reply::Ready => 1,
         Reply::Process { pid } => pid,
         Reply::Failed { step, errno } => {
-            return Err(HostError::Inside { host: host(), step, source: io::Error::from_raw_os_error(errno) });
+            return Err(HostError::Inside {
+                host: host(),
+                step,
+                source: io::Error::from_raw_os_error(errno),
+            });
         }
     };
     fds.pop().map(|fd| (pid, fd)).ok_or_else(|| HostError::Gone { host: host() })

@@ -185,6 +185,8 @@ fn answer(
     waiting: &mut HashMap<i32, File>,
 ) -> io::Result<()> {
     let found = match request {
+        // Said out of turn: there is nothing to answer.
+        Request::Known => return Ok(()),
         Request::Find { pid } => {
             open_pidfd(Pid::from_raw(pid)).map(|fd| (pid, fd)).step(format!("find {pid}"))
         }
@@ -196,7 +198,11 @@ fn answer(
         }
     };
     match found {
-        Ok((pid, pidfd)) => wire::send(control, &Reply::Process { pid }, &[pidfd.as_fd() as BorrowedFd<'_>]),
+        Ok((pid, pidfd)) => {
+            wire::send(control, &Reply::Process { pid }, &[pidfd.as_fd() as BorrowedFd<'_>])?;
+            // The end of the conversation is noticed by the next receive.
+            wire::receive::<Request>(control).map(drop)
+        }
         Err((step, error)) => wire::send(control, &Reply::failed(step, &error), &[]),
     }
 }

@@ -7,6 +7,7 @@
 //!     | <-- Ready{} + pidfd of init ------------------------------- |
 //!     | --- Spawn{} + stdin, stdout, stderr, status --------------->| fork, exec
 //!     | <-- Process{pid} + pidfd ---------------------------------- |
+//!     | --- Known (the pid outside was read) ---------------------->| may reap from here on
 //!     |                                            (child ends) --> | writes wait status into `status`
 //! ```
 
@@ -42,6 +43,8 @@ pub(super) enum Request {
     Spawn { argv: Vec<String>, env: BTreeMap<String, String>, cwd: PathBuf },
     /// Give a pidfd of the process with this pid in the host.
     Find { pid: i32 },
+    /// The process last answered was looked at; only now may it be reaped, and vanish from `/proc`.
+    Known,
 }
 
 /// What init answers.

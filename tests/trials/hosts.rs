@@ -1,6 +1,6 @@
 //! The lab itself: hosts are apart, wires carry, the proxy does what it says, nothing is left.
 
-use std::fs;
+use std::fs::{self, File};
 use std::net::{Ipv4Addr, UdpSocket};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -9,11 +9,12 @@ use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
+use ulpm::demo::hosts::{Host, HostOptions, Stdio3};
 
 use super::{trial, trial_in};
 use crate::lab::needs::Need;
 use crate::lab::udp_proxy::UdpProxy;
-use crate::lab::{Lab, LabOptions, SOON, wait_until};
+use crate::lab::{Lab, LabOptions, SOON, ULPM, wait_until};
 
 pub(super) fn trials() -> Vec<Trial> {
     let private = LabOptions { private: vec!["/srv".into()], ..LabOptions::default() };
@@ -96,6 +97,19 @@ fn end(lab: &mut Lab) -> Result<()> {
 }
 
 fn private_directories(lab: &mut Lab) -> Result<()> {
+    let options =
+        HostOptions { private: vec!["/tmp".into()], program: Some(ULPM.into()), ..HostOptions::default() };
+    let host = Host::create("c", &options)?;
+    let (out, seen) = (File::create(lab.dir().join("c.out"))?, lab.dir().join("c.out"));
+    let script = ["sh", "-c", "ls /tmp; cd \"$ULPM_HOME\" && touch here"];
+    let mut process = host.spawn(&script, Path::new("/"), Stdio3::to_files(out.try_clone()?, out)?)?;
+    process.wait(SOON)?.context("the command in c does not end")?;
+    let home = host.home().to_owned();
+    let only = home.file_name().context("a home has a name")?.to_string_lossy().into_owned();
+    ensure!(fs::read_to_string(&seen)?.trim() == only, "its /tmp holds: {}", fs::read_to_string(&seen)?);
+    ensure!(home.join("ulpm/here").exists(), "its home is not the real one");
+    drop(host);
+    ensure!(!home.exists(), "its home outlived it");
     let wrote = lab.run("a", &["sh", "-c", "echo x > /srv/of-a"], SOON)?;
     let seen = lab.run("b", &["ls", "/srv"], SOON)?;
     ensure!(wrote.exit == 0 && seen.stdout.is_empty(), "{wrote:?} {seen:?}");

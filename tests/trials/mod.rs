@@ -3,6 +3,7 @@
 mod aborts;
 mod bad_input;
 mod hosts;
+mod pid_modes;
 mod programs;
 mod round_trips;
 mod victims;
@@ -22,6 +23,7 @@ pub(crate) fn all() -> Vec<Trial> {
     trials.extend(bad_input::trials());
     trials.extend(aborts::trials());
     trials.extend(round_trips::trials());
+    trials.extend(pid_modes::trials());
     trials.extend(programs::trials());
     trials
 }

@@ -146,7 +146,7 @@ impl Host {
             name: name.to_owned(),
             time: options.time,
             private: options.private.clone(),
-            hosts_file: home.join("hosts"),
+            home: home.to_owned(),
             first_pid: options.first_pid,
         };
         wire::send(&ours, &setup, &[]).map_err(outside("send its setup"))?;
@@ -252,7 +252,10 @@ impl Drop for Host {
             let _ = send_signal(self.init.as_fd(), Signal::SIGKILL);
             let _ = self.warden.wait();
         }
-        if let Err(error) = fs::remove_dir_all(&self.home) {
+        // The warden has done so already, unless it was killed.
+        if let Err(error) = fs::remove_dir_all(&self.home)
+            && error.kind() != io::ErrorKind::NotFound
+        {
             tracing::warn!(host = self.name, %error, "cannot remove the host's home");
         }
     }

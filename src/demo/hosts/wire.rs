@@ -31,8 +31,8 @@ pub(super) struct Setup {
     pub(super) time: Option<TimeOffsets>,
     /// Paths over which an empty file system of the host's own is mounted.
     pub(super) private: Vec<PathBuf>,
-    /// Mounted over `/etc/hosts`.
-    pub(super) hosts_file: PathBuf,
+    /// The host's directory: removed when the host ends, its `hosts` is mounted over `/etc/hosts`.
+    pub(super) home: PathBuf,
     pub(super) first_pid: Option<i32>,
 }
 

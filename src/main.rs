@@ -6,6 +6,7 @@ use clap::Parser as _;
 use ulpm::cli::{self, Cli, Exit};
 
 fn main() -> Exit {
+    answer_hidden_calls();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -19,4 +20,18 @@ fn main() -> Exit {
         let _ = writeln!(io::stderr(), "ulpm: error: {:#}", failure.error);
         failure.exit
     })
+}
+
+/// Roles in which ulpm starts itself: they do not return. Before any thread exists.
+fn answer_hidden_calls() {
+    ulpm::demo::hosts::init_if_asked();
+    let mut args = std::env::args_os().skip(1);
+    let Some(first) = args.next() else { return };
+    if first == ulpm::restore::nursery::ARGUMENT {
+        let order = args.next().unwrap_or_default();
+        ulpm::restore::nursery::main(&order.to_string_lossy());
+    }
+    if first == "__workload" {
+        ulpm::demo::workload::main(args);
+    }
 }

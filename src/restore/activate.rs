@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use super::objects::Objects;
 use super::skeleton::Skeleton;
 use super::{RestoreError, mapper};
+use crate::image::memory::{MemoryImage, MmFields};
 use crate::image::process::{Credentials, ProcessImage, ThreadImage};
 use crate::state::files::{EpollAdd, RestoreContext};
 use crate::state::{attributes, credentials, files, mm_fields, scheduling, signals, threads, timers, waits};
@@ -29,8 +30,9 @@ pub fn activate(
     image: &ProcessImage,
     cpus: &[u8],
     arrived: Instant,
+    context: RestoreContext,
 ) -> Result<waits::Memory, RestoreError> {
-    let epoll = put_files(skeleton, objects, image)?;
+    let epoll = put_files(skeleton, objects, image, context)?;
     let tids: Vec<i32> = image.threads.iter().map(|t| t.tid).collect();
     skeleton.set_threads(&tids)?;
     put_process(skeleton, image, &epoll)?;
@@ -42,6 +44,24 @@ pub fn activate(
     }
     attributes::put_outside(skeleton.pid, &image.attributes)?;
     put_waits_and_registers(skeleton, image, arrived)
+}
+
+/// Sets the exe link, before any file is mapped: the kernel refuses while the old program still is.
+pub fn put_exe(skeleton: &Skeleton, memory: &MemoryImage) -> Result<(), RestoreError> {
+    let now = std::fs::read_link(format!("/proc/{}/exe", skeleton.pid)).map_err(RestoreError::io("reading the exe link"))?;
+    if now.to_string_lossy() == memory.exe {
+        return Ok(());
+    }
+    let mut batch = skeleton.batch();
+    let path = batch.string(&memory.exe);
+    let args = [libc::AT_FDCWD as u64, path, (libc::O_RDONLY | libc::O_CLOEXEC) as u64, 0];
+    batch.call("open of the program", libc::SYS_openat, &args);
+    let fd = skeleton.run(&batch)?.results[0];
+    let mut batch = skeleton.batch();
+    let mm = MmFields { brk: memory.mm.start_brk, ..memory.mm.clone() };
+    mm_fields::put(&mut batch, &mm, fd as u32);
+    skeleton.close_received(&mut batch);
+    skeleton.run(&batch).map(drop)
 }
 
 /// The skeleton was born of us and has our credentials.
@@ -57,8 +77,9 @@ fn put_files(
     skeleton: &Skeleton,
     objects: &Objects,
     image: &ProcessImage,
+    mut context: RestoreContext,
 ) -> Result<Vec<EpollAdd>, RestoreError> {
-    let mut context = RestoreContext::default();
+    context.ids = skeleton.threads.iter().map(|(tid, t)| (*tid, t.0)).collect();
     for (id, _) in objects.iter() {
         context.memfds.insert(id.ino, objects.fd(id)?);
     }

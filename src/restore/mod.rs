@@ -8,6 +8,7 @@
 //! | [`pages`] | placing pages as they arrive |
 //! | [`objects`] | shared memory objects |
 //! | [`activate`] | all other state, at the end |
+//! | [`reservation`] | preflight: what is missing here |
 //! | [`session`] | the conversation with the source |
 
 pub mod activate;
@@ -16,6 +17,7 @@ pub mod mapper;
 pub mod nursery;
 pub mod objects;
 pub mod pages;
+pub mod reservation;
 pub mod session;
 pub mod skeleton;
 

@@ -320,7 +320,7 @@ impl Skeleton {
     }
 
     /// The point of no return: from here on it outlives us. Every thread has its own registers.
-    pub fn release(mut self) -> Result<(), RestoreError> {
+    pub fn release(&mut self) -> Result<(), RestoreError> {
         self.released = true;
         for thread in self.threads.values() {
             thread.set_options(Options::RELEASED)?;

@@ -77,6 +77,15 @@ pub fn pid_of_pidfd(pidfd: BorrowedFd<'_>) -> io::Result<Option<Pid>> {
     Ok(pid.filter(|pid| *pid > 0).map(Pid::from_raw))
 }
 
+/// Gives every signal its default action, as a login would find it. Signals that cannot be changed stay.
+pub fn default_signals() {
+    for signal in Signal::iterator() {
+        // SAFETY: no handler is installed, only the default action.
+        // Errors are SIGKILL's and SIGSTOP's.
+        let _ = unsafe { nix::sys::signal::signal(signal, nix::sys::signal::SigHandler::SigDfl) };
+    }
+}
+
 /// Reaps one child that has ended, if there is one: its pid, and its raw wait status in `status`.
 pub fn wait_any(status: &mut i32) -> Option<Pid> {
     // SAFETY: `status` is a valid int for the time of the call.

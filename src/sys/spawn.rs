@@ -95,3 +95,10 @@ pub fn die_with_parent() -> Result<(), Errno> {
     // SAFETY: no pointers.
     Errno::result(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) }).map(drop)
 }
+
+/// Whether `clone3(2)` exists and is let through: asked with arguments that cannot succeed.
+pub fn clone3_works() -> bool {
+    // SAFETY: a size of 0 is refused before anything is read.
+    let r = unsafe { libc::syscall(libc::SYS_clone3, std::ptr::null::<CloneArgs>(), 0) };
+    r == -1 && Errno::last() == Errno::EINVAL
+}

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::process::{self, Command, Stdio};
 
 use nix::mount::{MsFlags, mount};
@@ -19,7 +19,9 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{ForkResult, Pid};
 
 use super::wire::{self, Reply, Request, Setup};
-use crate::sys::namespaces::{close_on_exec_from, fork_single_threaded, open_pidfd, own_session};
+use crate::sys::namespaces::{
+    close_on_exec_from, default_signals, fork_single_threaded, open_pidfd, own_session,
+};
 
 /// The hidden first argument that makes `ulpm` a host's init.
 pub(super) const INIT_ARGUMENT: &str = "__host-init";
@@ -64,6 +66,7 @@ fn init_main() -> i32 {
 /// Makes the namespaces and forks; returns the warden's exit code when the host has ended.
 fn build(control: &OwnedFd) -> Step<i32> {
     close_on_exec_from(3).step("mark descriptors close-on-exec")?;
+    default_signals();
     let Some((setup, _)) = wire::receive::<Setup>(control).step("receive the setup")? else {
         return Ok(0);
     };
@@ -71,7 +74,10 @@ fn build(control: &OwnedFd) -> Step<i32> {
     match fork_single_threaded().step("fork the host's init")? {
         ForkResult::Parent { child } => {
             // Descriptor 0 and `control` stay open here: init's death is noticed by its pidfd instead.
-            Ok(wait_for(child))
+            let code = wait_for(child);
+            // The host's creator removes it too; this is for the case that it died.
+            let _ = fs::remove_dir_all(&setup.home);
+            Ok(code)
         }
         ForkResult::Child => {
             become_init(control, &setup)?;
@@ -122,21 +128,35 @@ fn become_init(control: &OwnedFd, setup: &Setup) -> Step<()> {
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).step("make mounts private")?;
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     mount(Some("proc"), "/proc", Some("proc"), flags, none).step("mount the host's own /proc")?;
-    for path in &setup.private {
-        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-        mount(Some("ulpm-host"), path, Some("tmpfs"), flags, Some("mode=0755"))
-            .step(format!("mount an own file system over {}", path.display()))?;
-    }
-    if fs::exists("/etc/hosts").unwrap_or(false) {
-        mount(Some(&setup.hosts_file), "/etc/hosts", none, MsFlags::MS_BIND, none)
-            .step("put the host's names over /etc/hosts")?;
-    }
+    mount_files(setup)?;
     if let Some(first) = setup.first_pid {
         fs::write("/proc/sys/kernel/ns_last_pid", (first - 1).to_string()).step("choose the first pid")?;
     }
     std::env::set_current_dir("/").step("change to /")?;
     let this = open_pidfd(Pid::this()).step("open init's pidfd")?;
     wire::send(control, &Reply::Ready, &[this.as_fd()]).step("report the host")
+}
+
+/// Mounts the host's names and its private directories; its home stays in sight wherever that is.
+fn mount_files(setup: &Setup) -> Step<()> {
+    let none = None::<&str>;
+    if fs::exists("/etc/hosts").unwrap_or(false) {
+        mount(Some(&setup.home.join("hosts")), "/etc/hosts", none, MsFlags::MS_BIND, none)
+            .step("put the host's names over /etc/hosts")?;
+    }
+    let home = File::open(&setup.home).step("open the host's home")?;
+    for path in &setup.private {
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+        mount(Some("ulpm-host"), path, Some("tmpfs"), flags, Some("mode=1777"))
+            .step(format!("mount an own file system over {}", path.display()))?;
+    }
+    if !setup.home.exists() {
+        fs::create_dir_all(&setup.home).step("make the host's home in an own file system")?;
+        let hidden = format!("/proc/self/fd/{}", home.as_raw_fd());
+        mount(Some(hidden.as_str()), &setup.home, none, MsFlags::MS_BIND, none)
+            .step("show the host's home")?;
+    }
+    Ok(())
 }
 
 /// Starts commands and reaps until the caller closes its end.
@@ -182,6 +202,8 @@ fn answer(
     waiting: &mut HashMap<i32, File>,
 ) -> io::Result<()> {
     let found = match request {
+        // Said out of turn: there is nothing to answer.
+        Request::Known => return Ok(()),
         Request::Find { pid } => {
             open_pidfd(Pid::from_raw(pid)).map(|fd| (pid, fd)).step(format!("find {pid}"))
         }
@@ -193,7 +215,11 @@ fn answer(
         }
     };
     match found {
-        Ok((pid, pidfd)) => wire::send(control, &Reply::Process { pid }, &[pidfd.as_fd() as BorrowedFd<'_>]),
+        Ok((pid, pidfd)) => {
+            wire::send(control, &Reply::Process { pid }, &[pidfd.as_fd() as BorrowedFd<'_>])?;
+            // The end of the conversation is noticed by the next receive.
+            wire::receive::<Request>(control).map(drop)
+        }
         Err((step, error)) => wire::send(control, &Reply::failed(step, &error), &[]),
     }
 }

@@ -146,7 +146,7 @@ impl Host {
             name: name.to_owned(),
             time: options.time,
             private: options.private.clone(),
-            hosts_file: home.join("hosts"),
+            home: home.to_owned(),
             first_pid: options.first_pid,
         };
         wire::send(&ours, &setup, &[]).map_err(outside("send its setup"))?;
@@ -199,15 +199,13 @@ impl Host {
         let argv = argv.iter().map(|argument| (*argument).to_owned()).collect();
         let request = Request::Spawn { argv, env: all, cwd: cwd.to_owned() };
         let fds = [stdio.stdin.as_fd(), stdio.stdout.as_fd(), stdio.stderr.as_fd(), report.as_fd()];
-        let (pid, pidfd) = self.ask(&request, &fds)?;
-        let outside = visible_pid(&self.name, pidfd.as_fd())?;
+        let (pid, outside, pidfd) = self.ask(&request, &fds)?;
         Ok(HostProcess::new(Pid::from_raw(pid), outside, pidfd, status))
     }
 
     /// The outside pid of the process that the host knows as `pid`; an error if there is none.
     pub fn outside_pid(&self, pid: Pid) -> Result<Pid, HostError> {
-        let (_, pidfd) = self.ask(&Request::Find { pid: pid.as_raw() }, &[])?;
-        visible_pid(&self.name, pidfd.as_fd())
+        self.ask(&Request::Find { pid: pid.as_raw() }, &[]).map(|(_, outside, _)| outside)
     }
 
     /// Runs `work` in a thread that lives in the host's network: sockets made there belong to it.
@@ -221,21 +219,21 @@ impl Host {
         })
     }
 
-    /// The network namespace itself.
-    pub(super) fn network(&self) -> BorrowedFd<'_> {
+    /// The network namespace itself, for setns(2).
+    pub fn network(&self) -> BorrowedFd<'_> {
         self.network.as_fd()
     }
 
-    fn ask(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<(i32, OwnedFd), HostError> {
+    /// Asks init for a process: its pid inside, its pid outside, its pidfd.
+    fn ask(&self, request: &Request, fds: &[BorrowedFd<'_>]) -> Result<(i32, Pid, OwnedFd), HostError> {
+        let outside = |source| HostError::Outside { host: self.name.clone(), step: "ask its init", source };
         let control = self.control.lock().unwrap_or_else(PoisonError::into_inner);
-        let gone = || HostError::Gone { host: self.name.clone() };
-        let socket = control.as_ref().ok_or_else(gone)?;
-        wire::send(socket, request, fds).map_err(|source| HostError::Outside {
-            host: self.name.clone(),
-            step: "ask its init",
-            source,
-        })?;
-        expect_pidfd(&self.name, wire::receive(socket))
+        let socket = control.as_ref().ok_or_else(|| HostError::Gone { host: self.name.clone() })?;
+        wire::send(socket, request, fds).map_err(outside)?;
+        let (pid, pidfd) = expect_pidfd(&self.name, wire::receive(socket))?;
+        let seen = visible_pid(&self.name, pidfd.as_fd());
+        wire::send(socket, &Request::Known, &[]).map_err(outside)?;
+        Ok((pid, seen?, pidfd))
     }
 }
 
@@ -254,7 +252,10 @@ impl Drop for Host {
             let _ = send_signal(self.init.as_fd(), Signal::SIGKILL);
             let _ = self.warden.wait();
         }
-        if let Err(error) = fs::remove_dir_all(&self.home) {
+        // The warden has done so already, unless it was killed.
+        if let Err(error) = fs::remove_dir_all(&self.home)
+            && error.kind() != io::ErrorKind::NotFound
+        {
             tracing::warn!(host = self.name, %error, "cannot remove the host's home");
         }
     }

@@ -7,6 +7,7 @@
 //!     | <-- Ready{} + pidfd of init ------------------------------- |
 //!     | --- Spawn{} + stdin, stdout, stderr, status --------------->| fork, exec
 //!     | <-- Process{pid} + pidfd ---------------------------------- |
+//!     | --- Known (the pid outside was read) ---------------------->| may reap from here on
 //!     |                                            (child ends) --> | writes wait status into `status`
 //! ```
 
@@ -30,8 +31,8 @@ pub(super) struct Setup {
     pub(super) time: Option<TimeOffsets>,
     /// Paths over which an empty file system of the host's own is mounted.
     pub(super) private: Vec<PathBuf>,
-    /// Mounted over `/etc/hosts`.
-    pub(super) hosts_file: PathBuf,
+    /// The host's directory: removed when the host ends, its `hosts` is mounted over `/etc/hosts`.
+    pub(super) home: PathBuf,
     pub(super) first_pid: Option<i32>,
 }
 
@@ -42,6 +43,8 @@ pub(super) enum Request {
     Spawn { argv: Vec<String>, env: BTreeMap<String, String>, cwd: PathBuf },
     /// Give a pidfd of the process with this pid in the host.
     Find { pid: i32 },
+    /// The process last answered was looked at; only now may it be reaped, and vanish from `/proc`.
+    Known,
 }
 
 /// What init answers.

@@ -1,0 +1,198 @@
+//! Preflight at the target: what is missing here for the process, all at once.
+
+use std::path::Path;
+
+use super::RestoreError;
+use crate::handover::journal::{Entry, Journal, Phase};
+use crate::image::Obstacle;
+use crate::image::files::ContentHashes;
+use crate::image::process::ProcessImage;
+use crate::state::files::{self, Access, FileCheck, Vetted};
+use crate::state::{attributes, scheduling, timers};
+use crate::transport::protocol::{Description, PidChoice};
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Reservation {
+    /// All that stands in the way.
+    pub obstacles: Vec<Obstacle>,
+    /// Files to be compared by content first.
+    pub needs_hash: Vec<String>,
+    /// Files that were compared.
+    pub vetted: Vec<Vetted>,
+    /// A pid namespace will be needed.
+    pub namespace: bool,
+}
+
+/// Checks whether the process can live here. `hashes`: contents at the source, when already asked.
+pub fn check(description: &Description, hashes: &ContentHashes) -> Result<Reservation, RestoreError> {
+    let mut found = Reservation::default();
+    if description.tree.version != crate::image::IMAGE_VERSION {
+        return Err(RestoreError::Nonsense(format!("an image of version {}", description.tree.version)));
+    }
+    for process in &description.tree.processes {
+        check_process(description, process, hashes, &mut found);
+    }
+    found.needs_hash.sort();
+    found.needs_hash.dedup();
+    Ok(found)
+}
+
+fn check_process(
+    description: &Description,
+    process: &ProcessImage,
+    hashes: &ContentHashes,
+    found: &mut Reservation,
+) {
+    check_pid(description, process, found);
+    check_rights(process, found);
+    for (path, identity) in &process.memory.files {
+        match files::check_file(&format!("mapped file {path}"), path, identity, Access::Read, hashes) {
+            FileCheck::Same => {}
+            FileCheck::SameContent(vetted) => found.vetted.push(vetted),
+            FileCheck::NeedsHash => found.needs_hash.push(path.clone()),
+            FileCheck::Differs(obstacle) => found.obstacles.push(obstacle),
+        }
+    }
+    let open = files::check_target(&process.files, hashes);
+    found.obstacles.extend(open.obstacles);
+    found.needs_hash.extend(open.needs_hash);
+    found.vetted.extend(open.vetted);
+    found.obstacles.extend(attributes::limit_obstacles(&process.attributes));
+    for (what, path) in [("current directory", &process.attributes.cwd), ("program", &process.memory.exe)] {
+        if !Path::new(path).exists() {
+            found.obstacles.push(Obstacle::new(
+                format!("{what} {path}"),
+                "it does not exist at the target",
+                "create it there, or mount the file system that holds it",
+            ));
+        }
+    }
+    let cpus = scheduling::online_cpus();
+    for thread in process.threads.iter().filter(|t| !scheduling::can_run(&t.sched, &cpus)) {
+        found.obstacles.push(Obstacle::new(
+            format!("thread {}", thread.tid),
+            "it may run only on CPUs that the target does not have",
+            "widen its affinity with taskset",
+        ));
+    }
+    check_vdso(process, found);
+    if !crate::sys::kernel_at_least(6, 15) && !timers::countable(&process.timers.posix) {
+        found.obstacles.push(Obstacle::new(
+            "POSIX timers",
+            "their ids are too high to be brought back on this kernel",
+            "use a target with Linux 6.15 or later",
+        ));
+    }
+    check_memory(process, found);
+}
+
+fn check_pid(description: &Description, process: &ProcessImage, found: &mut Reservation) {
+    let taken: Vec<i32> = process
+        .threads
+        .iter()
+        .map(|t| t.tid)
+        .filter(|tid| Path::new(&format!("/proc/{tid}")).exists())
+        .collect();
+    if taken.is_empty() {
+        return;
+    }
+    match description.pid_mode {
+        PidChoice::Same => found.obstacles.push(Obstacle::new(
+            format!("pid {}", taken[0]),
+            format!("it is taken at the target ({})", comm(taken[0])),
+            "end that process, or use --pid-mode auto",
+        )),
+        _ => found.namespace = true,
+    }
+}
+
+fn comm(pid: i32) -> String {
+    std::fs::read_to_string(format!("/proc/{pid}/comm")).map(|c| c.trim().to_owned()).unwrap_or_default()
+}
+
+/// `CAP_CHECKPOINT_RESTORE` or `CAP_SYS_ADMIN` for `set_tid`; whether `clone3` works at all.
+fn check_rights(process: &ProcessImage, found: &mut Reservation) {
+    const CAP_SYS_ADMIN: u32 = 21;
+    const CAP_CHECKPOINT_RESTORE: u32 = 40;
+    let Ok(own) = crate::state::credentials_of_self() else { return };
+    let has = |bit: u32| own.caps[2] >> bit & 1 == 1;
+    if !has(CAP_CHECKPOINT_RESTORE) && !has(CAP_SYS_ADMIN) {
+        found.obstacles.push(Obstacle::new(
+            format!("pid {}", process.pid),
+            "ulpm serve may not create a process under a chosen pid: it lacks CAP_CHECKPOINT_RESTORE",
+            "run `ulpm serve` as root, or give it CAP_CHECKPOINT_RESTORE and CAP_SYS_PTRACE",
+        ));
+    }
+    if !crate::sys::spawn::clone3_works() {
+        found.obstacles.push(Obstacle::new(
+            format!("pid {}", process.pid),
+            "the target's kernel, or a filter there, does not allow clone3 (Linux 5.5)",
+            "use a target with a newer kernel, or run `ulpm serve` outside the container that filters it",
+        ));
+    }
+    let foreign = process.threads.iter().any(|t| t.creds.uids != own.uids || t.creds.gids != own.gids);
+    if foreign && !(has(6) && has(7)) {
+        found.obstacles.push(Obstacle::new(
+            format!("process {}", process.pid),
+            "ulpm serve may not give it its user and groups: it lacks CAP_SETUID or CAP_SETGID",
+            "run `ulpm serve` as root",
+        ));
+    }
+}
+
+/// A different vDSO means other code at the same addresses.
+fn check_vdso(process: &ProcessImage, found: &mut Reservation) {
+    let own = std::process::id() as i32;
+    let ours = crate::state::memory_map::survey(own).and_then(|s| crate::state::memory_map::vdso(own, s.vdso));
+    let theirs = &process.memory.vdso;
+    let same = ours.is_ok_and(|o| {
+        let shape = |areas: &[(String, u64, u64)]| -> Vec<(String, u64)> {
+            areas.iter().map(|(n, s, e)| (n.clone(), e - s)).collect()
+        };
+        o.hash == theirs.hash && shape(&o.areas) == shape(&theirs.areas)
+    });
+    if !same {
+        found.obstacles.push(Obstacle::new(
+            "vDSO",
+            "the two kernels give their processes different vDSO code, and calls through the old one cannot be redirected yet",
+            "use hosts with the same kernel",
+        ));
+    }
+}
+
+fn check_memory(process: &ProcessImage, found: &mut Reservation) {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let available = text
+        .lines()
+        .find_map(|l| l.strip_prefix("MemAvailable:"))
+        .and_then(|v| v.trim().trim_end_matches(" kB").trim().parse::<u64>().ok())
+        .map(|kib| kib * 1024);
+    if let Some(available) = available
+        && process.memory.resident > available
+    {
+        found.obstacles.push(Obstacle::new(
+            "memory",
+            format!("the process has {} bytes, the target has {available} available", process.memory.resident),
+            "free memory at the target",
+        ));
+    }
+}
+
+/// How a migration ended here: the pid if it runs here, `None` if it never will. A migration that has not been
+/// committed is refused for ever.
+pub fn settle(dir: &Path, id: &str) -> Result<Option<i32>, RestoreError> {
+    let io = || RestoreError::io("reading the journal");
+    match Journal::open(dir, id, false).map_err(io())? {
+        Some(journal) if journal.entry().phase == Phase::Committed => Ok(Some(journal.entry().pid)),
+        Some(mut journal) => {
+            journal.set(Phase::Refused).map_err(io())?;
+            Ok(None)
+        }
+        None => {
+            let mut journal = Journal::begin(dir, Entry::new(id, false, 0, "")).map_err(io())?;
+            journal.set(Phase::Refused).map_err(io())?;
+            Ok(None)
+        }
+    }
+}

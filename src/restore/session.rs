@@ -1,0 +1,439 @@
+//! The target's conversation with one source, from hello to the end. Runs on an OS thread of its own, which owns
+//! the skeleton's tracees.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use nix::time::ClockId;
+use tokio::runtime::Handle;
+
+use super::objects::Objects;
+use super::reservation::{Reservation, check};
+use super::skeleton::Skeleton;
+use super::{RestoreError, activate, mapper, nursery, pages};
+use crate::handover::journal::{Entry, Journal, Phase};
+use crate::handover::{Target, TargetAction, TargetEvent};
+use crate::image::files::ContentHashes;
+use crate::image::process::ProcessImage;
+use crate::image::{PageRange, TreeImage};
+use crate::state::files::RestoreContext;
+use crate::state::{digest, scheduling, threads, waits};
+use crate::sys::time::{ClockOffsets, Ticker, now_ns};
+use crate::transport::protocol::{AreaDigest, Description, PidChoice, ToSource, ToTarget, cap, kind};
+use crate::transport::{Accepted, Frame, Wire, accept_wire};
+
+/// What a session needs of the server.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// Drives the network.
+    pub handle: Handle,
+    /// `ULPM_HOME`.
+    pub home: PathBuf,
+    /// `ULPM_HOME/journal`.
+    pub journal: PathBuf,
+}
+
+/// How long the source may be silent: QUIC itself notices a dead link sooner.
+const SILENCE: Duration = Duration::from_secs(300);
+
+/// Talks with one source until the end. What went wrong has been told to the source as far as possible.
+pub fn run(server: &Server, accepted: Accepted) -> Result<(), RestoreError> {
+    let _ticker = Ticker::start(Duration::from_millis(100)).map_err(RestoreError::io("starting a timer"))?;
+    let wire = server.handle.block_on(accept_wire(&accepted.connection, cap))?;
+    let mut session = Session { server: server.clone(), wire, peer: accepted.remote.to_string(), theirs: None };
+    let result = session.converse();
+    if let Err(e) = &result {
+        let text = chain(e);
+        tracing::warn!(peer = %session.peer, "migration ended: {text}");
+        let _ = session.say(&ToSource::Failed(text));
+    }
+    // the source closes; until it has, our last words may be under way
+    let connection = accepted.connection.clone();
+    server.handle.block_on(async move {
+        let _ = tokio::time::timeout(Duration::from_secs(2), connection.closed()).await;
+    });
+    result
+}
+
+/// An error and its causes as one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(c) = cause {
+        text.push_str(": ");
+        text.push_str(&c.to_string());
+        cause = c.source();
+    }
+    text
+}
+
+struct Session {
+    server: Server,
+    wire: Wire,
+    peer: String,
+    theirs: Option<crate::transport::protocol::Hello>,
+}
+
+/// A process being built.
+struct Work {
+    description: Description,
+    vetted: Vec<crate::state::files::Vetted>,
+    skeleton: Skeleton,
+    objects: Objects,
+    journal: Journal,
+    state: Target,
+    cpus: Vec<u8>,
+    namespace: bool,
+    digests: Vec<AreaDigest>,
+}
+
+impl Session {
+    fn say(&mut self, message: &ToSource) -> Result<(), RestoreError> {
+        Ok(self.server.handle.block_on(self.wire.send.send_msg(kind::CONTROL, message))?)
+    }
+
+    fn frame(&mut self) -> Result<Frame, RestoreError> {
+        let wire = &mut self.wire;
+        let received =
+            self.server.handle.block_on(async { tokio::time::timeout(SILENCE, wire.recv.recv()).await });
+        match received {
+            Ok(frame) => Ok(frame?),
+            Err(_) => Err(RestoreError::Aborted(format!("silent for {} s", SILENCE.as_secs()))),
+        }
+    }
+
+    fn message(&mut self) -> Result<ToTarget, RestoreError> {
+        let frame = self.frame()?;
+        if frame.kind != kind::CONTROL {
+            return Err(RestoreError::Nonsense(format!("a frame of kind {} out of turn", frame.kind)));
+        }
+        Ok(frame.decode()?)
+    }
+
+    fn converse(&mut self) -> Result<(), RestoreError> {
+        let ours = crate::precopy::hello::ours();
+        loop {
+            match self.message()? {
+                ToTarget::Hello(theirs) => {
+                    self.say(&ToSource::Hello(ours.clone()))?;
+                    crate::precopy::hello::check(&ours, &theirs).map_err(RestoreError::Nonsense)?;
+                    self.theirs = Some(theirs);
+                }
+                ToTarget::Clock => self.say(&clock())?,
+                ToTarget::Describe(description) => return self.receive(*description),
+                ToTarget::Settle(id) => {
+                    let pid = super::reservation::settle(&self.server.journal, &id)?;
+                    self.say(&ToSource::Settled(pid))?;
+                    return Ok(());
+                }
+                ToTarget::Abort(why) => return Err(RestoreError::Aborted(why)),
+                other => return Err(out_of_turn(&other)),
+            }
+        }
+    }
+
+    fn receive(&mut self, description: Description) -> Result<(), RestoreError> {
+        let mut hashes = ContentHashes::new();
+        let mut asked = false;
+        let reservation = loop {
+            let mut checked = check(&description, &hashes)?;
+            if let Some(theirs) = &self.theirs {
+                checked.obstacles.extend(threads::cpu_obstacles(theirs.cpu_components, &theirs.cpu_features));
+            }
+            if !checked.needs_hash.is_empty() && !asked {
+                asked = true;
+                self.say(&ToSource::NeedHashes(checked.needs_hash))?;
+                match self.message()? {
+                    ToTarget::Hashes(answer) => hashes = answer,
+                    ToTarget::Abort(why) => return Err(RestoreError::Aborted(why)),
+                    other => return Err(out_of_turn(&other)),
+                }
+                continue;
+            }
+            self.say(&ToSource::Preflight(checked.obstacles.clone()))?;
+            if !checked.obstacles.is_empty() {
+                return Ok(());
+            }
+            break checked;
+        };
+        loop {
+            match self.message()? {
+                ToTarget::Clock => self.say(&clock())?,
+                ToTarget::Begin { difference } => {
+                    let mut work = self.begin(description, reservation, difference)?;
+                    return self.build(&mut work);
+                }
+                // only asked what it could do (`ulpm check --to`)
+                ToTarget::Abort(_) => return Ok(()),
+                other => return Err(out_of_turn(&other)),
+            }
+        }
+    }
+
+    /// Makes the skeleton.
+    fn begin(
+        &mut self,
+        description: Description,
+        reservation: Reservation,
+        difference: ClockOffsets,
+    ) -> Result<Work, RestoreError> {
+        let process = single(&description.tree)?;
+        let clocks = reservation_clocks(&description, difference);
+        let mut order = nursery::Order {
+            pid: process.pid,
+            namespace: description.pid_mode == PidChoice::Namespace || reservation.namespace,
+            clocks,
+        };
+        let journal = Journal::begin(&self.server.journal, Entry::new(&description.id, false, 0, &self.peer))
+            .map_err(RestoreError::io("writing the journal"))?;
+        let make = |order: &nursery::Order| Skeleton::make(order, &process.memory.layout, &process.memory.vdso);
+        let skeleton = match make(&order) {
+            // taken since we looked
+            Err(RestoreError::PidTaken(_)) if description.pid_mode == PidChoice::Auto && !order.namespace => {
+                order.namespace = true;
+                make(&order)
+            }
+            made => made,
+        };
+        let mut skeleton = match skeleton {
+            Ok(skeleton) => skeleton,
+            Err(e) => {
+                let _ = journal.close();
+                return Err(e);
+            }
+        };
+        let tids: Vec<i32> = process.threads.iter().map(|t| t.tid).collect();
+        skeleton.set_threads(&tids)?;
+        activate::put_exe(&skeleton, &process.memory)?;
+        self.say(&ToSource::Ready(skeleton.pid, order.namespace))?;
+        Ok(Work {
+            skeleton,
+            vetted: reservation.vetted,
+            objects: Objects::default(),
+            journal,
+            state: Target::Building,
+            cpus: scheduling::online_cpus(),
+            namespace: order.namespace,
+            digests: Vec::new(),
+            description,
+        })
+    }
+
+    /// Rounds, state, commit.
+    fn build(&mut self, work: &mut Work) -> Result<(), RestoreError> {
+        let done = self.build_until_running(work);
+        if let Err(e) = &done
+            && work.state != Target::Running
+        {
+            let event = match e {
+                RestoreError::Wire(_) => TargetEvent::Lost,
+                RestoreError::Aborted(_) => TargetEvent::Abort,
+                _ => TargetEvent::Failed,
+            };
+            // Destroy: the skeleton dies when it is dropped; what failed is told by `run`
+            work.state.on(event);
+            tracing::debug!(namespace = work.namespace, "the skeleton is destroyed");
+        }
+        done
+    }
+
+    fn build_until_running(&mut self, work: &mut Work) -> Result<(), RestoreError> {
+        loop {
+            let frame = self.frame()?;
+            match frame.kind {
+                kind::PAGES => place_pages(work, &frame)?,
+                kind::OBJECT_PAGES => place_object_pages(work, &frame)?,
+                _ => match frame.decode::<ToTarget>()? {
+                    ToTarget::Layout { layout, .. } => {
+                        work.objects.update(&layout.objects)?;
+                        let vdso = single(&work.description.tree)?.memory.vdso.clone();
+                        work.skeleton.make_way(&layout, &vdso)?;
+                        mapper::apply(&mut work.skeleton, &mut work.objects, layout)?;
+                    }
+                    ToTarget::Zero(ranges) => pages::zero(&work.skeleton, &ranges)?,
+                    ToTarget::Drop(ranges) => pages::drop_pages(&work.skeleton, &ranges)?,
+                    ToTarget::ObjectHoles(id, ranges) => work.objects.punch(id, &ranges)?,
+                    ToTarget::RoundEnd(n) => self.say(&ToSource::RoundApplied(n))?,
+                    ToTarget::Clock => self.say(&clock())?,
+                    ToTarget::Digests(digests) => work.digests = digests,
+                    ToTarget::State(tree) => return self.finish(work, *tree),
+                    ToTarget::Abort(why) => return Err(RestoreError::Aborted(why)),
+                    other => return Err(out_of_turn(&other)),
+                },
+            }
+        }
+    }
+
+    /// The process is frozen at the source: everything from here on is downtime.
+    fn finish(&mut self, work: &mut Work, tree: TreeImage) -> Result<(), RestoreError> {
+        let arrived = Instant::now();
+        let image = single(&tree)?;
+        let verified = work.description.verify;
+        if verified {
+            verify(work)?;
+        }
+        let memory = {
+            let _together = Together::bind(&work.skeleton);
+            let mut context = RestoreContext { vetted: std::mem::take(&mut work.vetted), ..Default::default() };
+            context.prepare(&image.files)?;
+            activate::activate(&mut work.skeleton, &work.objects, image, &work.cpus, arrived, context)?
+        };
+        work.journal.name_process(work.skeleton.pid).map_err(RestoreError::io("writing the journal"))?;
+        for action in work.state.on(TargetEvent::Applied) {
+            debug_assert_eq!(*action, TargetAction::SendPrepared);
+            let apply_ms = arrived.elapsed().as_secs_f64() * 1e3;
+            self.say(&ToSource::Prepared { apply_ms, verified })?;
+        }
+        match self.message()? {
+            ToTarget::Commit => self.commit(work, &memory),
+            ToTarget::Abort(why) => Err(RestoreError::Aborted(why)),
+            other => Err(out_of_turn(&other)),
+        }
+    }
+
+    fn commit(&mut self, work: &mut Work, memory: &waits::Memory) -> Result<(), RestoreError> {
+        let begun = Instant::now();
+        let ms = |since: Instant| since.elapsed().as_secs_f64() * 1e3;
+        for action in work.state.on(TargetEvent::Commit) {
+            debug_assert_eq!(*action, TargetAction::JournalCommitted);
+            work.journal.set(Phase::Committed).map_err(RestoreError::io("writing the journal"))?;
+        }
+        let journal_ms = ms(begun);
+        let pid = work.skeleton.pid;
+        let mut released = Ok(());
+        let mut at_boottime_ns = 0;
+        for action in work.state.on(TargetEvent::Journalled) {
+            match action {
+                TargetAction::LetGo => {
+                    released = work.skeleton.release();
+                    at_boottime_ns = initial_clocks().boottime_ns;
+                }
+                _ => {
+                    let resume_ms = ms(begun) - journal_ms;
+                    self.say(&ToSource::Running { pid, at_boottime_ns, journal_ms, resume_ms })?;
+                }
+            }
+        }
+        memory.save(&self.server.home, pid);
+        reap(pid);
+        released
+    }
+}
+
+/// While the last state is applied, we and the skeleton share one CPU: a remote call then costs a switch between
+/// two threads (about 20 µs), not a wake-up across cores (ten times that).
+struct Together {
+    before: Vec<u8>,
+}
+
+impl Together {
+    fn bind(skeleton: &Skeleton) -> Option<Self> {
+        use crate::sys::process::{affinity, set_affinity};
+        let before = affinity(0).ok()?;
+        let cpu = nix::sched::sched_getcpu().ok()?;
+        let mut mask = vec![0u8; cpu / 8 + 1];
+        mask[cpu / 8] |= 1 << (cpu % 8);
+        mask.resize(mask.len().next_multiple_of(8), 0);
+        set_affinity(0, &mask).ok()?;
+        for thread in skeleton.threads.values() {
+            let _ = set_affinity(thread.0, &mask);
+        }
+        Some(Together { before })
+    }
+}
+
+impl Drop for Together {
+    fn drop(&mut self) {
+        let _ = crate::sys::process::set_affinity(0, &self.before);
+    }
+}
+
+/// Our children are reaped as they end.
+fn reap(pid: i32) {
+    std::thread::spawn(move || {
+        // not our child (own namespace): its init reaps it
+        let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None);
+    });
+}
+
+fn single(tree: &TreeImage) -> Result<&ProcessImage, RestoreError> {
+    match tree.processes.as_slice() {
+        [one] if tree.version == crate::image::IMAGE_VERSION => Ok(one),
+        _ => Err(RestoreError::Nonsense("an image that is not of one process in our version".to_owned())),
+    }
+}
+
+fn out_of_turn(message: &ToTarget) -> RestoreError {
+    let text = format!("{message:?}");
+    let name: String = text.chars().take_while(|c| c.is_alphanumeric()).collect();
+    RestoreError::Nonsense(format!("{name} out of turn"))
+}
+
+/// Our clocks as they are in the initial time namespace.
+pub fn initial_clocks() -> ClockOffsets {
+    let own = ClockOffsets::of("self");
+    ClockOffsets {
+        monotonic_ns: now_ns(ClockId::CLOCK_MONOTONIC) - own.monotonic_ns,
+        boottime_ns: now_ns(ClockId::CLOCK_BOOTTIME) - own.boottime_ns,
+    }
+}
+
+fn clock() -> ToSource {
+    let now = initial_clocks();
+    ToSource::Clock(now.monotonic_ns, now.boottime_ns)
+}
+
+/// Offsets of the time namespace that the process needs here; none if our own serves.
+fn reservation_clocks(description: &Description, difference: ClockOffsets) -> Option<ClockOffsets> {
+    let wanted = ClockOffsets {
+        monotonic_ns: description.clocks.monotonic_ns + difference.monotonic_ns,
+        boottime_ns: description.clocks.boottime_ns + difference.boottime_ns,
+    };
+    (wanted != ClockOffsets::of("self")).then_some(wanted)
+}
+
+fn place_pages(work: &Work, frame: &Frame) -> Result<(), RestoreError> {
+    let (addr, data) = frame.body.split_at_checked(8).ok_or_else(short)?;
+    pages::write(&work.skeleton, word(addr), data)
+}
+
+fn place_object_pages(work: &Work, frame: &Frame) -> Result<(), RestoreError> {
+    let (head, data) = frame.body.split_at_checked(24).ok_or_else(short)?;
+    let id = crate::image::ObjectId { dev: word(&head[..8]), ino: word(&head[8..16]) };
+    work.objects.write(id, word(&head[16..]), data)
+}
+
+fn short() -> RestoreError {
+    RestoreError::Nonsense("a page frame without an address".to_owned())
+}
+
+fn word(bytes: &[u8]) -> u64 {
+    bytes.iter().rev().fold(0, |w, b| w << 8 | u64::from(*b))
+}
+
+/// Compares every page with what the source says it has.
+fn verify(work: &Work) -> Result<(), RestoreError> {
+    let mut ours: Vec<AreaDigest> = digest::private(work.skeleton.pid, &work.skeleton.layout)?
+        .into_iter()
+        .map(|(start, pages, hash)| AreaDigest { start, object: None, pages, hash })
+        .collect();
+    for (id, file) in work.objects.iter() {
+        let (start, pages, hash) = digest::object(id, file)?;
+        ours.push(AreaDigest { start, object: Some(id), pages, hash });
+    }
+    let theirs = &work.digests;
+    if ours.len() != theirs.len() {
+        return Err(RestoreError::Differs(format!("{} areas at the source, {} here", theirs.len(), ours.len())));
+    }
+    let wrong: Vec<String> = theirs
+        .iter()
+        .zip(&ours)
+        .filter(|(a, b)| a != b)
+        .map(|(a, b)| {
+            let vma = work.skeleton.layout.vmas.iter().find(|v| v.range().intersection(&PageRange::new(a.start, a.start + 1)).end > a.start);
+            let what = vma.map(|v| format!("{:?}", v.backing)).unwrap_or_default();
+            format!("{:#x} ({what}; {} pages at the source, {} here)", a.start, a.pages, b.pages)
+        })
+        .collect();
+    if wrong.is_empty() { Ok(()) } else { Err(RestoreError::Differs(wrong.join(", "))) }
+}

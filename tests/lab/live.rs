@@ -1,0 +1,81 @@
+//! A move: `ulpm live` running in a host, and its outcome.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use super::process::Proc;
+
+/// Longest time that a move may take before it is killed and the trial fails.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// How a move ended.
+#[derive(Debug, Clone)]
+pub(crate) struct LiveOutcome {
+    /// The exit code; 128 + the signal if one killed it.
+    pub(crate) exit: i32,
+    /// The report; null if standard output was no JSON document.
+    pub(crate) report: Value,
+    pub(crate) stderr: String,
+}
+
+impl LiveOutcome {
+    /// The report's outcome, or an empty text.
+    pub(crate) fn outcome(&self) -> &str {
+        self.report["outcome"].as_str().unwrap_or_default()
+    }
+
+    /// Insists on a verified move; gives the pid at the target as the target host sees it.
+    pub(crate) fn moved(&self) -> Result<i32> {
+        ensure!(self.exit == 0, "ulpm live ended with {}: {}", self.exit, self.stderr);
+        ensure!(self.outcome() == "moved", "outcome {:?}: {}", self.outcome(), self.report);
+        ensure!(self.report["verified"] == Value::Bool(true), "not verified: {}", self.report);
+        let pid = self.report["target_pid"].as_i64().context("no target_pid in the report")?;
+        Ok(i32::try_from(pid)?)
+    }
+
+    /// Insists on an exit code and on a message that names all of these.
+    pub(crate) fn refused(&self, exit: i32, words: &[&str]) -> Result<()> {
+        ensure!(self.exit == exit, "exit code {} instead of {exit}: {}", self.exit, self.stderr);
+        let said = format!("{} {}", self.stderr, self.report).to_lowercase();
+        for word in words {
+            ensure!(said.contains(&word.to_lowercase()), "the message does not say {word:?}: {said}");
+        }
+        Ok(())
+    }
+}
+
+/// A move that is under way.
+#[derive(Debug)]
+pub(crate) struct Live {
+    process: Proc,
+}
+
+impl Live {
+    pub(super) fn new(process: Proc) -> Self {
+        Self { process }
+    }
+
+    /// What it said so far on standard error.
+    pub(crate) fn errors(&self) -> String {
+        self.process.errors()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.process.wait(Duration::ZERO)?.is_some())
+    }
+
+    /// Waits for the end.
+    pub(crate) fn outcome(mut self) -> Result<LiveOutcome> {
+        let ended = self.process.finish(PATIENCE)?;
+        let report = serde_json::from_str(&ended.stdout).unwrap_or(Value::Null);
+        Ok(LiveOutcome { exit: ended.exit, report, stderr: ended.stderr })
+    }
+}

@@ -1,0 +1,260 @@
+//! The test lab: two hosts from namespaces on this machine, `ulpm` in both, processes to move.
+//!
+//! Owns one temporary directory per lab (outputs, stop files) and the log of all that was run in it, which a
+//! failing trial prints. Built on `ulpm::demo::hosts`; everything ends when the lab is dropped.
+
+pub(crate) mod live;
+pub(crate) mod needs;
+pub(crate) mod process;
+pub(crate) mod strays;
+pub(crate) mod udp_proxy;
+pub(crate) mod victims;
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use ulpm::demo::hosts::{Host, HostOptions, Link, TimeOffsets};
+
+use live::Live;
+use process::{Ended, Proc};
+
+/// The binary under test.
+pub(crate) const ULPM: &str = env!("CARGO_BIN_EXE_ulpm");
+/// The port of the contract.
+pub(crate) const PORT: u16 = 3490;
+/// Patience with a command that should answer at once, on a busy machine.
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+/// How a lab differs from the usual one.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct LabOptions {
+    /// Directories of which each host has a private, empty one.
+    pub(crate) private: Vec<PathBuf>,
+    /// No trust is exchanged.
+    pub(crate) strangers: bool,
+}
+
+/// Two hosts, `a` and `b`, joined by a wire. Their pids differ (a: from 2000, b: from 4000) and so do their
+/// clocks: b's are a day ahead, so that a clock that is not carried over is seen.
+#[derive(Debug)]
+pub(crate) struct Lab {
+    dir: PathBuf,
+    hosts: BTreeMap<String, Host>,
+    pub(crate) link: Link,
+    serves: BTreeMap<String, Proc>,
+    strangers: bool,
+    count: Mutex<u32>,
+    log: Mutex<Vec<String>>,
+}
+
+impl Lab {
+    /// The usual lab.
+    pub(crate) fn two_hosts() -> Result<Self> {
+        Self::with(&LabOptions::default())
+    }
+
+    pub(crate) fn with(options: &LabOptions) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("ulpm-lab-").tempdir()?.keep();
+        let a = Host::create("a", &host_options(options, 2000, None))?;
+        let day = TimeOffsets { monotonic_s: 86_400, boottime_s: 172_800 };
+        let b = Host::create("b", &host_options(options, 4000, Some(day)))?;
+        let link = Link::join(&a, &b)?;
+        strays::watch(&a);
+        strays::watch(&b);
+        let hosts = BTreeMap::from([("a".to_owned(), a), ("b".to_owned(), b)]);
+        let serves = BTreeMap::new();
+        let (count, log) = (Mutex::new(0), Mutex::new(Vec::new()));
+        Ok(Self { dir, hosts, link, serves, strangers: options.strangers, count, log })
+    }
+
+    /// Where the lab's files are.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(crate) fn host(&self, name: &str) -> &Host {
+        self.hosts.get(name).unwrap_or_else(|| panic!("no host {name} in this lab"))
+    }
+
+    /// The address at which a host's `ulpm serve` is reached from the other one.
+    pub(crate) fn address(&self, name: &str) -> String {
+        let ip = if name == "a" { self.link.a } else { self.link.b };
+        format!("{ip}:{PORT}")
+    }
+
+    /// Starts `ulpm serve` in a host and waits until it is ready; exchanges trust both ways.
+    pub(crate) fn serve(&mut self, name: &str) -> Result<()> {
+        self.serve_under(name, &[])
+    }
+
+    /// The same, run by another program, which takes a command as its last arguments.
+    pub(crate) fn serve_under(&mut self, name: &str, wrapper: &[&str]) -> Result<()> {
+        if !self.strangers {
+            self.trust("a", "b")?;
+            self.trust("b", "a")?;
+        }
+        self.serve_untrusted(name, wrapper)
+    }
+
+    /// The same without an exchange of trust.
+    pub(crate) fn serve_untrusted(&mut self, name: &str, wrapper: &[&str]) -> Result<()> {
+        let listen = format!("0.0.0.0:{PORT}");
+        let mut serve = self.spawn(name, &[wrapper, &[ULPM, "serve", "--listen", &listen]].concat())?;
+        let deadline = Instant::now() + SOON;
+        loop {
+            let said = serve.errors().to_lowercase();
+            if said.contains("ready") || said.contains("listening") {
+                break;
+            }
+            if let Some(status) = serve.wait(Duration::from_millis(20))? {
+                bail!("ulpm serve in {name} ended early with {status}: {said}");
+            }
+            ensure!(Instant::now() < deadline, "ulpm serve in {name} does not say that it is ready: {said}");
+        }
+        self.serves.insert(name.to_owned(), serve);
+        Ok(())
+    }
+
+    /// The running `ulpm serve` of a host, to be killed for instance.
+    pub(crate) fn server(&mut self, name: &str) -> Result<&mut Proc> {
+        self.serves.get_mut(name).with_context(|| format!("no ulpm serve was started in {name}"))
+    }
+
+    /// Lets `who` trust `whom`.
+    pub(crate) fn trust(&self, who: &str, whom: &str) -> Result<()> {
+        let shown = self.run(whom, &[ULPM, "trust", "show"], SOON)?;
+        let fingerprint = shown.stdout.trim();
+        ensure!(
+            shown.exit == 0 && fingerprint.starts_with("SHA256:"),
+            "ulpm trust show in {whom}: {shown:?}"
+        );
+        let added = self.run(who, &[ULPM, "trust", "add", fingerprint, "--name", whom], SOON)?;
+        ensure!(added.exit == 0, "ulpm trust add in {who}: {added:?}");
+        Ok(())
+    }
+
+    /// Starts a command in a host: own session, input from `/dev/null`, outputs into files of the lab.
+    pub(crate) fn spawn(&self, name: &str, argv: &[&str]) -> Result<Proc> {
+        self.spawn_with(name, argv, &BTreeMap::new())
+    }
+
+    pub(crate) fn spawn_with(
+        &self,
+        name: &str,
+        argv: &[&str],
+        env: &BTreeMap<String, String>,
+    ) -> Result<Proc> {
+        let number = {
+            let mut count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
+            *count += 1;
+            *count
+        };
+        let label = Path::new(argv[0]).file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+        let label = format!("{number:02}-{name}-{label}");
+        let process = Proc::start(self.host(name), argv, &self.dir, &label, env)?;
+        self.note(format!("{name}: pid {} = {argv:?} ({label})", process.pid()));
+        Ok(process)
+    }
+
+    /// Runs a command to its end, or kills it when its time is up.
+    pub(crate) fn run(&self, name: &str, argv: &[&str], patience: Duration) -> Result<Ended> {
+        let ended = self.spawn(name, argv)?.finish(patience)?;
+        self.note(format!("{name}: {argv:?} ended: {ended:?}"));
+        Ok(ended)
+    }
+
+    /// Limits what a host sends on the wire, by `tc`'s token bucket, e.g. `100mbit`.
+    pub(crate) fn limit_rate(&self, name: &str, rate: &str) -> Result<()> {
+        let device = if name == "a" { &self.link.a_device } else { &self.link.b_device };
+        let argv = ["tc", "qdisc", "replace", "dev", device, "root", "tbf", "rate", rate, "burst", "64kb"];
+        let ended = self.run(name, &[&argv[..], &["latency", "50ms"]].concat(), SOON)?;
+        ensure!(ended.exit == 0, "tc in {name}: {ended:?}");
+        Ok(())
+    }
+
+    /// Moves a process from one host to another and waits for the outcome.
+    pub(crate) fn live(&self, from: &str, pid: i32, to: &str, args: &[&str]) -> Result<live::LiveOutcome> {
+        self.live_to(from, pid, &self.address(to), args)
+    }
+
+    /// The same to any address.
+    pub(crate) fn live_to(&self, from: &str, pid: i32, to: &str, args: &[&str]) -> Result<live::LiveOutcome> {
+        let outcome = self.start_live(from, pid, to, args)?.outcome()?;
+        self.note(format!("live of {pid} from {from} to {to}: {outcome:?}"));
+        Ok(outcome)
+    }
+
+    /// Begins a move without waiting for it.
+    pub(crate) fn start_live(&self, from: &str, pid: i32, to: &str, args: &[&str]) -> Result<Live> {
+        let pid = pid.to_string();
+        let argv = [&[ULPM, "live", "--pid", &pid, "--to", to, "--json"][..], args].concat();
+        Ok(Live::new(self.spawn(from, &argv)?))
+    }
+
+    /// Remembers something for the case of failure.
+    pub(crate) fn note(&self, line: String) {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+    }
+
+    /// All that was run here and what it said: for a failing trial.
+    pub(crate) fn dump(&self) -> String {
+        let mut text = String::from("--- what the lab ran\n");
+        for line in self.log.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            let _ = writeln!(text, "{line}");
+        }
+        let mut files: Vec<_> = fs::read_dir(&self.dir).into_iter().flatten().flatten().collect();
+        files.sort_by_key(fs::DirEntry::file_name);
+        for file in files {
+            let name = file.file_name().to_string_lossy().into_owned();
+            if !(name.ends_with(".out") || name.ends_with(".err")) {
+                continue;
+            }
+            let said = fs::read(file.path()).unwrap_or_default();
+            if !said.is_empty() {
+                let tail = String::from_utf8_lossy(&said[said.len().saturating_sub(4000)..]).into_owned();
+                let _ = writeln!(text, "--- {name}\n{tail}");
+            }
+        }
+        text
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        for host in self.hosts.values() {
+            strays::remember_processes(host);
+        }
+        self.serves.clear();
+        self.hosts.clear();
+        if std::env::var_os("ULPM_LAB_KEEP").is_none() {
+            // A leftover is found and reported at the end of the run.
+            let _ = fs::remove_dir_all(&self.dir);
+        }
+        strays::expect_gone(&self.dir);
+    }
+}
+
+fn host_options(options: &LabOptions, first_pid: i32, time: Option<TimeOffsets>) -> HostOptions {
+    HostOptions {
+        time,
+        private: options.private.clone(),
+        first_pid: Some(first_pid),
+        program: Some(PathBuf::from(ULPM)),
+        env: BTreeMap::from([(strays::MARK.to_owned(), std::process::id().to_string())]),
+    }
+}
+
+/// Waits until something holds; an error that names it after `patience`.
+pub(crate) fn wait_until(what: &str, patience: Duration, mut holds: impl FnMut() -> bool) -> Result<()> {
+    let deadline = Instant::now() + patience;
+    while !holds() {
+        ensure!(Instant::now() < deadline, "waited {patience:?} in vain: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}

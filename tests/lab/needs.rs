@@ -1,0 +1,77 @@
+//! What a trial needs of this machine, and which trials may be skipped for want of it (`tests/skips.txt`).
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Something that a machine may lack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Need {
+    /// The right to make namespaces.
+    Hosts,
+    /// A program in the path that hosts have.
+    Program(&'static str),
+    /// Kernel threads to be seen: no pid namespace around the tests.
+    KernelThreads,
+    /// More than one user in this user namespace.
+    OtherUsers,
+    /// `tc`'s token bucket.
+    TokenBucket,
+    /// The right to make control groups with a limit of memory.
+    MemoryGroup,
+}
+
+impl Need {
+    /// Why this need is not met here; `None` if it is.
+    pub(crate) fn missing(self) -> Option<String> {
+        match self {
+            Need::Hosts => match ulpm::demo::hosts::Host::create("probe", &probe_options()) {
+                Ok(_) => None,
+                Err(error) => Some(format!("no hosts from namespaces: {error}")),
+            },
+            Need::Program(name) => find_program(name).is_none().then(|| format!("{name} is not installed")),
+            Need::KernelThreads => {
+                let second = std::fs::read_to_string("/proc/2/comm").unwrap_or_default();
+                (second.trim() != "kthreadd").then(|| "no kernel thread is to be seen".to_owned())
+            }
+            Need::OtherUsers => {
+                let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+                let users = map.split_whitespace().nth(2).and_then(|count| count.parse::<u64>().ok());
+                (users.unwrap_or(0) < 2000).then(|| "this user namespace has one user".to_owned())
+            }
+            Need::MemoryGroup => {
+                memory_groups().is_none().then(|| "no control group for memory is writable".to_owned())
+            }
+            Need::TokenBucket => {
+                let help = Command::new("tc").arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status();
+                help.is_err().then(|| "tc (iproute2) is not installed".to_owned())
+            }
+        }
+    }
+}
+
+/// Whether `tests/skips.txt` lets this trial be skipped.
+pub(crate) fn may_skip(trial: &str) -> bool {
+    let list = include_str!("../skips.txt");
+    list.lines().map(|line| line.split('#').next().unwrap_or_default().trim()).any(|name| name == trial)
+}
+
+/// Where control groups for memory are made, if they can be.
+pub(crate) fn memory_groups() -> Option<PathBuf> {
+    let root = Path::new("/sys/fs/cgroup");
+    let v2 = std::fs::read_to_string(root.join("cgroup.subtree_control")).unwrap_or_default();
+    let place = if v2.contains("memory") { root.to_owned() } else { root.join("memory") };
+    let probe = place.join(format!("ulpm-probe-{}-{:?}", std::process::id(), std::thread::current().id()));
+    std::fs::create_dir(&probe).ok()?;
+    std::fs::remove_dir(&probe).ok()?;
+    Some(place)
+}
+
+/// A program of the distribution, as a host's path finds it.
+pub(crate) fn find_program(name: &str) -> Option<String> {
+    let places = ["/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin"];
+    places.iter().map(|place| format!("{place}/{name}")).find(|path| Path::new(path).exists())
+}
+
+fn probe_options() -> ulpm::demo::hosts::HostOptions {
+    ulpm::demo::hosts::HostOptions { program: Some(super::ULPM.into()), ..Default::default() }
+}

@@ -1,0 +1,65 @@
+//! Real programs, from Debian's packages, moved while they work, and still right afterwards.
+
+mod redis;
+
+use std::time::Duration;
+
+use anyhow::Result;
+use libtest_mimic::Trial;
+
+use super::trial;
+use super::victims::Victim;
+use crate::lab::Lab;
+use crate::lab::needs::{Need, find_program};
+
+const PYTHON: &str = include_str!("programs/python.py");
+const NODE: &str = include_str!("programs/node.js");
+
+pub(super) fn trials() -> Vec<Trial> {
+    let python = |lab: &mut Lab| script(lab, "python3", &["-c", PYTHON]);
+    // Node's own `-e` takes no stop file as script argument without `--`.
+    let node = |lab: &mut Lab| script(lab, "node", &["-e", NODE, "--"]);
+    vec![
+        trial("program python3 at rest", &[Need::Program("python3")], move |lab| {
+            rest(lab, "python3", &["-c", PYTHON])
+        }),
+        trial("program python3 with threads", &[Need::Program("python3")], python),
+        trial("program node at rest", &[Need::Program("node")], move |lab| {
+            rest(lab, "node", &["-e", NODE, "--"])
+        }),
+        trial("program node with timers and workers", &[Need::Program("node")], node),
+        trial("program redis at rest", &[Need::Program("redis-server")], redis::rest),
+        trial("program redis with 300 MiB", &[Need::Program("redis-server")], redis::quiet),
+        trial("program redis with a writing client", &[Need::Program("redis-server")], redis::with_writer),
+        trial(
+            "program redis refuses established connections",
+            &[Need::Program("redis-server")],
+            redis::refused,
+        ),
+    ]
+}
+
+fn start(lab: &Lab, program: &str, args: &[&str]) -> Result<Victim> {
+    let program = find_program(program).unwrap_or_else(|| program.to_owned());
+    Victim::start_command(lab, &[&[program.as_str()], args].concat())
+}
+
+fn rest(lab: &mut Lab, program: &str, args: &[&str]) -> Result<()> {
+    let victim = start(lab, program, args)?;
+    std::thread::sleep(Duration::from_secs(2));
+    victim.check_running(lab)?;
+    victim.finish()
+}
+
+fn script(lab: &mut Lab, program: &str, args: &[&str]) -> Result<()> {
+    lab.serve("a")?;
+    lab.serve("b")?;
+    let mut victim = start(lab, program, args)?;
+    for to in ["b", "a"] {
+        std::thread::sleep(Duration::from_secs(2));
+        victim.move_to(lab, to)?;
+    }
+    std::thread::sleep(Duration::from_secs(2));
+    victim.check_running(lab)?;
+    victim.finish()
+}

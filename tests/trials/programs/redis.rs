@@ -1,0 +1,151 @@
+//! redis-server with 300 MiB of data: its digest before and after, a client that writes until the freeze.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{Ipv4Addr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::unistd::Pid;
+
+use crate::lab::process::Proc;
+use crate::lab::{Lab, SOON, wait_until};
+use crate::trials::victims::is_gone;
+
+const PORT: u16 = 6379;
+/// With 1000 bytes each about 300 MiB.
+const KEYS: u32 = 280_000;
+
+pub(super) fn rest(lab: &mut Lab) -> Result<()> {
+    let _redis = start(lab)?;
+    ensure!(digest(lab, "a")? == digest(lab, "a")?, "the digest is not stable");
+    Ok(())
+}
+
+/// There and back while nobody writes: the digest stays, and it accepts at the target.
+pub(super) fn quiet(lab: &mut Lab) -> Result<()> {
+    lab.serve("a")?;
+    lab.serve("b")?;
+    let redis = start(lab)?;
+    let before = digest(lab, "a")?;
+    let mut pid = redis.pid();
+    for (from, to) in [("a", "b"), ("b", "a")] {
+        let outside = lab.host(from).outside_pid(Pid::from_raw(pid))?.as_raw();
+        pid = lab.live(from, pid, to, &["--verify"])?.moved()?;
+        ensure!(is_gone(outside), "the source's copy still exists");
+        ensure!(digest(lab, to)? == before, "another digest after the move to {to}");
+        ensure!(ask(lab, to, "SET after move")?.starts_with("+OK"), "cannot write in {to}");
+        ask(lab, to, "DEL after")?;
+    }
+    Ok(())
+}
+
+/// A client writes all the time, with a new connection whenever the old one breaks: all that it was told to be
+/// written must be there at the target.
+pub(super) fn with_writer(lab: &mut Lab) -> Result<()> {
+    lab.serve("b")?;
+    let redis = start(lab)?;
+    let stop = AtomicBool::new(false);
+    let (outcome, written) = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| lab.host("a").in_network(|| write_until(&stop)));
+        std::thread::sleep(Duration::from_secs(1));
+        let outcome = lab.live("a", redis.pid(), "b", &["--verify", "--tcp", "close"]);
+        stop.store(true, Ordering::Relaxed);
+        (outcome, writer.join())
+    });
+    outcome?.moved()?;
+    let written = written.map_err(|_| anyhow::anyhow!("the writer panicked"))???;
+    ensure!(written > 100, "the writer wrote {written} values only");
+    lab.note(format!("{written} values were written and confirmed"));
+    let got = ask(lab, "b", "GET counter")?;
+    let counter: u64 = got.trim().parse().with_context(|| format!("the counter is {got:?}"))?;
+    // The last one may have been written and its confirmation lost with the connection.
+    ensure!(
+        counter == written || counter == written + 1,
+        "the counter is {counter} after {written} confirmed writes"
+    );
+    ensure!(ask(lab, "b", "DBSIZE")?.contains(&(KEYS + 1).to_string()), "keys were lost");
+    Ok(())
+}
+
+/// Without `--tcp close` an established connection is named, and redis goes on.
+pub(super) fn refused(lab: &mut Lab) -> Result<()> {
+    lab.serve("b")?;
+    let redis = start(lab)?;
+    let held = lab.host("a").in_network(connect)??;
+    let mut held = BufReader::new(held);
+    ensure!(command(&mut held, "PING")? == "+PONG", "the connection carries nothing");
+    lab.live("a", redis.pid(), "b", &[])?.refused(3, &["tcp", "--tcp close", "6379"])?;
+    ensure!(command(&mut held, "PING")? == "+PONG", "the connection was hurt");
+    Ok(())
+}
+
+fn start(lab: &Lab) -> Result<Proc> {
+    let port = PORT.to_string();
+    let args = ["redis-server", "--port", &port, "--bind", "0.0.0.0", "--save", "", "--appendonly", "no"];
+    let debug = ["--enable-debug-command", "yes", "--protected-mode", "no"];
+    let redis = lab.spawn("a", &[&args[..], &debug].concat())?;
+    wait_until("redis accepts", SOON, || redis.output().contains("Ready to accept"))?;
+    let filled = ask(lab, "a", &format!("DEBUG POPULATE {KEYS} key 1000"))?;
+    ensure!(filled.starts_with("+OK"), "populate: {filled}");
+    Ok(redis)
+}
+
+fn digest(lab: &Lab, host: &str) -> Result<String> {
+    let digest = ask(lab, host, "DEBUG DIGEST")?;
+    ensure!(digest.len() > 40, "no digest: {digest}");
+    Ok(digest)
+}
+
+/// One command on a connection of its own, which is gone at redis when this returns.
+fn ask(lab: &Lab, host: &str, text: &str) -> Result<String> {
+    let answer = lab.host(host).in_network(|| -> Result<String> {
+        let mut stream = BufReader::new(connect()?);
+        let answer = command(&mut stream, text)?;
+        command(&mut stream, "QUIT")?;
+        ensure!(stream.read_line(&mut String::new())? == 0, "QUIT does not end the connection");
+        Ok(answer)
+    })??;
+    Ok(answer)
+}
+
+fn connect() -> Result<TcpStream> {
+    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, PORT))?;
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    Ok(stream)
+}
+
+/// Sends an inline command and reads one answer; a bulk answer without its header.
+fn command(stream: &mut BufReader<TcpStream>, text: &str) -> Result<String> {
+    write!(stream.get_mut(), "{text}\r\n")?;
+    let mut line = String::new();
+    if stream.read_line(&mut line)? == 0 {
+        bail!("redis closed the connection");
+    }
+    if line.starts_with('$') {
+        line.clear();
+        stream.read_line(&mut line)?;
+    }
+    Ok(line.trim_end().to_owned())
+}
+
+/// Counts up in redis until told to stop or until redis has gone; returns how many were confirmed.
+fn write_until(stop: &AtomicBool) -> Result<u64> {
+    let mut written = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let Ok(stream) = connect() else {
+            std::thread::sleep(Duration::from_millis(5));
+            continue;
+        };
+        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+        let mut stream = BufReader::new(stream);
+        while !stop.load(Ordering::Relaxed) {
+            match command(&mut stream, &format!("SET counter {}", written + 1)) {
+                Ok(answer) if answer == "+OK" => written += 1,
+                Ok(answer) => bail!("redis says {answer}"),
+                Err(_) => break,
+            }
+        }
+    }
+    Ok(written)
+}

@@ -1,0 +1,128 @@
+//! Each self-checking victim: at rest (it must pass on its own), and moved there and back.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use libtest_mimic::Trial;
+use nix::unistd::Pid;
+
+use super::trial;
+use crate::lab::live::LiveOutcome;
+use crate::lab::process::Proc;
+use crate::lab::{Lab, SOON, victims, wait_until};
+
+/// How long a victim works before, between and after moves.
+const WORK: Duration = Duration::from_millis(1500);
+
+pub(super) fn trials() -> Vec<Trial> {
+    let names = victims::names();
+    let rest = names
+        .clone()
+        .into_iter()
+        .map(|name| trial(&format!("rest {name}"), &[], move |lab| rest(lab, &name)));
+    let moves = names
+        .into_iter()
+        .map(|name| trial(&format!("move {name}"), &[], move |lab| there_and_back(lab, &name)));
+    rest.chain(moves).collect()
+}
+
+/// A victim under way, wherever it is.
+pub(super) struct Victim {
+    process: Proc,
+    stop: PathBuf,
+    /// Its pid as its present host sees it.
+    pub(super) pid: i32,
+    /// Its present host.
+    pub(super) host: String,
+}
+
+impl Victim {
+    /// Starts a victim in host `a` and waits until it is at work.
+    pub(super) fn start(lab: &Lab, name: &str) -> Result<Self> {
+        Self::start_command(lab, &[&victims::program(name)?])
+    }
+
+    /// Starts any command that behaves as victims do: the stop file's path is its last argument.
+    pub(super) fn start_command(lab: &Lab, argv: &[&str]) -> Result<Self> {
+        let stop = lab.dir().join("stop");
+        let path = stop.display().to_string();
+        let mut process = lab.spawn("a", &[argv, &[&path]].concat())?;
+        wait_until("the victim is ready", SOON, || {
+            process.output().contains("ready") || !matches!(process.wait(Duration::ZERO), Ok(None))
+        })?;
+        let said = format!("{} {}", process.output(), process.errors());
+        ensure!(process.output().contains("ready"), "{argv:?} is not ready: {said}");
+        let pid = process.pid();
+        Ok(Self { process, stop, pid, host: "a".to_owned() })
+    }
+
+    /// Its pid outside, as long as it runs.
+    pub(super) fn outside_pid(&self, lab: &Lab) -> Result<i32> {
+        Ok(lab.host(&self.host).outside_pid(Pid::from_raw(self.pid))?.as_raw())
+    }
+
+    /// Moves it, verified, and checks from outside that exactly one copy is left.
+    pub(super) fn move_to(&mut self, lab: &Lab, to: &str) -> Result<()> {
+        let before = self.outside_pid(lab)?;
+        let outcome = lab.live(&self.host, self.pid, to, &["--verify"])?;
+        self.moved(lab, &outcome, before, to)
+    }
+
+    /// Takes note of a verified move and checks from outside that exactly one copy is left.
+    pub(super) fn moved(&mut self, lab: &Lab, outcome: &LiveOutcome, before: i32, to: &str) -> Result<()> {
+        self.pid = outcome.moved()?;
+        self.host = to.to_owned();
+        ensure!(is_gone(before), "the source's copy (outside pid {before}) still exists");
+        self.check_running(lab)
+    }
+
+    /// Insists that it runs and found nothing wrong so far.
+    pub(super) fn check_running(&self, lab: &Lab) -> Result<()> {
+        let said = self.process.output();
+        ensure!(!said.contains("FAIL"), "the victim in {} says: {said}", self.host);
+        let outside =
+            self.outside_pid(lab).with_context(|| format!("the victim in {} has gone: {said}", self.host))?;
+        ensure!(!is_gone(outside), "the victim in {} has ended: {said}", self.host);
+        Ok(())
+    }
+
+    /// Tells it to check all one last time and to end; insists on its PASS.
+    pub(super) fn finish(self) -> Result<()> {
+        fs::write(&self.stop, "")?;
+        let ended = || ["PASS", "FAIL"].iter().any(|word| self.process.output().contains(word));
+        wait_until("the victim's last word", SOON, ended)
+            .with_context(|| format!("the victim said: {}", self.process.output()))?;
+        let said = self.process.output();
+        ensure!(said.contains("PASS") && !said.contains("FAIL"), "the victim says: {said}");
+        Ok(())
+    }
+}
+
+fn rest(lab: &mut Lab, name: &str) -> Result<()> {
+    let victim = Victim::start(lab, name)?;
+    std::thread::sleep(WORK);
+    victim.check_running(lab)?;
+    victim.finish()
+}
+
+fn there_and_back(lab: &mut Lab, name: &str) -> Result<()> {
+    lab.serve("b")?;
+    lab.serve("a")?;
+    let mut victim = Victim::start(lab, name)?;
+    for to in ["b", "a"] {
+        std::thread::sleep(WORK);
+        victim.check_running(lab)?;
+        victim.move_to(lab, to)?;
+    }
+    std::thread::sleep(WORK);
+    victim.check_running(lab)?;
+    victim.finish()
+}
+
+/// Whether an outside pid is no running process any more; a zombie counts as gone.
+pub(super) fn is_gone(outside: i32) -> bool {
+    let stat = fs::read_to_string(Path::new("/proc").join(outside.to_string()).join("stat"));
+    stat.map_or(true, |stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X'])))
+}

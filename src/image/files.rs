@@ -19,7 +19,7 @@ pub type ContentHash = [u8; 32];
 pub type ContentHashes = BTreeMap<String, ContentHash>;
 
 /// All descriptors of one process.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FilesImage {
     /// The descriptor table, ordered by number.
     pub slots: Vec<FdSlot>,
@@ -45,7 +45,7 @@ pub struct FdSlot {
 }
 
 /// One open file description: what `dup` shares.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenFile {
     /// The lowest descriptor that leads here; for messages.
     pub fd: i32,
@@ -91,7 +91,7 @@ pub enum OwnerKind {
 }
 
 /// The kinds of open file that can be carried.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FileKind {
     /// A file of a file system; opened again by its path at the target.
     Regular {

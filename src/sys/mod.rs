@@ -1,3 +1,4 @@
 //! Thin safe wrappers of kernel interfaces that the crates lack.
 
 pub mod fds;
+pub mod process;

@@ -19,6 +19,7 @@ use crate::image::files::{
 };
 use crate::image::obstacle::Obstacle;
 use crate::sys::fds;
+use crate::sys::process::{pidfd_getfd, pidfd_open};
 
 use super::unix_diag::UnixDiag;
 use super::{FilesError, FilesOptions, holders, kinds, refuse};
@@ -26,7 +27,7 @@ use super::{FilesError, FilesOptions, holders, kinds, refuse};
 /// Preflight on the source: describes all descriptors of the running process `pid` without contents, with
 /// all obstacles at once. Nothing is stopped or changed.
 pub fn describe(pid: i32, options: &FilesOptions) -> Result<(FilesImage, Vec<Obstacle>), FilesError> {
-    let pidfd = fds::pidfd_open(pid).map_err(|_| FilesError::Gone { pid })?;
+    let pidfd = pidfd_open(pid).map_err(|_| FilesError::Gone { pid })?;
     Source::new(pid, pidfd.as_fd(), options, None, false).run(|_| true)
 }
 
@@ -143,7 +144,7 @@ impl<'a> Source<'a> {
 
     /// Our own duplicate of a descriptor of the process.
     pub(super) fn duplicate(&self, file: &Descriptor) -> Result<OwnedFd, FilesError> {
-        fds::pidfd_getfd(self.pidfd, file.fd).map_err(|source| self.failed(file, "duplicate", source))
+        pidfd_getfd(self.pidfd, file.fd).map_err(|error| self.failed(file, "make a duplicate", error.into()))
     }
 
     /// The magic link of a descriptor.
@@ -383,7 +384,7 @@ mod tests {
         }
         let options = FilesOptions::default();
         // Whatever else this test process leaks into its children is not looked at.
-        let pidfd = fds::pidfd_open(pid).unwrap();
+        let pidfd = pidfd_open(pid).unwrap();
         let ours = |fd: i32| matches!(fd, 0 | 1 | 2 | 9);
         let (before, obstacles) = Source::new(pid, pidfd.as_fd(), &options, None, false).run(ours).unwrap();
         assert_eq!(obstacles, []);
@@ -410,7 +411,7 @@ mod tests {
         let command = command.args(["-c", script]).stdin(Stdio::null()).stdout(Stdio::null());
         let mut child = command.stderr(Stdio::null()).spawn().unwrap();
         let pid = i32::try_from(child.id()).unwrap();
-        let pidfd = fds::pidfd_open(pid).unwrap();
+        let pidfd = pidfd_open(pid).unwrap();
         let inotify = format!("/proc/{pid}/fd/1");
         while !fs::read_link(&inotify).is_ok_and(|link| link.to_string_lossy().contains("inotify")) {
             std::thread::sleep(Duration::from_millis(5));
@@ -437,13 +438,14 @@ mod tests {
         let pipes: Vec<_> = (0..1000).map(|_| std::io::pipe().unwrap()).collect();
         let pairs: Vec<_> = (0..1000).map(|_| std::os::unix::net::UnixStream::pair().unwrap()).collect();
         let pid = i32::try_from(std::process::id()).unwrap();
-        let pidfd = fds::pidfd_open(pid).unwrap();
+        let pidfd = pidfd_open(pid).unwrap();
         let options = FilesOptions::default();
         let low = files[0].as_raw_fd();
         let run = |previous, stopped| {
             let start = std::time::Instant::now();
-            let walk =
-                Source::new(pid, pidfd.as_fd(), &options, previous, stopped).run(|fd| fd >= low).unwrap();
+            let walk = Source::new(pid, pidfd.as_fd(), &options, previous, stopped)
+                .run(|fd| (low..low + 6000).contains(&fd))
+                .unwrap();
             eprintln!("{} slots, stopped {stopped}: {:?}", walk.0.slots.len(), start.elapsed());
             walk.0
         };

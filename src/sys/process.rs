@@ -1,0 +1,199 @@
+//! Another process from outside: pidfds, its memory, its robust lists.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+
+use nix::errno::Errno;
+use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
+use nix::unistd::Pid;
+
+/// Opens a pidfd of a process (thread-group leader).
+pub fn pidfd_open(pid: i32) -> Result<OwnedFd, Errno> {
+    // SAFETY: no pointers.
+    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+    // SAFETY: a fresh descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Duplicates descriptor `fd` of the process into ours (needs ptrace access). The copy is close-on-exec.
+pub fn pidfd_getfd(pidfd: BorrowedFd<'_>, fd: i32) -> Result<OwnedFd, Errno> {
+    // SAFETY: no pointers.
+    let got = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0) })?;
+    // SAFETY: a fresh descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(got as i32) })
+}
+
+/// Signals the process behind a pidfd: never another one that took its number.
+pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<(), Errno> {
+    // SAFETY: no info structure is passed.
+    let r = unsafe {
+        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, std::ptr::null::<u8>(), 0)
+    };
+    Errno::result(r).map(drop)
+}
+
+/// Head and length of the robust futex list of a thread.
+pub fn robust_list(tid: i32) -> Result<(u64, u64), Errno> {
+    let mut head = 0u64;
+    let mut len = 0u64;
+    // SAFETY: both pointers are valid for a word.
+    let r = unsafe { libc::syscall(libc::SYS_get_robust_list, tid, &raw mut head, &raw mut len) };
+    Errno::result(r)?;
+    Ok((head, len))
+}
+
+/// Reads `buf.len()` bytes at `addr`. `EFAULT` when part of it cannot be read: how much was read before is lost.
+pub fn read_memory(pid: i32, addr: u64, buf: &mut [u8]) -> Result<(), Errno> {
+    let want = buf.len();
+    let remote = [RemoteIoVec { base: addr as usize, len: want }];
+    let got = process_vm_readv(Pid::from_raw(pid), &mut [IoSliceMut::new(buf)], &remote)?;
+    if got == want { Ok(()) } else { Err(Errno::EFAULT) }
+}
+
+/// Writes through writable mappings only.
+pub fn write_memory(pid: i32, addr: u64, data: &[u8]) -> Result<(), Errno> {
+    let remote = [RemoteIoVec { base: addr as usize, len: data.len() }];
+    let put = process_vm_writev(Pid::from_raw(pid), &[IoSlice::new(data)], &remote)?;
+    if put == data.len() { Ok(()) } else { Err(Errno::EFAULT) }
+}
+
+/// `/proc/PID/mem`: reads and writes through protections (`FOLL_FORCE`) in private mappings.
+#[derive(Debug)]
+pub struct ProcMem(File);
+
+impl ProcMem {
+    /// Opens for reading and writing; access is checked now, not at each use.
+    pub fn open(pid: i32) -> std::io::Result<Self> {
+        File::options().read(true).write(true).open(format!("/proc/{pid}/mem")).map(ProcMem)
+    }
+
+    /// Reads exactly `buf.len()` bytes.
+    pub fn read(&self, addr: u64, buf: &mut [u8]) -> std::io::Result<()> {
+        self.0.read_exact_at(buf, addr)
+    }
+
+    /// Writes all of `data`, whatever the protection.
+    pub fn write(&self, addr: u64, data: &[u8]) -> std::io::Result<()> {
+        self.0.write_all_at(data, addr)
+    }
+}
+
+/// Binds the calling thread to one CPU, or any thread named by tid.
+pub fn set_affinity(tid: i32, mask: &[u8]) -> Result<(), Errno> {
+    // SAFETY: mask is valid for its length; the kernel copies at most that much.
+    let r = unsafe { libc::syscall(libc::SYS_sched_setaffinity, tid, mask.len(), mask.as_ptr()) };
+    Errno::result(r).map(drop)
+}
+
+/// The CPUs a thread may run on, as the kernel's bit mask (trailing zero bytes trimmed to a multiple of 8).
+pub fn affinity(tid: i32) -> Result<Vec<u8>, Errno> {
+    let mut mask = vec![0u8; 1024];
+    // SAFETY: mask is valid for its length.
+    let n = unsafe { libc::syscall(libc::SYS_sched_getaffinity, tid, mask.len(), mask.as_mut_ptr()) };
+    mask.truncate(usize::try_from(Errno::result(n)?).unwrap_or(0));
+    Ok(mask)
+}
+
+/// Scheduling policy and parameters of a thread (`struct sched_attr`, version 1 and later).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct SchedAttr {
+    size: u32,
+    /// `SCHED_*`.
+    pub policy: u32,
+    /// `SCHED_FLAG_*`, reset-on-fork among them.
+    pub flags: u64,
+    /// Nice value of the non-real-time policies.
+    pub nice: i32,
+    /// Priority of the real-time policies.
+    pub priority: u32,
+    /// Deadline parameters in nanoseconds.
+    pub runtime: u64,
+    /// See `runtime`.
+    pub deadline: u64,
+    /// See `runtime`.
+    pub period: u64,
+    util_min: u32,
+    util_max: u32,
+}
+const _: () = assert!(size_of::<SchedAttr>() == 56);
+
+/// Reads the scheduling attributes of a thread.
+pub fn sched_attr(tid: i32) -> Result<SchedAttr, Errno> {
+    let mut attr = SchedAttr::default();
+    // SAFETY: attr is valid for the size given.
+    let r = unsafe { libc::syscall(libc::SYS_sched_getattr, tid, &raw mut attr, size_of::<SchedAttr>(), 0) };
+    Errno::result(r)?;
+    attr.size = size_of::<SchedAttr>() as u32;
+    Ok(attr)
+}
+
+/// Sets the scheduling attributes of a thread.
+pub fn set_sched_attr(tid: i32, attr: &SchedAttr) -> Result<(), Errno> {
+    // SAFETY: attr is valid for the size it states.
+    let r = unsafe { libc::syscall(libc::SYS_sched_setattr, tid, std::ptr::from_ref(attr), 0) };
+    Errno::result(r).map(drop)
+}
+
+/// I/O priority of a thread (`ioprio_get(2)`).
+pub fn ioprio(tid: i32) -> Result<i32, Errno> {
+    // SAFETY: no pointers. 1 is IOPRIO_WHO_PROCESS.
+    Errno::result(unsafe { libc::syscall(libc::SYS_ioprio_get, 1, tid) }).map(|v| v as i32)
+}
+
+/// Sets the I/O priority of a thread.
+pub fn set_ioprio(tid: i32, value: i32) -> Result<(), Errno> {
+    // SAFETY: no pointers.
+    Errno::result(unsafe { libc::syscall(libc::SYS_ioprio_set, 1, tid, value) }).map(drop)
+}
+
+/// Reads or replaces one resource limit of a process: `(soft, hard)`.
+pub fn prlimit(pid: i32, resource: u32, new: Option<(u64, u64)>) -> Result<(u64, u64), Errno> {
+    let new = new.map(|(c, m)| libc::rlimit64 { rlim_cur: c, rlim_max: m });
+    let mut old = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    let new_ptr = new.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: both pointers are valid or null.
+    Errno::result(unsafe { libc::prlimit64(pid, resource, new_ptr, &raw mut old) })?;
+    Ok((old.rlim_cur, old.rlim_max))
+}
+
+/// Shared anonymous memory of our own, unmapped when dropped.
+#[derive(Debug)]
+pub struct SharedAnonymous {
+    start: std::ptr::NonNull<libc::c_void>,
+    len: usize,
+}
+
+impl SharedAnonymous {
+    /// Maps `size` bytes (rounded up to pages) without touching them.
+    pub fn new(size: u64) -> Result<Self, Errno> {
+        use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
+        let len = std::num::NonZeroUsize::new((size as usize).next_multiple_of(4096)).ok_or(Errno::EINVAL)?;
+        let flags = MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE;
+        // SAFETY: a fresh mapping at an address of the kernel's choice touches nothing that exists.
+        let start = unsafe { mmap_anonymous(None, len, ProtFlags::PROT_READ, flags) }?;
+        Ok(SharedAnonymous { start, len: len.get() })
+    }
+
+    /// First byte and the one past the last.
+    pub fn range(&self) -> (u64, u64) {
+        let start = self.start.as_ptr() as u64;
+        (start, start + self.len as u64)
+    }
+}
+
+impl Drop for SharedAnonymous {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is ours, and no reference into it was ever given out.
+        let _ = unsafe { nix::sys::mman::munmap(self.start, self.len) };
+    }
+}
+
+/// `PR_GET_SECUREBITS` of the calling thread.
+pub fn own_securebits() -> u32 {
+    // SAFETY: no pointers.
+    unsafe { libc::prctl(libc::PR_GET_SECUREBITS) }.max(0) as u32
+}

@@ -3,7 +3,12 @@
 //! Results go to stdout by [`say`], everything else to stderr. A subcommand returns an [`Exit`], or a
 //! [`Failure`] that carries one; `main` prints the failure's chain of causes once.
 
+pub mod check;
+pub mod demo;
 pub mod home;
+pub mod live;
+pub mod recover;
+pub mod serve;
 pub mod trust;
 
 use std::io::{self, IsTerminal as _, Write as _};
@@ -29,8 +34,18 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Receive processes
+    Serve(serve::ServeArgs),
+    /// Move a running process to another host
+    Live(live::LiveArgs),
+    /// Say what this host, a process and a target can do; every obstacle at once
+    Check(check::CheckArgs),
     /// Show this host's identity; say which peers are let in
     Trust(trust::TrustArgs),
+    /// Settle migrations whose outcome a crash or a cut left open
+    Recover(recover::RecoverArgs),
+    /// Make two hosts on this machine and move a workload between them, everything verified
+    Demo(demo::DemoArgs),
 }
 
 const EXIT_CODES: &str = "\
@@ -93,7 +108,12 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 pub fn run(cli: &Cli) -> Result<Exit, Failure> {
     start_log(cli.verbose, cli.quiet);
     match &cli.command {
+        Command::Serve(args) => serve::run(args),
+        Command::Live(args) => live::run(args, cli.quiet),
+        Command::Check(args) => check::run(args),
         Command::Trust(args) => trust::run(args),
+        Command::Recover(args) => recover::run(args),
+        Command::Demo(args) => Ok(demo::run(args.clone())?),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Kernel interfaces about descriptors that nix lacks: `pidfd_open`/`pidfd_getfd`, `kcmp`, `F_*OWN_EX`,
+//! Kernel interfaces about descriptors that nix lacks: `kcmp`, `F_*OWN_EX`,
 //! raw socket options, `socket`/`bind`/`connect`/`listen` for any protocol, `timerfd` with its checkpoint
 //! ioctl, `signalfd` with real-time signals, `FIONREAD`.
 //!
@@ -54,18 +54,6 @@ fn owned(result: c_long) -> io::Result<OwnedFd> {
     let raw = RawFd::try_from(raw).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
     // SAFETY: the caller passes the result of a system call that has just made this descriptor; nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
-}
-
-/// A descriptor of the process `pid`.
-pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
-    // SAFETY: two integers, no memory involved.
-    owned(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })
-}
-
-/// Our own duplicate (close-on-exec) of the descriptor `fd` of another process; needs ptrace rights.
-pub fn pidfd_getfd(pidfd: impl AsFd, fd: i32) -> io::Result<OwnedFd> {
-    // SAFETY: three integers, no memory involved.
-    owned(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_fd().as_raw_fd(), fd, 0) })
 }
 
 fn kcmp(pids: (i32, i32), kind: c_int, one: c_ulong, two: c_ulong) -> io::Result<Ordering> {
@@ -181,10 +169,9 @@ pub fn has_socket_filter(fd: impl AsFd) -> bool {
 pub fn set_socket_option(fd: impl AsFd, level: i32, name: i32, value: &[u8]) -> io::Result<()> {
     let length = value.len() as libc::socklen_t;
     // SAFETY: the kernel reads `length` bytes of `value`.
-    check(
-        unsafe { libc::setsockopt(fd.as_fd().as_raw_fd(), level, name, value.as_ptr().cast(), length) }
-            .into(),
-    )?;
+    let result =
+        unsafe { libc::setsockopt(fd.as_fd().as_raw_fd(), level, name, value.as_ptr().cast(), length) };
+    check(result.into())?;
     Ok(())
 }
 

@@ -1,5 +1,5 @@
-//! The one place where kinds of open file are listed: who reads them at the source ([`read`]), who checks
-//! them at the target ([`check`]), who makes them again ([`make`]). A new kind is a new file beside this one
+//! The one place where kinds of open file are listed: who reads them at the source (`read`), who checks
+//! them at the target (`check`), who makes them again (`make`). A new kind is a new file beside this one
 //! and a line in each of the three.
 
 use std::os::fd::OwnedFd;

@@ -6,6 +6,7 @@
 //!
 //! Refused: packet mode (`O_DIRECT`), ends in other processes (`holders`), FIFOs (they have a path).
 
+use std::collections::hash_map::Entry;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -104,11 +105,10 @@ fn new_pipe(capacity: u32) -> Result<(OwnedFd, OwnedFd), Errno> {
 pub(super) fn make(maker: &mut Maker<'_>, file: &OpenFile, index: usize) -> Result<OwnedFd, FilesError> {
     let missing = || FilesError::Inconsistent { object: file.object(), what: "its pipe is not in the image" };
     let image = maker.image.pipes.get(index).ok_or_else(missing)?;
-    if !maker.pipes.contains_key(&index) {
-        let made = fill(file, image)?;
-        maker.pipes.insert(index, made);
-    }
-    let made = maker.pipes.get_mut(&index).ok_or_else(missing)?;
+    let made = match maker.pipes.entry(index) {
+        Entry::Occupied(made) => made.into_mut(),
+        Entry::Vacant(place) => place.insert(fill(file, image)?),
+    };
     let ready = match file.flags as i32 & libc::O_ACCMODE {
         libc::O_RDONLY => made.reader.take(),
         libc::O_WRONLY => made.writer.take(),

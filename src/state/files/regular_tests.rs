@@ -125,7 +125,7 @@ fn every_foreign_kind_is_refused_by_name() {
     let socket = |domain, kind, protocol| fds::socket(domain, kind, protocol).unwrap();
     let inotify = Inotify::init(InitFlags::IN_CLOEXEC).unwrap();
     assert!(refused(&inotify.as_fd()).contains("an inotify instance (file watches) cannot be carried"));
-    let pidfd = fds::pidfd_open(i32::try_from(std::process::id()).unwrap()).unwrap();
+    let pidfd = crate::sys::process::pidfd_open(i32::try_from(std::process::id()).unwrap()).unwrap();
     assert!(refused(&pidfd).contains("a pidfd"));
     assert!(refused(&File::open("/proc/self/ns/net").unwrap()).contains("a namespace descriptor"));
     assert!(refused(&File::open("/proc/self/stat").unwrap()).contains("a file about a process of this host"));

@@ -9,7 +9,7 @@
 //! it, `capture` does it only when it meets a pipe, socket, eventfd or memfd that `previous` did not know. An
 //! end that escapes in between by `fork` is the caller's to see (it looks for new children at the freeze).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -19,6 +19,7 @@ use crate::image::files::{
 };
 use crate::image::obstacle::Obstacle;
 use crate::sys::fds;
+use crate::sys::process::{pidfd_getfd, pidfd_open};
 
 use super::unix_diag::UnixDiag;
 use super::{FilesError, FilesOptions, holders, kinds, refuse};
@@ -26,7 +27,7 @@ use super::{FilesError, FilesOptions, holders, kinds, refuse};
 /// Preflight on the source: describes all descriptors of the running process `pid` without contents, with
 /// all obstacles at once. Nothing is stopped or changed.
 pub fn describe(pid: i32, options: &FilesOptions) -> Result<(FilesImage, Vec<Obstacle>), FilesError> {
-    let pidfd = fds::pidfd_open(pid).map_err(|_| FilesError::Gone { pid })?;
+    let pidfd = pidfd_open(pid).map_err(|_| FilesError::Gone { pid })?;
     Source::new(pid, pidfd.as_fd(), options, None, false).run(|_| true)
 }
 
@@ -85,7 +86,8 @@ pub(super) struct Source<'a> {
     /// Every thread is stopped: contents are read.
     pub(super) stopped: bool,
     /// What the preflight described, by descriptor.
-    previous: BTreeMap<i32, &'a OpenFile>,
+    previous: HashMap<i32, &'a OpenFile>,
+    links_met: HashSet<&'a str>,
     /// The whole table.
     pub(super) descriptors: Vec<Descriptor>,
     pub(super) image: FilesImage,
@@ -109,12 +111,14 @@ impl<'a> Source<'a> {
         stopped: bool,
     ) -> Self {
         let known = |image: &'a FilesImage| image.files.iter().map(|file| (file.fd, file)).collect();
+        let links = |image: &'a FilesImage| image.files.iter().map(|file| file.link.as_str()).collect();
         Self {
             pid,
             pidfd,
             options,
             stopped,
             previous: previous.map(known).unwrap_or_default(),
+            links_met: previous.map(links).unwrap_or_default(),
             descriptors: Vec::new(),
             image: FilesImage::default(),
             obstacles: Vec::new(),
@@ -143,7 +147,7 @@ impl<'a> Source<'a> {
 
     /// Our own duplicate of a descriptor of the process.
     pub(super) fn duplicate(&self, file: &Descriptor) -> Result<OwnedFd, FilesError> {
-        fds::pidfd_getfd(self.pidfd, file.fd).map_err(|source| self.failed(file, "duplicate", source))
+        pidfd_getfd(self.pidfd, file.fd).map_err(|error| self.failed(file, "make a duplicate", error.into()))
     }
 
     /// The magic link of a descriptor.
@@ -166,7 +170,7 @@ impl<'a> Source<'a> {
 
     /// Did preflight meet an object with this link?
     pub(super) fn was_met(&self, link: &str) -> bool {
-        self.previous.values().any(|file| file.link == link)
+        self.links_met.contains(link)
     }
 
     pub(super) fn refuse(&mut self, obstacle: Obstacle) {
@@ -191,7 +195,12 @@ impl<'a> Source<'a> {
             let Some(tid) = task.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
                 continue;
             };
-            if tid != pid && matches!(fds::same_descriptor_table(pid, tid), Ok(false)) {
+            // A thread that is about to end has no table any more: it shows none.
+            let has_any = || {
+                let table = fs::read_dir(format!("/proc/{pid}/task/{tid}/fd"));
+                table.is_ok_and(|mut table| table.next().is_some_and(|entry| entry.is_ok()))
+            };
+            if tid != pid && matches!(fds::same_descriptor_table(pid, tid), Ok(false)) && has_any() {
                 self.refuse(refuse::own_table(tid));
             }
         }
@@ -341,14 +350,13 @@ impl<'a> Source<'a> {
 
     /// Unix sockets know their peers by inode; the image knows them by index.
     fn link_unix_peers(&mut self) {
+        let is_unix = |file: &OpenFile| matches!(file.kind, FileKind::Unix(_));
+        let files = self.image.files.iter().enumerate();
+        let by_ino: HashMap<u64, usize> =
+            files.filter(|(_, file)| is_unix(file)).map(|(index, file)| (file.ino, index)).collect();
         for (file, peer) in std::mem::take(&mut self.unix_peers) {
-            let found = self
-                .image
-                .files
-                .iter()
-                .position(|other| other.ino == peer && matches!(other.kind, FileKind::Unix(_)));
-            match (found, &mut self.image.files[file].kind) {
-                (Some(found), FileKind::Unix(socket)) => socket.peer = UnixPeer::File(found),
+            match (by_ino.get(&peer), &mut self.image.files[file].kind) {
+                (Some(found), FileKind::Unix(socket)) => socket.peer = UnixPeer::File(*found),
                 // Refused for a reason of its own, which is said already.
                 _ if self.descriptors.iter().any(|other| other.link == format!("socket:[{peer}]")) => {}
                 _ => self.outside_peers.push((file, peer)),
@@ -358,100 +366,5 @@ impl<'a> Source<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::process::{Command, Stdio};
-    use std::time::Duration;
-
-    use nix::sys::signal::{Signal, kill};
-    use nix::unistd::Pid;
-
-    use super::super::target::restore;
-    use super::super::testing::quiet;
-    use super::*;
-
-    #[test]
-    fn another_process_is_described_and_captured() {
-        let _quiet = quiet();
-        let dir = tempfile::tempdir().unwrap();
-        let script = "exec >log 2>&1 9<&0; printf hello; exec sleep 60";
-        let mut command = Command::new("sh");
-        let mut child = command.args(["-c", script]).current_dir(&dir).stdin(Stdio::null()).spawn().unwrap();
-        let pid = i32::try_from(child.id()).unwrap();
-        let log = dir.path().join("log");
-        while fs::read_to_string(&log).unwrap_or_default() != "hello" {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        let options = FilesOptions::default();
-        // Whatever else this test process leaks into its children is not looked at.
-        let pidfd = fds::pidfd_open(pid).unwrap();
-        let ours = |fd: i32| matches!(fd, 0 | 1 | 2 | 9);
-        let (before, obstacles) = Source::new(pid, pidfd.as_fd(), &options, None, false).run(ours).unwrap();
-        assert_eq!(obstacles, []);
-        kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
-        let (image, _) = Source::new(pid, pidfd.as_fd(), &options, Some(&before), true).run(ours).unwrap();
-        assert_eq!(image, before);
-        let slots: Vec<(i32, usize)> = image.slots.iter().map(|slot| (slot.fd, slot.file)).collect();
-        assert_eq!(slots, [(0, 0), (1, 1), (2, 1), (9, 0)]);
-        let FileKind::Regular { pos, path, .. } = &image.files[1].kind else { panic!("{image:?}") };
-        assert_eq!((*pos, path.as_str()), (5, log.canonicalize().unwrap().to_str().unwrap()));
-        assert_eq!(restore(&image, &mut Default::default()).unwrap().files.len(), 2);
-        child.kill().unwrap();
-        child.wait().unwrap();
-        assert!(matches!(describe(pid, &options), Err(FilesError::Gone { .. })));
-        assert!(matches!(capture(pid, pidfd.as_fd(), &options, None), Err(FilesError::Gone { .. })));
-    }
-
-    #[test]
-    fn what_appears_after_preflight_fails_the_capture() {
-        let _quiet = quiet();
-        let script = "import os,time\nos.close(1); os.close(2)\nimport ctypes\n\
-                      ctypes.CDLL(None).inotify_init1(0)\ntime.sleep(60)";
-        let mut command = Command::new("python3");
-        let command = command.args(["-c", script]).stdin(Stdio::null()).stdout(Stdio::null());
-        let mut child = command.stderr(Stdio::null()).spawn().unwrap();
-        let pid = i32::try_from(child.id()).unwrap();
-        let pidfd = fds::pidfd_open(pid).unwrap();
-        let inotify = format!("/proc/{pid}/fd/1");
-        while !fs::read_link(&inotify).is_ok_and(|link| link.to_string_lossy().contains("inotify")) {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
-        let before = FilesImage::default();
-        let result = capture(pid, pidfd.as_fd(), &FilesOptions::default(), Some(&before));
-        child.kill().unwrap();
-        child.wait().unwrap();
-        let error = result.unwrap_err();
-        assert!(error.to_string().contains("an inotify instance"), "{error}");
-        let FilesError::Refused(obstacles) = error else { panic!("{error}") };
-        assert!(obstacles.iter().any(|found| found.object.starts_with("fd 1: ")));
-    }
-
-    /// `cargo test --lib many_descriptors -- --ignored --nocapture`
-    #[test]
-    #[ignore = "a measurement"]
-    fn many_descriptors() {
-        use std::os::fd::AsRawFd;
-        let _quiet = quiet();
-        nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, 20000, 20000).unwrap();
-        let files: Vec<fs::File> = (0..2000).map(|_| fs::File::open("/etc/passwd").unwrap()).collect();
-        let pipes: Vec<_> = (0..1000).map(|_| std::io::pipe().unwrap()).collect();
-        let pairs: Vec<_> = (0..1000).map(|_| std::os::unix::net::UnixStream::pair().unwrap()).collect();
-        let pid = i32::try_from(std::process::id()).unwrap();
-        let pidfd = fds::pidfd_open(pid).unwrap();
-        let options = FilesOptions::default();
-        let low = files[0].as_raw_fd();
-        let run = |previous, stopped| {
-            let start = std::time::Instant::now();
-            let walk =
-                Source::new(pid, pidfd.as_fd(), &options, previous, stopped).run(|fd| fd >= low).unwrap();
-            eprintln!("{} slots, stopped {stopped}: {:?}", walk.0.slots.len(), start.elapsed());
-            walk.0
-        };
-        let before = run(None, false);
-        let image = run(Some(&before), true);
-        let start = std::time::Instant::now();
-        restore(&image, &mut Default::default()).unwrap();
-        eprintln!("restored in {:?}", start.elapsed());
-        drop((pipes, pairs));
-    }
-}
+#[path = "source_tests.rs"]
+mod tests;

@@ -5,7 +5,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::image::files::{FileKind, FilesImage};
 use crate::image::obstacle::Obstacle;
-use crate::sys::fds;
 
 use super::source::Source;
 use super::target::{RestoreContext, RestoredFiles, restore};
@@ -29,7 +28,7 @@ fn walk(
     stopped: bool,
 ) -> Result<(FilesImage, Vec<Obstacle>), FilesError> {
     let pid = i32::try_from(std::process::id()).unwrap();
-    let pidfd = fds::pidfd_open(pid).unwrap();
+    let pidfd = crate::sys::process::pidfd_open(pid).unwrap();
     let wanted = numbers(fds);
     let walk = Source::new(pid, pidfd.as_fd(), &options, previous, stopped).run(|fd| wanted.contains(&fd));
     // Tests of other rooms fork: their children hold everything of ours for a while.

@@ -88,7 +88,7 @@ fn group_filter(interface: u32, group: IpAddr) -> [u8; 144] {
     filter
 }
 
-/// `2	eth0      :     2      V3` and under it `				FB0000E0     1 0:00000000		0`
+/// A line `2 eth0 : 2 V3` and, indented under it, lines `FB0000E0 1 0:00000000 0`.
 fn groups_v4(text: &str) -> Vec<(u32, IpAddr)> {
     let mut interface = 0;
     let mut groups = Vec::new();
@@ -104,7 +104,7 @@ fn groups_v4(text: &str) -> Vec<(u32, IpAddr)> {
     groups
 }
 
-/// `2    eth0            ff0200000000000000000001ff000001     1 00000004 0`
+/// `2 eth0 ff0200000000000000000001ff000001     1 00000004 0`
 fn groups_v6(text: &str) -> Vec<(u32, IpAddr)> {
     let parse = |line: &str| {
         let mut words = line.split_whitespace();

@@ -1,0 +1,201 @@
+//! `ulpm live`: moves a process.
+//!
+//! Two processes: the one that the user started, and a worker that does the work in a session of its own. A
+//! terminal's Ctrl-C, or `kill -9`, hits the first; the worker hears of it through a pipe, puts the source
+//! process back as it was, and ends. Nothing that is done to a tracee half-way may be left to chance.
+
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{Args, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::home::Home;
+use super::{Exit, Failure, say};
+use crate::precopy::link::Cancel;
+use crate::precopy::{MigrateError, Migration, Options, Progress};
+use crate::preload::PreloadError;
+use crate::report::{Outcome, render};
+use crate::state::files::FilesOptions;
+use crate::transport::HostPort;
+use crate::transport::protocol::PidChoice;
+
+/// How the pid is kept.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum PidMode {
+    /// The same pid if it is free at the target, else a pid namespace of its own
+    Auto,
+    /// The same pid, or none
+    Same,
+    /// A pid namespace of its own
+    Namespace,
+}
+
+/// What becomes of established TCP connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Tcp {
+    /// A process that has any is refused
+    Refuse,
+    /// The process finds them reset by their peers; the peers see them closed
+    Close,
+}
+
+/// Arguments of `ulpm live`.
+#[derive(Clone, Debug, Args)]
+pub struct LiveArgs {
+    /// The process to move
+    #[arg(long, value_parser = clap::value_parser!(i32).range(1..))]
+    pid: i32,
+    /// Where `ulpm serve` listens
+    #[arg(long, value_name = "HOST[:PORT]")]
+    to: HostPort,
+    /// How its pid is kept
+    #[arg(long, value_enum, default_value_t = PidMode::Auto)]
+    pid_mode: PidMode,
+    /// What becomes of established TCP connections
+    #[arg(long, value_enum, default_value_t = Tcp::Refuse)]
+    tcp: Tcp,
+    /// Compare every page at both ends while the process is frozen; lengthens the freeze
+    #[arg(long)]
+    verify: bool,
+    /// Time limit for reaching the target, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    connect_timeout: u64,
+    /// Print the report as one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+/// Set in the worker's environment.
+const WORKER: &str = "ULPM_LIVE_WORKER";
+
+/// Runs the command, as the one that the user started or as its worker.
+pub fn run(args: &LiveArgs, quiet: bool) -> Result<Exit, Failure> {
+    if std::env::var_os(WORKER).is_some() { work(args, quiet) } else { supervise() }
+}
+
+/// Starts the worker and passes the user's wishes on.
+fn supervise() -> Result<Exit, Failure> {
+    let mut command = Command::new("/proc/self/exe");
+    command.args(std::env::args_os().skip(1)).env(WORKER, "1").stdin(Stdio::piped());
+    // a process group of its own: the terminal's Ctrl-C reaches us alone
+    command.process_group(0);
+    let mut worker = command.spawn().context("starting the worker")?;
+    let mut control = worker.stdin.take();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut signals = runtime.block_on(async {
+        Ok::<_, io::Error>((
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::hangup())?,
+        ))
+    })?;
+    let status = std::thread::spawn(move || worker.wait());
+    runtime.block_on(async {
+        while !status.is_finished() {
+            tokio::select! {
+                _ = signals.0.recv() => {}
+                _ = signals.1.recv() => {}
+                _ = signals.2.recv() => {}
+                () = tokio::time::sleep(Duration::from_millis(10)) => continue,
+            }
+            if let Some(pipe) = &mut control {
+                let _ = pipe.write_all(b"cancel\n");
+                let _ = writeln!(io::stderr(), "ulpm: ending the migration …");
+            }
+        }
+    });
+    let status = status.join().unwrap_or_else(|_| unreachable!("waiting does not panic"))?;
+    Ok(match status.code() {
+        Some(0) => Exit::Done,
+        Some(1) => Exit::Failed,
+        Some(2) => Exit::Usage,
+        Some(3) => Exit::Refused,
+        Some(4) => Exit::Aborted,
+        Some(5) => Exit::Open,
+        _ => {
+            let error = anyhow::anyhow!(
+                "the worker ended by itself ({status}); look after the process, and run `ulpm recover`"
+            );
+            return Err(Failure::new(Exit::Open, error));
+        }
+    })
+}
+
+/// Hears from the one that the user started; its end is a wish to end, too.
+fn listen(cancel: Cancel) {
+    std::thread::spawn(move || {
+        let mut lines = BufReader::new(io::stdin()).lines();
+        while let Some(Ok(line)) = lines.next() {
+            if line == "cancel" {
+                break;
+            }
+        }
+        cancel.cancel();
+    });
+}
+
+fn work(args: &LiveArgs, quiet: bool) -> Result<Exit, Failure> {
+    let home = Home::open()?;
+    let options = options(args, &home);
+    let cancel = Cancel::default();
+    listen(cancel.clone());
+    let tell = move |progress: Progress<'_>| {
+        if !quiet {
+            show(&progress);
+        }
+    };
+    let (report, error) = Migration::new(&options, &cancel, &tell).run();
+    if args.json {
+        say(&(report.to_json() + "\n"))?;
+    } else if report.outcome == Outcome::Moved {
+        say(&render(&report))?;
+    }
+    let Some(error) = error else { return Ok(Exit::Done) };
+    let exit = exit_code(&error, report.outcome);
+    Err(Failure::new(exit, anyhow::anyhow!(report.error.unwrap_or_else(|| error.to_string()))))
+}
+
+fn options(args: &LiveArgs, home: &Home) -> Options {
+    Options {
+        pid: args.pid,
+        to: args.to.to_string(),
+        pid_mode: match args.pid_mode {
+            PidMode::Auto => PidChoice::Auto,
+            PidMode::Same => PidChoice::Same,
+            PidMode::Namespace => PidChoice::Namespace,
+        },
+        verify: args.verify,
+        files: FilesOptions { tcp_close: args.tcp == Tcp::Close },
+        home: home.path().to_owned(),
+        connect_limit: Duration::from_secs(args.connect_timeout),
+    }
+}
+
+/// The documented exit code of an error.
+pub fn exit_code(error: &MigrateError, outcome: Outcome) -> Exit {
+    match (error, outcome) {
+        (MigrateError::Open { .. }, _) | (_, Outcome::Unknown) => Exit::Open,
+        (MigrateError::Refused(_), _) => Exit::Refused,
+        (MigrateError::Source(PreloadError::NoSuchProcess(_) | PreloadError::NotAProcess(..)), _) => Exit::Failed,
+        (_, Outcome::Aborted) => Exit::Aborted,
+        _ => Exit::Failed,
+    }
+}
+
+fn show(progress: &Progress<'_>) {
+    let line = match progress {
+        Progress::Step(what) => format!("{what} …"),
+        Progress::Round(n, round) => format!(
+            "round {n}: {} pages, {} in {:.1} ms; {}",
+            round.pages,
+            indicatif::HumanBytes(round.bytes_on_wire),
+            round.ms,
+            round.why_next
+        ),
+    };
+    let _ = writeln!(io::stderr(), "ulpm: {line}");
+}

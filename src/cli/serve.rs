@@ -1,0 +1,66 @@
+//! `ulpm serve`: receives processes.
+//!
+//! Every migration has an OS thread of its own; this one lets peers in and waits for the end.
+
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
+
+use anyhow::Context as _;
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::home::Home;
+use super::{Exit, Failure};
+use crate::restore::session::{self, Server};
+use crate::transport::{DEFAULT_PORT, Listener};
+
+/// Arguments of `ulpm serve`.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Where to listen (UDP); `[::]` takes IPv4 and IPv6
+    #[arg(long, value_name = "ADDR:PORT", default_value_t = SocketAddr::from(([0u16; 8], DEFAULT_PORT)))]
+    listen: SocketAddr,
+}
+
+/// Runs until SIGINT or SIGTERM.
+pub fn run(args: &ServeArgs) -> Result<Exit, Failure> {
+    let home = Home::open()?;
+    let identity = home.identity()?;
+    let journal = home.subdirectory("journal")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let server = Server { handle: runtime.handle().clone(), home: home.path().to_owned(), journal };
+    runtime.block_on(async {
+        let mut listener = Listener::bind(&identity, home.trust(), args.listen)?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("waiting for SIGINT")?;
+        let mut terminate = signal(SignalKind::terminate()).context("waiting for SIGTERM")?;
+        let _ = writeln!(io::stderr(), "ulpm: ready, listening on {}", listener.local_addr());
+        let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
+        loop {
+            tokio::select! {
+                peer = listener.accept() => match peer {
+                    Some(Ok(accepted)) => receive(&server, accepted),
+                    Some(Err(_)) => {}
+                    None => break,
+                },
+                _ = interrupt.recv() => break,
+                _ = terminate.recv() => break,
+            }
+        }
+        listener.close("ulpm serve ends").await;
+        Ok::<_, Failure>(())
+    })?;
+    // unfinished processes die with us (PTRACE_O_EXITKILL), finished ones live on
+    runtime.shutdown_background();
+    Ok(Exit::Done)
+}
+
+fn receive(server: &Server, accepted: crate::transport::Accepted) {
+    let server = server.clone();
+    let spawned = std::thread::Builder::new().name("migration".to_owned()).spawn(move || {
+        // what went wrong has been logged and told to the source
+        let _ = session::run(&server, accepted);
+    });
+    if let Err(e) = spawned {
+        tracing::error!(error = %e, "no thread for a migration");
+    }
+}

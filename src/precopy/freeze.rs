@@ -1,0 +1,246 @@
+//! From the first thread asked to stop to the commit: the time that the process's users notice.
+//!
+//! The final scan runs on other threads while the state is captured here. What can be prepared is prepared before:
+//! threads are seized, files of `/proc` opened, the journal entry lies on the disk at its full size.
+
+use std::time::Instant;
+
+use super::MigrateError;
+use super::link::{Link, out_of_turn};
+use super::session::Options;
+use crate::dirty::Found;
+use crate::handover::journal::{Journal, Phase};
+use crate::handover::{Source, SourceAction, SourceEvent};
+use crate::image::TreeImage;
+use crate::image::memory::MemoryImage;
+use crate::image::process::ProcessImage;
+use crate::preload::agent::Agent;
+use crate::preload::capture::{Captive, Poised};
+use crate::preload::PreloadError;
+use crate::report::{MigrationReport, Outcome};
+use crate::restore::session::initial_clocks;
+use crate::state::{StateError, digest, memory_map, mm_fields};
+use crate::sys::time::ClockOffsets;
+use crate::transport::protocol::{AreaDigest, ToSource, ToTarget};
+
+/// What the freeze works with.
+pub struct Freezer<'a> {
+    /// What the user wants.
+    pub options: &'a Options,
+    /// Filled in as it goes.
+    pub report: &'a mut MigrationReport,
+    /// Where the hand-over stands.
+    pub state: &'a mut Source,
+    /// Our clocks minus the target's.
+    pub difference: ClockOffsets,
+    /// Our journal entry, on disk.
+    pub journal: Journal,
+}
+
+impl std::fmt::Debug for Freezer<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Freezer").field("state", &self.state).finish_non_exhaustive()
+    }
+}
+
+fn ms(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64() * 1e3
+}
+
+impl Freezer<'_> {
+    /// Freezes, sends, commits. Until the commit point every failure lets the process run on.
+    pub fn run(mut self, link: &mut Link, agent: &mut Agent, described: &ProcessImage) -> Result<(), MigrateError> {
+        let poised = Poised::prepare(self.options.pid)?;
+        let frozen_at = initial_clocks().boottime_ns;
+        let begun = Instant::now();
+        let mut captive = poised.freeze()?;
+        self.report.freeze_parts.stop = ms(begun);
+        match self.send(link, agent, described, &mut captive) {
+            Ok(()) => self.commit(link, captive, frozen_at),
+            Err(e) => {
+                // SendAbort is carried out by the caller
+                self.state.on(e.event());
+                self.report.outcome = Outcome::Aborted;
+                if e.event() == SourceEvent::Cancelled {
+                    link.ignore_cancel();
+                    let _ = link.say(&ToTarget::Abort(e.to_string()));
+                }
+                captive.resume();
+                let _ = self.journal.close();
+                Err(e)
+            }
+        }
+    }
+
+    fn send(
+        &mut self,
+        link: &mut Link,
+        agent: &mut Agent,
+        described: &ProcessImage,
+        captive: &mut Captive,
+    ) -> Result<(), MigrateError> {
+        let (image, found) = self.capture(agent, described, captive)?;
+        let begun = Instant::now();
+        link.say(&ToTarget::Layout { pid: image.pid, layout: agent.layout.clone() })?;
+        self.report.final_pages = agent.last(&found, link)?;
+        if self.options.verify {
+            let digests = digests(self.options.pid, agent)?;
+            link.say(&ToTarget::Digests(digests))?;
+        }
+        self.report.threads = image.threads.len() as u32;
+        link.say(&ToTarget::State(Box::new(TreeImage::new(vec![image]))))?;
+        let (apply_ms, verified) = match link.hear("applying the last state")? {
+            ToSource::Prepared { apply_ms, verified } => (apply_ms, verified),
+            other => return Err(out_of_turn(&other)),
+        };
+        self.report.verified = verified;
+        self.report.freeze_parts.apply = apply_ms;
+        self.report.freeze_parts.send = (ms(begun) - apply_ms).max(0.0);
+        Ok(())
+    }
+
+    fn capture(
+        &mut self,
+        agent: &mut Agent,
+        described: &ProcessImage,
+        captive: &mut Captive,
+    ) -> Result<(ProcessImage, Vec<Found>), MigrateError> {
+        let begun = Instant::now();
+        let memory = self.memory(agent, described)?;
+        let options = &self.options.files;
+        let (tracker, layout, waits) = agent.scanner();
+        let (image, found) = std::thread::scope(|s| {
+            let scan = s.spawn(move || tracker.last(layout));
+            let image = captive.capture(described, memory, options, waits);
+            self.report.freeze_parts.capture = ms(begun);
+            let found = scan.join().unwrap_or_else(|_| unreachable!("a scan does not panic"));
+            (image, found)
+        });
+        self.report.freeze_parts.scan = ms(begun) - self.report.freeze_parts.capture;
+        let image = image?;
+        let layout = agent.layout.clone();
+        agent.take(layout, &image.files);
+        let mut image = image;
+        image.memory.layout = agent.layout.clone();
+        Ok((image, found.map_err(PreloadError::from)?))
+    }
+
+    /// The layout as it is now, before our scratch area comes into it.
+    fn memory(&mut self, agent: &mut Agent, described: &ProcessImage) -> Result<MemoryImage, MigrateError> {
+        let pid = self.options.pid;
+        let (survey, _) = memory_map::quick(pid, &agent.layout).map_err(PreloadError::from)?;
+        if !survey.obstacles.is_empty() {
+            let list: Vec<String> = survey.obstacles.iter().map(ToString::to_string).collect();
+            return Err(PreloadError::from(StateError::Obstacles(list.join("; "))).into());
+        }
+        agent.take(survey.layout, &described.files);
+        let mm = mm_fields::capture(pid).map_err(PreloadError::from)?;
+        Ok(MemoryImage { mm, layout: agent.layout.clone(), ..described.memory.clone() })
+    }
+
+    fn commit(mut self, link: &mut Link, mut captive: Captive, frozen_at: i64) -> Result<(), MigrateError> {
+        let begun = Instant::now();
+        link.ignore_cancel();
+        let dir = self.options.home.join("journal");
+        for action in self.state.on(SourceEvent::Prepared) {
+            let done = match action {
+                SourceAction::JournalOpen => self.journal.set(Phase::Committed).map_err(MigrateError::journal(&dir)),
+                SourceAction::Hold => captive.hold().map_err(MigrateError::from),
+                _ => link.say(&ToTarget::Commit),
+            };
+            if let Err(e) = done {
+                return self.before_commit_failed(link, captive, *action, e);
+            }
+        }
+        let answer = link.hear("waiting for it to run");
+        if let Ok(ToSource::Running { pid, at_boottime_ns, journal_ms, resume_ms }) = answer {
+            self.report.target_pid = Some(pid);
+            self.report.outcome = Outcome::Moved;
+            let ended = at_boottime_ns + self.difference.boottime_ns;
+            self.report.freeze_ms = (ended - frozen_at) as f64 / 1e6;
+            self.report.freeze_parts.resume = resume_ms;
+            self.report.freeze_parts.commit = self.commit_ms(journal_ms);
+            self.report.bytes_on_wire = link.bytes_sent();
+            tracing::debug!(journal_ms, answered_ms = ms(begun), "commit");
+            self.state.on(SourceEvent::Running);
+            captive.kill()?;
+            return self.journal.close().map_err(MigrateError::journal(&dir));
+        }
+        self.unanswered(captive, answer.err())
+    }
+
+    /// What of the freeze lies between `PREPARED` and the target letting go.
+    fn commit_ms(&self, journal_ms: f64) -> f64 {
+        let p = &self.report.freeze_parts;
+        let rest = self.report.freeze_ms - (p.stop + p.capture + p.scan + p.send + p.apply + p.resume);
+        rest.max(journal_ms)
+    }
+
+    /// `Commit` was not sent: the process runs on here.
+    fn before_commit_failed(
+        mut self,
+        link: &mut Link,
+        captive: Captive,
+        at: SourceAction,
+        e: MigrateError,
+    ) -> Result<(), MigrateError> {
+        if at == SourceAction::SendCommit {
+            // part of it may have left
+            return self.unanswered(captive, Some(e));
+        }
+        let _ = link.say(&ToTarget::Abort(e.to_string()));
+        self.state.on(SourceEvent::Never);
+        self.report.outcome = Outcome::Aborted;
+        captive.resume();
+        let _ = self.journal.close();
+        Err(e)
+    }
+
+    /// The target has not said whether it runs there: ask again for a while, by new connections.
+    fn unanswered(mut self, captive: Captive, e: Option<MigrateError>) -> Result<(), MigrateError> {
+        tracing::warn!(error = ?e, "the target did not answer the commit; asking again");
+        let id = self.report.id.clone();
+        let event = match super::settle::ask(self.options, &id) {
+            Ok(Some(pid)) => {
+                self.report.target_pid = Some(pid);
+                SourceEvent::Running
+            }
+            Ok(None) => SourceEvent::Never,
+            Err(_) => SourceEvent::Lost,
+        };
+        self.state.on(event);
+        match event {
+            SourceEvent::Running => {
+                self.report.outcome = Outcome::Moved;
+                captive.kill()?;
+                let _ = self.journal.close();
+                Ok(())
+            }
+            SourceEvent::Never => {
+                self.report.outcome = Outcome::Aborted;
+                captive.resume();
+                let _ = self.journal.close();
+                Err(e.unwrap_or(MigrateError::Cancelled))
+            }
+            _ => {
+                self.report.outcome = Outcome::Unknown;
+                captive.leave_stopped();
+                Err(MigrateError::Open { id })
+            }
+        }
+    }
+}
+
+/// Hashes of all memory, as the target computes them.
+fn digests(pid: i32, agent: &Agent) -> Result<Vec<AreaDigest>, MigrateError> {
+    let mut all: Vec<AreaDigest> = digest::private(pid, &agent.layout)
+        .map_err(PreloadError::from)?
+        .into_iter()
+        .map(|(start, pages, hash)| AreaDigest { start, object: None, pages, hash })
+        .collect();
+    for (id, file) in agent.object_files() {
+        let (start, pages, hash) = digest::object(id, file).map_err(PreloadError::from)?;
+        all.push(AreaDigest { start, object: Some(id), pages, hash });
+    }
+    Ok(all)
+}

@@ -1,0 +1,265 @@
+//! The source's end of the conversation: blocking calls on the session's own thread, which drives the network
+//! itself (a current-thread runtime): no message waits for another thread to wake up.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::runtime::Runtime;
+use tokio::sync::Notify;
+
+use super::MigrateError;
+use super::hello;
+use crate::image::{ObjectId, PageRange};
+use crate::preload::PreloadError;
+use crate::preload::push::PageSink;
+use crate::sys::time::ClockOffsets;
+use crate::transport::protocol::{Hello, ToSource, ToTarget, cap, kind};
+use crate::transport::{Connected, Identity, TrustStore, Wire, connect, open_wire};
+
+/// Tells a migration that its user wants it to end.
+#[derive(Clone, Debug, Default)]
+pub struct Cancel {
+    set: Arc<AtomicBool>,
+    notify: Arc<Notify>,
+}
+
+impl Cancel {
+    /// Asks for the end.
+    pub fn cancel(&self) {
+        self.set.store(true, Ordering::SeqCst);
+        self.notify.notify_waiters();
+    }
+
+    /// Whether it was asked for.
+    pub fn is_set(&self) -> bool {
+        self.set.load(Ordering::SeqCst)
+    }
+
+    async fn wait(&self) {
+        loop {
+            let notified = self.notify.notified();
+            if self.is_set() {
+                return;
+            }
+            notified.await;
+        }
+    }
+}
+
+/// How long an answer may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A connection to a target.
+#[derive(Debug)]
+pub struct Link {
+    runtime: Runtime,
+    wire: Wire,
+    connected: Option<Connected>,
+    cancel: Cancel,
+    /// Whether cancelling still ends it: not after the commit.
+    heed_cancel: bool,
+    /// What the target is.
+    pub theirs: Hello,
+    /// What we are.
+    pub ours: Hello,
+}
+
+impl Link {
+    /// Connects and says hello.
+    pub fn open(home: &Path, to: &str, cancel: &Cancel, limit: Duration) -> Result<Self, MigrateError> {
+        let identity = Identity::load_or_create(home).map_err(crate::transport::ConnectError::from)?;
+        let trust = TrustStore::new(home);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|e| MigrateError::Target(format!("no runtime for the network here: {e}")))?;
+        let connected = runtime.block_on(async {
+            tokio::select! {
+                connected = connect(&identity, &trust, to, limit) => connected.map_err(MigrateError::from),
+                () = cancel.wait() => Err(MigrateError::Cancelled),
+            }
+        })?;
+        let wire = runtime.block_on(open_wire(&connected.connection, cap))?;
+        let ours = hello::ours();
+        let mut link = Link {
+            runtime,
+            wire,
+            connected: Some(connected),
+            cancel: cancel.clone(),
+            heed_cancel: true,
+            theirs: ours.clone(),
+            ours: ours.clone(),
+        };
+        link.say(&ToTarget::Hello(ours.clone()))?;
+        match link.hear("waiting for its hello")? {
+            ToSource::Hello(theirs) => link.theirs = theirs,
+            other => return Err(out_of_turn(&other)),
+        }
+        hello::check(&link.ours, &link.theirs).map_err(MigrateError::Target)?;
+        Ok(link)
+    }
+
+    /// `ADDRESS:PORT` of the target.
+    pub fn remote(&self) -> String {
+        self.connected.as_ref().map(|c| c.remote.to_string()).unwrap_or_default()
+    }
+
+    /// Sends a message.
+    pub fn say(&mut self, message: &ToTarget) -> Result<(), MigrateError> {
+        self.within("sending", |wire| Box::pin(wire.send.send_msg(kind::CONTROL, message)))
+    }
+
+    /// The next message of the target.
+    pub fn hear(&mut self, step: &'static str) -> Result<ToSource, MigrateError> {
+        let frame = self.within(step, |wire| Box::pin(wire.recv.recv()))?;
+        if frame.kind != kind::CONTROL {
+            return Err(MigrateError::Nonsense(format!("a frame of kind {}", frame.kind)));
+        }
+        match frame.decode()? {
+            ToSource::Failed(why) => Err(MigrateError::Target(why)),
+            message => Ok(message),
+        }
+    }
+
+    /// Does one thing on the wire, with a time limit, until the user cancels.
+    fn within<T>(
+        &mut self,
+        step: &'static str,
+        operation: impl for<'a> FnOnce(
+            &'a mut Wire,
+        ) -> std::pin::Pin<
+            Box<dyn Future<Output = Result<T, crate::transport::WireError>> + 'a>,
+        >,
+    ) -> Result<T, MigrateError> {
+        if self.heed_cancel && self.cancel.is_set() {
+            return Err(MigrateError::Cancelled);
+        }
+        let (cancel, heed) = (self.cancel.clone(), self.heed_cancel);
+        let wire = &mut self.wire;
+        let done = self.runtime.block_on(async {
+            tokio::select! {
+                biased;
+                result = operation(wire) => result.map_err(MigrateError::from),
+                () = cancel.wait(), if heed => Err(MigrateError::Cancelled),
+                () = tokio::time::sleep(PATIENCE) => Err(MigrateError::Silent { seconds: PATIENCE.as_secs(), step }),
+            }
+        });
+        if let Err(MigrateError::Wire(_)) = &done {
+            // a target that failed says so before the connection goes
+            if let Some(why) = self.last_words() {
+                return Err(MigrateError::Target(why));
+            }
+        }
+        done
+    }
+
+    fn last_words(&mut self) -> Option<String> {
+        let recv = &mut self.wire.recv;
+        let frame = self.runtime.block_on(async {
+            tokio::time::timeout(Duration::from_millis(200), recv.recv()).await.ok()?.ok()
+        })?;
+        match frame.decode() {
+            Ok(ToSource::Failed(why)) => Some(why),
+            _ => None,
+        }
+    }
+
+    /// From now on only the target's answer, or its silence, ends it.
+    pub fn ignore_cancel(&mut self) {
+        self.heed_cancel = false;
+    }
+
+    /// Measures the difference of the two hosts' clocks, ours minus theirs, in their initial time namespaces; and
+    /// its error bound. Zero and exact when both are one kernel.
+    pub fn clock_difference(&mut self) -> Result<(ClockOffsets, Duration), MigrateError> {
+        const SAMPLES: usize = 8;
+        let mut best: Option<(ClockOffsets, Duration)> = None;
+        for _ in 0..SAMPLES {
+            let before = crate::restore::session::initial_clocks();
+            self.say(&ToTarget::Clock)?;
+            let ToSource::Clock(monotonic_ns, boottime_ns) = self.hear("reading its clock")? else {
+                return Err(MigrateError::Nonsense("no clock".to_owned()));
+            };
+            let after = crate::restore::session::initial_clocks();
+            let trip = Duration::from_nanos((after.monotonic_ns - before.monotonic_ns).max(0) as u64);
+            let middle = |a: i64, b: i64| a + (b - a) / 2;
+            let difference = ClockOffsets {
+                monotonic_ns: middle(before.monotonic_ns, after.monotonic_ns) - monotonic_ns,
+                boottime_ns: middle(before.boottime_ns, after.boottime_ns) - boottime_ns,
+            };
+            if best.is_none_or(|(_, bound)| trip / 2 < bound) {
+                best = Some((difference, trip / 2));
+            }
+        }
+        if self.ours.boot_id == self.theirs.boot_id {
+            return Ok((ClockOffsets::default(), Duration::ZERO));
+        }
+        best.ok_or_else(|| MigrateError::Nonsense("no clock".to_owned()))
+    }
+
+    /// Bytes sent so far.
+    pub fn bytes_sent(&self) -> u64 {
+        self.wire.send.bytes()
+    }
+
+    /// Says goodbye.
+    pub fn close(mut self, reason: &str) {
+        if let Some(connected) = self.connected.take() {
+            self.runtime.block_on(connected.close(reason));
+        }
+        // a name lookup that hangs must not hold us
+        self.runtime.shutdown_background();
+    }
+}
+
+/// An answer that was not expected.
+pub fn out_of_turn(message: &ToSource) -> MigrateError {
+    let text = format!("{message:?}");
+    MigrateError::Nonsense(text.chars().take_while(|c| c.is_alphanumeric()).collect())
+}
+
+/// Contents that the target wants to compare.
+pub fn hashes(paths: &[String]) -> BTreeMap<String, [u8; 32]> {
+    paths
+        .iter()
+        .filter_map(|p| Some((p.clone(), crate::state::files::content_hash(p).ok()?)))
+        .collect()
+}
+
+fn sink(e: MigrateError) -> PreloadError {
+    PreloadError::Sink(Box::new(e))
+}
+
+impl PageSink for Link {
+    fn pages(&mut self, addr: u64, data: Bytes) -> Result<(), PreloadError> {
+        let head = addr.to_le_bytes();
+        self.within("sending pages", |wire| {
+            Box::pin(async move { wire.send.send_bytes(kind::PAGES, &head, data).await })
+        })
+        .map_err(sink)
+    }
+
+    fn zero(&mut self, ranges: Vec<PageRange>) -> Result<(), PreloadError> {
+        self.say(&ToTarget::Zero(ranges)).map_err(sink)
+    }
+
+    fn gone(&mut self, ranges: Vec<PageRange>) -> Result<(), PreloadError> {
+        self.say(&ToTarget::Drop(ranges)).map_err(sink)
+    }
+
+    fn object_pages(&mut self, id: ObjectId, offset: u64, data: Bytes) -> Result<(), PreloadError> {
+        let head = [id.dev.to_le_bytes(), id.ino.to_le_bytes(), offset.to_le_bytes()].concat();
+        self.within("sending pages", |wire| {
+            Box::pin(async move { wire.send.send_bytes(kind::OBJECT_PAGES, &head, data).await })
+        })
+        .map_err(sink)
+    }
+
+    fn object_holes(&mut self, id: ObjectId, ranges: Vec<PageRange>) -> Result<(), PreloadError> {
+        self.say(&ToTarget::ObjectHoles(id, ranges)).map_err(sink)
+    }
+}

@@ -1,0 +1,271 @@
+//! One migration at the source, step by step. Runs on an OS thread of its own, which owns the tracees.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use super::error::whereabouts;
+use super::freeze;
+use super::link::{Cancel, Link, hashes, out_of_turn};
+use super::policy::{self, Limits, Measured, Next};
+use super::MigrateError;
+use crate::handover::journal::{Entry, Journal};
+use crate::handover::{Source, SourceAction};
+use crate::image::TreeImage;
+use crate::image::process::ProcessImage;
+use crate::preload::agent::Agent;
+use crate::preload::describe::describe;
+use crate::report::{MigrationReport, Outcome, PidMode, Round};
+use crate::state::files::{self, FilesOptions};
+use crate::sys::time::{ClockOffsets, Ticker};
+use crate::transport::protocol::{Description, PidChoice, ToSource, ToTarget};
+
+/// What the user wants.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The process, as we see it.
+    pub pid: i32,
+    /// `HOST[:PORT]`.
+    pub to: String,
+    /// `--pid-mode`.
+    pub pid_mode: PidChoice,
+    /// `--verify`.
+    pub verify: bool,
+    /// `--tcp close`.
+    pub files: FilesOptions,
+    /// `ULPM_HOME`.
+    pub home: PathBuf,
+    /// Time limit for connecting.
+    pub connect_limit: Duration,
+}
+
+/// Told as it happens.
+#[derive(Clone, Debug)]
+pub enum Progress<'a> {
+    /// A step begins.
+    Step(&'a str),
+    /// A round is done.
+    Round(usize, &'a Round),
+}
+
+/// A migration under way.
+pub struct Migration<'a> {
+    options: &'a Options,
+    cancel: &'a Cancel,
+    tell: &'a dyn Fn(Progress<'_>),
+    report: MigrationReport,
+    state: Source,
+}
+
+impl std::fmt::Debug for Migration<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Migration").field("options", self.options).field("state", &self.state).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Migration<'a> {
+    /// A migration that has not begun.
+    pub fn new(options: &'a Options, cancel: &'a Cancel, tell: &'a dyn Fn(Progress<'_>)) -> Self {
+        let report = MigrationReport {
+            id: new_id(),
+            pid: options.pid,
+            target: options.to.clone(),
+            outcome: Outcome::Refused,
+            processes: 1,
+            ..MigrationReport::default()
+        };
+        Migration { options, cancel, tell, report, state: Source::Moving }
+    }
+
+    /// Carries it out. The report says how it ended; the error why it did not end well.
+    pub fn run(mut self) -> (MigrationReport, Option<MigrateError>) {
+        let error = match Ticker::start(Duration::from_millis(100)) {
+            Ok(_ticker) => self.carry_out().err(),
+            Err(e) => Some(MigrateError::Target(format!("no timer here: {e}"))),
+        };
+        if let Some(e) = &error {
+            let text = crate::restore::session::chain(e);
+            self.report.error = Some(format!("{text}; {}", whereabouts(self.state, self.options.pid)));
+        }
+        (self.report, error)
+    }
+
+    /// Preflight only: `ulpm check --pid N --to HOST`.
+    pub fn check(options: &Options, cancel: &Cancel) -> Result<ProcessImage, MigrateError> {
+        let quiet = |_: Progress<'_>| {};
+        let mut migration = Migration::new(options, cancel, &quiet);
+        let (mut link, image) = migration.preflight()?;
+        link.say(&ToTarget::Abort("only checked".to_owned()))?;
+        link.close("checked");
+        Ok(image)
+    }
+
+    fn carry_out(&mut self) -> Result<(), MigrateError> {
+        let (mut link, described) = self.preflight()?;
+        let done = self.move_it(&mut link, &described);
+        let reason = match &done {
+            Ok(()) => "moved".to_owned(),
+            Err(e) => e.to_string(),
+        };
+        if let Err(e) = &done
+            && matches!(self.state, Source::Moving)
+        {
+            self.report.outcome = Outcome::Aborted;
+            for action in self.state.on(e.event()) {
+                if *action == SourceAction::SendAbort {
+                    link.ignore_cancel();
+                    let _ = link.say(&ToTarget::Abort(e.to_string()));
+                }
+            }
+        }
+        link.close(&reason);
+        done
+    }
+
+    /// Everything that can be known before anything is stopped.
+    fn preflight(&mut self) -> Result<(Link, ProcessImage), MigrateError> {
+        (self.tell)(Progress::Step("looking at the process"));
+        let described = describe(self.options.pid, &self.options.files)?;
+        // what stands in the way here alone: the target need not be asked
+        let fatal = described.obstacles.iter().any(|o| o.object.starts_with("process "));
+        if fatal {
+            return Err(MigrateError::Refused(described.obstacles));
+        }
+        let mut obstacles = described.obstacles;
+        obstacles.extend(permission_obstacles(self.options.pid));
+        (self.tell)(Progress::Step("connecting"));
+        let mut link = Link::open(&self.options.home, &self.options.to, self.cancel, self.options.connect_limit)?;
+        self.report.target = link.remote();
+        self.report.threads = described.image.threads.len() as u32;
+        self.report.resident_bytes = described.image.memory.resident;
+        (self.tell)(Progress::Step("checking what can be moved there"));
+        link.say(&ToTarget::Describe(Box::new(Description {
+            id: self.report.id.clone(),
+            tree: TreeImage::new(vec![described.image.clone()]),
+            pid_mode: self.options.pid_mode,
+            verify: self.options.verify,
+            clocks: ClockOffsets::of(&self.options.pid.to_string()),
+        })))?;
+        let mut answer = link.hear("checking the process")?;
+        if let ToSource::NeedHashes(paths) = &answer {
+            let hashes = hashes(paths);
+            link.say(&ToTarget::Hashes(hashes))?;
+            answer = link.hear("comparing files")?;
+        }
+        match answer {
+            ToSource::Preflight(theirs) => obstacles.extend(theirs),
+            other => return Err(out_of_turn(&other)),
+        }
+        if !obstacles.is_empty() {
+            link.close("refused");
+            return Err(MigrateError::Refused(obstacles));
+        }
+        Ok((link, described.image))
+    }
+
+    fn move_it(&mut self, link: &mut Link, described: &ProcessImage) -> Result<(), MigrateError> {
+        self.report.outcome = Outcome::Aborted;
+        let (difference, bound) = link.clock_difference()?;
+        tracing::info!(?difference, ?bound, "clock of the target");
+        let journal_dir = self.options.home.join("journal");
+        std::fs::create_dir_all(&journal_dir).map_err(MigrateError::journal(&journal_dir))?;
+        link.say(&ToTarget::Begin { difference })?;
+        match link.hear("making the process there")? {
+            ToSource::Ready(pid, namespace) => {
+                self.report.target_pid = Some(pid);
+                self.report.pid_mode = if namespace { PidMode::Namespace } else { PidMode::Same };
+            }
+            other => return Err(out_of_turn(&other)),
+        }
+        (self.tell)(Progress::Step("attaching"));
+        let mut agent = Agent::attach(described, self.options.pid, &self.options.home)?;
+        self.report.attach_ms = agent.attach.as_secs_f64() * 1e3;
+        self.report.tracker = agent.tracker().to_owned();
+        let files = self.rounds(link, &mut agent, described)?;
+        let entry = Entry::new(&self.report.id, true, self.options.pid, &self.options.to);
+        let journal = Journal::begin(&journal_dir, entry).map_err(MigrateError::journal(&journal_dir))?;
+        (self.tell)(Progress::Step("freezing"));
+        let described = ProcessImage { files, ..described.clone() };
+        let freezer = freeze::Freezer {
+            options: self.options,
+            report: &mut self.report,
+            state: &mut self.state,
+            difference,
+            journal,
+        };
+        freezer.run(link, &mut agent, &described)
+    }
+
+    /// Pre-copy.
+    fn rounds(
+        &mut self,
+        link: &mut Link,
+        agent: &mut Agent,
+        described: &ProcessImage,
+    ) -> Result<crate::image::files::FilesImage, MigrateError> {
+        let begun = Instant::now();
+        let mut measured: Vec<Measured> = Vec::new();
+        let mut files = described.files.clone();
+        loop {
+            let round_begun = Instant::now();
+            let bytes_before = link.bytes_sent();
+            if !measured.is_empty() {
+                // new descriptors and mappings are normal; ones that cannot be carried end it now, not in the freeze
+                files = files::describe(self.options.pid, &self.options.files)
+                    .map_err(crate::preload::PreloadError::from)
+                    .and_then(|(files, obstacles)| match obstacles.is_empty() {
+                        true => Ok(files),
+                        false => Err(crate::state::files::FilesError::Refused(obstacles).into()),
+                    })?;
+            }
+            agent.survey(&files)?;
+            link.say(&ToTarget::Layout { pid: described.pid, layout: agent.layout.clone() })?;
+            let pages = agent.round(link)?;
+            let number = measured.len();
+            link.say(&ToTarget::RoundEnd(number as u32))?;
+            match link.hear("placing the pages of a round")? {
+                ToSource::RoundApplied(n) if n as usize == number => {}
+                other => return Err(out_of_turn(&other)),
+            }
+            let took = round_begun.elapsed();
+            let rate = match measured.last() {
+                Some(before) => (pages as f64 / before.took.as_secs_f64().max(1e-6)) as u64,
+                None => 0,
+            };
+            measured.push(Measured { pages, took });
+            let next = policy::decide(&measured, &Limits::default());
+            self.report.rounds.push(Round {
+                pages,
+                bytes_on_wire: link.bytes_sent() - bytes_before,
+                ms: took.as_secs_f64() * 1e3,
+                dirty_pages_per_s: rate,
+                why_next: next.why().to_owned(),
+            });
+            if let Some(round) = self.report.rounds.last() {
+                (self.tell)(Progress::Round(number, round));
+            }
+            if let Next::Freeze(_) = next {
+                self.report.precopy_ms = begun.elapsed().as_secs_f64() * 1e3;
+                return Ok(files);
+            }
+        }
+    }
+}
+
+/// What we lack ourselves.
+fn permission_obstacles(pid: i32) -> Vec<crate::image::Obstacle> {
+    let mut found = Vec::new();
+    if let Err(e) = crate::dirty::WpScan::probe() {
+        found.push(crate::image::Obstacle::new(
+            format!("process {pid}"),
+            crate::restore::session::chain(&e),
+            "run on Linux 6.7 or later; as an ordinary user, userfaultfd must be allowed",
+        ));
+    }
+    found
+}
+
+/// Names one migration for ever.
+fn new_id() -> String {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap_or_default();
+    text.trim().to_owned()
+}

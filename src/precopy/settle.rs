@@ -1,0 +1,104 @@
+//! Migrations whose outcome a crash or a cut left open: the target's journal decides.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::Duration;
+
+use super::link::{Cancel, Link, out_of_turn};
+use super::session::Options;
+use super::MigrateError;
+use crate::handover::journal::{Journal, Phase};
+use crate::handover::{Source, SourceAction, SourceEvent};
+use crate::sys::process::{pidfd_open, pidfd_send_signal};
+use crate::transport::protocol::{ToSource, ToTarget};
+
+/// Tries before the outcome is left open.
+const TRIES: u32 = 3;
+
+/// Asks the target how a migration ended, a few times: the pid if the process runs there, `None` if it never will.
+pub fn ask(options: &Options, id: &str) -> Result<Option<i32>, MigrateError> {
+    let mut last = None;
+    for _ in 0..TRIES {
+        match ask_once(&options.home, &options.to, id) {
+            Ok(answer) => return Ok(answer),
+            Err(e) => last = Some(e),
+        }
+    }
+    Err(last.unwrap_or(MigrateError::Cancelled))
+}
+
+fn ask_once(home: &Path, to: &str, id: &str) -> Result<Option<i32>, MigrateError> {
+    let mut link = Link::open(home, to, &Cancel::default(), Duration::from_secs(5))?;
+    link.say(&ToTarget::Settle(id.to_owned()))?;
+    let answer = match link.hear("asking for the outcome")? {
+        ToSource::Settled(answer) => answer,
+        other => return Err(out_of_turn(&other)),
+    };
+    link.close("settled");
+    Ok(answer)
+}
+
+/// What became of one journal entry.
+#[derive(Debug)]
+pub struct Settled {
+    /// The migration.
+    pub id: String,
+    /// The pid here.
+    pub pid: i32,
+    /// What is known now, in words.
+    pub outcome: Result<String, MigrateError>,
+}
+
+/// Settles every open migration of this host as a source, or the one with that id.
+pub fn recover(home: &Path, only: Option<&str>) -> Result<Vec<Settled>, MigrateError> {
+    let dir = home.join("journal");
+    if !dir.exists() {
+        return Ok(Vec::new());
+    }
+    let list = Journal::list(&dir).map_err(MigrateError::journal(&dir))?;
+    Ok(list
+        .into_iter()
+        .filter(|j| j.entry().source && only.is_none_or(|id| id == j.entry().id))
+        .map(|journal| {
+            let (id, pid) = (journal.entry().id.clone(), journal.entry().pid);
+            Settled { id, pid, outcome: settle(home, journal) }
+        })
+        .collect())
+}
+
+fn settle(home: &Path, journal: Journal) -> Result<String, MigrateError> {
+    let dir = home.join("journal");
+    let entry = journal.entry().clone();
+    if entry.phase != Phase::Committed {
+        // the commit was never sent: the process runs here, or has ended since
+        journal.close().map_err(MigrateError::journal(&dir))?;
+        return Ok(format!("the commit was never sent: process {} was left running here", entry.pid));
+    }
+    let event = match ask_once(home, &entry.peer, &entry.id)? {
+        Some(_) => SourceEvent::Running,
+        None => SourceEvent::Never,
+    };
+    let mut state = Source::Open;
+    for action in state.on(event) {
+        match action {
+            SourceAction::Kill => signal(&entry, libc::SIGKILL)?,
+            SourceAction::Resume => signal(&entry, libc::SIGCONT)?,
+            _ => {}
+        }
+    }
+    journal.close().map_err(MigrateError::journal(&dir))?;
+    Ok(match event {
+        SourceEvent::Running => format!("it runs at {}: the copy here (process {}) was ended", entry.peer, entry.pid),
+        _ => format!("{} never let it run: process {} goes on here", entry.peer, entry.pid),
+    })
+}
+
+/// Signals the process of the entry, if it is still that one.
+fn signal(entry: &crate::handover::journal::Entry, signal: i32) -> Result<(), MigrateError> {
+    let Ok(pidfd) = pidfd_open(entry.pid) else { return Ok(()) };
+    if !entry.process_lives() {
+        return Ok(());
+    }
+    pidfd_send_signal(pidfd.as_fd(), signal)
+        .map_err(|e| MigrateError::Target(format!("process {} here cannot be signalled: {e}", entry.pid)))
+}

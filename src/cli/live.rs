@@ -150,7 +150,7 @@ fn work(args: &LiveArgs, quiet: bool) -> Result<Exit, Failure> {
     };
     let (report, error) = Migration::new(&options, &cancel, &tell).run();
     if args.json {
-        say(&(report.to_json() + "\n"))?;
+        say(&(report.to_json()? + "\n"))?;
     } else if report.outcome == Outcome::Moved {
         say(&render(&report))?;
     }

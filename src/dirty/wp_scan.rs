@@ -17,7 +17,7 @@ use nix::errno::Errno;
 
 use super::{DirtyTracker, Found, TrackError};
 use crate::image::memory::Layout;
-use crate::image::{Backing, PageRange, Vma};
+use crate::image::{Backing, PageRange, RangeSet, Vma};
 use crate::sys::pagemap::{self, Category, Query, Region};
 use crate::sys::process::{pidfd_getfd, pidfd_open};
 use crate::sys::uffd::{self, Features, UFFD_USER_MODE_ONLY};
@@ -144,11 +144,20 @@ impl DirtyTracker for WpScan {
     }
 
     fn round(&mut self, layout: &Layout) -> Result<Vec<Found>, TrackError> {
-        let mut all = Vec::new();
         let whole = span(layout);
-        self.scan(whole, unregistered_ones(), |r| all.push(found(r, true)))?;
+        let mut new = RangeSet::default();
+        let mut all = Vec::new();
+        self.scan(whole, unregistered_ones(), |r| {
+            new.insert(PageRange::new(r.start, r.end));
+            all.push(found(r, true));
+        })?;
         self.register(layout)?;
-        self.scan(whole, written_ones(), |r| all.push(found(r, true)))?;
+        let mut again = Vec::new();
+        self.scan(whole, written_ones(), |r| again.push(found(r, true)))?;
+        // the pages of new areas carry no marks, so most of them come a second time
+        for f in again {
+            all.extend(new.gaps(f.range).into_iter().map(|range| Found { range, ..f }));
+        }
         all.sort_by_key(|f| f.range.start);
         Ok(all)
     }

@@ -11,6 +11,9 @@ pub enum MigrateError {
     /// The target could not be reached, or the two do not trust each other.
     #[error(transparent)]
     Connect(#[from] ConnectError),
+    /// Our own key.
+    #[error(transparent)]
+    Identity(#[from] crate::transport::identity::IdentityError),
     /// Preflight: what cannot be carried, or does not fit the target.
     #[error("{}", obstacles(.0))]
     Refused(Vec<Obstacle>),

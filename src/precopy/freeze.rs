@@ -55,7 +55,7 @@ impl Freezer<'_> {
         let begun = Instant::now();
         let mut captive = poised.freeze()?;
         self.report.freeze_parts.stop = ms(begun);
-        match self.send(link, agent, described, &mut captive) {
+        match self.send(link, agent, described, &mut captive, frozen_at) {
             Ok(()) => self.commit(link, captive, frozen_at),
             Err(e) => {
                 // SendAbort is carried out by the caller
@@ -78,6 +78,7 @@ impl Freezer<'_> {
         agent: &mut Agent,
         described: &ProcessImage,
         captive: &mut Captive,
+        frozen_at: i64,
     ) -> Result<(), MigrateError> {
         let (image, found) = self.capture(agent, described, captive)?;
         let begun = Instant::now();
@@ -88,7 +89,8 @@ impl Freezer<'_> {
             link.say(&ToTarget::Digests(digests))?;
         }
         self.report.threads = image.threads.len() as u32;
-        link.say(&ToTarget::State(Box::new(TreeImage::new(vec![image]))))?;
+        let theirs = frozen_at - self.difference.boottime_ns;
+        link.say(&ToTarget::State(Box::new(TreeImage::new(vec![image])), theirs))?;
         let (apply_ms, verified) = match link.hear("applying the last state")? {
             ToSource::Prepared { apply_ms, verified } => (apply_ms, verified),
             other => return Err(out_of_turn(&other)),
@@ -178,7 +180,7 @@ impl Freezer<'_> {
 
     /// `Commit` was not sent: the process runs on here.
     fn before_commit_failed(
-        mut self,
+        self,
         link: &mut Link,
         captive: Captive,
         at: SourceAction,
@@ -197,7 +199,7 @@ impl Freezer<'_> {
     }
 
     /// The target has not said whether it runs there: ask again for a while, by new connections.
-    fn unanswered(mut self, captive: Captive, e: Option<MigrateError>) -> Result<(), MigrateError> {
+    fn unanswered(self, captive: Captive, e: Option<MigrateError>) -> Result<(), MigrateError> {
         tracing::warn!(error = ?e, "the target did not answer the commit; asking again");
         let id = self.report.id.clone();
         let event = match super::settle::ask(self.options, &id) {

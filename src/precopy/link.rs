@@ -71,7 +71,7 @@ pub struct Link {
 impl Link {
     /// Connects and says hello.
     pub fn open(home: &Path, to: &str, cancel: &Cancel, limit: Duration) -> Result<Self, MigrateError> {
-        let identity = Identity::load_or_create(home).map_err(crate::transport::ConnectError::from)?;
+        let identity = Identity::load_or_create(home)?;
         let trust = TrustStore::new(home);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -110,12 +110,12 @@ impl Link {
 
     /// Sends a message.
     pub fn say(&mut self, message: &ToTarget) -> Result<(), MigrateError> {
-        self.within("sending", |wire| Box::pin(wire.send.send_msg(kind::CONTROL, message)))
+        self.within("sending", async |wire| wire.send.send_msg(kind::CONTROL, message).await)
     }
 
     /// The next message of the target.
     pub fn hear(&mut self, step: &'static str) -> Result<ToSource, MigrateError> {
-        let frame = self.within(step, |wire| Box::pin(wire.recv.recv()))?;
+        let frame = self.within(step, async |wire| wire.recv.recv().await)?;
         if frame.kind != kind::CONTROL {
             return Err(MigrateError::Nonsense(format!("a frame of kind {}", frame.kind)));
         }
@@ -129,11 +129,7 @@ impl Link {
     fn within<T>(
         &mut self,
         step: &'static str,
-        operation: impl for<'a> FnOnce(
-            &'a mut Wire,
-        ) -> std::pin::Pin<
-            Box<dyn Future<Output = Result<T, crate::transport::WireError>> + 'a>,
-        >,
+        operation: impl AsyncFnOnce(&mut Wire) -> Result<T, crate::transport::WireError>,
     ) -> Result<T, MigrateError> {
         if self.heed_cancel && self.cancel.is_set() {
             return Err(MigrateError::Cancelled);
@@ -237,9 +233,7 @@ fn sink(e: MigrateError) -> PreloadError {
 impl PageSink for Link {
     fn pages(&mut self, addr: u64, data: Bytes) -> Result<(), PreloadError> {
         let head = addr.to_le_bytes();
-        self.within("sending pages", |wire| {
-            Box::pin(async move { wire.send.send_bytes(kind::PAGES, &head, data).await })
-        })
+        self.within("sending pages", async |wire| wire.send.send_bytes(kind::PAGES, &head, data).await)
         .map_err(sink)
     }
 
@@ -253,9 +247,7 @@ impl PageSink for Link {
 
     fn object_pages(&mut self, id: ObjectId, offset: u64, data: Bytes) -> Result<(), PreloadError> {
         let head = [id.dev.to_le_bytes(), id.ino.to_le_bytes(), offset.to_le_bytes()].concat();
-        self.within("sending pages", |wire| {
-            Box::pin(async move { wire.send.send_bytes(kind::OBJECT_PAGES, &head, data).await })
-        })
+        self.within("sending pages", async |wire| wire.send.send_bytes(kind::OBJECT_PAGES, &head, data).await)
         .map_err(sink)
     }
 

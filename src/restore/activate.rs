@@ -9,9 +9,10 @@
 //! 6. waits, registers, and the scratch area goes.
 
 use std::os::fd::AsFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::objects::Objects;
+use super::session::Frozen;
 use super::skeleton::Skeleton;
 use super::{RestoreError, mapper};
 use crate::image::memory::{MemoryImage, MmFields};
@@ -23,19 +24,19 @@ use crate::tracee::thread::Thread;
 
 const ERESTART_RESTARTBLOCK: i64 = -516;
 
-/// Puts all state of `image` into the skeleton. `arrived`: when the state came in, for the waits.
+/// Puts all state of `image` into the skeleton. `frozen`: since when, for timers and waits.
 pub fn activate(
     skeleton: &mut Skeleton,
     objects: &Objects,
     image: &ProcessImage,
     cpus: &[u8],
-    arrived: Instant,
+    frozen: &Frozen,
     context: RestoreContext,
 ) -> Result<waits::Memory, RestoreError> {
     let epoll = put_files(skeleton, objects, image, context)?;
     let tids: Vec<i32> = image.threads.iter().map(|t| t.tid).collect();
     skeleton.set_threads(&tids)?;
-    put_process(skeleton, image, &epoll)?;
+    put_process(skeleton, image, &epoll, frozen)?;
     mapper::finish(skeleton)?;
     objects.seal()?;
     let have = skeleton_credentials()?;
@@ -43,7 +44,7 @@ pub fn activate(
         put_thread(skeleton, image, thread, &have, cpus)?;
     }
     attributes::put_outside(skeleton.pid, &image.attributes)?;
-    put_waits_and_registers(skeleton, image, arrived)
+    put_waits_and_registers(skeleton, image, frozen)
 }
 
 /// Sets the exe link, before any file is mapped: the kernel refuses while the old program still is.
@@ -121,7 +122,12 @@ fn raise_file_limit(skeleton: &Skeleton, need: u64) -> Result<(), RestoreError> 
     Ok(())
 }
 
-fn put_process(skeleton: &Skeleton, image: &ProcessImage, epoll: &[EpollAdd]) -> Result<(), RestoreError> {
+fn put_process(
+    skeleton: &Skeleton,
+    image: &ProcessImage,
+    epoll: &[EpollAdd],
+    frozen: &Frozen,
+) -> Result<(), RestoreError> {
     let mut batch = skeleton.batch();
     signals::put_actions(&mut batch, &image.actions);
     attributes::put_early(&mut batch, &image.attributes);
@@ -129,7 +135,11 @@ fn put_process(skeleton: &Skeleton, image: &ProcessImage, epoll: &[EpollAdd]) ->
     signals::put_queued(&mut batch, image.pid, 0, &image.queued);
     skeleton.run(&batch)?;
     let mut batch = skeleton.batch();
-    timers::put(&mut batch, &image.timers, crate::sys::kernel_at_least(6, 15));
+    timers::create(&mut batch, &image.timers, crate::sys::kernel_at_least(6, 15));
+    let clocks = timers::ask_clocks(&mut batch, &image.timers);
+    let outcome = skeleton.run(&batch)?;
+    let mut batch = skeleton.batch();
+    timers::start(&mut batch, &image.timers, &outcome, &clocks, frozen.passed());
     skeleton.run(&batch)?;
     skeleton.run_all(epoll, 64, |batch, add| {
         // struct epoll_event is packed: events, data
@@ -170,7 +180,7 @@ fn tracee(skeleton: &Skeleton, tid: i32) -> Result<Thread, RestoreError> {
 fn put_waits_and_registers(
     skeleton: &mut Skeleton,
     image: &ProcessImage,
-    arrived: Instant,
+    frozen: &Frozen,
 ) -> Result<waits::Memory, RestoreError> {
     let mut memory = waits::Memory::default();
     let mut settled: Vec<(Thread, ThreadImage)> = Vec::new();
@@ -178,7 +188,7 @@ fn put_waits_and_registers(
         let tracee = tracee(skeleton, thread.tid)?;
         let mut thread = thread.clone();
         if let Some(wait) = thread.wait.clone() {
-            let left = arm(skeleton, tracee, &wait, &mut thread, arrived.elapsed())?;
+            let left = arm(skeleton, tracee, &wait, &mut thread, frozen.passed())?;
             if let Some(regs) = threads::from_words(&thread.regs) {
                 memory.remember(tracee.0, &regs, &left);
             }

@@ -3,7 +3,7 @@
 
 use super::error::StateError;
 use crate::image::process::Sched;
-use crate::sys::process::{self, SchedAttr};
+use crate::sys::process;
 
 /// Reads the attributes. An affinity of every CPU of this host is kept as "all": an empty mask.
 pub fn capture(tid: i32, all_cpus: &[u8]) -> Result<Sched, StateError> {
@@ -56,16 +56,9 @@ pub fn can_run(sched: &Sched, cpus: &[u8]) -> bool {
 pub fn put(tid: i32, want: &Sched, all_cpus: &[u8]) -> Result<(), StateError> {
     let step = |what: &'static str| StateError::errno(tid, format!("setting the {what}"));
     let have = process::sched_attr(tid).map_err(step("scheduling policy"))?;
-    let attr = SchedAttr {
-        policy: want.policy,
-        flags: want.flags,
-        nice: want.nice,
-        priority: want.priority,
-        runtime: want.deadline.0,
-        deadline: want.deadline.1,
-        period: want.deadline.2,
-        ..have
-    };
+    let mut attr = have;
+    (attr.policy, attr.flags, attr.nice, attr.priority) = (want.policy, want.flags, want.nice, want.priority);
+    (attr.runtime, attr.deadline, attr.period) = want.deadline;
     if attr != have {
         process::set_sched_attr(tid, &attr).map_err(step("scheduling policy"))?;
     }

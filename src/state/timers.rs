@@ -5,6 +5,8 @@
 //! (`PR_TIMER_CREATE_RESTORE_IDS`), older kernels hand them out in order, so all up to the highest are made and
 //! the others deleted.
 
+use std::time::Duration;
+
 use super::error::StateError;
 use crate::image::Obstacle;
 use crate::image::process::{PosixTimer, Timers};
@@ -13,6 +15,7 @@ use crate::tracee::{Batch, Outcome};
 const PR_TIMER_CREATE_RESTORE_IDS: u64 = 77;
 /// Without the wish, ids are counted up to; more would not fit one batch.
 const COUNTABLE: i32 = 1000;
+const SECOND: i64 = 1_000_000_000;
 
 /// Where the answers of [`ask`] lie.
 #[derive(Debug)]
@@ -127,36 +130,69 @@ pub fn answer(outcome: &Outcome, question: Question) -> Timers {
     }
 }
 
-/// Sets interval timers and starts POSIX timers. Threads that get signals must exist.
-pub fn put(batch: &mut Batch, timers: &Timers, ids_by_wish: bool) {
+/// Makes POSIX timers, not yet running. Threads that get signals must exist.
+pub fn create(batch: &mut Batch, timers: &Timers, ids_by_wish: bool) {
+    let wish = |batch: &mut Batch, on: u64| {
+        let args = [PR_TIMER_CREATE_RESTORE_IDS, on, 0, 0, 0];
+        batch.attempt("prctl(TIMER_CREATE_RESTORE_IDS)", libc::SYS_prctl, &args);
+    };
     if ids_by_wish && !timers.posix.is_empty() {
-        batch.attempt("prctl(TIMER_CREATE_RESTORE_IDS)", libc::SYS_prctl, &[PR_TIMER_CREATE_RESTORE_IDS, 1, 0, 0, 0]);
+        wish(batch, 1);
     }
     let mut next = 0;
     for timer in &timers.posix {
         if !ids_by_wish {
             for id in next..timer.id {
-                create(batch, &PosixTimer { id, ..timer.clone() });
+                make(batch, &PosixTimer { id, ..timer.clone() });
                 batch.call("timer_delete", libc::SYS_timer_delete, &[id as u64]);
             }
             next = timer.id + 1;
         }
-        create(batch, timer);
+        make(batch, timer);
     }
     if ids_by_wish && !timers.posix.is_empty() {
-        batch.attempt("prctl(TIMER_CREATE_RESTORE_IDS)", libc::SYS_prctl, &[PR_TIMER_CREATE_RESTORE_IDS, 0, 0, 0, 0]);
+        wish(batch, 0);
     }
-    for timer in &timers.posix {
-        if timer.setting != [0; 4] {
-            let at = batch.bytes(&words(&timer.setting));
-            batch.call("timer_settime", libc::SYS_timer_settime, &[timer.id as u64, 0, at, 0]);
+}
+
+/// Asks for the present reading of each timer's clock.
+pub fn ask_clocks(batch: &mut Batch, timers: &Timers) -> Vec<u64> {
+    timers
+        .posix
+        .iter()
+        .map(|timer| {
+            let at = batch.space(16);
+            batch.call("clock_gettime", libc::SYS_clock_gettime, &[timer.clock as u64, at]);
+            at
+        })
+        .collect()
+}
+
+/// Starts the timers, when `passed` has gone by since they were read: one that fell due meanwhile is set to that
+/// time in the past, so that it fires at once, counts what it missed, and keeps its phase.
+pub fn start(batch: &mut Batch, timers: &Timers, clocks: &Outcome, at: &[u64], passed: Duration) {
+    const TIMER_ABSTIME: u64 = 1;
+    let passed = i64::try_from(passed.as_nanos()).unwrap_or(i64::MAX);
+    for (timer, at) in timers.posix.iter().zip(at) {
+        let [interval_s, interval_ns, left_s, left_ns] = timer.setting;
+        if (left_s, left_ns) == (0, 0) {
+            continue;
         }
+        let left = left_s * SECOND + left_ns - passed;
+        let now = clocks.word(*at) as i64 * SECOND + clocks.word(*at + 8) as i64;
+        let due = (now + left).max(1);
+        let setting = batch.bytes(&words(&[interval_s, interval_ns, due / SECOND, due % SECOND]));
+        batch.call("timer_settime", libc::SYS_timer_settime, &[timer.id as u64, TIMER_ABSTIME, setting, 0]);
     }
-    for (which, setting) in timers.itimers.iter().enumerate() {
-        if *setting != [0; 4] {
-            let at = batch.bytes(&words(setting));
-            batch.call("setitimer", libc::SYS_setitimer, &[which as u64, at, 0]);
+    for (which, &[interval_s, interval_us, left_s, left_us]) in timers.itimers.iter().enumerate() {
+        if (left_s, left_us) == (0, 0) {
+            continue;
         }
+        // only ITIMER_REAL runs on while the process is frozen
+        let passed_us = if which == 0 { passed / 1000 } else { 0 };
+        let left = (left_s * 1_000_000 + left_us - passed_us).max(1);
+        let setting = batch.bytes(&words(&[interval_s, interval_us, left / 1_000_000, left % 1_000_000]));
+        batch.call("setitimer", libc::SYS_setitimer, &[which as u64, setting, 0]);
     }
 }
 
@@ -165,7 +201,7 @@ pub fn countable(timers: &[PosixTimer]) -> bool {
     timers.iter().all(|t| t.id < COUNTABLE)
 }
 
-fn create(batch: &mut Batch, timer: &PosixTimer) {
+fn make(batch: &mut Batch, timer: &PosixTimer) {
     // struct sigevent: value, signo, notify, tid
     let mut event = timer.value.to_le_bytes().to_vec();
     event.extend_from_slice(&timer.signal.to_le_bytes());

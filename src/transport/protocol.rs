@@ -151,8 +151,8 @@ pub enum ToTarget {
     ObjectHoles(ObjectId, Vec<PageRange>),
     /// All pages of a round are sent.
     RoundEnd(u32),
-    /// The frozen process.
-    State(Box<TreeImage>),
+    /// The frozen process, and when its first thread was asked to stop: on the target's boottime clock.
+    State(Box<TreeImage>, i64),
     /// Hashes of its memory.
     Digests(Vec<AreaDigest>),
     /// Let it go.

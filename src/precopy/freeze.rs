@@ -11,7 +11,7 @@ use super::session::Options;
 use crate::dirty::Found;
 use crate::handover::journal::{Journal, Phase};
 use crate::handover::{Source, SourceAction, SourceEvent};
-use crate::image::TreeImage;
+use crate::image::{PAGE_SIZE, PageRange, TreeImage};
 use crate::image::memory::MemoryImage;
 use crate::image::process::ProcessImage;
 use crate::preload::agent::Agent;
@@ -21,7 +21,7 @@ use crate::report::{MigrationReport, Outcome};
 use crate::restore::session::initial_clocks;
 use crate::state::{StateError, digest, memory_map, mm_fields};
 use crate::sys::time::ClockOffsets;
-use crate::transport::protocol::{AreaDigest, ToSource, ToTarget};
+use crate::transport::protocol::{AreaDigest, Moments, ToSource, ToTarget};
 
 /// What the freeze works with.
 pub struct Freezer<'a> {
@@ -55,7 +55,8 @@ impl Freezer<'_> {
         let begun = Instant::now();
         let mut captive = poised.freeze()?;
         self.report.freeze_parts.stop = ms(begun);
-        match self.send(link, agent, described, &mut captive, frozen_at) {
+        let stopped_ns = initial_clocks().boottime_ns;
+        match self.send(link, agent, described, &mut captive, stopped_ns) {
             Ok(()) => self.commit(link, captive, frozen_at),
             Err(e) => {
                 // SendAbort is carried out by the caller
@@ -78,9 +79,11 @@ impl Freezer<'_> {
         agent: &mut Agent,
         described: &ProcessImage,
         captive: &mut Captive,
-        frozen_at: i64,
+        stopped_ns: i64,
     ) -> Result<(), MigrateError> {
         let (image, found) = self.capture(agent, described, captive)?;
+        let theirs = |ns| ns - self.difference.boottime_ns;
+        let moments = Moments { stopped_ns: theirs(stopped_ns), captured_ns: theirs(initial_clocks().boottime_ns) };
         let begun = Instant::now();
         link.say(&ToTarget::Layout { pid: image.pid, layout: agent.layout.clone() })?;
         self.report.final_pages = agent.last(&found, link)?;
@@ -89,8 +92,7 @@ impl Freezer<'_> {
             link.say(&ToTarget::Digests(digests))?;
         }
         self.report.threads = image.threads.len() as u32;
-        let theirs = frozen_at - self.difference.boottime_ns;
-        link.say(&ToTarget::State(Box::new(TreeImage::new(vec![image])), theirs))?;
+        link.say(&ToTarget::State(Box::new(TreeImage::new(vec![image])), moments))?;
         let (apply_ms, verified) = match link.hear("applying the last state")? {
             ToSource::Prepared { apply_ms, verified } => (apply_ms, verified),
             other => return Err(out_of_turn(&other)),
@@ -120,11 +122,13 @@ impl Freezer<'_> {
         });
         self.report.freeze_parts.scan = ms(begun) - self.report.freeze_parts.capture;
         let image = image?;
+        let mut found = found.map_err(PreloadError::from)?;
+        touched_by_capture(&image, &mut found);
         let layout = agent.layout.clone();
         agent.take(layout, &image.files);
         let mut image = image;
         image.memory.layout = agent.layout.clone();
-        Ok((image, found.map_err(PreloadError::from)?))
+        Ok((image, found))
     }
 
     /// The layout as it is now, before our scratch area comes into it.
@@ -231,6 +235,20 @@ impl Freezer<'_> {
             }
         }
     }
+}
+
+/// The scan ran beside the capture, whose remote calls return to user mode: there the kernel writes the CPU number
+/// into each thread's rseq area. Those pages count as written.
+fn touched_by_capture(image: &ProcessImage, found: &mut Vec<Found>) {
+    for thread in image.threads.iter().filter(|t| t.rseq.0 != 0) {
+        let start = thread.rseq.0 / PAGE_SIZE * PAGE_SIZE;
+        let range = PageRange::new(start, start + PAGE_SIZE);
+        let clean = found.iter().all(|f| !f.written || f.range.intersection(&range).is_empty());
+        if clean {
+            found.push(Found { range, file: false, zero: false, written: true });
+        }
+    }
+    found.sort_by_key(|f| f.range.start);
 }
 
 /// Hashes of all memory, as the target computes them.

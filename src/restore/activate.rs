@@ -12,7 +12,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use super::objects::Objects;
-use super::session::Frozen;
+use super::session::since;
 use super::skeleton::Skeleton;
 use super::{RestoreError, mapper};
 use crate::image::memory::{MemoryImage, MmFields};
@@ -20,23 +20,24 @@ use crate::image::process::{Credentials, ProcessImage, ThreadImage};
 use crate::state::files::{EpollAdd, RestoreContext};
 use crate::state::{attributes, credentials, files, mm_fields, scheduling, signals, threads, timers, waits};
 use crate::tracee::Remote;
+use crate::transport::protocol::Moments;
 use crate::tracee::thread::Thread;
 
 const ERESTART_RESTARTBLOCK: i64 = -516;
 
-/// Puts all state of `image` into the skeleton. `frozen`: since when, for timers and waits.
+/// Puts all state of `image` into the skeleton. `moments`: since when, for timers and waits.
 pub fn activate(
     skeleton: &mut Skeleton,
     objects: &Objects,
     image: &ProcessImage,
     cpus: &[u8],
-    frozen: &Frozen,
+    moments: &Moments,
     context: RestoreContext,
 ) -> Result<waits::Memory, RestoreError> {
     let epoll = put_files(skeleton, objects, image, context)?;
     let tids: Vec<i32> = image.threads.iter().map(|t| t.tid).collect();
     skeleton.set_threads(&tids)?;
-    put_process(skeleton, image, &epoll, frozen)?;
+    put_process(skeleton, image, &epoll, moments)?;
     mapper::finish(skeleton)?;
     objects.seal()?;
     let have = skeleton_credentials()?;
@@ -44,7 +45,7 @@ pub fn activate(
         put_thread(skeleton, image, thread, &have, cpus)?;
     }
     attributes::put_outside(skeleton.pid, &image.attributes)?;
-    put_waits_and_registers(skeleton, image, frozen)
+    put_waits_and_registers(skeleton, image, moments)
 }
 
 /// Sets the exe link, before any file is mapped: the kernel refuses while the old program still is.
@@ -126,7 +127,7 @@ fn put_process(
     skeleton: &Skeleton,
     image: &ProcessImage,
     epoll: &[EpollAdd],
-    frozen: &Frozen,
+    moments: &Moments,
 ) -> Result<(), RestoreError> {
     let mut batch = skeleton.batch();
     signals::put_actions(&mut batch, &image.actions);
@@ -139,7 +140,7 @@ fn put_process(
     let clocks = timers::ask_clocks(&mut batch, &image.timers);
     let outcome = skeleton.run(&batch)?;
     let mut batch = skeleton.batch();
-    timers::start(&mut batch, &image.timers, &outcome, &clocks, frozen.passed());
+    timers::start(&mut batch, &image.timers, &outcome, &clocks, since(moments.captured_ns));
     skeleton.run(&batch)?;
     skeleton.run_all(epoll, 64, |batch, add| {
         // struct epoll_event is packed: events, data
@@ -180,7 +181,7 @@ fn tracee(skeleton: &Skeleton, tid: i32) -> Result<Thread, RestoreError> {
 fn put_waits_and_registers(
     skeleton: &mut Skeleton,
     image: &ProcessImage,
-    frozen: &Frozen,
+    moments: &Moments,
 ) -> Result<waits::Memory, RestoreError> {
     let mut memory = waits::Memory::default();
     let mut settled: Vec<(Thread, ThreadImage)> = Vec::new();
@@ -188,7 +189,7 @@ fn put_waits_and_registers(
         let tracee = tracee(skeleton, thread.tid)?;
         let mut thread = thread.clone();
         if let Some(wait) = thread.wait.clone() {
-            let left = arm(skeleton, tracee, &wait, &mut thread, frozen.passed())?;
+            let left = arm(skeleton, tracee, &wait, &mut thread, since(moments.stopped_ns))?;
             if let Some(regs) = threads::from_words(&thread.regs) {
                 memory.remember(tracee.0, &regs, &left);
             }

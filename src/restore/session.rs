@@ -19,7 +19,7 @@ use crate::image::{PageRange, TreeImage};
 use crate::state::files::RestoreContext;
 use crate::state::{digest, scheduling, threads, waits};
 use crate::sys::time::{ClockOffsets, Ticker, now_ns};
-use crate::transport::protocol::{AreaDigest, Description, PidChoice, ToSource, ToTarget, cap, kind};
+use crate::transport::protocol::{AreaDigest, Description, Moments, PidChoice, ToSource, ToTarget, cap, kind};
 use crate::transport::{Accepted, Frame, Wire, accept_wire};
 
 /// What a session needs of the server.
@@ -256,7 +256,7 @@ impl Session {
                     ToTarget::RoundEnd(n) => self.say(&ToSource::RoundApplied(n))?,
                     ToTarget::Clock => self.say(&clock())?,
                     ToTarget::Digests(digests) => work.digests = digests,
-                    ToTarget::State(tree, frozen_at) => return self.finish(work, *tree, frozen_at),
+                    ToTarget::State(tree, moments) => return self.finish(work, *tree, moments),
                     ToTarget::Abort(why) => return Err(RestoreError::Aborted(why)),
                     other => return Err(out_of_turn(&other)),
                 },
@@ -265,7 +265,7 @@ impl Session {
     }
 
     /// The process is frozen at the source: everything from here on is downtime.
-    fn finish(&mut self, work: &mut Work, tree: TreeImage, frozen_at: i64) -> Result<(), RestoreError> {
+    fn finish(&mut self, work: &mut Work, tree: TreeImage, moments: Moments) -> Result<(), RestoreError> {
         let arrived = Instant::now();
         let image = single(&tree)?;
         let verified = work.description.verify;
@@ -274,14 +274,13 @@ impl Session {
         }
         let memory = {
             let _together = Together::bind(&work.skeleton);
-            let frozen = Frozen::at(frozen_at);
             let mut context = RestoreContext {
                 vetted: std::mem::take(&mut work.vetted),
-                since_capture: frozen.passed(),
+                since_capture: since(moments.captured_ns),
                 ..Default::default()
             };
             context.prepare(&image.files)?;
-            activate::activate(&mut work.skeleton, &work.objects, image, &work.cpus, &frozen, context)?
+            activate::activate(&mut work.skeleton, &work.objects, image, &work.cpus, &moments, context)?
         };
         work.journal.name_process(work.skeleton.pid).map_err(RestoreError::io("writing the journal"))?;
         for action in work.state.on(TargetEvent::Applied) {
@@ -374,22 +373,9 @@ fn out_of_turn(message: &ToTarget) -> RestoreError {
     RestoreError::Nonsense(format!("{name} out of turn"))
 }
 
-/// When the process was frozen, on our clock.
-#[derive(Clone, Copy, Debug)]
-pub struct Frozen {
-    at_boottime_ns: i64,
-}
-
-impl Frozen {
-    /// At that reading of our boottime clock.
-    pub fn at(at_boottime_ns: i64) -> Self {
-        Frozen { at_boottime_ns }
-    }
-
-    /// How long ago: timers and waits have run on meanwhile.
-    pub fn passed(&self) -> Duration {
-        Duration::from_nanos((initial_clocks().boottime_ns - self.at_boottime_ns).max(0) as u64)
-    }
+/// How long ago that reading of our boottime clock was.
+pub fn since(boottime_ns: i64) -> Duration {
+    Duration::from_nanos((initial_clocks().boottime_ns - boottime_ns).max(0) as u64)
 }
 
 /// Our clocks as they are in the initial time namespace.

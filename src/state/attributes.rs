@@ -1,6 +1,6 @@
 //! Attributes of a process as a whole: directories, umask, limits, prctl flags, namespaces it must share with us.
 
-use procfs::process::{Process, Status};
+use procfs::process::{LimitValue, Process, Status};
 
 use super::error::StateError;
 use crate::image::Obstacle;
@@ -8,10 +8,9 @@ use crate::image::process::Attributes;
 use crate::sys::process::prlimit;
 use crate::tracee::{Batch, Outcome};
 
-const LIMITS: u32 = 16;
 const PR_GET_THP_DISABLE: u64 = 42;
 const PR_SET_THP_DISABLE: u64 = 41;
-const LIMIT_NAMES: [&str; LIMITS as usize] = [
+const LIMIT_NAMES: [&str; 16] = [
     "cpu", "fsize", "data", "stack", "core", "rss", "nproc", "nofile", "memlock", "as", "locks", "sigpending",
     "msgqueue", "nice", "rtprio", "rttime",
 ];
@@ -53,10 +52,35 @@ pub fn capture(pid: i32, status: &Status) -> Result<Attributes, StateError> {
     })
 }
 
+/// `/proc/PID/limits` is readable where `prlimit` of another user's process is refused. Resources in the order of
+/// their numbers.
 fn limits(pid: i32) -> Result<Vec<(u64, u64)>, StateError> {
-    (0..LIMITS)
-        .map(|r| prlimit(pid, r, None).map_err(StateError::errno(pid, "reading its resource limits")))
-        .collect()
+    let limits = Process::new(pid).and_then(|p| p.limits()).map_err(StateError::proc(pid, "limits"))?;
+    let value = |v: LimitValue| match v {
+        LimitValue::Unlimited => u64::MAX,
+        LimitValue::Value(v) => v,
+    };
+    let l = limits;
+    Ok([
+        l.max_cpu_time,
+        l.max_file_size,
+        l.max_data_size,
+        l.max_stack_size,
+        l.max_core_file_size,
+        l.max_resident_set,
+        l.max_processes,
+        l.max_open_files,
+        l.max_locked_memory,
+        l.max_address_space,
+        l.max_file_locks,
+        l.max_pending_signals,
+        l.max_msgqueue_size,
+        l.max_nice_priority,
+        l.max_realtime_priority,
+        l.max_realtime_timeout,
+    ]
+    .map(|limit| (value(limit.soft_limit), value(limit.hard_limit)))
+    .to_vec())
 }
 
 /// Asks for what only the process can tell.

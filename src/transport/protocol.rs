@@ -107,6 +107,16 @@ pub enum PidChoice {
     Namespace,
 }
 
+/// When the state was taken, on the target's boottime clock. Waits and timers ran on until then, and no further:
+/// each is the latest moment possible, so that nothing ends early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moments {
+    /// The last thread had stopped: waits.
+    pub stopped_ns: i64,
+    /// The last timer was read.
+    pub captured_ns: i64,
+}
+
 /// Hash of one piece of memory, for `--verify`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AreaDigest {
@@ -151,8 +161,8 @@ pub enum ToTarget {
     ObjectHoles(ObjectId, Vec<PageRange>),
     /// All pages of a round are sent.
     RoundEnd(u32),
-    /// The frozen process, and when its first thread was asked to stop: on the target's boottime clock.
-    State(Box<TreeImage>, i64),
+    /// The frozen process.
+    State(Box<TreeImage>, Moments),
     /// Hashes of its memory.
     Digests(Vec<AreaDigest>),
     /// Let it go.

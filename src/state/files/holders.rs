@@ -93,7 +93,8 @@ fn wanted(source: &Source<'_>) -> HashMap<String, Vec<Wanted>> {
 fn other_processes(own: i32) -> impl Iterator<Item = (i32, String)> {
     let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
     pids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
-        .filter(move |pid| *pid != own)
+        // what we hold ourselves are duplicates for the move
+        .filter(move |pid| *pid != own && *pid != std::process::id() as i32)
         .map(|pid| {
             let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
             (pid, format!("process {pid} ({})", name.trim()))

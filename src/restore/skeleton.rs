@@ -93,7 +93,7 @@ impl Skeleton {
             site,
             scratch,
             threads: BTreeMap::from([(order.pid, leader)]),
-            layout: Layout { vmas: Vec::new(), objects: Vec::new() },
+            layout: Layout::default(),
             released: false,
         };
         let emptied = skeleton.empty(&theirs).and_then(|()| skeleton.move_vdso(&theirs.vdso, vdso, taken));

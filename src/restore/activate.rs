@@ -43,11 +43,12 @@ pub fn activate(
     put_process(skeleton, image, &epoll, moments)?;
     mapper::finish(skeleton)?;
     objects.seal()?;
+    // while it still has our credentials: another user's limits are not ours to set
+    attributes::put_outside(skeleton.pid, &image.attributes)?;
     let have = skeleton_credentials()?;
     for thread in &image.threads {
         put_thread(skeleton, image, thread, &have, cpus)?;
     }
-    attributes::put_outside(skeleton.pid, &image.attributes)?;
     put_waits_and_registers(skeleton, image, moments)
 }
 

@@ -144,6 +144,7 @@ impl<'a> Migration<'a> {
             pid_mode: self.options.pid_mode,
             verify: self.options.verify,
             clocks: ClockOffsets::of(&self.options.pid.to_string()),
+            time_namespace: in_time_namespace(self.options.pid),
         })))?;
         let mut answer = link.hear("checking the process")?;
         if let ToSource::NeedHashes(paths) = &answer {
@@ -261,6 +262,11 @@ fn permission_obstacles(pid: i32) -> Vec<crate::image::Obstacle> {
         ));
     }
     found
+}
+
+/// Whether a process is not in the initial time namespace (`PROC_TIME_INIT_INO`).
+fn in_time_namespace(pid: i32) -> bool {
+    std::fs::read_link(format!("/proc/{pid}/ns/time")).is_ok_and(|l| l.as_os_str() != "time:[4026531834]")
 }
 
 /// Names one migration for ever.

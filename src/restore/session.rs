@@ -356,7 +356,9 @@ impl Drop for Together {
 fn reap(pid: i32) {
     std::thread::spawn(move || {
         // not our child (own namespace): its init reaps it
-        let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None);
+        if let Ok(status) = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None) {
+            tracing::info!(pid, ?status, "a process that was moved here has ended");
+        }
     });
 }
 
@@ -392,13 +394,14 @@ fn clock() -> ToSource {
     ToSource::Clock(now.monotonic_ns, now.boottime_ns)
 }
 
-/// Offsets of the time namespace that the process needs here; none if our own serves.
+/// Offsets of the time namespace that the process needs here; none if our own serves. One that was in a namespace
+/// stays in one: a thread may be in the middle of reading a clock by way of it.
 fn reservation_clocks(description: &Description, difference: ClockOffsets) -> Option<ClockOffsets> {
     let wanted = ClockOffsets {
         monotonic_ns: description.clocks.monotonic_ns + difference.monotonic_ns,
         boottime_ns: description.clocks.boottime_ns + difference.boottime_ns,
     };
-    (wanted != ClockOffsets::of("self")).then_some(wanted)
+    (description.time_namespace || wanted != ClockOffsets::of("self")).then_some(wanted)
 }
 
 fn place_pages(work: &Work, frame: &Frame) -> Result<(), RestoreError> {

@@ -13,6 +13,7 @@ use crate::image::process::ThreadImage;
 use crate::sys::ptrace::{self, Regs};
 use crate::sys::{process, xsave};
 use crate::tracee::freeze::{Frozen, Member};
+use crate::tracee::remote::leave_vdso;
 use crate::tracee::{Batch, Outcome, Remote, Scratch, Site, TraceeError};
 
 const PR_GET_TID_ADDRESS: u64 = 40;
@@ -69,6 +70,7 @@ pub fn capture<Q>(
         Err(Errno::EIO | Errno::EINVAL) => ptrace::RseqConfiguration::default(),
         Err(e) => return Err(kernel("reading the rseq registration")(e).into()),
     };
+    leave_vdso(thread, context.site)?;
     let mut remote = Remote::borrow(thread, context.site)?;
     let (regs, wait) = waits::capture(context.frozen, member, remote.saved(), context.memory)?;
     let task = Process::new(tid).map_err(StateError::proc(tid, "status"))?;

@@ -38,6 +38,8 @@ pub enum Go {
     Free,
     /// Until the next entry or exit of a system call.
     ToSyscall,
+    /// One instruction; it then stops with `SIGTRAP`.
+    Step,
 }
 
 impl Thread {
@@ -94,6 +96,7 @@ impl Thread {
         match how {
             Go::Free => ptrace::cont(self.0, signal),
             Go::ToSyscall => ptrace::cont_to_syscall(self.0, signal),
+            Go::Step => ptrace::single_step(self.0),
         }
         .map_err(|e| self.error("resuming", e))
     }

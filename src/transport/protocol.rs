@@ -94,6 +94,8 @@ pub struct Description {
     pub verify: bool,
     /// The process's clocks against those of the source's initial time namespace.
     pub clocks: ClockOffsets,
+    /// It lives in a time namespace of its own, and so reads its clocks by way of that namespace's page.
+    pub time_namespace: bool,
 }
 
 /// `--pid-mode`.

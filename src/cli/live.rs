@@ -17,7 +17,6 @@ use super::home::Home;
 use super::{Exit, Failure, say};
 use crate::precopy::link::Cancel;
 use crate::precopy::{MigrateError, Migration, Options, Progress};
-use crate::preload::PreloadError;
 use crate::report::{Outcome, render};
 use crate::state::files::FilesOptions;
 use crate::transport::HostPort;
@@ -178,9 +177,10 @@ fn options(args: &LiveArgs, home: &Home) -> Options {
 /// The documented exit code of an error.
 pub fn exit_code(error: &MigrateError, outcome: Outcome) -> Exit {
     match (error, outcome) {
-        (MigrateError::Open { .. }, _) | (_, Outcome::Unknown) => Exit::Open,
+        // moved, but not cleared up here: `ulpm recover` does the rest
+        (MigrateError::Open { .. }, _) | (_, Outcome::Unknown | Outcome::Moved) => Exit::Open,
+        (MigrateError::Ended { .. }, _) => Exit::Failed,
         (MigrateError::Refused(_), _) => Exit::Refused,
-        (MigrateError::Source(PreloadError::NoSuchProcess(_) | PreloadError::NotAProcess(..)), _) => Exit::Failed,
         (_, Outcome::Aborted) => Exit::Aborted,
         _ => Exit::Failed,
     }

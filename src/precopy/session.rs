@@ -80,11 +80,14 @@ impl<'a> Migration<'a> {
     pub fn run(mut self) -> (MigrationReport, Option<MigrateError>) {
         let error = match Ticker::start(Duration::from_millis(100)) {
             Ok(_ticker) => self.carry_out().err(),
-            Err(e) => Some(MigrateError::Target(format!("no timer here: {e}"))),
+            Err(e) => Some(MigrateError::Here { step: "starting a timer", source: e.into() }),
         };
+        let pid = self.options.pid;
+        let error = error.map(|e| if is_there(pid) { e } else { e.of_ended(self.state, pid) });
         if let Some(e) = &error {
-            let text = crate::restore::session::chain(e);
-            self.report.error = Some(format!("{text}; {}", whereabouts(self.state, self.options.pid)));
+            let touched = self.report.outcome != Outcome::Refused;
+            let now = whereabouts(e, self.state, touched, pid).map(|now| format!("; {now}"));
+            self.report.error = Some(crate::restore::session::chain(e) + &now.unwrap_or_default());
         }
         (self.report, error)
     }
@@ -125,15 +128,18 @@ impl<'a> Migration<'a> {
     fn preflight(&mut self) -> Result<(Link, ProcessImage), MigrateError> {
         (self.tell)(Progress::Step("looking at the process"));
         let described = describe(self.options.pid, &self.options.files)?;
-        // what stands in the way here alone: the target need not be asked
-        let fatal = described.obstacles.iter().any(|o| o.object.starts_with("process "));
-        if fatal {
-            return Err(MigrateError::Refused(described.obstacles));
-        }
         let mut obstacles = described.obstacles;
         obstacles.extend(permission_obstacles(self.options.pid));
         (self.tell)(Progress::Step("connecting"));
-        let mut link = Link::open(&self.options.home, &self.options.to, self.cancel, self.options.connect_limit)?;
+        let opened = Link::open(&self.options.home, &self.options.to, self.cancel, self.options.connect_limit);
+        let mut link = match opened {
+            // what was found here stands, whether or not the target can be asked
+            Err(e) if !obstacles.is_empty() && !matches!(e, MigrateError::Cancelled) => {
+                obstacles.push(unasked(&self.options.to, &e));
+                return Err(MigrateError::Refused(obstacles));
+            }
+            opened => opened?,
+        };
         self.report.target = link.remote();
         self.report.threads = described.image.threads.len() as u32;
         self.report.resident_bytes = described.image.memory.resident;
@@ -262,6 +268,20 @@ fn permission_obstacles(pid: i32) -> Vec<crate::image::Obstacle> {
         ));
     }
     found
+}
+
+/// The target could not say what stands in the way there.
+fn unasked(to: &str, e: &MigrateError) -> crate::image::Obstacle {
+    crate::image::Obstacle::new(
+        format!("target {to}"),
+        crate::restore::session::chain(e),
+        "there may be more in the way than is listed here",
+    )
+}
+
+/// Whether a process of that number is there and has not ended.
+fn is_there(pid: i32) -> bool {
+    !matches!(crate::tracee::thread::state_of(pid), '?' | 'Z' | 'X')
 }
 
 /// Names one migration for ever.

@@ -4,9 +4,9 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
 
+use super::MigrateError;
 use super::link::{Cancel, Link, out_of_turn};
 use super::session::Options;
-use super::MigrateError;
 use crate::handover::journal::{Journal, Phase};
 use crate::handover::{Source, SourceAction, SourceEvent};
 use crate::sys::process::{pidfd_open, pidfd_send_signal};
@@ -88,7 +88,9 @@ fn settle(home: &Path, journal: Journal) -> Result<String, MigrateError> {
     }
     journal.close().map_err(MigrateError::journal(&dir))?;
     Ok(match event {
-        SourceEvent::Running => format!("it runs at {}: the copy here (process {}) was ended", entry.peer, entry.pid),
+        SourceEvent::Running => {
+            format!("it runs at {}: the copy here (process {}) was ended", entry.peer, entry.pid)
+        }
         _ => format!("{} never let it run: process {} goes on here", entry.peer, entry.pid),
     })
 }
@@ -100,5 +102,5 @@ fn signal(entry: &crate::handover::journal::Entry, signal: i32) -> Result<(), Mi
         return Ok(());
     }
     pidfd_send_signal(pidfd.as_fd(), signal)
-        .map_err(|e| MigrateError::Target(format!("process {} here cannot be signalled: {e}", entry.pid)))
+        .map_err(|e| MigrateError::Here { step: "signalling the process", source: e.into() })
 }

@@ -60,13 +60,27 @@ pub enum MigrateError {
         source: Box<MigrateError>,
     },
     /// Our journal.
-    #[error("writing the journal in {dir}")]
+    #[error("the journal in {dir}")]
     Journal {
         /// Where.
         dir: String,
         /// What the kernel said.
         source: std::io::Error,
     },
+    /// A record of a migration that cannot be read.
+    #[error(
+        "its record cannot be read; see whether the process runs at the target, then end the copy here \
+         (kill -KILL) or let it go on (kill -CONT), and remove {}", path.display()
+    )]
+    Damaged {
+        /// The record.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        source: std::io::Error,
+    },
+    /// Another ulpm is at work on this migration.
+    #[error("`ulpm live` is still at work on it")]
+    UnderWay,
     /// Nobody knows where the process runs.
     #[error(
         "the target is out of reach since the commit was sent, and nobody here knows whether the process runs \

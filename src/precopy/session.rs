@@ -13,7 +13,7 @@ use crate::handover::{Source, SourceAction};
 use crate::image::TreeImage;
 use crate::image::process::ProcessImage;
 use crate::preload::agent::Agent;
-use crate::preload::describe::describe;
+use crate::preload::describe::{Described, describe};
 use crate::report::{MigrationReport, Outcome, PidMode, Round};
 use crate::state::files::{self, FilesOptions};
 use crate::sys::time::{ClockOffsets, Ticker};
@@ -127,9 +127,8 @@ impl<'a> Migration<'a> {
     /// Everything that can be known before anything is stopped.
     fn preflight(&mut self) -> Result<(Link, ProcessImage), MigrateError> {
         (self.tell)(Progress::Step("looking at the process"));
-        let described = describe(self.options.pid, &self.options.files)?;
+        let described = look(self.options.pid, &self.options.files)?;
         let mut obstacles = described.obstacles;
-        obstacles.extend(permission_obstacles(self.options.pid));
         (self.tell)(Progress::Step("connecting"));
         let opened = Link::open(&self.options.home, &self.options.to, self.cancel, self.options.connect_limit);
         let mut link = match opened {
@@ -188,7 +187,9 @@ impl<'a> Migration<'a> {
         self.report.tracker = agent.tracker().to_owned();
         let files = self.rounds(link, &mut agent, described)?;
         let entry = Entry::new(&self.report.id, true, self.options.pid, &self.options.to);
-        let journal = Journal::begin(&journal_dir, entry).map_err(MigrateError::journal(&journal_dir))?;
+        let mut journal = Journal::begin(&journal_dir, entry).map_err(MigrateError::journal(&journal_dir))?;
+        // `ulpm recover` leaves it to us as long as we live
+        journal.keep();
         (self.tell)(Progress::Step("freezing"));
         let described = ProcessImage { files, ..described.clone() };
         let freezer = freeze::Freezer {
@@ -255,6 +256,13 @@ impl<'a> Migration<'a> {
             }
         }
     }
+}
+
+/// The process from outside, and all that stands in its way on this side.
+pub fn look(pid: i32, options: &FilesOptions) -> Result<Described, MigrateError> {
+    let mut described = describe(pid, options)?;
+    described.obstacles.extend(permission_obstacles(pid));
+    Ok(described)
 }
 
 /// What we lack ourselves.

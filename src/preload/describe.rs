@@ -1,6 +1,8 @@
 //! Preflight at the source: what the process is, seen from outside without stopping it, and everything about it
 //! that cannot be carried.
 
+use std::time::Duration;
+
 use procfs::process::Process;
 
 use super::{PreloadError, standing};
@@ -21,12 +23,26 @@ pub struct Described {
     pub obstacles: Vec<Obstacle>,
 }
 
+/// A process changes while it is looked at; one that just begins another program changes in everything.
+const TRIES: u32 = 3;
+
 /// Describes a process. An error means that it cannot even be looked at.
 pub fn describe(pid: i32, options: &FilesOptions) -> Result<Described, PreloadError> {
-    let obstacles = standing::obstacles(pid)?;
-    let begun = start_time(pid);
-    look(pid, options, obstacles)
-        .map_err(|e| if start_time(pid) == begun { e } else { PreloadError::Ended(pid) })
+    let mut tries = 0;
+    loop {
+        let obstacles = standing::obstacles(pid)?;
+        let begun = start_time(pid);
+        let failed = match look(pid, options, obstacles) {
+            Err(_) if start_time(pid) != begun => return Err(PreloadError::Ended(pid)),
+            Err(e) => e,
+            done => return done,
+        };
+        tries += 1;
+        if tries == TRIES {
+            return Err(failed);
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 fn look(pid: i32, options: &FilesOptions, mut obstacles: Vec<Obstacle>) -> Result<Described, PreloadError> {

@@ -109,7 +109,8 @@ fn not_permitted(status: &Status<'_>) -> (String, String) {
     if we != it {
         let why =
             format!("you are not permitted to trace it: it belongs to {}, you are {}", user(it), user(we));
-        return (why, format!("run ulpm as {} or as root", user(it)));
+        let alternative = if it == 0 { String::new() } else { format!(", or as {}", user(it)) };
+        return (why, format!("run ulpm as root{alternative}"));
     }
     let yama = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
     let yama = yama.trim().parse::<u32>().unwrap_or(0);

@@ -6,20 +6,20 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
+use super::abilities::{self, Ability, Needed};
 use super::home::Home;
 use super::{Exit, Failure, say};
-use crate::dirty::WpScan;
 use crate::image::Obstacle;
 use crate::precopy::link::Cancel;
-use crate::precopy::{MigrateError, Migration, Options};
-use crate::preload::describe::describe;
+use crate::precopy::{self, MigrateError, Migration, Options};
 use crate::restore::session::chain;
 use crate::state::files::FilesOptions;
 use crate::transport::HostPort;
-use crate::transport::protocol::PidChoice;
 
 /// Arguments of `ulpm check`.
 #[derive(Debug, Args)]
+#[command(after_help = "Stops and changes nothing. Exit codes: 0 nothing is in the way; 1 no such process, or the target cannot be
+asked; 3 something is in the way (all of it is listed).")]
 pub struct CheckArgs {
     /// The process that would be moved
     #[arg(long, value_parser = clap::value_parser!(i32).range(1..))]
@@ -27,20 +27,18 @@ pub struct CheckArgs {
     /// Where it would go
     #[arg(long, value_name = "HOST[:PORT]", requires = "pid")]
     to: Option<HostPort>,
-    /// Count established TCP connections as no obstacle
-    #[arg(long, value_enum, default_value_t = super::live::Tcp::Refuse)]
+    /// What `ulpm live` would be told of its pid
+    #[arg(long, value_enum, value_name = "MODE", default_value_t = super::live::PidMode::Auto)]
+    pid_mode: super::live::PidMode,
+    /// What `ulpm live` would be told of established TCP connections
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = super::live::Tcp::Refuse)]
     tcp: super::live::Tcp,
+    /// Time limit for reaching the target, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    connect_timeout: u64,
     /// Print the findings as one JSON document
     #[arg(long)]
     json: bool,
-}
-
-/// One ability of this host.
-#[derive(Debug, Serialize)]
-struct Ability {
-    name: &'static str,
-    there: bool,
-    why: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -50,71 +48,77 @@ struct Findings {
     target: Option<String>,
     obstacles: Vec<Obstacle>,
     notes: Vec<String>,
+    error: Option<String>,
 }
 
 /// Prints what is found; exit code 3 if something stands in the way.
 pub fn run(args: &CheckArgs) -> Result<Exit, Failure> {
     let mut findings = Findings {
-        host: host(),
+        host: abilities::here(),
         pid: args.pid,
         target: args.to.as_ref().map(ToString::to_string),
         obstacles: Vec::new(),
         notes: Vec::new(),
+        error: None,
     };
-    let files = FilesOptions { tcp_close: args.tcp == super::live::Tcp::Close };
-    if let Some(pid) = args.pid {
-        let described = describe(pid, &files)?;
-        findings.notes = described.image.files.notes.clone();
-        findings.obstacles = described.obstacles;
-    }
-    if let (Some(pid), Some(to)) = (args.pid, &args.to) {
-        let options = Options {
-            pid,
-            to: to.to_string(),
-            pid_mode: PidChoice::Auto,
-            verify: false,
-            files,
-            home: Home::open()?.path().to_owned(),
-            connect_limit: Duration::from_secs(10),
-        };
-        match Migration::check(&options, &Cancel::default()) {
-            Ok(_) => {}
-            Err(MigrateError::Refused(all)) => findings.obstacles = all,
-            Err(e) => return Err(Failure::from(e)),
-        }
-    }
-    let clear = findings.obstacles.is_empty() && findings.host.iter().all(|a| a.there);
+    let error = match args.pid {
+        Some(pid) => look(args, pid, &mut findings)?.err(),
+        None => None,
+    };
+    findings.error = error.as_ref().map(|e| chain(e));
     if args.json {
         say(&(serde_json::to_string_pretty(&findings)? + "\n"))?;
     } else {
         say(&text(&findings))?;
     }
+    if let Some(error) = error {
+        return Err(Failure::from(error));
+    }
+    // of a process, what stands in its way decides; what this host could do besides is only told
+    let clear = match args.pid {
+        Some(_) => findings.obstacles.is_empty(),
+        None => findings.host.iter().all(|ability| ability.there),
+    };
     Ok(if clear { Exit::Done } else { Exit::Refused })
 }
 
-fn host() -> Vec<Ability> {
-    let probe = |name, result: Result<(), String>| Ability { name, there: result.is_ok(), why: result.err().unwrap_or_default() };
-    let clone3 = crate::sys::spawn::clone3_works();
-    let time = std::path::Path::new("/proc/self/timens_offsets").exists();
-    let caps = crate::state::credentials_of_self().map(|c| c.caps[2]).unwrap_or(0);
-    let cap = |bit: u32, what: &str| {
-        if caps >> bit & 1 == 1 { Ok(()) } else { Err(format!("this user lacks {what}")) }
-    };
-    vec![
-        probe("write tracking (userfaultfd, PAGEMAP_SCAN)", WpScan::probe().map_err(|e| chain(&e))),
-        probe("chosen pids (clone3)", if clone3 { Ok(()) } else { Err("clone3 is missing or filtered".to_owned()) }),
-        probe("chosen pids (rights)", cap(40, "CAP_CHECKPOINT_RESTORE").or_else(|e| cap(21, "").map_err(|_| e))),
-        probe("time namespaces", if time { Ok(()) } else { Err("CONFIG_TIME_NS is missing".to_owned()) }),
-        probe("tracing (CAP_SYS_PTRACE)", cap(19, "CAP_SYS_PTRACE: its own processes only")),
-    ]
+/// What stands in the way of a process, here and at the target.
+fn look(args: &CheckArgs, pid: i32, findings: &mut Findings) -> Result<Result<(), MigrateError>, Failure> {
+    let files = FilesOptions { tcp_close: args.tcp == super::live::Tcp::Close };
+    let mut checked = precopy::session::look(pid, &files).map(|described| {
+        findings.notes = described.image.files.notes;
+        findings.obstacles = described.obstacles;
+    });
+    if let (Ok(()), Some(to)) = (&checked, &args.to) {
+        let options = Options {
+            pid,
+            to: to.to_string(),
+            pid_mode: args.pid_mode.into(),
+            verify: false,
+            files,
+            home: Home::open()?.path().to_owned(),
+            connect_limit: Duration::from_secs(args.connect_timeout),
+        };
+        checked = Migration::check(&options, &Cancel::default()).map(drop);
+    }
+    Ok(match checked {
+        Err(MigrateError::Refused(all)) => {
+            findings.obstacles = all;
+            Ok(())
+        }
+        other => other,
+    })
 }
 
 fn text(findings: &Findings) -> String {
-    let mut out = String::from("this host\n");
-    for a in &findings.host {
-        let _ = writeln!(out, "  {} {}{}", if a.there { "yes" } else { "NO " }, a.name, reason(&a.why));
+    let mut out = String::new();
+    for (title, needed) in [("to send", Needed::Send), ("to receive", Needed::Receive)] {
+        let _ = writeln!(out, "this host, {title} processes:");
+        for a in findings.host.iter().filter(|a| a.needed_to == needed) {
+            let _ = writeln!(out, "  {} {}{}", if a.there { "yes" } else { "NO " }, a.name, reason(&a.why));
+        }
     }
-    if let Some(pid) = findings.pid {
+    if let Some(pid) = findings.pid.filter(|_| findings.error.is_none()) {
         let whither = findings.target.as_ref().map(|t| format!(" to {t}")).unwrap_or_default();
         if findings.obstacles.is_empty() {
             let _ = writeln!(out, "process {pid} can be moved{whither}");

@@ -17,7 +17,6 @@ use super::home::Home;
 use super::{Exit, Failure, say};
 use crate::precopy::link::Cancel;
 use crate::precopy::{MigrateError, Migration, Options, Progress};
-use crate::preload::PreloadError;
 use crate::report::{Outcome, render};
 use crate::state::files::FilesOptions;
 use crate::transport::HostPort;
@@ -34,6 +33,16 @@ pub enum PidMode {
     Namespace,
 }
 
+impl From<PidMode> for PidChoice {
+    fn from(mode: PidMode) -> Self {
+        match mode {
+            PidMode::Auto => PidChoice::Auto,
+            PidMode::Same => PidChoice::Same,
+            PidMode::Namespace => PidChoice::Namespace,
+        }
+    }
+}
+
 /// What becomes of established TCP connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Tcp {
@@ -45,6 +54,8 @@ pub enum Tcp {
 
 /// Arguments of `ulpm live`.
 #[derive(Clone, Debug, Args)]
+#[command(after_help = format!("`ulpm serve` must run on the target, and the two hosts must trust each other (`ulpm trust`).\n\
+Ctrl-C ends a move; the process then goes on here as if nothing had been tried.\n\n{}", super::EXIT_CODES))]
 pub struct LiveArgs {
     /// The process to move
     #[arg(long, value_parser = clap::value_parser!(i32).range(1..))]
@@ -53,10 +64,10 @@ pub struct LiveArgs {
     #[arg(long, value_name = "HOST[:PORT]")]
     to: HostPort,
     /// How its pid is kept
-    #[arg(long, value_enum, default_value_t = PidMode::Auto)]
+    #[arg(long, value_enum, value_name = "MODE", default_value_t = PidMode::Auto)]
     pid_mode: PidMode,
     /// What becomes of established TCP connections
-    #[arg(long, value_enum, default_value_t = Tcp::Refuse)]
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = Tcp::Refuse)]
     tcp: Tcp,
     /// Compare every page at both ends while the process is frozen; lengthens the freeze
     #[arg(long)]
@@ -163,11 +174,7 @@ fn options(args: &LiveArgs, home: &Home) -> Options {
     Options {
         pid: args.pid,
         to: args.to.to_string(),
-        pid_mode: match args.pid_mode {
-            PidMode::Auto => PidChoice::Auto,
-            PidMode::Same => PidChoice::Same,
-            PidMode::Namespace => PidChoice::Namespace,
-        },
+        pid_mode: args.pid_mode.into(),
         verify: args.verify,
         files: FilesOptions { tcp_close: args.tcp == Tcp::Close },
         home: home.path().to_owned(),
@@ -178,9 +185,10 @@ fn options(args: &LiveArgs, home: &Home) -> Options {
 /// The documented exit code of an error.
 pub fn exit_code(error: &MigrateError, outcome: Outcome) -> Exit {
     match (error, outcome) {
-        (MigrateError::Open { .. }, _) | (_, Outcome::Unknown) => Exit::Open,
+        // moved, but not cleared up here: `ulpm recover` does the rest
+        (MigrateError::Open { .. }, _) | (_, Outcome::Unknown | Outcome::Moved) => Exit::Open,
+        (MigrateError::Ended { .. }, _) => Exit::Failed,
         (MigrateError::Refused(_), _) => Exit::Refused,
-        (MigrateError::Source(PreloadError::NoSuchProcess(_) | PreloadError::NotAProcess(..)), _) => Exit::Failed,
         (_, Outcome::Aborted) => Exit::Aborted,
         _ => Exit::Failed,
     }

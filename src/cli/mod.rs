@@ -3,6 +3,7 @@
 //! Results go to stdout by [`say`], everything else to stderr. A subcommand returns an [`Exit`], or a
 //! [`Failure`] that carries one; `main` prints the failure's chain of causes once.
 
+mod abilities;
 pub mod check;
 pub mod demo;
 pub mod home;
@@ -20,7 +21,7 @@ use tracing_subscriber::EnvFilter;
 
 /// Moves a running, unmodified Linux process to another machine.
 #[derive(Debug, Parser)]
-#[command(name = "ulpm", version, about, after_help = EXIT_CODES, disable_help_subcommand = true)]
+#[command(name = "ulpm", version, about, after_help = format!("{BEGIN}\n\n{EXIT_CODES}"), disable_help_subcommand = true)]
 pub struct Cli {
     /// Say more; repeat for still more
     #[arg(short, long, global = true, action = ArgAction::Count)]
@@ -47,6 +48,12 @@ enum Command {
     /// Make two hosts on this machine and move a workload between them, everything verified
     Demo(demo::DemoArgs),
 }
+
+const BEGIN: &str = "\
+To begin: run `ulpm trust show` on both hosts, `ulpm trust add` with the other one's fingerprint, `ulpm serve` on the
+target, and here `ulpm check --pid N --to HOST`, then `ulpm live --pid N --to HOST`.
+
+Keys, trusted hosts and journals are in $ULPM_HOME (default /var/lib/ulpm for root, else ~/.local/share/ulpm).";
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done; 1 failed, nothing was touched; 2 wrong usage; 3 refused by preflight;

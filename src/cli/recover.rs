@@ -9,8 +9,10 @@ use crate::restore::session::chain;
 
 /// Arguments of `ulpm recover`.
 #[derive(Debug, Args)]
+#[command(after_help = "Run it where `ulpm live` ran. The target's journal decides: the copy here is ended if the process runs there,
+and goes on if it does not. A migration whose target cannot be reached stays open (exit code 5): try again later.")]
 pub struct RecoverArgs {
-    /// Settle this migration only
+    /// Settle this migration only (`ulpm live` named it)
     #[arg(long, value_name = "ID")]
     id: Option<String>,
 }
@@ -20,17 +22,22 @@ pub fn run(args: &RecoverArgs) -> Result<Exit, Failure> {
     let home = Home::open()?;
     let settled = recover(home.path(), args.id.as_deref())?;
     if settled.is_empty() {
+        if let Some(id) = &args.id {
+            return Err(Failure::from(anyhow::anyhow!("no migration {id} is open on this host; nothing was done")));
+        }
         say("nothing is open\n")?;
     }
     let mut exit = Exit::Done;
     for one in settled {
-        match one.outcome {
-            Ok(text) => say(&format!("{}: {text}\n", one.id))?,
-            Err(e) => {
+        let outcome = match (one.outcome, one.pid) {
+            (Ok(text), _) => text,
+            (Err(e), pid) => {
                 exit = Exit::Open;
-                say(&format!("{}: still open, process {} stays as it is: {}\n", one.id, one.pid, chain(&e)))?;
+                let stays = pid.map(|pid| format!(", process {pid} stays as it is")).unwrap_or_default();
+                format!("still open{stays}: {}", chain(&e))
             }
-        }
+        };
+        say(&format!("{}: {outcome}\n", one.id))?;
     }
     Ok(exit)
 }

@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::abilities::{self, Needed};
 use super::home::Home;
 use super::{Exit, Failure};
 use crate::restore::session::{self, Server};
@@ -16,6 +17,8 @@ use crate::transport::{DEFAULT_PORT, Listener};
 
 /// Arguments of `ulpm serve`.
 #[derive(Debug, Args)]
+#[command(after_help = "Needs root, or CAP_CHECKPOINT_RESTORE and CAP_SYS_PTRACE. Lets in the hosts of `ulpm trust list` only. Says on
+stderr, and by sd_notify, when it is ready. Processes that have arrived live on when it ends.")]
 pub struct ServeArgs {
     /// Where to listen (UDP); `[::]` takes IPv4 and IPv6
     #[arg(long, value_name = "ADDR:PORT", default_value_t = SocketAddr::from(([0u16; 8], DEFAULT_PORT)))]
@@ -27,6 +30,9 @@ pub fn run(args: &ServeArgs) -> Result<Exit, Failure> {
     let home = Home::open()?;
     let identity = home.identity()?;
     let journal = home.subdirectory("journal")?;
+    for ability in abilities::here().iter().filter(|a| a.needed_to == Needed::Receive && !a.there) {
+        tracing::warn!("this host cannot {}: {}", ability.name, ability.why);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let server = Server { handle: runtime.handle().clone(), home: home.path().to_owned(), journal };
     runtime.block_on(async {

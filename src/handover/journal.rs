@@ -78,6 +78,8 @@ pub struct Journal {
     path: PathBuf,
     file: File,
     entry: Entry,
+    /// Whether the file's lock is held for as long as this handle lives.
+    kept: bool,
 }
 
 impl Journal {
@@ -85,7 +87,7 @@ impl Journal {
     pub fn begin(dir: &Path, entry: Entry) -> io::Result<Self> {
         let path = file_of(dir, &entry.id, entry.source);
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
-        let journal = Journal { path, file, entry };
+        let journal = Journal { path, file, entry, kept: false };
         journal.write()?;
         journal.file.sync_all()?;
         File::open(dir)?.sync_all()?;
@@ -103,23 +105,22 @@ impl Journal {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(e),
         };
-        let mut bytes = vec![0; SIZE];
-        file.read_exact_at(&mut bytes, 0)?;
-        let entry = decode(&bytes).ok_or_else(|| {
-            io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged", path.display()))
-        })?;
-        Ok(Some(Journal { path, file, entry }))
+        let entry = read(&file, &path)?;
+        Ok(Some(Journal { path, file, entry, kept: false }))
     }
 
-    /// All entries of a directory.
-    pub fn list(dir: &Path) -> io::Result<Vec<Journal>> {
+    /// All entries of a directory; those that cannot be read come as their path and the reason.
+    pub fn list(dir: &Path) -> io::Result<Vec<Result<Journal, (PathBuf, io::Error)>>> {
         let mut all = Vec::new();
         for item in fs::read_dir(dir)? {
             let path = item?.path();
-            if path.extension().is_some_and(|e| e == "journal")
-                && let Some(journal) = Self::open_path(path)?
-            {
-                all.push(journal);
+            if path.extension().is_none_or(|e| e != "journal") {
+                continue;
+            }
+            match Self::open_path(path.clone()) {
+                Ok(Some(journal)) => all.push(Ok(journal)),
+                Ok(None) => {}
+                Err(e) => all.push(Err((path, e))),
             }
         }
         Ok(all)
@@ -132,16 +133,47 @@ impl Journal {
 
     /// Notes the pid, which is not known at the beginning. Not yet durable.
     pub fn name_process(&mut self, pid: i32) -> io::Result<()> {
-        self.entry.pid = pid;
-        self.entry.start_time = start_time(pid).unwrap_or(0);
-        self.write()
+        self.change(|entry| {
+            entry.pid = pid;
+            entry.start_time = start_time(pid).unwrap_or(0);
+        })
     }
 
-    /// Changes the phase, durably.
+    /// Changes the phase, durably. A decision once written stands: another one is an error.
     pub fn set(&mut self, phase: Phase) -> io::Result<()> {
-        self.entry.phase = phase;
-        self.write()?;
+        self.change(|entry| entry.phase = phase)?;
         self.file.sync_data()
+    }
+
+    /// Keeps the entry for this handle until it is dropped; false if another one keeps it.
+    pub fn keep(&mut self) -> bool {
+        self.kept = self.kept || self.file.try_lock().is_ok();
+        self.kept
+    }
+
+    /// One change at a time, and none after a decision: a `Commit` may arrive while another connection is told
+    /// that it never will be.
+    fn change(&mut self, change: impl FnOnce(&mut Entry)) -> io::Result<()> {
+        if !self.kept {
+            self.file.lock()?;
+        }
+        let changed = self.change_locked(change);
+        if !self.kept {
+            self.file.unlock()?;
+        }
+        changed
+    }
+
+    fn change_locked(&mut self, change: impl FnOnce(&mut Entry)) -> io::Result<()> {
+        let written = read(&self.file, &self.path)?;
+        let mut wanted = written.clone();
+        change(&mut wanted);
+        if matches!(written.phase, Phase::Committed | Phase::Refused) && wanted != written {
+            let decision = if written.phase == Phase::Refused { "refused" } else { "committed" };
+            return Err(io::Error::other(format!("migration {} has been {decision} already", written.id)));
+        }
+        self.entry = wanted;
+        self.write()
     }
 
     fn write(&self) -> io::Result<()> {
@@ -152,6 +184,16 @@ impl Journal {
     pub fn close(self) -> io::Result<()> {
         fs::remove_file(&self.path)
     }
+}
+
+fn read(file: &File, path: &Path) -> io::Result<Entry> {
+    let mut bytes = vec![0; SIZE];
+    let whole = match file.read_exact_at(&mut bytes, 0) {
+        Err(e) if e.kind() != io::ErrorKind::UnexpectedEof => return Err(e),
+        whole => whole.is_ok(),
+    };
+    let entry = if whole { decode(&bytes) } else { None };
+    entry.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged", path.display())))
 }
 
 fn file_of(dir: &Path, id: &str, source: bool) -> PathBuf {
@@ -198,6 +240,42 @@ mod tests {
         assert!(Journal::open(dir.path(), "a-1", false).unwrap().is_none());
         fs::write(file_of(dir.path(), "a-1", true), vec![7; SIZE]).unwrap();
         assert!(Journal::open(dir.path(), "a-1", true).is_err());
+    }
+
+    #[test]
+    fn a_decision_stands_whoever_wants_another_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut session = Journal::begin(dir.path(), Entry::new("a-1", false, 0, "host")).unwrap();
+        let mut asked = Journal::open(dir.path(), "a-1", false).unwrap().unwrap();
+        asked.set(Phase::Refused).unwrap();
+        assert!(session.name_process(std::process::id() as i32).is_err());
+        assert!(session.set(Phase::Committed).is_err());
+        asked.set(Phase::Refused).unwrap();
+        let written = Journal::open(dir.path(), "a-1", false).unwrap().unwrap();
+        assert_eq!(written.entry().phase, Phase::Refused);
+    }
+
+    #[test]
+    fn a_kept_entry_is_seen_as_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut live = Journal::begin(dir.path(), Entry::new("a-1", true, 0, "host")).unwrap();
+        assert!(live.keep());
+        let mut other = Journal::open(dir.path(), "a-1", true).unwrap().unwrap();
+        assert!(!other.keep());
+        live.set(Phase::Committed).unwrap();
+        drop(live);
+        assert!(other.keep());
+        other.set(Phase::Committed).unwrap();
+    }
+
+    #[test]
+    fn damaged_entries_do_not_hide_the_others() {
+        let dir = tempfile::tempdir().unwrap();
+        Journal::begin(dir.path(), Entry::new("a-1", true, 0, "host")).unwrap();
+        fs::write(dir.path().join("short.source.journal"), b"x").unwrap();
+        fs::write(dir.path().join("zero.source.journal"), vec![0; SIZE]).unwrap();
+        let (good, bad): (Vec<_>, Vec<_>) = Journal::list(dir.path()).unwrap().into_iter().partition(|j| j.is_ok());
+        assert_eq!((good.len(), bad.len()), (1, 2));
     }
 
     #[test]

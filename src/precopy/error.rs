@@ -19,12 +19,23 @@ pub enum MigrateError {
     Refused(Vec<Obstacle>),
     /// At the source.
     #[error(transparent)]
-    Source(#[from] PreloadError),
+    Source(PreloadError),
+    /// Something that this side needs for itself.
+    #[error("{step}")]
+    Here {
+        /// What was being done.
+        step: &'static str,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
     /// The connection broke.
-    #[error("the connection to the target")]
+    #[error("the connection to the target broke")]
     Wire(#[from] WireError),
+    /// The two do not speak the same language.
+    #[error("the target cannot be talked to: {0}; install the same version of ulpm on both hosts")]
+    Version(String),
     /// The target did not answer in time.
-    #[error("the target did not answer for {seconds} s while {step}")]
+    #[error("the target did not answer within {seconds} s ({step})")]
     Silent {
         /// How long.
         seconds: u64,
@@ -40,17 +51,40 @@ pub enum MigrateError {
     /// The user ended it.
     #[error("cancelled")]
     Cancelled,
+    /// The process came to its own end.
+    #[error("process {pid} ended by itself before it could be moved")]
+    Ended {
+        /// The process.
+        pid: i32,
+        /// How that was noticed.
+        source: Box<MigrateError>,
+    },
     /// Our journal.
-    #[error("writing the journal in {dir}")]
+    #[error("the journal in {dir}")]
     Journal {
         /// Where.
         dir: String,
         /// What the kernel said.
         source: std::io::Error,
     },
+    /// A record of a migration that cannot be read.
+    #[error(
+        "its record cannot be read; see whether the process runs at the target, then end the copy here \
+         (kill -KILL) or let it go on (kill -CONT), and remove {}", path.display()
+    )]
+    Damaged {
+        /// The record.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        source: std::io::Error,
+    },
+    /// Another ulpm is at work on this migration.
+    #[error("`ulpm live` is still at work on it")]
+    UnderWay,
     /// Nobody knows where the process runs.
     #[error(
-        "the connection broke after the commit was sent: the copy here stays stopped until `ulpm recover --id {id}` has asked the target"
+        "the target is out of reach since the commit was sent, and nobody here knows whether the process runs \
+         there; the copy here stays stopped: run `ulpm recover --id {id}` when the target can be reached again"
     )]
     Open {
         /// The migration.
@@ -63,9 +97,29 @@ impl MigrateError {
     pub fn event(&self) -> crate::handover::SourceEvent {
         use crate::handover::SourceEvent as E;
         match self {
-            MigrateError::Target(_) => E::Failed,
+            MigrateError::Target(_) | MigrateError::Version(_) => E::Failed,
             MigrateError::Wire(_) | MigrateError::Silent { .. } | MigrateError::Open { .. } => E::Lost,
             _ => E::Cancelled,
+        }
+    }
+
+    /// Whether the process that was named is not there, or is no process.
+    fn is_about_nobody(&self) -> bool {
+        use PreloadError as P;
+        matches!(
+            self,
+            MigrateError::Ended { .. }
+                | MigrateError::Source(P::NoSuchProcess(_) | P::NotAProcess(..) | P::Ended(_))
+        )
+    }
+
+    /// The same error, if the process here is gone although nobody has ended it for us.
+    pub(super) fn of_ended(self, state: Source, pid: i32) -> Self {
+        let ours = matches!(state, Source::Moving | Source::Resumed);
+        match self {
+            refused @ MigrateError::Refused(_) => refused,
+            error if !ours || error.is_about_nobody() => error,
+            error => MigrateError::Ended { pid, source: Box::new(error) },
         }
     }
 
@@ -76,16 +130,39 @@ impl MigrateError {
     }
 }
 
-/// What the process is doing now, in words.
-pub fn whereabouts(state: Source, pid: i32) -> String {
-    match state {
-        Source::Moving | Source::Resumed => format!("process {pid} runs on here"),
-        Source::Done => "it runs at the target".to_owned(),
-        Source::Committing | Source::Open => format!("process {pid} is stopped here"),
+impl From<PreloadError> for MigrateError {
+    /// What the agent found at its door, and what its sink (us) told it, come out as what they are.
+    fn from(error: PreloadError) -> Self {
+        match error {
+            PreloadError::Unfit(obstacle) => MigrateError::Refused(vec![obstacle]),
+            PreloadError::Sink(inner) => match inner.downcast::<MigrateError>() {
+                Ok(ours) => *ours,
+                Err(inner) => MigrateError::Source(PreloadError::Sink(inner)),
+            },
+            other => MigrateError::Source(other),
+        }
     }
+}
+
+/// What the user is told of where the process is now; `None` where the error says it all.
+///
+/// `touched`: the migration went further than looking.
+pub fn whereabouts(error: &MigrateError, state: Source, touched: bool, pid: i32) -> Option<String> {
+    if error.is_about_nobody() || matches!(error, MigrateError::Refused(_) | MigrateError::Open { .. }) {
+        return None;
+    }
+    Some(match state {
+        Source::Moving | Source::Resumed if touched => format!("process {pid} runs on here"),
+        Source::Moving | Source::Resumed => format!("process {pid} was not touched"),
+        Source::Done => "the process runs at the target; `ulpm recover` clears up here".to_owned(),
+        Source::Committing | Source::Open => {
+            format!("process {pid} is stopped here until `ulpm recover` has asked the target")
+        }
+    })
 }
 
 fn obstacles(list: &[Obstacle]) -> String {
     let lines: Vec<String> = list.iter().map(|o| format!("\n  - {o}")).collect();
-    format!("{} obstacle{} in the way:{}", list.len(), if list.len() == 1 { "" } else { "s" }, lines.concat())
+    let many = if list.len() == 1 { "" } else { "s" };
+    format!("refused, nothing was touched; {} obstacle{many} in the way:{}", list.len(), lines.concat())
 }

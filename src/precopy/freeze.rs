@@ -116,6 +116,8 @@ impl Freezer<'_> {
         link.say(&ToTarget::Layout { pid: image.pid, layout: agent.layout.clone() })?;
         self.report.final_pages = agent.last(found, link)?;
         if self.options.verify {
+            link.say(&ToTarget::Verify)?;
+            link.flush()?;
             let digests = digests(self.options.pid, agent)?;
             link.say(&ToTarget::Digests(digests))?;
         }

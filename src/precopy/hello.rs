@@ -40,7 +40,7 @@ pub fn check(ours: &Hello, theirs: &Hello) -> Result<(), String> {
     if why.is_empty() {
         return Ok(());
     }
-    Err(format!("a hello we cannot answer: {} (ulpm {} there, {} here)", why.join(", "), theirs.program, ours.program))
+    Err(format!("it has {} (ulpm {} there, {} here)", why.join(", "), theirs.program, ours.program))
 }
 
 #[cfg(test)]

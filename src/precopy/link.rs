@@ -76,7 +76,7 @@ impl Link {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
-            .map_err(|e| MigrateError::Target(format!("no runtime for the network here: {e}")))?;
+            .map_err(|source| MigrateError::Here { step: "starting the network", source })?;
         let connected = runtime.block_on(async {
             tokio::select! {
                 connected = connect(&identity, &trust, to, limit) => connected.map_err(MigrateError::from),
@@ -99,7 +99,7 @@ impl Link {
             ToSource::Hello(theirs) => link.theirs = theirs,
             other => return Err(out_of_turn(&other)),
         }
-        hello::check(&link.ours, &link.theirs).map_err(MigrateError::Target)?;
+        hello::check(&link.ours, &link.theirs).map_err(MigrateError::Version)?;
         Ok(link)
     }
 
@@ -111,6 +111,15 @@ impl Link {
     /// Sends a message.
     pub fn say(&mut self, message: &ToTarget) -> Result<(), MigrateError> {
         self.within("sending", async |wire| wire.send.send_msg(kind::CONTROL, message).await)
+    }
+
+    /// Drives the network until what was said has left, as far as the target takes it: it moves only while we wait
+    /// for something.
+    pub fn flush(&mut self) -> Result<(), MigrateError> {
+        self.within("sending", async |_| {
+            tokio::time::sleep(Duration::from_micros(500)).await;
+            Ok(())
+        })
     }
 
     /// The next message of the target.
@@ -220,10 +229,7 @@ pub fn out_of_turn(message: &ToSource) -> MigrateError {
 
 /// Contents that the target wants to compare.
 pub fn hashes(paths: &[String]) -> BTreeMap<String, [u8; 32]> {
-    paths
-        .iter()
-        .filter_map(|p| Some((p.clone(), crate::state::files::content_hash(p).ok()?)))
-        .collect()
+    paths.iter().filter_map(|p| Some((p.clone(), crate::state::files::content_hash(p).ok()?))).collect()
 }
 
 fn sink(e: MigrateError) -> PreloadError {
@@ -234,7 +240,7 @@ impl PageSink for Link {
     fn pages(&mut self, addr: u64, data: Bytes) -> Result<(), PreloadError> {
         let head = addr.to_le_bytes();
         self.within("sending pages", async |wire| wire.send.send_bytes(kind::PAGES, &head, data).await)
-        .map_err(sink)
+            .map_err(sink)
     }
 
     fn zero(&mut self, ranges: Vec<PageRange>) -> Result<(), PreloadError> {
@@ -248,7 +254,7 @@ impl PageSink for Link {
     fn object_pages(&mut self, id: ObjectId, offset: u64, data: Bytes) -> Result<(), PreloadError> {
         let head = [id.dev.to_le_bytes(), id.ino.to_le_bytes(), offset.to_le_bytes()].concat();
         self.within("sending pages", async |wire| wire.send.send_bytes(kind::OBJECT_PAGES, &head, data).await)
-        .map_err(sink)
+            .map_err(sink)
     }
 
     fn object_holes(&mut self, id: ObjectId, ranges: Vec<PageRange>) -> Result<(), PreloadError> {

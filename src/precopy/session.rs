@@ -13,7 +13,7 @@ use crate::handover::{Source, SourceAction};
 use crate::image::TreeImage;
 use crate::image::process::ProcessImage;
 use crate::preload::agent::Agent;
-use crate::preload::describe::describe;
+use crate::preload::describe::{Described, describe};
 use crate::report::{MigrationReport, Outcome, PidMode, Round};
 use crate::state::files::{self, FilesOptions};
 use crate::sys::time::{ClockOffsets, Ticker};
@@ -80,11 +80,14 @@ impl<'a> Migration<'a> {
     pub fn run(mut self) -> (MigrationReport, Option<MigrateError>) {
         let error = match Ticker::start(Duration::from_millis(100)) {
             Ok(_ticker) => self.carry_out().err(),
-            Err(e) => Some(MigrateError::Target(format!("no timer here: {e}"))),
+            Err(e) => Some(MigrateError::Here { step: "starting a timer", source: e.into() }),
         };
+        let pid = self.options.pid;
+        let error = error.map(|e| if is_there(pid) { e } else { e.of_ended(self.state, pid) });
         if let Some(e) = &error {
-            let text = crate::restore::session::chain(e);
-            self.report.error = Some(format!("{text}; {}", whereabouts(self.state, self.options.pid)));
+            let touched = self.report.outcome != Outcome::Refused;
+            let now = whereabouts(e, self.state, touched, pid).map(|now| format!("; {now}"));
+            self.report.error = Some(crate::restore::session::chain(e) + &now.unwrap_or_default());
         }
         (self.report, error)
     }
@@ -124,16 +127,18 @@ impl<'a> Migration<'a> {
     /// Everything that can be known before anything is stopped.
     fn preflight(&mut self) -> Result<(Link, ProcessImage), MigrateError> {
         (self.tell)(Progress::Step("looking at the process"));
-        let described = describe(self.options.pid, &self.options.files)?;
-        // what stands in the way here alone: the target need not be asked
-        let fatal = described.obstacles.iter().any(|o| o.object.starts_with("process "));
-        if fatal {
-            return Err(MigrateError::Refused(described.obstacles));
-        }
+        let described = look(self.options.pid, &self.options.files)?;
         let mut obstacles = described.obstacles;
-        obstacles.extend(permission_obstacles(self.options.pid));
         (self.tell)(Progress::Step("connecting"));
-        let mut link = Link::open(&self.options.home, &self.options.to, self.cancel, self.options.connect_limit)?;
+        let opened = Link::open(&self.options.home, &self.options.to, self.cancel, self.options.connect_limit);
+        let mut link = match opened {
+            // what was found here stands, whether or not the target can be asked
+            Err(e) if !obstacles.is_empty() && !matches!(e, MigrateError::Cancelled) => {
+                obstacles.push(unasked(&self.options.to, &e));
+                return Err(MigrateError::Refused(obstacles));
+            }
+            opened => opened?,
+        };
         self.report.target = link.remote();
         self.report.threads = described.image.threads.len() as u32;
         self.report.resident_bytes = described.image.memory.resident;
@@ -183,7 +188,9 @@ impl<'a> Migration<'a> {
         self.report.tracker = agent.tracker().to_owned();
         let files = self.rounds(link, &mut agent, described)?;
         let entry = Entry::new(&self.report.id, true, self.options.pid, &self.options.to);
-        let journal = Journal::begin(&journal_dir, entry).map_err(MigrateError::journal(&journal_dir))?;
+        let mut journal = Journal::begin(&journal_dir, entry).map_err(MigrateError::journal(&journal_dir))?;
+        // `ulpm recover` leaves it to us as long as we live
+        journal.keep();
         (self.tell)(Progress::Step("freezing"));
         let described = ProcessImage { files, ..described.clone() };
         let freezer = freeze::Freezer {
@@ -251,6 +258,13 @@ impl<'a> Migration<'a> {
     }
 }
 
+/// The process from outside, and all that stands in its way on this side.
+pub fn look(pid: i32, options: &FilesOptions) -> Result<Described, MigrateError> {
+    let mut described = describe(pid, options)?;
+    described.obstacles.extend(permission_obstacles(pid));
+    Ok(described)
+}
+
 /// What we lack ourselves.
 fn permission_obstacles(pid: i32) -> Vec<crate::image::Obstacle> {
     let mut found = Vec::new();
@@ -267,6 +281,20 @@ fn permission_obstacles(pid: i32) -> Vec<crate::image::Obstacle> {
 /// Whether a process is not in the initial time namespace (`PROC_TIME_INIT_INO`).
 fn in_time_namespace(pid: i32) -> bool {
     std::fs::read_link(format!("/proc/{pid}/ns/time")).is_ok_and(|l| l.as_os_str() != "time:[4026531834]")
+}
+
+/// The target could not say what stands in the way there.
+fn unasked(to: &str, e: &MigrateError) -> crate::image::Obstacle {
+    crate::image::Obstacle::new(
+        format!("target {to}"),
+        crate::restore::session::chain(e),
+        "there may be more in the way than is listed here",
+    )
+}
+
+/// Whether a process of that number is there and has not ended.
+fn is_there(pid: i32) -> bool {
+    !matches!(crate::tracee::thread::state_of(pid), '?' | 'Z' | 'X')
 }
 
 /// Names one migration for ever.

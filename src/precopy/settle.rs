@@ -1,12 +1,13 @@
 //! Migrations whose outcome a crash or a cut left open: the target's journal decides.
 
+use std::io;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::MigrateError;
 use super::link::{Cancel, Link, out_of_turn};
 use super::session::Options;
-use super::MigrateError;
 use crate::handover::journal::{Journal, Phase};
 use crate::handover::{Source, SourceAction, SourceEvent};
 use crate::sys::process::{pidfd_open, pidfd_send_signal};
@@ -43,8 +44,8 @@ fn ask_once(home: &Path, to: &str, id: &str) -> Result<Option<i32>, MigrateError
 pub struct Settled {
     /// The migration.
     pub id: String,
-    /// The pid here.
-    pub pid: i32,
+    /// The pid here; `None` if nobody knows it any more.
+    pub pid: Option<i32>,
     /// What is known now, in words.
     pub outcome: Result<String, MigrateError>,
 }
@@ -56,19 +57,31 @@ pub fn recover(home: &Path, only: Option<&str>) -> Result<Vec<Settled>, MigrateE
         return Ok(Vec::new());
     }
     let list = Journal::list(&dir).map_err(MigrateError::journal(&dir))?;
-    Ok(list
-        .into_iter()
-        .filter(|j| j.entry().source && only.is_none_or(|id| id == j.entry().id))
-        .map(|journal| {
-            let (id, pid) = (journal.entry().id.clone(), journal.entry().pid);
-            Settled { id, pid, outcome: settle(home, journal) }
-        })
-        .collect())
+    Ok(list.into_iter().filter_map(|found| one(home, only, found)).collect())
 }
 
-fn settle(home: &Path, journal: Journal) -> Result<String, MigrateError> {
+fn one(home: &Path, only: Option<&str>, found: Result<Journal, (PathBuf, io::Error)>) -> Option<Settled> {
+    let wanted = |id: &str| only.is_none_or(|only| only == id);
+    match found {
+        Ok(journal) => {
+            let (id, pid) = (journal.entry().id.clone(), journal.entry().pid);
+            let outcome = (journal.entry().source && wanted(&id)).then(|| settle(home, journal))?;
+            Some(Settled { id, pid: Some(pid), outcome })
+        }
+        Err((path, source)) => {
+            let name = path.file_name()?.to_string_lossy().into_owned();
+            let id = name.strip_suffix(".source.journal").filter(|id| wanted(id))?.to_owned();
+            Some(Settled { id, pid: None, outcome: Err(MigrateError::Damaged { path, source }) })
+        }
+    }
+}
+
+fn settle(home: &Path, mut journal: Journal) -> Result<String, MigrateError> {
     let dir = home.join("journal");
     let entry = journal.entry().clone();
+    if !journal.keep() {
+        return Err(MigrateError::UnderWay);
+    }
     if entry.phase != Phase::Committed {
         // the commit was never sent: the process runs here, or has ended since
         journal.close().map_err(MigrateError::journal(&dir))?;
@@ -88,7 +101,9 @@ fn settle(home: &Path, journal: Journal) -> Result<String, MigrateError> {
     }
     journal.close().map_err(MigrateError::journal(&dir))?;
     Ok(match event {
-        SourceEvent::Running => format!("it runs at {}: the copy here (process {}) was ended", entry.peer, entry.pid),
+        SourceEvent::Running => {
+            format!("it runs at {}: the copy here (process {}) was ended", entry.peer, entry.pid)
+        }
         _ => format!("{} never let it run: process {} goes on here", entry.peer, entry.pid),
     })
 }
@@ -100,5 +115,5 @@ fn signal(entry: &crate::handover::journal::Entry, signal: i32) -> Result<(), Mi
         return Ok(());
     }
     pidfd_send_signal(pidfd.as_fd(), signal)
-        .map_err(|e| MigrateError::Target(format!("process {} here cannot be signalled: {e}", entry.pid)))
+        .map_err(|e| MigrateError::Here { step: "signalling the process", source: e.into() })
 }

@@ -1,6 +1,7 @@
 //! What can go wrong at the source before the commit. In every case the process runs on.
 
 use crate::dirty::TrackError;
+use crate::image::Obstacle;
 use crate::state::StateError;
 use crate::state::files::FilesError;
 use crate::tracee::TraceeError;
@@ -21,8 +22,14 @@ pub enum PreloadError {
     #[error(transparent)]
     Files(#[from] FilesError),
     /// There is no such process.
-    #[error("there is no process {0}")]
+    #[error("no such process: no pid {0} here")]
     NoSuchProcess(i32),
+    /// It was there, and is no more.
+    #[error("process {0} ended while it was looked at")]
+    Ended(i32),
+    /// What it is rules it out; it was not looked at any further.
+    #[error("{0}")]
+    Unfit(Obstacle),
     /// It is not a thread-group leader.
     #[error("{0} is a thread, not a process; its process is {1}")]
     NotAProcess(i32, i32),

@@ -7,6 +7,7 @@
 //! | [`push`] | private pages: what to send, reading it, leaving zeroes out |
 //! | [`objects`] | shared memory objects |
 //! | [`capture`] | the frozen process, its state, and giving it back |
+//! | `standing` | preflight: who the process is, before anything else is read |
 //! | [`describe`] | preflight: the process from outside, without stopping it |
 
 pub mod agent;
@@ -15,6 +16,7 @@ pub mod describe;
 pub mod error;
 pub mod objects;
 pub mod push;
+mod standing;
 
 pub use agent::Agent;
 pub use error::PreloadError;

@@ -9,16 +9,16 @@ use crate::transport::WireError;
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
     /// Driving the skeleton.
-    #[error("driving the skeleton")]
+    #[error("building the process")]
     Tracee(#[from] TraceeError),
     /// Putting state back.
-    #[error("putting state back")]
+    #[error("putting its state back")]
     State(#[from] StateError),
     /// Opening descriptors.
-    #[error("opening the descriptors")]
+    #[error("opening its descriptors")]
     Files(#[from] FilesError),
     /// The connection.
-    #[error("the connection to the source")]
+    #[error("the connection to the source broke")]
     Wire(#[from] WireError),
     /// The pid is taken here.
     #[error("pid {0} is taken on this host")]

@@ -76,7 +76,7 @@ pub enum ConnectError {
         seconds: f32,
     },
     /// The network says that nothing is there.
-    #[error("cannot reach UDP port {} of {} at {remote}; is `ulpm serve` running there?", host.port, host.host)]
+    #[error("cannot reach UDP port {} of {} at {remote} (is `ulpm serve` running there?)", host.port, host.host)]
     Unreachable {
         /// The target.
         host: HostPort,
@@ -94,7 +94,7 @@ pub enum ConnectError {
         remote: SocketAddr,
     },
     /// The target speaks another version, or something else altogether.
-    #[error("{} at {remote} does not speak ulpm/1; is the same version of ulpm on both hosts?", host.host)]
+    #[error("{} at {remote} does not speak ulpm/1 (is the same version of ulpm on both hosts?)", host.host)]
     Version {
         /// The target.
         host: HostPort,

@@ -59,6 +59,17 @@ impl Listener {
         Self::bind_with(identity, trust, address, &Tuning::default(), tls::ALPN)
     }
 
+    /// As [`bind`](Self::bind), but speaking another protocol: for trials of what sources say to such a target.
+    #[doc(hidden)]
+    pub fn bind_speaking(
+        identity: &Identity,
+        trust: TrustStore,
+        address: SocketAddr,
+        alpn: &[u8],
+    ) -> Result<Self, BindError> {
+        Self::bind_with(identity, trust, address, &Tuning::default(), alpn)
+    }
+
     /// As [`bind`](Self::bind), with other parameters.
     pub(super) fn bind_with(
         identity: &Identity,
@@ -115,13 +126,23 @@ pub enum BindError {
     #[error("cannot set up TLS")]
     Tls(#[from] TlsError),
     /// The port is taken, or not ours to take.
-    #[error("cannot listen at UDP {address}")]
+    #[error("cannot listen at UDP {address}{}", hint(source))]
     Listen {
         /// The address.
         address: SocketAddr,
         /// What the kernel said.
         source: io::Error,
     },
+}
+
+/// What the user can do.
+fn hint(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::AddrInUse => " (is `ulpm serve` running already? --listen takes another port)",
+        io::ErrorKind::AddrNotAvailable => " (this host has no such address)",
+        io::ErrorKind::PermissionDenied => " (--listen takes a port above 1023)",
+        _ => "",
+    }
 }
 
 /// Why a caller was not let in. It has been logged; the listener goes on.

@@ -122,18 +122,8 @@ fn trace_of(outside: i32) -> Result<BTreeMap<String, String>> {
         trace.insert(format!("fd {}", entry.file_name().display()), target.display().to_string());
     }
     let status = fs::read_to_string(process.join("status")).context("the process has gone")?;
-    let kept = [
-        "SigQ",
-        "SigPnd",
-        "ShdPnd",
-        "SigBlk",
-        "SigIgn",
-        "SigCgt",
-        "Threads",
-        "TracerPid",
-        "Seccomp",
-        "CapEff",
-    ];
+    let kept =
+        ["SigPnd", "ShdPnd", "SigBlk", "SigIgn", "SigCgt", "Threads", "TracerPid", "Seccomp", "CapEff"];
     for (name, value) in status.lines().filter_map(|line| line.split_once(':')) {
         if kept.contains(&name) {
             trace.insert(name.to_owned(), value.trim().to_owned());

@@ -2,10 +2,12 @@
 
 mod aborts;
 mod bad_input;
+mod commands;
 mod hosts;
 mod pid_modes;
 mod programs;
 mod round_trips;
+mod versions;
 mod victims;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -21,6 +23,8 @@ pub(crate) fn all() -> Vec<Trial> {
     let mut trials = hosts::trials();
     trials.extend(victims::trials());
     trials.extend(bad_input::trials());
+    trials.extend(versions::trials());
+    trials.extend(commands::trials());
     trials.extend(aborts::trials());
     trials.extend(round_trips::trials());
     trials.extend(pid_modes::trials());

@@ -1,0 +1,210 @@
+//! Who the process is, rather than what it has: asked before anything else of it is read.
+//!
+//! Some answers are final, and reading on would only fail in a less telling way: a thread of the kernel has no
+//! memory, another user's process shows nothing, ulpm cannot carry itself. Those come as [`PreloadError::Unfit`]
+//! with their one obstacle. The others (a tracer, child processes, a stop) are collected with the rest of
+//! preflight.
+//!
+//! Opening `/proc/PID/mem` is the question "may I trace it?" in the kernel's own words: it makes the very check of
+//! `PTRACE_ATTACH` (owner, capabilities, dumpable, Yama and other security modules) and touches nothing.
+
+use std::fs;
+use std::io;
+
+use super::PreloadError;
+use crate::image::Obstacle;
+use crate::tracee::freeze::tids;
+
+/// Flag of `/proc/PID/stat`: a thread of the kernel.
+const PF_KTHREAD: u32 = 0x0020_0000;
+
+/// What stands in the way because of what the process is.
+pub(super) fn obstacles(pid: i32) -> Result<Vec<Obstacle>, PreloadError> {
+    let text =
+        fs::read_to_string(format!("/proc/{pid}/status")).map_err(|_| PreloadError::NoSuchProcess(pid))?;
+    let status = Status(&text);
+    let leader = status.number("Tgid").unwrap_or(pid);
+    if leader != pid {
+        return Err(PreloadError::NotAProcess(pid, leader));
+    }
+    let object = format!("process {pid}");
+    if let Some((why, advice)) = unfit(pid, &status) {
+        return Err(PreloadError::Unfit(Obstacle::new(object, why, advice)));
+    }
+    let mut found = Vec::new();
+    let mut add = |why: String, advice: &str| found.push(Obstacle::new(&*object, why, advice));
+    if status.state() == 'T' {
+        add("it is stopped by job control".to_owned(), "let it go on with `kill -CONT`");
+    }
+    let tracer = status.number("TracerPid").unwrap_or(0);
+    if tracer != 0 {
+        let name = comm(tracer);
+        add(
+            format!("it is traced by process {tracer} ({name})"),
+            "end the debugger or strace that traces it",
+        );
+    }
+    let children = children(pid);
+    if !children.is_empty() {
+        let list: Vec<String> = children.iter().map(|child| format!("{child} ({})", comm(*child))).collect();
+        add(
+            format!(
+                "it has child processes, and trees of processes are not carried yet: {}",
+                list.join(", ")
+            ),
+            "wait until they have ended, or end them",
+        );
+    }
+    if fs::read_to_string(format!("/proc/{pid}/wchan")).is_ok_and(|wchan| wchan.contains("vfork")) {
+        add("it waits in vfork".to_owned(), "try again when the child has started");
+    }
+    Ok(found)
+}
+
+/// What makes looking any further pointless.
+fn unfit(pid: i32, status: &Status<'_>) -> Option<(String, String)> {
+    let say = |why: &str, advice: &str| Some((why.to_owned(), advice.to_owned()));
+    if is_ulpm_itself(pid) {
+        return say("it is ulpm itself", "name another process");
+    }
+    if is_kernel_thread(pid) {
+        return say("it is a kernel thread", "name a process that runs a program");
+    }
+    if pid == 1 {
+        return say(
+            "it is the init process: with it, every process of this host or container would end",
+            "name the process behind it that does the work",
+        );
+    }
+    if matches!(status.state(), 'Z' | 'X') {
+        return say("it has ended and waits for its parent to notice", "there is nothing to move");
+    }
+    let denied = fs::File::open(format!("/proc/{pid}/mem")).err()?;
+    (denied.kind() == io::ErrorKind::PermissionDenied).then(|| not_permitted(status))
+}
+
+/// The one that works, or the one that the user started, whose child it is.
+fn is_ulpm_itself(pid: i32) -> bool {
+    let own = std::process::id() as i32;
+    let program = |pid: i32| {
+        use std::os::unix::fs::MetadataExt as _;
+        let exe = fs::metadata(format!("/proc/{pid}/exe")).ok()?;
+        Some((exe.dev(), exe.ino()))
+    };
+    pid == own
+        || pid == nix::unistd::getppid().as_raw() && program(pid).is_some_and(|p| program(own) == Some(p))
+}
+
+fn is_kernel_thread(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let flags =
+        stat.rsplit_once(") ").and_then(|(_, rest)| rest.split_whitespace().nth(6)?.parse::<u32>().ok());
+    flags.is_some_and(|flags| flags & PF_KTHREAD != 0)
+}
+
+/// Why we may not trace it, as far as that can be seen.
+fn not_permitted(status: &Status<'_>) -> (String, String) {
+    let (we, it) = (nix::unistd::geteuid().as_raw() as i32, status.number("Uid").unwrap_or(-1));
+    let root = "run ulpm as root, or give it CAP_SYS_PTRACE";
+    if we != it {
+        let why =
+            format!("you are not permitted to trace it: it belongs to {}, you are {}", user(it), user(we));
+        let alternative = if it == 0 { String::new() } else { format!(", or as {}", user(it)) };
+        return (why, format!("run ulpm as root{alternative}"));
+    }
+    let yama = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
+    let yama = yama.trim().parse::<u32>().unwrap_or(0);
+    match yama {
+        1.. => (
+            format!(
+                "you are not permitted to trace it: this host's setting kernel.yama.ptrace_scope is {yama}"
+            ),
+            match yama {
+                3 => "set kernel.yama.ptrace_scope to 0 at the next boot".to_owned(),
+                _ => format!("{root}, or set kernel.yama.ptrace_scope to 0"),
+            },
+        ),
+        0 => (
+            "you are not permitted to trace it: it has more rights than you, or has made itself not dumpable"
+                .to_owned(),
+            root.to_owned(),
+        ),
+    }
+}
+
+fn user(uid: i32) -> String {
+    let known =
+        u32::try_from(uid).ok().and_then(|uid| nix::unistd::User::from_uid(uid.into()).ok().flatten());
+    known.map_or_else(|| format!("user {uid}"), |user| user.name)
+}
+
+fn children(pid: i32) -> Vec<i32> {
+    let of = |tid: i32| fs::read_to_string(format!("/proc/{pid}/task/{tid}/children")).unwrap_or_default();
+    let lists: Vec<String> = tids(pid).unwrap_or_default().into_iter().map(of).collect();
+    lists.iter().flat_map(|list| list.split_whitespace()).filter_map(|child| child.parse().ok()).collect()
+}
+
+fn comm(pid: i32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/comm")).map(|name| name.trim().to_owned()).unwrap_or_default()
+}
+
+/// `/proc/PID/status`, which everybody may read.
+struct Status<'a>(&'a str);
+
+impl Status<'_> {
+    fn field(&self, name: &str) -> Option<&str> {
+        let line = self.0.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        line.split_whitespace().next()
+    }
+
+    fn number(&self, name: &str) -> Option<i32> {
+        self.field(name)?.parse().ok()
+    }
+
+    fn state(&self) -> char {
+        self.field("State").and_then(|state| state.chars().next()).unwrap_or('?')
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn we_ourselves_and_init_are_unfit_and_a_free_number_is_nobody() {
+        let own = std::process::id() as i32;
+        for (pid, word) in [(own, "itself"), (1, "init")] {
+            let error = obstacles(pid).unwrap_err();
+            assert!(matches!(&error, PreloadError::Unfit(o) if o.why.contains(word)), "{pid}: {error}");
+        }
+        assert!(matches!(obstacles(i32::MAX), Err(PreloadError::NoSuchProcess(_))));
+    }
+
+    #[test]
+    fn a_thread_is_told_from_its_process() {
+        let own = std::process::id() as i32;
+        let tid = nix::unistd::gettid().as_raw();
+        assert!(matches!(obstacles(tid), Err(PreloadError::NotAProcess(t, p)) if t == tid && p == own));
+    }
+
+    #[test]
+    fn children_are_named() {
+        let mut shell = std::process::Command::new("sh")
+            .args(["-c", "sleep 60 & echo; wait"])
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(shell.stdout.take().unwrap()), &mut line)
+            .unwrap();
+        let pid = shell.id() as i32;
+        let found = obstacles(pid).unwrap();
+        let sleeper = children(pid);
+        for child in &sleeper {
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(*child), nix::sys::signal::SIGKILL).unwrap();
+        }
+        shell.wait().unwrap();
+        assert_eq!(sleeper.len(), 1);
+        assert!(found.iter().any(|o| o.why.contains(&sleeper[0].to_string())), "{found:?}");
+    }
+}

@@ -191,12 +191,21 @@ fn text(findings: &Findings) -> String {
         findings.load_after
     );
     let _ = writeln!(out, "{:<16}{:>27}{:>27}", "", SMALL, LARGE);
-    let _ = writeln!(out, "{:<16}{:>9}{:>9}{:>9}{:>9}{:>9}{:>9}", "", "median", "min", "max", "median", "min", "max");
+    let _ = writeln!(
+        out,
+        "{:<16}{:>9}{:>9}{:>9}{:>9}{:>9}{:>9}",
+        "", "median", "min", "max", "median", "min", "max"
+    );
     let (small, large) = (&findings.small, &findings.large);
     line(&mut out, "freeze_ms", &small.freeze_ms, &large.freeze_ms);
     for (name, part) in &small.freeze_parts {
         if let Some(other) = large.freeze_parts.get(name) {
-            line(&mut out, &format!("  {}", name.split_once(' ').map_or(name.as_str(), |(_, n)| n)), part, other);
+            line(
+                &mut out,
+                &format!("  {}", name.split_once(' ').map_or(name.as_str(), |(_, n)| n)),
+                part,
+                other,
+            );
         }
     }
     line(&mut out, "observed_gap_ms", &small.observed_gap_ms, &large.observed_gap_ms);

@@ -209,13 +209,12 @@ impl<'a> Migration<'a> {
             let round_begun = Instant::now();
             let bytes_before = link.bytes_sent();
             if !measured.is_empty() {
-                // new descriptors and mappings are normal; ones that cannot be carried end it now, not in the freeze
-                files = files::describe(self.options.pid, &self.options.files)
-                    .map_err(crate::preload::PreloadError::from)
-                    .and_then(|(files, obstacles)| match obstacles.is_empty() {
-                        true => Ok(files),
-                        false => Err(crate::state::files::FilesError::Refused(obstacles).into()),
-                    })?;
+                // new descriptors are normal; one that cannot be carried may be gone by the freeze
+                let (now, obstacles) = files::describe(self.options.pid, &self.options.files)
+                    .map_err(crate::preload::PreloadError::from)?;
+                if obstacles.is_empty() {
+                    files = now;
+                }
             }
             agent.survey(&files)?;
             link.say(&ToTarget::Layout { pid: described.pid, layout: agent.layout.clone() })?;

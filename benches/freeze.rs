@@ -78,7 +78,7 @@ impl Spread {
         sorted.sort_by(f64::total_cmp);
         let at = |i: usize| sorted.get(i).copied().unwrap_or(f64::NAN);
         let n = sorted.len();
-        let median = if n % 2 == 0 && n > 0 { (at(n / 2 - 1) + at(n / 2)) / 2.0 } else { at(n / 2) };
+        let median = if n > 0 && n.is_multiple_of(2) { (at(n / 2 - 1) + at(n / 2)) / 2.0 } else { at(n / 2) };
         Self { median, min: at(0), max: at(n.wrapping_sub(1)) }
     }
 }

@@ -41,7 +41,7 @@ impl WpScan {
         let own = uffd::create_own(UFFD_USER_MODE_ONLY).map_err(TrackError::Unsupported)?;
         uffd::handshake(own.as_fd(), FEATURES).map_err(TrackError::Unsupported)?;
         let pagemap = open_pagemap(std::process::id() as i32)?;
-        pagemap::scan(pagemap.as_fd(), 0x1000, 0x2000, everything(), |_| {}).map_err(TrackError::Unsupported)
+        pagemap::scan(pagemap.as_fd(), 0x1000, 0x2000, everything(Category::FILE), |_| {}).map_err(TrackError::Unsupported)
     }
 
     /// Makes the userfaultfd inside the process by means of a stopped thread.
@@ -129,22 +129,22 @@ fn open_pagemap(pid: i32) -> Result<File, TrackError> {
     File::open(format!("/proc/{pid}/pagemap")).map_err(|source| TrackError::Pagemap { pid, source })
 }
 
-fn everything() -> Query {
+fn everything(file: Category) -> Query {
     Query {
         all: Category::empty(),
         any: HELD,
         inverted: Category::empty(),
-        report: Category::WPALLOWED | Category::WRITTEN | Category::FILE | Category::PFNZERO,
+        report: Category::WPALLOWED | Category::WRITTEN | Category::PFNZERO | file,
         protect: false,
     }
 }
 
-fn written_ones() -> Query {
+fn written_ones(file: Category) -> Query {
     Query {
         all: Category::WRITTEN,
         any: HELD,
         inverted: Category::empty(),
-        report: Category::WRITTEN | Category::FILE | Category::PFNZERO,
+        report: Category::WRITTEN | Category::PFNZERO | file,
         protect: true,
     }
 }
@@ -190,7 +190,9 @@ impl DirtyTracker for WpScan {
         })?;
         self.register(layout)?;
         let mut again = Vec::new();
-        self.scan(whole, written_ones(), |r| again.push(found(r, true)))?;
+        for (range, file) in by_file(layout, whole) {
+            self.scan(range, written_ones(file), |r| again.push(found(r, true)))?;
+        }
         // the pages of new areas carry no marks, so most of them come a second time
         for f in again {
             all.extend(new.gaps(f.range).into_iter().map(|range| Found { range, ..f }));
@@ -202,12 +204,15 @@ impl DirtyTracker for WpScan {
     fn last(&mut self, layout: &Layout) -> Result<Vec<Found>, TrackError> {
         let collect = |part: PageRange| {
             let mut all = Vec::new();
-            self.scan(part, everything(), |r| {
-                let categories = r.categories();
-                let clean = categories.contains(Category::WPALLOWED) && !categories.contains(Category::WRITTEN);
-                all.push(found(r, !clean));
-            })
-            .map(|()| all)
+            for (range, file) in by_file(layout, part) {
+                self.scan(range, everything(file), |r| {
+                    let categories = r.categories();
+                    let clean =
+                        categories.contains(Category::WPALLOWED) && !categories.contains(Category::WRITTEN);
+                    all.push(found(r, !clean));
+                })?;
+            }
+            Ok::<_, TrackError>(all)
         };
         if std::thread::available_parallelism().is_ok_and(|n| n.get() < 3) {
             // one core is busy with capturing the state
@@ -222,6 +227,24 @@ impl DirtyTracker for WpScan {
         all.extend(high.unwrap_or_else(|_| unreachable!("a scan does not panic"))?);
         Ok(all)
     }
+}
+
+/// Ranges of neighbouring areas, and whether it matters there what is a page of a file. The kernel looks that up in
+/// its `struct page`: a cache miss for every page, several times the cost of the walk itself. In shared mappings
+/// and in anonymous ones the answer is known. Holes between areas belong to the area before.
+fn by_file(layout: &Layout, part: PageRange) -> Vec<(PageRange, Category)> {
+    let mut all: Vec<(PageRange, Category)> = Vec::new();
+    for vma in &layout.vmas {
+        let known = vma.shared || matches!(vma.backing, Backing::Anonymous);
+        let file = if known { Category::empty() } else { Category::FILE };
+        let range = vma.range().intersection(&part);
+        match all.last_mut() {
+            _ if range.is_empty() => {}
+            Some((last, f)) if *f == file => last.end = range.end,
+            _ => all.push((range, file)),
+        }
+    }
+    all
 }
 
 /// Two ranges of about the same mapped size: the final scan runs on two cores.

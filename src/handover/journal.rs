@@ -182,7 +182,17 @@ impl Journal {
 
     /// Settled: the file goes.
     pub fn close(self) -> io::Result<()> {
+        self.remove()
+    }
+
+    /// As [`Journal::close`], for those who cannot give it away.
+    pub fn remove(&self) -> io::Result<()> {
         fs::remove_file(&self.path)
+    }
+
+    /// The same entry, a second time.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Journal { path: self.path.clone(), file: self.file.try_clone()?, entry: self.entry.clone(), kept: false })
     }
 }
 

@@ -158,7 +158,7 @@ fn never_two_never_none() {
             }
         }
     }
-    assert!(seen.len() > 50, "only {} states were reached", seen.len());
+    assert!(seen.len() >= 40, "only {} states were reached", seen.len());
     assert!(ends > 0);
 }
 

@@ -17,11 +17,12 @@ use crate::image::process::ProcessImage;
 use crate::preload::agent::Agent;
 use crate::preload::capture::{Captive, Poised};
 use crate::preload::PreloadError;
+use crate::preload::standing::children;
 use crate::report::{MigrationReport, Outcome};
 use crate::restore::session::initial_clocks;
-use crate::state::{StateError, digest, memory_map, mm_fields};
+use crate::state::{StateError, digest, memory_map, mm_fields, scheduling};
 use crate::sys::time::ClockOffsets;
-use crate::tracee::together::Urgent;
+use crate::tracee::together::{Urgent, leave_to_others};
 use crate::transport::protocol::{AreaDigest, Moments, ToSource, ToTarget};
 
 /// What the freeze works with.
@@ -54,7 +55,8 @@ fn passing(e: &MigrateError) -> bool {
     matches!(
         e,
         MigrateError::Source(
-            PreloadError::Files(FilesError::Refused(_)) | PreloadError::State(StateError::Files(FilesError::Refused(_)))
+            PreloadError::Files(FilesError::Refused(_))
+                | PreloadError::State(StateError::Files(FilesError::Refused(_)) | StateError::Obstacles(_))
         )
     )
 }
@@ -115,7 +117,8 @@ impl Freezer<'_> {
         let theirs = |ns| ns - self.difference.boottime_ns;
         let moments = Moments { stopped_ns: theirs(stopped_ns), captured_ns: theirs(initial_clocks().boottime_ns) };
         let begun = Instant::now();
-        link.say(&ToTarget::Layout { pid: image.pid, layout: agent.layout.clone() })?;
+        let new_files = agent.new_files();
+        link.say(&ToTarget::Layout { pid: image.pid, layout: agent.layout.clone(), new_files })?;
         self.report.final_pages = agent.last(found, link)?;
         if self.options.verify {
             link.say(&ToTarget::Verify)?;
@@ -147,9 +150,13 @@ impl Freezer<'_> {
         captive.furnish()?;
         tracing::debug!(scratch_ms = ms(begun), "capture");
         let options = &self.options.files;
+        let pid = self.options.pid;
         let (tracker, layout, waits) = agent.scanner();
-        let (image, found) = std::thread::scope(|s| {
-            let scan = s.spawn(move || tracker.last(layout));
+        let (image, (found, children)) = std::thread::scope(|s| {
+            let scan = s.spawn(move || {
+                leave_to_others(&scheduling::online_cpus());
+                (tracker.last(layout), newborn(pid))
+            });
             let image = captive.capture(described, memory, options, waits);
             self.report.freeze_parts.capture = ms(begun);
             let found = scan.join().unwrap_or_else(|_| unreachable!("a scan does not panic"));
@@ -157,6 +164,7 @@ impl Freezer<'_> {
         });
         self.report.freeze_parts.scan = ms(begun) - self.report.freeze_parts.capture;
         let image = image?;
+        children?;
         let mut found = found.map_err(PreloadError::from)?;
         touched_by_capture(&image, &mut found);
         let layout = agent.layout.clone();
@@ -269,6 +277,17 @@ impl Freezer<'_> {
                 Err(MigrateError::Open { id })
             }
         }
+    }
+}
+
+/// A child that was born since preflight would stay behind.
+fn newborn(pid: i32) -> Result<(), MigrateError> {
+    match children(pid) {
+        none if none.is_empty() => Ok(()),
+        some => Err(PreloadError::from(StateError::Obstacles(format!(
+            "it has child processes ({some:?}), and trees of processes are not carried yet"
+        )))
+        .into()),
     }
 }
 

@@ -19,6 +19,9 @@ use crate::state::files::{self, FilesOptions};
 use crate::sys::time::{ClockOffsets, Ticker};
 use crate::transport::protocol::{Description, PidChoice, ToSource, ToTarget};
 
+/// The goodbye that tells the target that the copy at the source is gone.
+pub const MOVED: &str = "moved";
+
 /// What the user wants.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -106,7 +109,7 @@ impl<'a> Migration<'a> {
         let (mut link, described) = self.preflight()?;
         let done = self.move_it(&mut link, &described);
         let reason = match &done {
-            Ok(()) => "moved".to_owned(),
+            Ok(()) => MOVED.to_owned(),
             Err(e) => e.to_string(),
         };
         if let Err(e) = &done
@@ -225,7 +228,8 @@ impl<'a> Migration<'a> {
                 }
             }
             agent.survey(&files)?;
-            link.say(&ToTarget::Layout { pid: described.pid, layout: agent.layout.clone() })?;
+            let new_files = agent.new_files();
+            link.say(&ToTarget::Layout { pid: described.pid, layout: agent.layout.clone(), new_files })?;
             let pages = agent.round(link)?;
             let number = measured.len();
             link.say(&ToTarget::RoundEnd(number as u32))?;

@@ -3,7 +3,7 @@
 //! Attaching stops one thread for some hundred microseconds: long enough to make the tracking descriptor by a
 //! remote call. Then the process runs, traced by nobody, until the freeze.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -11,10 +11,11 @@ use super::PreloadError;
 use super::objects::ObjectPusher;
 use super::push::{PageSink, Pusher};
 use crate::dirty::{DirtyTracker, Found, WpScan};
-use crate::image::ObjectId;
-use crate::image::files::FilesImage;
+use crate::image::{Backing, ObjectId};
+use crate::image::files::{FileIdentity, FilesImage};
 use crate::image::memory::{Layout, MemoryObject};
 use crate::image::process::ProcessImage;
+use crate::state::files::identity::identity_of_path;
 use crate::state::{memory_map, waits};
 use crate::tracee::restart::Interrupted;
 use crate::tracee::{Frozen, Remote, Site};
@@ -32,6 +33,7 @@ pub struct Agent {
     pub layout: Layout,
     /// How long the attaching stop was.
     pub attach: Duration,
+    files: BTreeSet<String>,
     tracker: Box<dyn DirtyTracker>,
     pages: Pusher,
     objects: ObjectPusher,
@@ -60,6 +62,7 @@ impl Agent {
             memory,
             layout,
             attach,
+            files: described.memory.files.iter().map(|(path, _)| path.clone()).collect(),
             tracker: Box::new(tracker?),
             pages: Pusher::new(pid)?,
             objects: ObjectPusher::default(),
@@ -83,6 +86,21 @@ impl Agent {
         self.layout = with_descriptors(layout, files);
         let descriptors = memfd_descriptors(files);
         self.objects.update(self.pid, &self.layout, &descriptors);
+    }
+
+    /// Files mapped since the last time this was asked; the target has not compared them yet.
+    pub fn new_files(&mut self) -> Vec<(String, FileIdentity)> {
+        let mut new = Vec::new();
+        for vma in &self.layout.vmas {
+            let Backing::File { path } = &vma.backing else { continue };
+            if !self.files.contains(path)
+                && let Ok(identity) = identity_of_path(Path::new(path))
+            {
+                self.files.insert(path.clone());
+                new.push((path.clone(), identity));
+            }
+        }
+        new
     }
 
     /// Sends what was written since the last round. Returns pages with content.

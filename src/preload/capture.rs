@@ -197,7 +197,10 @@ fn capture_threads(
     image.attributes = attributes::capture(pid, &status)?;
     let mut all = Vec::with_capacity(frozen.threads.len());
     let mut posix = Some(posix);
-    for member in &frozen.threads {
+    // the leader first, the others CPU by CPU: going to another one costs more than a remote call
+    let mut members: Vec<&Member> = frozen.threads.iter().collect();
+    members.sort_by_key(|m| (m.thread != frozen.leader(), m.cpu()));
+    for member in members {
         // where it ran last it will wake up
         if let Some(cpu) = member.cpu() {
             go_to(cpu);

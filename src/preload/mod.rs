@@ -16,7 +16,7 @@ pub mod describe;
 pub mod error;
 pub mod objects;
 pub mod push;
-mod standing;
+pub mod standing;
 
 pub use agent::Agent;
 pub use error::PreloadError;

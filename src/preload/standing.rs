@@ -138,7 +138,8 @@ fn user(uid: i32) -> String {
     known.map_or_else(|| format!("user {uid}"), |user| user.name)
 }
 
-fn children(pid: i32) -> Vec<i32> {
+/// The child processes of all its threads.
+pub fn children(pid: i32) -> Vec<i32> {
     let of = |tid: i32| fs::read_to_string(format!("/proc/{pid}/task/{tid}/children")).unwrap_or_default();
     let lists: Vec<String> = tids(pid).unwrap_or_default().into_iter().map(of).collect();
     lists.iter().flat_map(|list| list.split_whitespace()).filter_map(|child| child.parse().ok()).collect()

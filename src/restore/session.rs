@@ -13,10 +13,10 @@ use super::skeleton::Skeleton;
 use super::{RestoreError, activate, mapper, nursery, pages};
 use crate::handover::journal::{Entry, Journal, Phase};
 use crate::handover::{Target, TargetAction, TargetEvent};
-use crate::image::files::ContentHashes;
+use crate::image::files::{ContentHashes, FileIdentity};
 use crate::image::process::ProcessImage;
 use crate::image::{PageRange, TreeImage};
-use crate::state::files::RestoreContext;
+use crate::state::files::{Access, FileCheck, RestoreContext, check_file};
 use crate::state::{digest, scheduling, threads, waits};
 use crate::sys::time::{ClockOffsets, Ticker, now_ns};
 use crate::tracee::together::{Urgent, UrgentTracee, go_to, mask};
@@ -41,7 +41,7 @@ const SILENCE: Duration = Duration::from_secs(300);
 pub fn run(server: &Server, accepted: Accepted) -> Result<(), RestoreError> {
     let _ticker = Ticker::start(Duration::from_millis(100)).map_err(RestoreError::io("starting a timer"))?;
     let wire = server.handle.block_on(accept_wire(&accepted.connection, cap))?;
-    let mut session = Session { server: server.clone(), wire, peer: accepted.remote.to_string(), theirs: None };
+    let mut session = Session { server: server.clone(), wire, peer: accepted.remote.to_string(), theirs: None, settled: None };
     let result = session.converse();
     if let Err(e) = &result {
         let text = chain(e);
@@ -50,9 +50,15 @@ pub fn run(server: &Server, accepted: Accepted) -> Result<(), RestoreError> {
     }
     // the source closes; until it has, our last words may be under way
     let connection = accepted.connection.clone();
-    server.handle.block_on(async move {
-        let _ = tokio::time::timeout(Duration::from_secs(2), connection.closed()).await;
+    let goodbye = server.handle.block_on(async move {
+        tokio::time::timeout(Duration::from_secs(2), connection.closed()).await
     });
+    if let (Some(journal), Ok(quinn::ConnectionError::ApplicationClosed(close))) = (&session.settled, goodbye)
+        && close.reason.as_ref() == crate::precopy::session::MOVED.as_bytes()
+    {
+        // the source has ended its copy: nobody will ask any more
+        let _ = journal.remove();
+    }
     result
 }
 
@@ -73,6 +79,7 @@ struct Session {
     wire: Wire,
     peer: String,
     theirs: Option<crate::transport::protocol::Hello>,
+    settled: Option<Journal>,
 }
 
 /// A process being built.
@@ -225,6 +232,10 @@ impl Session {
     /// Rounds, state, commit.
     fn build(&mut self, work: &mut Work) -> Result<(), RestoreError> {
         let done = self.build_until_running(work);
+        if work.state == Target::Running {
+            // settled when the source says goodbye; see `run`
+            self.settled = work.journal.try_clone().ok();
+        }
         if let Err(e) = &done
             && work.state != Target::Running
         {
@@ -233,8 +244,12 @@ impl Session {
                 RestoreError::Aborted(_) => TargetEvent::Abort,
                 _ => TargetEvent::Failed,
             };
-            // Destroy: the skeleton dies when it is dropped; what failed is told by `run`
+            // Destroy: the skeleton dies when it is dropped; what failed is told by `run`. Without an entry the
+            // migration counts as refused.
             work.state.on(event);
+            if work.journal.entry().phase == Phase::Begun {
+                let _ = work.journal.remove();
+            }
             tracing::debug!(namespace = work.namespace, "the skeleton is destroyed");
         }
         done
@@ -247,7 +262,8 @@ impl Session {
                 kind::PAGES => place_pages(work, &frame)?,
                 kind::OBJECT_PAGES => place_object_pages(work, &frame)?,
                 _ => match frame.decode::<ToTarget>()? {
-                    ToTarget::Layout { layout, .. } => {
+                    ToTarget::Layout { layout, new_files, .. } => {
+                        compare(&new_files)?;
                         work.objects.update(&layout.objects)?;
                         let vdso = single(&work.description.tree)?.memory.vdso.clone();
                         work.skeleton.make_way(&layout, &vdso)?;
@@ -389,6 +405,19 @@ fn reservation_clocks(description: &Description, difference: ClockOffsets) -> Op
         boottime_ns: description.clocks.boottime_ns + difference.boottime_ns,
     };
     (description.time_namespace || wanted != ClockOffsets::of("self")).then_some(wanted)
+}
+
+/// Files mapped since preflight must be the same here.
+fn compare(files: &[(String, FileIdentity)]) -> Result<(), RestoreError> {
+    for (path, identity) in files {
+        let object = format!("mapped file {path}");
+        match check_file(&object, path, identity, Access::Read, &ContentHashes::new()) {
+            FileCheck::Same | FileCheck::SameContent(_) => {}
+            FileCheck::NeedsHash => return Err(RestoreError::Differs(format!("{object} was mapped since preflight, and may differ here"))),
+            FileCheck::Differs(obstacle) => return Err(RestoreError::Differs(obstacle.to_string())),
+        }
+    }
+    Ok(())
 }
 
 fn place_pages(work: &Work, frame: &Frame) -> Result<(), RestoreError> {

@@ -44,6 +44,17 @@ pub fn go_to(cpu: usize) {
     let _ = set_affinity(0, &mask(cpu));
 }
 
+/// Takes a helper thread, which inherits our CPU and priority, to the other CPUs, if there are any.
+pub fn leave_to_others(all: &[u8]) {
+    let Ok(own) = nix::sched::sched_getcpu() else { return };
+    let mut others = all.to_vec();
+    if let Some(byte) = others.get_mut(own / 8) {
+        *byte &= !(1 << (own % 8));
+    }
+    others.resize(others.len().next_multiple_of(8), 0);
+    let _ = set_affinity(0, if others.iter().any(|b| *b != 0) { &others } else { all });
+}
+
 /// The mask of one CPU.
 pub fn mask(cpu: usize) -> Vec<u8> {
     let mut mask = vec![0u8; (cpu / 64 + 1) * 8];

@@ -22,7 +22,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::image::files::ContentHashes;
+use crate::image::files::{ContentHashes, FileIdentity};
 use crate::image::memory::Layout;
 use crate::image::{ObjectId, Obstacle, PageRange, TreeImage};
 use crate::sys::time::ClockOffsets;
@@ -154,6 +154,8 @@ pub enum ToTarget {
         pid: i32,
         /// All of them.
         layout: Layout,
+        /// Mapped files that were not in the description.
+        new_files: Vec<(String, FileIdentity)>,
     },
     /// These pages are zero now.
     Zero(Vec<PageRange>),

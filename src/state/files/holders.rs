@@ -13,6 +13,8 @@ use crate::sys::fds;
 use super::source::Source;
 use super::{FilesError, refuse};
 
+const MEMORY_FILE: &str = "this memory file";
+
 /// What a shared object means for the move.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Verdict {
@@ -57,7 +59,7 @@ fn wanted(source: &Source<'_>) -> HashMap<String, Vec<Wanted>> {
         let (what, verdict) = match &file.kind {
             FileKind::Pipe { .. } => ("this pipe", Verdict::Refuse),
             FileKind::Unix(_) => ("this socket", Verdict::Refuse),
-            FileKind::MemFd { .. } => ("this memory file", Verdict::Refuse),
+            FileKind::MemFd { .. } => (MEMORY_FILE, Verdict::Refuse),
             FileKind::EventFd { .. } => ("this eventfd", Verdict::Refuse),
             FileKind::TimerFd(_) | FileKind::SignalFd { .. } | FileKind::Epoll { .. } => {
                 ("this descriptor", Verdict::Note)
@@ -93,8 +95,7 @@ fn wanted(source: &Source<'_>) -> HashMap<String, Vec<Wanted>> {
 fn other_processes(own: i32) -> impl Iterator<Item = (i32, String)> {
     let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
     pids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
-        // what we hold ourselves are duplicates for the move
-        .filter(move |pid| *pid != own && *pid != std::process::id() as i32)
+        .filter(move |pid| *pid != own)
         .map(|pid| {
             let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
             (pid, format!("process {pid} ({})", name.trim()))
@@ -111,6 +112,10 @@ fn search(source: &mut Source<'_>, wanted: &mut HashMap<String, Vec<Wanted>>, pi
         let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
         let mine = source.pid;
         candidates.retain(|ours| {
+            // the agent reads memory files through descriptors of its own
+            if ours.what == MEMORY_FILE && pid == std::process::id() as i32 {
+                return true;
+            }
             let same = if link.starts_with("anon_inode:") {
                 fds::compare_files((mine, ours.fd), (pid, fd)).is_ok_and(std::cmp::Ordering::is_eq)
             } else if link.starts_with('/') {

@@ -70,17 +70,54 @@ impl WpScan {
             .map_err(self.error("scanning the pages"))
     }
 
+    /// Registers whole spans between areas that cannot be registered, not area by area: the process runs and may
+    /// have grown or moved an area since the layout was read, and registering part of one would split it in two,
+    /// which `mremap` of the whole would notice (`EFAULT`).
     fn register(&self, layout: &Layout) -> Result<(), TrackError> {
-        for vma in layout.vmas.iter().filter(|v| tracked(v)) {
-            match uffd::register_write_protect(self.uffd.as_fd(), vma.start, vma.end - vma.start) {
-                // EINVAL, ENOENT: unmapped or replaced since the layout was read: the next round sees it.
-                // EPERM: a shared mapping that nobody can write through.
-                Ok(()) | Err(Errno::EINVAL | Errno::ENOENT | Errno::EPERM) => {}
-                Err(e) => return Err(self.error("registering a mapping for tracking")(e)),
+        for span in spans(layout) {
+            if self.register_range(span)? {
+                continue;
+            }
+            // something in it has changed: area by area this once
+            for vma in layout.vmas.iter().filter(|v| tracked(v) && span.intersection(&v.range()) == v.range()) {
+                self.register_range(vma.range())?;
             }
         }
         Ok(())
     }
+
+    /// `false`: the range holds nothing, or something that cannot be registered.
+    fn register_range(&self, range: PageRange) -> Result<bool, TrackError> {
+        match uffd::register_write_protect(self.uffd.as_fd(), range.start, range.len()) {
+            Ok(()) => Ok(true),
+            // EINVAL, ENOENT: unmapped or replaced since the layout was read: the next round sees it.
+            // EPERM: a shared mapping that nobody can write through.
+            Err(Errno::EINVAL | Errno::ENOENT | Errno::EPERM) => Ok(false),
+            Err(e) => Err(self.error("registering a mapping for tracking")(e)),
+        }
+    }
+}
+
+/// Ranges from the first to the last of neighbouring areas that can be registered. The special areas (vDSO) are not
+/// in the layout; they end a span too.
+fn spans(layout: &Layout) -> Vec<PageRange> {
+    let mut spans: Vec<PageRange> = Vec::new();
+    let mut open = false;
+    for vma in &layout.vmas {
+        if !tracked(vma) {
+            open = false;
+            continue;
+        }
+        let special = spans.last().is_some_and(|s| {
+            layout.special.iter().any(|x| x.start >= s.end && x.end <= vma.start)
+        });
+        match spans.last_mut() {
+            Some(span) if open && !special => span.end = vma.end,
+            _ => spans.push(vma.range()),
+        }
+        open = true;
+    }
+    spans
 }
 
 /// Shared mappings of files hold the file's content, which is not ours to send.

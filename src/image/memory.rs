@@ -169,12 +169,14 @@ pub struct MmFields {
 }
 
 /// The layout of an address space.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Layout {
     /// Mappings in address order, without the vDSO's.
     pub vmas: Vec<Vma>,
     /// Objects behind shared mappings and memfd descriptors.
     pub objects: Vec<MemoryObject>,
+    /// Areas of the kernel's that are not in `vmas`: the vDSO and its data.
+    pub special: Vec<PageRange>,
 }
 
 /// The address space of a process.

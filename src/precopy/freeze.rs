@@ -43,6 +43,21 @@ impl std::fmt::Debug for Freezer<'_> {
     }
 }
 
+/// Freezes that a passing obstacle may spoil.
+const ATTEMPTS: u32 = 8;
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(3);
+
+/// Whether it may be gone in a moment: something that the process has open just now.
+fn passing(e: &MigrateError) -> bool {
+    use crate::state::files::FilesError;
+    matches!(
+        e,
+        MigrateError::Source(
+            PreloadError::Files(FilesError::Refused(_)) | PreloadError::State(StateError::Files(FilesError::Refused(_)))
+        )
+    )
+}
+
 fn ms(since: Instant) -> f64 {
     since.elapsed().as_secs_f64() * 1e3
 }
@@ -50,44 +65,59 @@ fn ms(since: Instant) -> f64 {
 impl Freezer<'_> {
     /// Freezes, sends, commits. Until the commit point every failure lets the process run on.
     pub fn run(mut self, link: &mut Link, agent: &mut Agent, described: &ProcessImage) -> Result<(), MigrateError> {
-        let poised = Poised::prepare(self.options.pid)?;
-        let frozen_at = initial_clocks().boottime_ns;
-        let begun = Instant::now();
-        let mut captive = poised.freeze()?;
-        self.report.freeze_parts.stop = ms(begun);
-        let stopped_ns = initial_clocks().boottime_ns;
-        match self.send(link, agent, described, &mut captive, stopped_ns) {
-            Ok(()) => self.commit(link, captive, frozen_at),
-            Err(e) => {
-                // SendAbort is carried out by the caller
-                self.state.on(e.event());
-                self.report.outcome = Outcome::Aborted;
-                if e.event() == SourceEvent::Cancelled {
-                    link.ignore_cancel();
-                    let _ = link.say(&ToTarget::Abort(e.to_string()));
+        for attempt in 1.. {
+            let poised = Poised::prepare(self.options.pid)?;
+            let frozen_at = initial_clocks().boottime_ns;
+            let begun = Instant::now();
+            let mut captive = poised.freeze()?;
+            self.report.freeze_parts.stop = ms(begun);
+            let stopped_ns = initial_clocks().boottime_ns;
+            match self.capture(agent, described, &mut captive) {
+                Err(e) if passing(&e) && attempt < ATTEMPTS => {
+                    tracing::info!(error = %e, attempt, "not now; the process runs on, and is frozen again in a moment");
+                    captive.resume();
+                    std::thread::sleep(PAUSE * attempt);
                 }
-                captive.resume();
-                let _ = self.journal.close();
-                Err(e)
+                Err(e) => return self.give_up(link, captive, e),
+                Ok((image, found)) => {
+                    return match self.send(link, agent, image, &found, stopped_ns) {
+                        Ok(()) => self.commit(link, captive, frozen_at),
+                        Err(e) => self.give_up(link, captive, e),
+                    };
+                }
             }
         }
+        unreachable!("the last attempt returns")
+    }
+
+    fn give_up(self, link: &mut Link, captive: Captive, e: MigrateError) -> Result<(), MigrateError> {
+        self.state.on(e.event());
+        self.report.outcome = Outcome::Aborted;
+        captive.resume();
+        if e.event() == SourceEvent::Cancelled {
+            link.ignore_cancel();
+            let _ = link.say(&ToTarget::Abort(e.to_string()));
+        }
+        let _ = self.journal.close();
+        Err(e)
     }
 
     fn send(
         &mut self,
         link: &mut Link,
         agent: &mut Agent,
-        described: &ProcessImage,
-        captive: &mut Captive,
+        image: ProcessImage,
+        found: &[Found],
         stopped_ns: i64,
     ) -> Result<(), MigrateError> {
-        let (image, found) = self.capture(agent, described, captive)?;
         let theirs = |ns| ns - self.difference.boottime_ns;
         let moments = Moments { stopped_ns: theirs(stopped_ns), captured_ns: theirs(initial_clocks().boottime_ns) };
         let begun = Instant::now();
         link.say(&ToTarget::Layout { pid: image.pid, layout: agent.layout.clone() })?;
-        self.report.final_pages = agent.last(&found, link)?;
+        self.report.final_pages = agent.last(found, link)?;
         if self.options.verify {
+            link.say(&ToTarget::Verify)?;
+            link.flush()?;
             let digests = digests(self.options.pid, agent)?;
             link.say(&ToTarget::Digests(digests))?;
         }

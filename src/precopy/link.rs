@@ -121,6 +121,15 @@ impl Link {
         self.within("sending", async |wire| wire.send.send_msg(kind::CONTROL, message).await)
     }
 
+    /// Drives the network until what was said has left, as far as the target takes it: it moves only while we wait
+    /// for something.
+    pub fn flush(&mut self) -> Result<(), MigrateError> {
+        self.within("sending", async |_| {
+            tokio::time::sleep(Duration::from_micros(500)).await;
+            Ok(())
+        })
+    }
+
     /// The next message of the target.
     pub fn hear(&mut self, step: &'static str) -> Result<ToSource, MigrateError> {
         let frame = self.within(step, async |wire| wire.recv.recv().await)?;

@@ -153,6 +153,7 @@ impl<'a> Migration<'a> {
             pid_mode: self.options.pid_mode,
             verify: self.options.verify,
             clocks: ClockOffsets::of(&self.options.pid.to_string()),
+            time_namespace: in_time_namespace(self.options.pid),
         })))?;
         let mut answer = link.hear("checking the process")?;
         if let ToSource::NeedHashes(paths) = &answer {
@@ -221,13 +222,12 @@ impl<'a> Migration<'a> {
             let round_begun = Instant::now();
             let bytes_before = link.bytes_sent();
             if !measured.is_empty() {
-                // new descriptors and mappings are normal; ones that cannot be carried end it now, not in the freeze
-                files = files::describe(self.options.pid, &self.options.files)
-                    .map_err(crate::preload::PreloadError::from)
-                    .and_then(|(files, obstacles)| match obstacles.is_empty() {
-                        true => Ok(files),
-                        false => Err(crate::state::files::FilesError::Refused(obstacles).into()),
-                    })?;
+                // new descriptors are normal; one that cannot be carried may be gone by the freeze
+                let (now, obstacles) = files::describe(self.options.pid, &self.options.files)
+                    .map_err(crate::preload::PreloadError::from)?;
+                if obstacles.is_empty() {
+                    files = now;
+                }
             }
             agent.survey(&files)?;
             link.say(&ToTarget::Layout { pid: described.pid, layout: agent.layout.clone() })?;
@@ -281,6 +281,11 @@ fn permission_obstacles(pid: i32) -> Vec<crate::image::Obstacle> {
         ));
     }
     found
+}
+
+/// Whether a process is not in the initial time namespace (`PROC_TIME_INIT_INO`).
+fn in_time_namespace(pid: i32) -> bool {
+    std::fs::read_link(format!("/proc/{pid}/ns/time")).is_ok_and(|l| l.as_os_str() != "time:[4026531834]")
 }
 
 /// The target could not say what stands in the way there.

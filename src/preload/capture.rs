@@ -74,7 +74,7 @@ impl Captive {
             }
         };
         let cpus = scheduling::online_cpus();
-        let context = threads::Context { pid, site: &self.site, scratch: &scratch, cpus: &cpus, memory: waits };
+        let context = threads::Context { frozen, site: &self.site, scratch: &scratch, cpus: &cpus, memory: waits };
         let mut image = ProcessImage { memory, ..described.clone() };
         image.threads = capture_threads(frozen, &context, &mut image)?;
         image.queued = signals::queued(pid, true)?;

@@ -12,11 +12,11 @@ use bytes::BytesMut;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::PreloadError;
-use super::push::{PageSink, runs_of_zero};
+use super::push::PageSink;
 use crate::dirty::Found;
 use crate::image::memory::{Layout, MemoryObject};
 use crate::image::{ObjectId, PAGE_SIZE, PageRange, RangeSet, Vma};
-use crate::state::digest::{data_ranges, read_up_to};
+use crate::state::digest::{data_ranges, read_up_to, runs_of_zero};
 use crate::state::memory_map::map_file;
 use crate::sys::process::read_memory;
 use crate::transport::protocol::PAGES_MAX;

@@ -9,7 +9,7 @@ use super::PreloadError;
 use crate::dirty::Found;
 use crate::image::memory::Layout;
 use crate::image::{Backing, ObjectId, PAGE_SIZE, PageRange, RangeSet};
-use crate::state::digest::is_zero;
+use crate::state::digest::runs_of_zero;
 use crate::sys::process::{ProcMem, read_memory};
 use crate::transport::protocol::PAGES_MAX;
 
@@ -128,20 +128,6 @@ impl Pusher {
         }
         Ok(pages)
     }
-}
-
-/// Cuts a buffer of whole pages into runs that are all zero or all not: `(from, to, zero)`.
-pub fn runs_of_zero(data: &[u8], look: bool) -> Vec<(usize, usize, bool)> {
-    let mut runs: Vec<(usize, usize, bool)> = Vec::new();
-    for (i, page) in data.chunks(PAGE_SIZE as usize).enumerate() {
-        let zero = look && is_zero(page);
-        let from = i * PAGE_SIZE as usize;
-        match runs.last_mut() {
-            Some(run) if run.2 == zero => run.1 = from + page.len(),
-            _ => runs.push((from, from + page.len(), zero)),
-        }
-    }
-    runs
 }
 
 /// The private pages with content among what was found, mapping by mapping; and those that are the zero page.

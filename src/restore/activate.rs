@@ -11,6 +11,8 @@
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use nix::time::ClockId;
+
 use super::objects::Objects;
 use super::session::since;
 use super::skeleton::Skeleton;
@@ -19,6 +21,7 @@ use crate::image::memory::{MemoryImage, MmFields};
 use crate::image::process::{Credentials, ProcessImage, ThreadImage};
 use crate::state::files::{EpollAdd, RestoreContext};
 use crate::state::{attributes, credentials, files, mm_fields, scheduling, signals, threads, timers, waits};
+use crate::sys::time::now_ns;
 use crate::tracee::Remote;
 use crate::transport::protocol::Moments;
 use crate::tracee::thread::Thread;
@@ -40,11 +43,12 @@ pub fn activate(
     put_process(skeleton, image, &epoll, moments)?;
     mapper::finish(skeleton)?;
     objects.seal()?;
+    // while it still has our credentials: another user's limits are not ours to set
+    attributes::put_outside(skeleton.pid, &image.attributes)?;
     let have = skeleton_credentials()?;
     for thread in &image.threads {
         put_thread(skeleton, image, thread, &have, cpus)?;
     }
-    attributes::put_outside(skeleton.pid, &image.attributes)?;
     put_waits_and_registers(skeleton, image, moments)
 }
 
@@ -133,7 +137,9 @@ fn put_process(
     signals::put_actions(&mut batch, &image.actions);
     attributes::put_early(&mut batch, &image.attributes);
     mm_fields::put(&mut batch, &image.memory.mm, mm_fields::NO_EXE);
-    signals::put_queued(&mut batch, image.pid, 0, &image.queued);
+    let queued: Vec<_> =
+        image.queued.iter().filter(|s| !timers::supersedes(&image.timers, signals::number(s))).cloned().collect();
+    signals::put_queued(&mut batch, image.pid, 0, &queued);
     skeleton.run(&batch)?;
     let mut batch = skeleton.batch();
     timers::create(&mut batch, &image.timers, crate::sys::kernel_at_least(6, 15));
@@ -191,7 +197,7 @@ fn put_waits_and_registers(
         if let Some(wait) = thread.wait.clone() {
             let left = arm(skeleton, tracee, &wait, &mut thread, since(moments.stopped_ns))?;
             if let Some(regs) = threads::from_words(&thread.regs) {
-                memory.remember(tracee.0, &regs, &left);
+                memory.remember(tracee.0, &regs, &left, now_ns(ClockId::CLOCK_MONOTONIC));
             }
         }
         settled.push((tracee, thread));

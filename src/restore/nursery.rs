@@ -166,7 +166,6 @@ fn bear(pid: i32, flags: u64, socket: &OwnedFd) -> Result<(), Step> {
         }
         Forked::Child => {
             let _ = spawn::die_with_parent();
-            let _ = setsid();
             loop {
                 pause();
             }

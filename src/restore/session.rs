@@ -85,6 +85,7 @@ struct Work {
     cpus: Vec<u8>,
     namespace: bool,
     digests: Vec<AreaDigest>,
+    own_digests: Vec<AreaDigest>,
 }
 
 impl Session {
@@ -215,6 +216,7 @@ impl Session {
             cpus: scheduling::online_cpus(),
             namespace: order.namespace,
             digests: Vec::new(),
+            own_digests: Vec::new(),
             description,
         })
     }
@@ -255,6 +257,7 @@ impl Session {
                     ToTarget::ObjectHoles(id, ranges) => work.objects.punch(id, &ranges)?,
                     ToTarget::RoundEnd(n) => self.say(&ToSource::RoundApplied(n))?,
                     ToTarget::Clock => self.say(&clock())?,
+                    ToTarget::Verify => work.own_digests = own_digests(work)?,
                     ToTarget::Digests(digests) => work.digests = digests,
                     ToTarget::State(tree, moments) => return self.finish(work, *tree, moments),
                     ToTarget::Abort(why) => return Err(RestoreError::Aborted(why)),
@@ -356,7 +359,9 @@ impl Drop for Together {
 fn reap(pid: i32) {
     std::thread::spawn(move || {
         // not our child (own namespace): its init reaps it
-        let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None);
+        if let Ok(status) = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None) {
+            tracing::info!(pid, ?status, "a process that was moved here has ended");
+        }
     });
 }
 
@@ -392,13 +397,14 @@ fn clock() -> ToSource {
     ToSource::Clock(now.monotonic_ns, now.boottime_ns)
 }
 
-/// Offsets of the time namespace that the process needs here; none if our own serves.
+/// Offsets of the time namespace that the process needs here; none if our own serves. One that was in a namespace
+/// stays in one: a thread may be in the middle of reading a clock by way of it.
 fn reservation_clocks(description: &Description, difference: ClockOffsets) -> Option<ClockOffsets> {
     let wanted = ClockOffsets {
         monotonic_ns: description.clocks.monotonic_ns + difference.monotonic_ns,
         boottime_ns: description.clocks.boottime_ns + difference.boottime_ns,
     };
-    (wanted != ClockOffsets::of("self")).then_some(wanted)
+    (description.time_namespace || wanted != ClockOffsets::of("self")).then_some(wanted)
 }
 
 fn place_pages(work: &Work, frame: &Frame) -> Result<(), RestoreError> {
@@ -420,8 +426,8 @@ fn word(bytes: &[u8]) -> u64 {
     bytes.iter().rev().fold(0, |w, b| w << 8 | u64::from(*b))
 }
 
-/// Compares every page with what the source says it has.
-fn verify(work: &Work) -> Result<(), RestoreError> {
+/// Hashes of all memory here.
+fn own_digests(work: &Work) -> Result<Vec<AreaDigest>, RestoreError> {
     let mut ours: Vec<AreaDigest> = digest::private(work.skeleton.pid, &work.skeleton.layout)?
         .into_iter()
         .map(|(start, pages, hash)| AreaDigest { start, object: None, pages, hash })
@@ -430,13 +436,19 @@ fn verify(work: &Work) -> Result<(), RestoreError> {
         let (start, pages, hash) = digest::object(id, file)?;
         ours.push(AreaDigest { start, object: Some(id), pages, hash });
     }
+    Ok(ours)
+}
+
+/// Compares every page with what the source says it has.
+fn verify(work: &Work) -> Result<(), RestoreError> {
+    let ours = &work.own_digests;
     let theirs = &work.digests;
     if ours.len() != theirs.len() {
         return Err(RestoreError::Differs(format!("{} areas at the source, {} here", theirs.len(), ours.len())));
     }
     let wrong: Vec<String> = theirs
         .iter()
-        .zip(&ours)
+        .zip(ours)
         .filter(|(a, b)| a != b)
         .map(|(a, b)| {
             let vma = work.skeleton.layout.vmas.iter().find(|v| v.range().intersection(&PageRange::new(a.start, a.start + 1)).end > a.start);

@@ -93,7 +93,7 @@ impl Skeleton {
             site,
             scratch,
             threads: BTreeMap::from([(order.pid, leader)]),
-            layout: Layout { vmas: Vec::new(), objects: Vec::new() },
+            layout: Layout::default(),
             released: false,
         };
         let emptied = skeleton.empty(&theirs).and_then(|()| skeleton.move_vdso(&theirs.vdso, vdso, taken));
@@ -159,6 +159,9 @@ impl Skeleton {
             let args = [rseq.address, u64::from(rseq.size), 1, u64::from(rseq.signature)];
             batch.call("rseq(UNREGISTER)", libc::SYS_rseq, &args);
         }
+        // not of the session of ulpm serve: its terminal's signals are none of its affair. Here, not in the
+        // nursery: the newborn may be stopped before its first instruction.
+        batch.attempt("setsid", libc::SYS_setsid, &[]);
         batch.call("set_robust_list", libc::SYS_set_robust_list, &[0, 24]);
         batch.call("set_tid_address", libc::SYS_set_tid_address, &[0]);
         batch.call("close_range", libc::SYS_close_range, &[0, SOCKET as u64 - 1, 0]);

@@ -71,7 +71,7 @@ pub fn put(batch: &mut Batch, have: &Credentials, want: &Credentials) {
         let at = batch.bytes(&groups);
         batch.call("setgroups", libc::SYS_setgroups, &[want.groups.len() as u64, at]);
     }
-    for bit in (0..64).filter(|b| have.caps[3] & !want.caps[3] >> b & 1 == 1) {
+    for bit in (0..64).filter(|b| (have.caps[3] & !want.caps[3]) >> b & 1 == 1) {
         prctl(batch, "prctl(CAPBSET_DROP)", &[libc::PR_CAPBSET_DROP as u64, bit]);
     }
     let [r, e, s, f] = want.gids.map(u64::from);

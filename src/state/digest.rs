@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 
 use nix::unistd::{Whence, lseek};
+use xxhash_rust::xxh3::Xxh3;
 
 use super::error::StateError;
 use crate::image::memory::Layout;
@@ -19,8 +20,9 @@ use crate::sys::process::{ProcMem, read_memory};
 /// Bytes read at once.
 const PIECE: u64 = 1024 * 1024;
 
-/// Hash of one piece of memory: where, how many pages that are not zero, blake3.
-pub type Digest = (u64, u64, [u8; 32]);
+/// Hash of one piece of memory: where, how many pages that are not zero, xxh3 (128 bits: against errors, not against
+/// forgery; the peer is trusted).
+pub type Digest = (u64, u64, u128);
 
 /// Hashes all private mappings of a layout: start address, pages, hash.
 pub fn private(pid: i32, layout: &Layout) -> Result<Vec<Digest>, StateError> {
@@ -123,29 +125,47 @@ pub fn is_zero(page: &[u8]) -> bool {
     page.chunks_exact(64).all(|c| c.iter().fold(0u8, |a, b| a | b) == 0)
 }
 
+/// Cuts a buffer of whole pages into runs that are all zero or all not: `(from, to, zero)`.
+pub fn runs_of_zero(data: &[u8], look: bool) -> Vec<(usize, usize, bool)> {
+    let mut runs: Vec<(usize, usize, bool)> = Vec::new();
+    for (i, page) in data.chunks(PAGE_SIZE as usize).enumerate() {
+        let zero = look && is_zero(page);
+        let from = i * PAGE_SIZE as usize;
+        match runs.last_mut() {
+            Some(run) if run.2 == zero => run.1 = from + page.len(),
+            _ => runs.push((from, from + page.len(), zero)),
+        }
+    }
+    runs
+}
+
 struct PageHasher {
-    hasher: blake3::Hasher,
+    hasher: Box<Xxh3>,
+    addresses: Box<Xxh3>,
     pages: u64,
     skip_zero: bool,
 }
 
 impl PageHasher {
     fn new(skip_zero: bool) -> Self {
-        PageHasher { hasher: blake3::Hasher::new(), pages: 0, skip_zero }
+        PageHasher { hasher: Box::new(Xxh3::new()), addresses: Box::new(Xxh3::new()), pages: 0, skip_zero }
     }
 
+    /// Takes in whole pages, in runs: one page at a time is three times slower.
     fn add(&mut self, start: u64, bytes: &[u8]) {
-        for (page, addr) in bytes.chunks(PAGE_SIZE as usize).zip((start..).step_by(PAGE_SIZE as usize)) {
-            if self.skip_zero && is_zero(page) {
+        for (from, to, zero) in runs_of_zero(bytes, self.skip_zero) {
+            if zero {
                 continue;
             }
-            self.hasher.update(&addr.to_le_bytes());
-            self.hasher.update(page);
-            self.pages += 1;
+            for addr in (start + from as u64..start + to as u64).step_by(PAGE_SIZE as usize) {
+                self.addresses.update(&addr.to_le_bytes());
+                self.pages += 1;
+            }
+            self.hasher.update(&bytes[from..to]);
         }
     }
 
     fn digest(self, start: u64) -> Digest {
-        (start, self.pages, *self.hasher.finalize().as_bytes())
+        (start, self.pages, self.hasher.digest128() ^ self.addresses.digest128().rotate_left(64))
     }
 }

@@ -11,7 +11,7 @@ use procfs::process::{MMPermissions, MMapPath, MemoryMap, Process, VmFlags};
 
 use super::error::StateError;
 use crate::image::memory::{Layout, MemoryObject, Vdso};
-use crate::image::{Backing, ObjectId, Obstacle, Vma, VmaFlags};
+use crate::image::{Backing, ObjectId, Obstacle, PageRange, Vma, VmaFlags};
 
 const DELETED: &str = " (deleted)";
 
@@ -55,12 +55,15 @@ pub fn quick(pid: i32, previous: &Layout) -> Result<(Survey, bool), StateError> 
 
 fn digest(pid: i32, maps: &[MemoryMap], mut flags: impl FnMut(&MemoryMap) -> VmaFlags) -> Survey {
     let mut survey =
-        Survey { layout: Layout { vmas: Vec::new(), objects: Vec::new() }, vdso: Vec::new(), obstacles: Vec::new() };
+        Survey { layout: Layout::default(), vdso: Vec::new(), obstacles: Vec::new() };
     let mut seen = HashSet::new();
     for map in maps {
         match backing(map) {
             Kind::Skip => {}
-            Kind::Special(name) => survey.vdso.push((name, map.address.0, map.address.1)),
+            Kind::Special(name) => {
+                survey.layout.special.push(PageRange::new(map.address.0, map.address.1));
+                survey.vdso.push((name, map.address.0, map.address.1));
+            }
             Kind::Unsupported(what, advice) => survey.obstacles.push(Obstacle {
                 object: format!("mapping {:#x}-{:#x}", map.address.0, map.address.1),
                 why: what,

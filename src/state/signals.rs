@@ -55,7 +55,7 @@ pub fn queued(tid: i32, shared: bool) -> Result<Vec<Siginfo>, StateError> {
 /// Queues signals to the thread that executes the batch (`tid`: itself), or to its process (`tid`: 0).
 pub fn put_queued(batch: &mut Batch, pid: i32, tid: i32, queued: &[Siginfo]) {
     for info in queued.iter().filter(|i| i.len() == 128) {
-        let signal = u64::from(u32::from_le_bytes([info[0], info[1], info[2], info[3]]));
+        let signal = number(info) as u64;
         let at = batch.bytes(info);
         if tid == 0 {
             batch.call("rt_sigqueueinfo", libc::SYS_rt_sigqueueinfo, &[pid as u64, signal, at]);
@@ -64,4 +64,9 @@ pub fn put_queued(batch: &mut Batch, pid: i32, tid: i32, queued: &[Siginfo]) {
             batch.call("rt_tgsigqueueinfo", libc::SYS_rt_tgsigqueueinfo, &args);
         }
     }
+}
+
+/// The number of a queued signal; 0 if there is none.
+pub fn number(info: &Siginfo) -> i32 {
+    info.first_chunk().map_or(0, |b: &[u8; 4]| i32::from_le_bytes(*b))
 }

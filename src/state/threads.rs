@@ -12,7 +12,8 @@ use super::{credentials, scheduling, signals, waits};
 use crate::image::process::ThreadImage;
 use crate::sys::ptrace::{self, Regs};
 use crate::sys::{process, xsave};
-use crate::tracee::freeze::Member;
+use crate::tracee::freeze::{Frozen, Member};
+use crate::tracee::remote::leave_vdso;
 use crate::tracee::{Batch, Outcome, Remote, Scratch, Site, TraceeError};
 
 const PR_GET_TID_ADDRESS: u64 = 40;
@@ -43,8 +44,8 @@ pub fn from_words(w: &[u64]) -> Option<Regs> {
 /// What a capture needs to know besides the thread.
 #[derive(Debug)]
 pub struct Context<'a> {
-    /// The process, as the tracer sees it.
-    pub pid: i32,
+    /// The process.
+    pub frozen: &'a Frozen,
     /// For remote calls.
     pub site: &'a Site,
     /// For remote calls.
@@ -69,8 +70,9 @@ pub fn capture<Q>(
         Err(Errno::EIO | Errno::EINVAL) => ptrace::RseqConfiguration::default(),
         Err(e) => return Err(kernel("reading the rseq registration")(e).into()),
     };
+    leave_vdso(thread, context.site)?;
     let mut remote = Remote::borrow(thread, context.site)?;
-    let (regs, wait) = waits::capture(member, context.pid, remote.saved(), context.memory)?;
+    let (regs, wait) = waits::capture(context.frozen, member, remote.saved(), context.memory)?;
     let task = Process::new(tid).map_err(StateError::proc(tid, "status"))?;
     let status = task.status().map_err(StateError::proc(tid, "status"))?;
     let mut image = ThreadImage {

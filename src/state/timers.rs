@@ -185,7 +185,9 @@ pub fn start(batch: &mut Batch, timers: &Timers, clocks: &Outcome, at: &[u64], p
         batch.call("timer_settime", libc::SYS_timer_settime, &[timer.id as u64, TIMER_ABSTIME, setting, 0]);
     }
     for (which, &[interval_s, interval_us, left_s, left_us]) in timers.itimers.iter().enumerate() {
-        if (left_s, left_us) == (0, 0) {
+        // a periodic ITIMER_REAL whose signal is queued is not running until that is delivered: it is started
+        // anew, and its signal comes from it (see `supersedes`)
+        if (left_s, left_us) == (0, 0) && !(which == 0 && (interval_s, interval_us) != (0, 0)) {
             continue;
         }
         // only ITIMER_REAL runs on while the process is frozen
@@ -194,6 +196,12 @@ pub fn start(batch: &mut Batch, timers: &Timers, clocks: &Outcome, at: &[u64], p
         let setting = batch.bytes(&words(&[interval_s, interval_us, left / 1_000_000, left % 1_000_000]));
         batch.call("setitimer", libc::SYS_setitimer, &[which as u64, setting, 0]);
     }
+}
+
+/// Whether a queued signal is the one of a periodic `ITIMER_REAL` that waits for its delivery to run on.
+pub fn supersedes(timers: &Timers, signal: i32) -> bool {
+    signal == libc::SIGALRM
+        && timers.itimers.first().is_some_and(|&[is, ius, s, us]| (s, us) == (0, 0) && (is, ius) != (0, 0))
 }
 
 /// Whether the ids can be brought back without `PR_TIMER_CREATE_RESTORE_IDS`.

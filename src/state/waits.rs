@@ -14,15 +14,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use nix::time::ClockId;
 use serde::{Deserialize, Serialize};
 
 use super::error::StateError;
 use crate::image::process::Wait;
 use crate::sys::process::{ProcMem, read_memory};
 use crate::sys::ptrace::Regs;
-use crate::sys::time::now_ns;
-use crate::tracee::freeze::{Member, has_deliverable_signal};
+use crate::tracee::freeze::{Frozen, Member, has_deliverable_signal};
 use crate::tracee::restart::{self, Interrupted};
 
 const TIMER_ABSTIME: u64 = 1;
@@ -36,7 +34,7 @@ struct Known {
     rsp: u64,
     args: [u64; 6],
     nr: i64,
-    /// On CLOCK_BOOTTIME of this host.
+    /// On `CLOCK_MONOTONIC` as this ulpm reads it.
     end_ns: i64,
 }
 
@@ -77,41 +75,46 @@ impl Memory {
         }
     }
 
-    /// Remembers the end of a wait.
-    pub fn remember(&mut self, tid: i32, regs: &Regs, wait: &Wait) {
-        let end_ns = now_ns(ClockId::CLOCK_BOOTTIME) + wait.left_ns as i64;
+    /// Remembers the end of a wait that had that much left at `at_ns` of `CLOCK_MONOTONIC`.
+    pub fn remember(&mut self, tid: i32, regs: &Regs, wait: &Wait, at_ns: i64) {
+        let end_ns = at_ns.saturating_add_unsigned(wait.left_ns);
         self.known.retain(|k| k.tid != tid);
         self.known.push(Known { tid, rip: regs.rip, rsp: regs.rsp, args: args(regs), nr: wait.nr, end_ns });
     }
 
-    fn recall(&self, tid: i32, regs: &Regs) -> Option<(i64, u64)> {
+    fn recall(&self, tid: i32, regs: &Regs, at_ns: i64) -> Option<(i64, u64)> {
         let known = self.known.iter().find(|k| {
             k.tid == tid && (k.rip, k.rsp, k.args) == (regs.rip, regs.rsp, args(regs))
         })?;
-        let left = known.end_ns - now_ns(ClockId::CLOCK_BOOTTIME);
-        Some((known.nr, left.max(0) as u64))
+        Some((known.nr, (known.end_ns - at_ns).max(0) as u64))
     }
 }
 
 /// What a stopped thread takes along: registers, and the wait to be armed.
-pub fn capture(member: &Member, pid: i32, regs: &Regs, memory: &Memory) -> Result<(Regs, Option<Wait>), StateError> {
+pub fn capture(
+    frozen: &Frozen,
+    member: &Member,
+    regs: &Regs,
+    memory: &Memory,
+) -> Result<(Regs, Option<Wait>), StateError> {
+    let pid = frozen.pid;
     let tid = member.thread.0;
     match Interrupted::of(regs) {
         Interrupted::No | Interrupted::ByKernel(_) => Ok((*regs, None)),
         Interrupted::Eintr(_) if has_deliverable_signal(tid) => Ok((*regs, None)),
         kind @ Interrupted::Eintr(_) => {
-            let age = if kind.timed(regs) { member.age() } else { Duration::ZERO };
+            let age = if kind.timed(regs) { frozen.age(member) } else { Duration::ZERO };
             Ok((restart::reissue(regs, age), None))
         }
         Interrupted::Block(nr) => {
-            let recalled = if nr == libc::SYS_restart_syscall { memory.recall(tid, regs) } else { None };
+            let recalled = if nr == libc::SYS_restart_syscall { memory.recall(tid, regs, frozen.stopped_ns()) } else { None };
             if let Some((nr, left_ns)) = recalled {
                 return Ok((*regs, Some(Wait { nr, args: args(regs), left_ns })));
             }
             let nr = if nr == libc::SYS_restart_syscall { hidden(member, pid, regs) } else { nr };
             match total(pid, nr, regs)? {
                 Some(total) => {
-                    let left = total.saturating_sub(member.age());
+                    let left = total.saturating_sub(frozen.age(member));
                     let left_ns = u64::try_from(left.as_nanos()).unwrap_or(u64::MAX);
                     Ok((*regs, Some(Wait { nr, args: args(regs), left_ns })))
                 }

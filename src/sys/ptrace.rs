@@ -79,6 +79,11 @@ pub fn cont_to_syscall(tid: i32, signal: i32) -> Result<(), Errno> {
     request(libc::PTRACE_SYSCALL, tid, NULL, signal as usize as *mut c_void).map(drop)
 }
 
+/// Lets the thread execute one instruction.
+pub fn single_step(tid: i32) -> Result<(), Errno> {
+    request(libc::PTRACE_SINGLESTEP, tid, NULL, NULL).map(drop)
+}
+
 /// Lets the thread go; `signal` is injected (0: none).
 pub fn detach(tid: i32, signal: i32) -> Result<(), Errno> {
     request(libc::PTRACE_DETACH, tid, NULL, signal as usize as *mut c_void).map(drop)

@@ -56,9 +56,22 @@ pub struct Ticker {
 /// SIGURG: ignored by default, so a tick that arrives late hurts nobody.
 const TICK: Signal = Signal::SIGURG;
 
+/// Lets ticks through while `wait` runs; elsewhere they stay blocked, so that no other call sees `EINTR`.
+pub fn interruptible<T>(wait: impl FnOnce() -> T) -> T {
+    let mut tick = SigSet::empty();
+    tick.add(TICK);
+    let _ = tick.thread_unblock();
+    let result = wait();
+    let _ = tick.thread_block();
+    result
+}
+
 impl Ticker {
     /// Starts ticking for the calling thread; dropping stops it.
     pub fn start(period: Duration) -> Result<Self, Errno> {
+        let mut tick = SigSet::empty();
+        tick.add(TICK);
+        tick.thread_block()?;
         let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::empty(), SigSet::empty());
         // SAFETY: the handler does nothing, so it is safe in any context.
         unsafe { sigaction(TICK, &action) }?;

@@ -16,17 +16,20 @@
 
 use std::time::Duration;
 
+use nix::time::ClockId;
+
 use super::error::TraceeError;
-use super::restart::{Interrupted, SleepSample, reissue};
+use super::restart::{CpuClocks, Interrupted, SleepSample, reissue};
 use super::thread::{Go, Stop, Thread, state_of};
 use crate::sys::ptrace::Options;
-use crate::sys::time::Deadline;
+use crate::sys::time::{Deadline, now_ns};
 
 /// Seized threads that still run: the step before the freeze, outside of it.
 #[derive(Debug)]
 pub struct Armed {
     pid: i32,
     threads: Vec<Member>,
+    clocks: CpuClocks,
 }
 
 /// A thread of a frozen process.
@@ -47,15 +50,15 @@ impl Member {
         }
     }
 
-    /// How long it had been in the wait that the stop interrupted.
-    pub fn age(&self) -> Duration {
-        SleepSample::age(self.before, SleepSample::of(self.thread.0))
-    }
-
     /// The kernel function in which it slept before the stop.
     pub fn wchan(&self) -> &str {
         &self.wchan
     }
+}
+
+/// The clocks of the CPUs on which these threads went to sleep.
+fn clocks(threads: &[Member]) -> CpuClocks {
+    CpuClocks::measure(threads.iter().filter_map(|m| m.before).map(|s| s.cpu()))
 }
 
 /// A process of which every thread is stopped.
@@ -65,15 +68,21 @@ pub struct Frozen {
     pub pid: i32,
     /// Its threads, the leader first.
     pub threads: Vec<Member>,
+    /// When the last of them had stopped, on `CLOCK_MONOTONIC`.
+    stopped_ns: i64,
+    clocks: CpuClocks,
     thawed: bool,
 }
 
 impl Armed {
     /// Seizes all threads without stopping them.
     pub fn seize(pid: i32) -> Result<Self, TraceeError> {
-        let mut armed = Armed { pid, threads: Vec::new() };
+        let mut armed = Armed { pid, threads: Vec::new(), clocks: CpuClocks::default() };
         match armed.seize_new() {
-            Ok(_) => Ok(armed),
+            Ok(_) => {
+                armed.clocks = clocks(&armed.threads);
+                Ok(armed)
+            }
             Err(e) => {
                 // a seized running thread can only be detached from when stopped
                 let _ = armed.stop(Duration::from_secs(2)).map(Frozen::thaw);
@@ -114,7 +123,9 @@ impl Armed {
             }
         };
         self.threads.sort_by_key(|m| m.thread.0 != self.pid);
-        let frozen = Frozen { pid: self.pid, threads: self.threads, thawed: false };
+        let stopped_ns = now_ns(ClockId::CLOCK_MONOTONIC);
+        let frozen =
+            Frozen { pid: self.pid, threads: self.threads, stopped_ns, clocks: self.clocks, thawed: false };
         match failure {
             None => Ok(frozen),
             Some(e) => {
@@ -188,15 +199,33 @@ impl Frozen {
     /// Stops the leader alone (and threads that it makes meanwhile); the others run.
     pub fn stop_leader(pid: i32, patience: Duration) -> Result<Self, TraceeError> {
         Thread(pid).seize(pid, Options::SOURCE)?;
-        let mut armed = Armed { pid, threads: vec![Member::new(pid)] };
+        let threads = vec![Member::new(pid)];
+        let clocks = clocks(&threads);
+        let mut armed = Armed { pid, threads, clocks: CpuClocks::default() };
         let stopped = armed.stop_from(&mut 0, Deadline::after(patience));
-        let frozen = Frozen { pid, threads: armed.threads, thawed: false };
+        let stopped_ns = now_ns(ClockId::CLOCK_MONOTONIC);
+        let frozen = Frozen { pid, threads: armed.threads, stopped_ns, clocks, thawed: false };
         stopped.map(|()| frozen)
     }
 
     /// The thread-group leader.
     pub fn leader(&self) -> Thread {
         self.threads.first().map_or(Thread(self.pid), |m| m.thread)
+    }
+
+    /// How long a thread had been in the wait that the stop interrupted, when the last thread had stopped. A wait that
+    /// began after we looked is younger than the stop took, and counts as new.
+    pub fn age(&self, member: &Member) -> Duration {
+        let began = match (member.before, SleepSample::of(member.thread.0)) {
+            (Some(before), Some(after)) => SleepSample::wait_began(before, after, &self.clocks),
+            _ => None,
+        };
+        Duration::from_nanos(began.map_or(0, |b| (self.stopped_ns - b).max(0) as u64))
+    }
+
+    /// When the last thread had stopped, on `CLOCK_MONOTONIC`.
+    pub fn stopped_ns(&self) -> i64 {
+        self.stopped_ns
     }
 
     /// Lets every thread go. A call that our stop turned into `EINTR` is issued again.
@@ -214,7 +243,7 @@ impl Frozen {
                 && let Interrupted::Eintr(_) = Interrupted::of(&regs)
                 && !has_deliverable_signal(thread.0)
             {
-                let age = if Interrupted::of(&regs).timed(&regs) { member.age() } else { Duration::ZERO };
+                let age = if Interrupted::of(&regs).timed(&regs) { self.age(member) } else { Duration::ZERO };
                 if let Err(e) = thread.set_regs(&reissue(&regs, age)) {
                     tracing::warn!(tid = thread.0, error = %e, "an interrupted call could not be issued again");
                 }

@@ -69,6 +69,8 @@ pub struct Site {
     pub pid: i32,
     /// Address of a `syscall` instruction; moves with the vDSO.
     pub syscall: u64,
+    /// The code of the vDSO.
+    vdso: std::ops::Range<u64>,
     /// `/proc/PID/mem`.
     pub mem: ProcMem,
     /// `SIGTRAP` is ignored there.
@@ -108,6 +110,7 @@ impl Site {
         Ok(Site {
             pid,
             syscall: start + at as u64,
+            vdso: start..end,
             mem,
             sigtrap_ignored: ignored & SIGTRAP_BIT != 0,
             patience: std::time::Duration::from_secs(5),
@@ -339,6 +342,27 @@ impl<'a> Remote<'a> {
         self.finished = true;
         std::mem::take(&mut self.children)
     }
+}
+
+/// Lets a thread that is reading a clock in the vDSO finish that, instruction by instruction. What it has read so
+/// far belongs to this host: base and counter of one clock must not be mixed with those of another, and the
+/// page of a time namespace, which the code may be about to read, need not exist at the target (`SIGBUS`).
+pub fn leave_vdso(thread: Thread, site: &Site) -> Result<(), TraceeError> {
+    const STEPS: usize = 4000;
+    for _ in 0..STEPS {
+        if site.sigtrap_ignored || !site.vdso.contains(&thread.regs()?.rip) {
+            return Ok(());
+        }
+        let mask = thread.sigmask()?;
+        thread.set_sigmask(!SIGTRAP_BIT)?;
+        thread.resume(Go::Step, 0)?;
+        let stop = thread.wait("leaving the vDSO", Deadline::after(site.patience))?;
+        thread.set_sigmask(mask)?;
+        if stop != Stop::Signal(libc::SIGTRAP) {
+            tracing::debug!(tid = thread.0, ?stop, "while leaving the vDSO");
+        }
+    }
+    Ok(())
 }
 
 /// A thread inside an rseq critical section continues at its abort handler: executing our calls makes the

@@ -12,11 +12,14 @@
 //! How long a thread has been waiting is not told by the kernel directly. `/proc/TID/sched` shows when the
 //! scheduler last accounted it (`se.exec_start`) and how often it went to sleep (`nr_voluntary_switches`): read
 //! before the stop and after it, with one more sleep in between (the stop itself), it was one and the same
-//! wait, and the difference is its age at the stop.
+//! wait, and it began when the first sample says.
 
 use std::time::Duration;
 
+use nix::time::ClockId;
+
 use crate::sys::ptrace::Regs;
+use crate::sys::time::now_ns;
 
 const ERESTARTSYS: i64 = -512;
 const ERESTARTNOINTR: i64 = -513;
@@ -137,34 +140,80 @@ pub fn call_of_wchan(wchan: &str) -> Option<i64> {
 /// When a thread last went to sleep, and how often it had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SleepSample {
-    exec_start_ns: u64,
+    /// On the clock of the CPU it ran on.
+    exec_start_ns: i64,
     sleeps: u64,
+    cpu: usize,
 }
 
 impl SleepSample {
-    /// Reads `/proc/TID/sched`; `None` where the kernel does not show it.
+    /// Reads `/proc/TID/sched` and `stat`; `None` where the kernel does not show them.
     pub fn of(tid: i32) -> Option<Self> {
-        Self::parse(&std::fs::read_to_string(format!("/proc/{tid}/sched")).ok()?)
+        let stat = std::fs::read_to_string(format!("/proc/{tid}/stat")).ok()?;
+        // field 39, counted from the one after the name
+        let cpu = stat.rsplit_once(") ")?.1.split_whitespace().nth(36)?.parse().ok()?;
+        Self::parse(&std::fs::read_to_string(format!("/proc/{tid}/sched")).ok()?, cpu)
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    fn parse(text: &str, cpu: usize) -> Option<Self> {
         let field = |name: &str| {
             text.lines().find(|l| l.starts_with(name)).and_then(|l| l.rsplit_once(':')).map(|(_, v)| v.trim())
         };
         let (ms, fraction) = field("se.exec_start")?.split_once('.')?;
-        let exec_start_ns = ms.parse::<u64>().ok()? * 1_000_000 + fraction.parse::<u64>().ok()?;
-        Some(SleepSample { exec_start_ns, sleeps: field("nr_voluntary_switches")?.parse().ok()? })
+        let exec_start_ns = ms.parse::<i64>().ok()? * 1_000_000 + fraction.parse::<i64>().ok()?;
+        Some(SleepSample { exec_start_ns, sleeps: field("nr_voluntary_switches")?.parse().ok()?, cpu })
     }
 
-    /// Age of the wait at the stop, given the samples before and after it. A wait that began after the first
-    /// sample is younger than the stop took, and counts as new.
-    pub fn age(before: Option<Self>, after: Option<Self>) -> Duration {
-        match (before, after) {
-            (Some(b), Some(a)) if a.sleeps == b.sleeps + 1 => {
-                Duration::from_nanos(a.exec_start_ns.saturating_sub(b.exec_start_ns))
+    /// The CPU on which it last ran.
+    pub fn cpu(&self) -> usize {
+        self.cpu
+    }
+
+    /// When the wait began in which the thread was stopped, on `CLOCK_MONOTONIC`, given the sample before the stop
+    /// and the one after it. `None`: it is not the same wait, so it began after the first sample.
+    pub fn wait_began(before: Self, after: Self, clocks: &CpuClocks) -> Option<i64> {
+        let ahead = clocks.ahead(before.cpu)?;
+        (after.sleeps == before.sleeps + 1).then_some(before.exec_start_ns - ahead)
+    }
+}
+
+/// How far the scheduler's clock of each CPU is ahead of `CLOCK_MONOTONIC`. They differ between CPUs: time that
+/// interrupts and the hypervisor took is left out of them (`rq_clock_task`).
+#[derive(Clone, Debug, Default)]
+pub struct CpuClocks {
+    ahead_ns: std::collections::BTreeMap<usize, i64>,
+}
+
+impl CpuClocks {
+    /// Measures it for these CPUs, by running on each for a moment.
+    pub fn measure(cpus: impl IntoIterator<Item = usize>) -> Self {
+        use crate::sys::process::{affinity, set_affinity};
+        let mut clocks = CpuClocks::default();
+        let Ok(home) = affinity(0) else { return clocks };
+        let tid = nix::unistd::gettid().as_raw();
+        for cpu in cpus {
+            if clocks.ahead_ns.contains_key(&cpu) {
+                continue;
             }
-            _ => Duration::ZERO,
+            let mut mask = vec![0u8; (cpu / 64 + 1) * 8];
+            mask[cpu / 8] |= 1 << (cpu % 8);
+            // moving there, or yielding, brings our own account up to date
+            if set_affinity(0, &mask).is_err() {
+                continue;
+            }
+            std::thread::yield_now();
+            std::thread::sleep(Duration::from_micros(1));
+            let now = now_ns(ClockId::CLOCK_MONOTONIC);
+            if let Some(own) = SleepSample::of(tid) {
+                clocks.ahead_ns.insert(cpu, own.exec_start_ns - now);
+            }
         }
+        let _ = set_affinity(0, &home);
+        clocks
+    }
+
+    fn ahead(&self, cpu: usize) -> Option<i64> {
+        self.ahead_ns.get(&cpu).copied()
     }
 }
 
@@ -174,13 +223,14 @@ mod tests {
 
     #[test]
     fn the_age_of_a_wait_is_known_only_if_it_was_one_wait() {
-        let sample = |text: &str| SleepSample::parse(text);
+        let sample = |text: &str| SleepSample::parse(text, 1).unwrap();
         let before = sample("se.exec_start   :   1000.500000\nnr_voluntary_switches  :   7\n");
         let same = sample("se.exec_start   :   1250.750000\nnr_voluntary_switches  :   8\n");
         let other = sample("se.exec_start   :   1250.750000\nnr_voluntary_switches  :   9\n");
-        assert_eq!(SleepSample::age(before, same), Duration::from_micros(250_250));
-        assert_eq!(SleepSample::age(before, other), Duration::ZERO);
-        assert_eq!(SleepSample::age(None, same), Duration::ZERO);
+        let clocks = CpuClocks { ahead_ns: [(1, 500_000)].into() };
+        assert_eq!(SleepSample::wait_began(before, same, &clocks), Some(1_000_000_000));
+        assert_eq!(SleepSample::wait_began(before, other, &clocks), None);
+        assert_eq!(SleepSample::wait_began(before, same, &CpuClocks::default()), None);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use nix::errno::Errno;
 
 use super::error::TraceeError;
 use crate::sys::ptrace::{self, EVENT_STOP, Options, Regs, WaitStatus};
-use crate::sys::time::Deadline;
+use crate::sys::time::{Deadline, interruptible};
 
 /// A seized thread, named by its tid in the tracer's pid namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -38,6 +38,8 @@ pub enum Go {
     Free,
     /// Until the next entry or exit of a system call.
     ToSyscall,
+    /// One instruction; it then stops with `SIGTRAP`.
+    Step,
 }
 
 impl Thread {
@@ -75,7 +77,7 @@ impl Thread {
     /// The one place that waits for a thread.
     pub fn wait(self, step: &'static str, deadline: Deadline) -> Result<Stop, TraceeError> {
         loop {
-            match ptrace::wait(self.0, true) {
+            match interruptible(|| ptrace::wait(self.0, true)) {
                 Ok(Some(WaitStatus::Gone)) => return Err(TraceeError::Died { tid: self.0, step }),
                 Ok(Some(status)) => return Ok(decode(status)),
                 Ok(None) => {}
@@ -94,6 +96,7 @@ impl Thread {
         match how {
             Go::Free => ptrace::cont(self.0, signal),
             Go::ToSyscall => ptrace::cont_to_syscall(self.0, signal),
+            Go::Step => ptrace::single_step(self.0),
         }
         .map_err(|e| self.error("resuming", e))
     }

@@ -12,7 +12,7 @@
 //!         ◀──────────────────────────────── Ready
 //!   [Layout] Pages* Zero* RoundEnd ───────▶ places pages      (again and again)
 //!         ◀──────────────────────────────── RoundApplied
-//!   Layout Pages* Drop* State [Digests] ──▶ applies, frozen
+//!   Layout Pages* Drop* [Verify Digests] State ▶ applies, frozen
 //!         ◀──────────────────────────────── Prepared
 //!   Commit ───────────────────────────────▶ journals, lets go
 //!         ◀──────────────────────────────── Running
@@ -94,6 +94,8 @@ pub struct Description {
     pub verify: bool,
     /// The process's clocks against those of the source's initial time namespace.
     pub clocks: ClockOffsets,
+    /// It lives in a time namespace of its own, and so reads its clocks by way of that namespace's page.
+    pub time_namespace: bool,
 }
 
 /// `--pid-mode`.
@@ -126,8 +128,8 @@ pub struct AreaDigest {
     pub object: Option<ObjectId>,
     /// Pages that are not zero.
     pub pages: u64,
-    /// blake3 over addresses and contents.
-    pub hash: [u8; 32],
+    /// xxh3 over addresses and contents.
+    pub hash: u128,
 }
 
 /// From source to target.
@@ -163,6 +165,8 @@ pub enum ToTarget {
     RoundEnd(u32),
     /// The frozen process.
     State(Box<TreeImage>, Moments),
+    /// All pages are sent, and the process is frozen: hash them, as the source does meanwhile.
+    Verify,
     /// Hashes of its memory.
     Digests(Vec<AreaDigest>),
     /// Let it go.

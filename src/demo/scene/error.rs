@@ -101,7 +101,7 @@ pub enum SceneError {
 impl SceneError {
     /// What the user can do about it, where the message itself does not say.
     pub fn advice(&self) -> Option<&'static str> {
-        const SEE_MORE: &str = "to see more of what the hosts do, run it again with RUST_LOG=ulpm=debug";
+        const SEE_MORE: &str = "to see more of what the hosts do, run it again with ULPM_LOG=ulpm=debug";
         match self {
             Self::Host(_) | Self::Interrupted => None,
             Self::Own { .. } => {
@@ -114,7 +114,7 @@ impl SceneError {
             ),
             Self::Move { .. } => Some(SEE_MORE),
             Self::Workload { .. } => {
-                Some("this should not happen: RUST_LOG=ulpm=debug shows more for a bug report")
+                Some("this should not happen: ULPM_LOG=ulpm=debug shows more for a bug report")
             }
         }
     }

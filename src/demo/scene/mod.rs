@@ -118,7 +118,7 @@ impl Scene {
         let dir = SceneDir::make().map_err(own("make a directory for the scene"))?;
         let host = |name, first_pid| {
             let program = Some(program.clone());
-            let env = std::env::var("RUST_LOG").map(|filter| ("RUST_LOG".to_owned(), filter));
+            let env = std::env::var("ULPM_LOG").map(|filter| ("ULPM_LOG".to_owned(), filter));
             let env = env.into_iter().collect();
             Host::create(
                 name,

@@ -1,0 +1,225 @@
+//! How long a moved process stands still: `cargo bench --bench freeze [-- --json]`.
+//!
+//! Moves `ulpm demo`'s workload between two hosts on this machine, with 256 MiB and with 1 GiB, 1,000 pages written
+//! per second in both. The sizes take turns within one run, so that what else the machine does falls on both.
+//! Every move has hosts, servers and a workload of its own. The first ones are not counted: memory touched for the
+//! first time since boot can cost ten times as much.
+//!
+//! `ULPM_BENCH_MOVES=3` shortens it (20 of each size otherwise). Nothing is asserted about time.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+use clap::Parser;
+use serde::Serialize;
+use ulpm::demo::hosts;
+use ulpm::demo::scene::{SceneOptions, Watcher, move_once};
+use ulpm::report::{MigrationReport, Size};
+
+const SMALL: Size = Size::mib(256);
+const LARGE: Size = Size::mib(1024);
+const DIRTY_RATE: u64 = 1000;
+const MOVES: usize = 20;
+
+/// Measures the freeze of many moves.
+#[derive(Debug, Parser)]
+struct Args {
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+    /// Cargo says so
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// What was measured at one size.
+#[derive(Debug, Serialize)]
+struct Series {
+    mem_bytes: u64,
+    freeze_ms: Spread,
+    /// The parts of the freeze by name, and what no part accounts for.
+    freeze_parts: BTreeMap<String, Spread>,
+    /// The longest silence that the workload itself saw.
+    observed_gap_ms: Spread,
+    final_pages: Spread,
+    rounds: Spread,
+    precopy_ms: Spread,
+    /// `freeze_ms` of every move in order.
+    each_freeze_ms: Vec<f64>,
+}
+
+#[derive(Debug, Serialize)]
+struct Findings {
+    moves: usize,
+    dirty_pages_per_s: u64,
+    debug_build: bool,
+    kernel: String,
+    load_before: String,
+    load_after: String,
+    small: Series,
+    large: Series,
+    /// Median of the large ones by that of the small ones.
+    ratio: f64,
+}
+
+/// Median and extremes.
+#[derive(Debug, Serialize)]
+struct Spread {
+    median: f64,
+    min: f64,
+    max: f64,
+}
+
+impl Spread {
+    fn of(values: impl IntoIterator<Item = f64>) -> Self {
+        let mut sorted: Vec<f64> = values.into_iter().collect();
+        sorted.sort_by(f64::total_cmp);
+        let at = |i: usize| sorted.get(i).copied().unwrap_or(f64::NAN);
+        let n = sorted.len();
+        let median = if n > 0 && n.is_multiple_of(2) { (at(n / 2 - 1) + at(n / 2)) / 2.0 } else { at(n / 2) };
+        Self { median, min: at(0), max: at(n.wrapping_sub(1)) }
+    }
+}
+
+impl Series {
+    fn of(mem: Size, reports: &[MigrationReport]) -> Self {
+        let spread = |value: fn(&MigrationReport) -> f64| Spread::of(reports.iter().map(value));
+        let mut freeze_parts = BTreeMap::new();
+        for (i, (name, _)) in MigrationReport::default().freeze_parts.named().iter().enumerate() {
+            let part = reports.iter().map(|r| r.freeze_parts.named()[i].1);
+            freeze_parts.insert(format!("{} {name}", i + 1), Spread::of(part));
+        }
+        freeze_parts.insert("8 other".to_owned(), spread(|r| r.freeze_ms - r.freeze_parts.sum()));
+        Self {
+            mem_bytes: mem.as_bytes(),
+            freeze_ms: spread(|r| r.freeze_ms),
+            freeze_parts,
+            observed_gap_ms: spread(|r| r.observed_gap_ms.unwrap_or(f64::NAN)),
+            final_pages: spread(|r| r.final_pages as f64),
+            rounds: spread(|r| r.rounds.len() as f64),
+            precopy_ms: spread(|r| r.precopy_ms),
+            each_freeze_ms: reports.iter().map(|r| r.freeze_ms).collect(),
+        }
+    }
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    // Before any thread exists: an ordinary user gets a user namespace.
+    hosts::become_able()?;
+    let moves = match std::env::var("ULPM_BENCH_MOVES") {
+        Ok(text) => text.parse().with_context(|| format!("ULPM_BENCH_MOVES is {text:?}, not a number"))?,
+        Err(_) => MOVES,
+    };
+    ensure!(moves > 0, "ULPM_BENCH_MOVES is 0");
+    let findings = measure(moves)?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&findings)?);
+    } else {
+        print!("{}", text(&findings));
+    }
+    Ok(())
+}
+
+fn measure(moves: usize) -> Result<Findings> {
+    let load_before = load();
+    eprintln!("warming up");
+    for mem in [LARGE, SMALL] {
+        one(mem)?;
+    }
+    let (mut small, mut large) = (vec![], vec![]);
+    for i in 0..moves {
+        // Which one goes first changes, too.
+        for mem in if i % 2 == 0 { [SMALL, LARGE] } else { [LARGE, SMALL] } {
+            let begun = Instant::now();
+            let report = one(mem)?;
+            eprintln!(
+                "{}/{moves} {mem}: frozen {:.2} ms, {} pages last ({:.1} s in all)",
+                i + 1,
+                report.freeze_ms,
+                report.final_pages,
+                begun.elapsed().as_secs_f64()
+            );
+            if mem == SMALL { small.push(report) } else { large.push(report) }
+        }
+    }
+    let (small, large) = (Series::of(SMALL, &small), Series::of(LARGE, &large));
+    Ok(Findings {
+        moves,
+        dirty_pages_per_s: DIRTY_RATE,
+        debug_build: cfg!(debug_assertions),
+        kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
+        load_before,
+        load_after: load(),
+        ratio: large.freeze_ms.median / small.freeze_ms.median,
+        small,
+        large,
+    })
+}
+
+fn one(mem: Size) -> Result<MigrationReport> {
+    let options = SceneOptions {
+        mem,
+        dirty_rate: DIRTY_RATE,
+        verify: false,
+        program: Some(env!("CARGO_BIN_EXE_ulpm").into()),
+        ..SceneOptions::default()
+    };
+    let (report, result) = move_once(&options, &Watcher::silent()).map_err(|error| {
+        let advice = error.advice().unwrap_or_default();
+        anyhow::Error::from(error).context(format!("a move of {mem} failed; {advice}"))
+    })?;
+    ensure!(result.passed, "the workload found errors: {}", result.status.first_errors.join("; "));
+    Ok(report)
+}
+
+fn load() -> String {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split_whitespace().take(3).collect::<Vec<_>>().join(" ")
+}
+
+fn text(findings: &Findings) -> String {
+    let mut out = format!(
+        "{} moves of each size, {} pages written per second{}, kernel {}, load {} before, {} after\n\n",
+        findings.moves,
+        findings.dirty_pages_per_s,
+        if findings.debug_build { ", DEBUG BUILD" } else { "" },
+        findings.kernel,
+        findings.load_before,
+        findings.load_after
+    );
+    let _ = writeln!(out, "{:<16}{:>27}{:>27}", "", SMALL, LARGE);
+    let _ = writeln!(
+        out,
+        "{:<16}{:>9}{:>9}{:>9}{:>9}{:>9}{:>9}",
+        "", "median", "min", "max", "median", "min", "max"
+    );
+    let (small, large) = (&findings.small, &findings.large);
+    line(&mut out, "freeze_ms", &small.freeze_ms, &large.freeze_ms);
+    for (name, part) in &small.freeze_parts {
+        if let Some(other) = large.freeze_parts.get(name) {
+            line(
+                &mut out,
+                &format!("  {}", name.split_once(' ').map_or(name.as_str(), |(_, n)| n)),
+                part,
+                other,
+            );
+        }
+    }
+    line(&mut out, "observed_gap_ms", &small.observed_gap_ms, &large.observed_gap_ms);
+    line(&mut out, "final_pages", &small.final_pages, &large.final_pages);
+    line(&mut out, "rounds", &small.rounds, &large.rounds);
+    line(&mut out, "precopy_ms", &small.precopy_ms, &large.precopy_ms);
+    let _ = writeln!(out, "\nratio of the medians of freeze_ms, {LARGE} to {SMALL}: {:.2}", findings.ratio);
+    out
+}
+
+fn line(out: &mut String, name: &str, small: &Spread, large: &Spread) {
+    let _ = write!(out, "{name:<16}");
+    for spread in [small, large] {
+        let _ = write!(out, "{:>9.2}{:>9.2}{:>9.2}", spread.median, spread.min, spread.max);
+    }
+    out.push('\n');
+}

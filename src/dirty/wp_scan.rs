@@ -209,6 +209,10 @@ impl DirtyTracker for WpScan {
             })
             .map(|()| all)
         };
+        if std::thread::available_parallelism().is_ok_and(|n| n.get() < 3) {
+            // one core is busy with capturing the state
+            return collect(span(layout));
+        }
         let (low, high) = halves(layout);
         let (low, high) = std::thread::scope(|s| {
             let other = s.spawn(|| collect(high));

@@ -21,6 +21,7 @@ use crate::report::{MigrationReport, Outcome};
 use crate::restore::session::initial_clocks;
 use crate::state::{StateError, digest, memory_map, mm_fields};
 use crate::sys::time::ClockOffsets;
+use crate::tracee::together::Urgent;
 use crate::transport::protocol::{AreaDigest, Moments, ToSource, ToTarget};
 
 /// What the freeze works with.
@@ -67,6 +68,7 @@ impl Freezer<'_> {
     pub fn run(mut self, link: &mut Link, agent: &mut Agent, described: &ProcessImage) -> Result<(), MigrateError> {
         for attempt in 1.. {
             let poised = Poised::prepare(self.options.pid)?;
+            let _urgent = Urgent::begin();
             let frozen_at = initial_clocks().boottime_ns;
             let begun = Instant::now();
             let mut captive = poised.freeze()?;
@@ -141,6 +143,9 @@ impl Freezer<'_> {
     ) -> Result<(ProcessImage, Vec<Found>), MigrateError> {
         let begun = Instant::now();
         let memory = self.memory(agent, described)?;
+        tracing::debug!(maps_ms = ms(begun), "capture");
+        captive.furnish()?;
+        tracing::debug!(scratch_ms = ms(begun), "capture");
         let options = &self.options.files;
         let (tracker, layout, waits) = agent.scanner();
         let (image, found) = std::thread::scope(|s| {

@@ -1,7 +1,7 @@
 //! The frozen process: its state, and giving it back untouched when the move fails.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use procfs::process::Process;
 
@@ -12,7 +12,8 @@ use crate::image::process::{ProcessImage, ThreadImage};
 use crate::state::files::{self, FilesOptions};
 use crate::state::{StateError, attributes, mm_fields, scheduling, signals, threads, timers, waits};
 use crate::sys::process::{pidfd_open, pidfd_send_signal};
-use crate::tracee::freeze::{Armed, Frozen};
+use crate::tracee::freeze::{Armed, Frozen, Member};
+use crate::tracee::together::{UrgentTracee, go_to};
 use crate::tracee::{Remote, Scratch, Site};
 
 /// Bytes of scratch memory inside the process while it is frozen.
@@ -53,7 +54,19 @@ pub struct Captive {
 }
 
 impl Captive {
-    /// Captures the state of process and threads. `described` is what preflight saw.
+    /// Maps the scratch area for remote calls. Before the final scan begins: that holds the lock which `mmap` wants.
+    pub fn furnish(&mut self) -> Result<(), PreloadError> {
+        let Some(frozen) = &self.frozen else { return Err(PreloadError::NoSuchProcess(0)) };
+        if let Some(cpu) = frozen.threads.first().and_then(Member::cpu) {
+            go_to(cpu);
+        }
+        let _urgent = UrgentTracee::begin(frozen.leader());
+        let mut remote = Remote::borrow(frozen.leader(), &self.site)?;
+        self.scratch = Some(remote.map_scratch(None, TABLE, DATA)?);
+        Ok(remote.finish()?)
+    }
+
+    /// Captures the state of process and threads, after [`Captive::furnish`]. `described` is what preflight saw.
     pub fn capture(
         &mut self,
         described: &ProcessImage,
@@ -63,22 +76,18 @@ impl Captive {
     ) -> Result<ProcessImage, PreloadError> {
         let Some(frozen) = &self.frozen else { return Err(PreloadError::NoSuchProcess(0)) };
         let pid = frozen.pid;
-        let scratch = match self.scratch {
-            Some(scratch) => scratch,
-            None => {
-                let mut remote = Remote::borrow(frozen.leader(), &self.site)?;
-                let scratch = remote.map_scratch(None, TABLE, DATA)?;
-                self.scratch = Some(scratch);
-                remote.finish()?;
-                scratch
-            }
+        let Some(scratch) = self.scratch else {
+            return Err(PreloadError::State(StateError::Field { pid, file: "maps", field: "scratch area" }));
         };
+        let begun = Instant::now();
         let cpus = scheduling::online_cpus();
         let context = threads::Context { frozen, site: &self.site, scratch: &scratch, cpus: &cpus, memory: waits };
         let mut image = ProcessImage { memory, ..described.clone() };
         image.threads = capture_threads(frozen, &context, &mut image)?;
         image.queued = signals::queued(pid, true)?;
+        let threads = begun.elapsed();
         image.files = files::capture(pid, self.pidfd.as_fd(), options, Some(&described.files))?;
+        tracing::debug!(?threads, files = ?begun.elapsed() - threads, "captured");
         Ok(image)
     }
 
@@ -189,6 +198,10 @@ fn capture_threads(
     let mut all = Vec::with_capacity(frozen.threads.len());
     let mut posix = Some(posix);
     for member in &frozen.threads {
+        // where it ran last it will wake up
+        if let Some(cpu) = member.cpu() {
+            go_to(cpu);
+        }
         if member.thread != frozen.leader() {
             let (thread, _, ()) = threads::capture(member, context, |_| ())?;
             all.push(thread);

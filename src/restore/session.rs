@@ -19,6 +19,7 @@ use crate::image::{PageRange, TreeImage};
 use crate::state::files::RestoreContext;
 use crate::state::{digest, scheduling, threads, waits};
 use crate::sys::time::{ClockOffsets, Ticker, now_ns};
+use crate::tracee::together::{Urgent, UrgentTracee, go_to, mask};
 use crate::transport::protocol::{AreaDigest, Description, Moments, PidChoice, ToSource, ToTarget, cap, kind};
 use crate::transport::{Accepted, Frame, Wire, accept_wire};
 
@@ -276,7 +277,8 @@ impl Session {
             verify(work)?;
         }
         let memory = {
-            let _together = Together::bind(&work.skeleton);
+            let _urgent = Urgent::begin();
+            come_together(&work.skeleton);
             let mut context = RestoreContext {
                 vetted: std::mem::take(&mut work.vetted),
                 since_capture: since(moments.captured_ns),
@@ -327,31 +329,13 @@ impl Session {
     }
 }
 
-/// While the last state is applied, we and the skeleton share one CPU: a remote call then costs a switch between
-/// two threads (about 20 µs), not a wake-up across cores (ten times that).
-struct Together {
-    before: Vec<u8>,
-}
-
-impl Together {
-    fn bind(skeleton: &Skeleton) -> Option<Self> {
-        use crate::sys::process::{affinity, set_affinity};
-        let before = affinity(0).ok()?;
-        let cpu = nix::sched::sched_getcpu().ok()?;
-        let mut mask = vec![0u8; cpu / 8 + 1];
-        mask[cpu / 8] |= 1 << (cpu % 8);
-        mask.resize(mask.len().next_multiple_of(8), 0);
-        set_affinity(0, &mask).ok()?;
-        for thread in skeleton.threads.values() {
-            let _ = set_affinity(thread.0, &mask);
-        }
-        Some(Together { before })
-    }
-}
-
-impl Drop for Together {
-    fn drop(&mut self) {
-        let _ = crate::sys::process::set_affinity(0, &self.before);
+/// Brings the skeleton's threads to our CPU, ahead of others; their own CPUs and priorities are set with their state.
+fn come_together(skeleton: &Skeleton) {
+    let Ok(cpu) = nix::sched::sched_getcpu() else { return };
+    go_to(cpu);
+    for thread in skeleton.threads.values() {
+        let _ = crate::sys::process::set_affinity(thread.0, &mask(cpu));
+        std::mem::forget(UrgentTracee::begin(*thread));
     }
 }
 

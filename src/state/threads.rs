@@ -14,6 +14,7 @@ use crate::sys::ptrace::{self, Regs};
 use crate::sys::{process, xsave};
 use crate::tracee::freeze::{Frozen, Member};
 use crate::tracee::remote::leave_vdso;
+use crate::tracee::together::UrgentTracee;
 use crate::tracee::{Batch, Outcome, Remote, Scratch, Site, TraceeError};
 
 const PR_GET_TID_ADDRESS: u64 = 40;
@@ -96,7 +97,9 @@ pub fn capture<Q>(
     batch.attempt("prctl(GET_TID_ADDRESS)", libc::SYS_prctl, &[PR_GET_TID_ADDRESS, tid_address, 0, 0, 0]);
     let securebits = credentials::ask(&mut batch);
     let question = ask(&mut batch);
+    let urgent = UrgentTracee::begin(thread);
     let outcome = remote.run(context.scratch, &batch)?;
+    drop(urgent);
     remote.finish()?;
     image.altstack = (outcome.word(altstack), outcome.half(altstack + 8) as i32, outcome.word(altstack + 16));
     image.clear_child_tid = outcome.word(tid_address);

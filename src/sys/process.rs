@@ -101,7 +101,7 @@ pub fn affinity(tid: i32) -> Result<Vec<u8>, Errno> {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct SchedAttr {
-    size: u32,
+    pub(crate) size: u32,
     /// `SCHED_*`.
     pub policy: u32,
     /// `SCHED_FLAG_*`, reset-on-fork among them.
@@ -116,8 +116,8 @@ pub struct SchedAttr {
     pub deadline: u64,
     /// See `runtime`.
     pub period: u64,
-    util_min: u32,
-    util_max: u32,
+    pub(crate) util_min: u32,
+    pub(crate) util_max: u32,
 }
 const _: () = assert!(size_of::<SchedAttr>() == 56);
 

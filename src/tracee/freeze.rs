@@ -50,6 +50,11 @@ impl Member {
         }
     }
 
+    /// The CPU on which it ran last before we looked.
+    pub fn cpu(&self) -> Option<usize> {
+        self.before.map(|s| s.cpu())
+    }
+
     /// The kernel function in which it slept before the stop.
     pub fn wchan(&self) -> &str {
         &self.wchan

@@ -9,6 +9,7 @@
 //! | [`freeze`] | stopping every thread of a process, letting them go |
 //! | [`batch`] | a table of system calls and its data |
 //! | [`remote`] | making a stopped thread execute it |
+//! | [`together`] | tracer and tracee on one CPU, ahead of others |
 //! | [`restart`] | what becomes of the system call that a stop interrupted |
 
 pub mod batch;
@@ -17,6 +18,7 @@ pub mod freeze;
 pub mod remote;
 pub mod restart;
 pub mod thread;
+pub mod together;
 
 pub use batch::{Batch, Outcome};
 pub use error::TraceeError;

@@ -52,7 +52,10 @@ pub(super) fn here() -> Vec<Ability> {
         ability(
             "trace processes of every user",
             Needed::Send,
-            or(has(CAP_SYS_PTRACE), "your own processes only; for others, run as root or with CAP_SYS_PTRACE"),
+            or(
+                has(CAP_SYS_PTRACE),
+                "your own processes only; for others, run as root or with CAP_SYS_PTRACE",
+            ),
         ),
         ability(
             "create processes with a chosen pid",
@@ -67,7 +70,10 @@ pub(super) fn here() -> Vec<Ability> {
         ability(
             "let clocks go on without a jump",
             Needed::Receive,
-            or(Path::new("/proc/self/timens_offsets").exists(), "the kernel has no time namespaces (CONFIG_TIME_NS)"),
+            or(
+                Path::new("/proc/self/timens_offsets").exists(),
+                "the kernel has no time namespaces (CONFIG_TIME_NS)",
+            ),
         ),
     ]
 }

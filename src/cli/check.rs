@@ -18,8 +18,10 @@ use crate::transport::HostPort;
 
 /// Arguments of `ulpm check`.
 #[derive(Debug, Args)]
-#[command(after_help = "Stops and changes nothing. Exit codes: 0 nothing is in the way; 1 no such process, or the target cannot be
-asked; 3 something is in the way (all of it is listed).")]
+#[command(
+    after_help = "Stops and changes nothing. Exit codes: 0 nothing is in the way; 1 no such process, or the target cannot be
+asked; 3 something is in the way (all of it is listed)."
+)]
 pub struct CheckArgs {
     /// The process that would be moved
     #[arg(long, value_parser = clap::value_parser!(i32).range(1..))]

@@ -9,8 +9,10 @@ use crate::restore::session::chain;
 
 /// Arguments of `ulpm recover`.
 #[derive(Debug, Args)]
-#[command(after_help = "Run it where `ulpm live` ran. The target's journal decides: the copy here is ended if the process runs there,
-and goes on if it does not. A migration whose target cannot be reached stays open (exit code 5): try again later.")]
+#[command(
+    after_help = "Run it where `ulpm live` ran. The target's journal decides: the copy here is ended if the process runs there,
+and goes on if it does not. A migration whose target cannot be reached stays open (exit code 5): try again later."
+)]
 pub struct RecoverArgs {
     /// Settle this migration only (`ulpm live` named it)
     #[arg(long, value_name = "ID")]
@@ -23,7 +25,9 @@ pub fn run(args: &RecoverArgs) -> Result<Exit, Failure> {
     let settled = recover(home.path(), args.id.as_deref())?;
     if settled.is_empty() {
         if let Some(id) = &args.id {
-            return Err(Failure::from(anyhow::anyhow!("no migration {id} is open on this host; nothing was done")));
+            return Err(Failure::from(anyhow::anyhow!(
+                "no migration {id} is open on this host; nothing was done"
+            )));
         }
         say("nothing is open\n")?;
     }

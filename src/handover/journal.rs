@@ -284,7 +284,8 @@ mod tests {
         Journal::begin(dir.path(), Entry::new("a-1", true, 0, "host")).unwrap();
         fs::write(dir.path().join("short.source.journal"), b"x").unwrap();
         fs::write(dir.path().join("zero.source.journal"), vec![0; SIZE]).unwrap();
-        let (good, bad): (Vec<_>, Vec<_>) = Journal::list(dir.path()).unwrap().into_iter().partition(|j| j.is_ok());
+        let (good, bad): (Vec<_>, Vec<_>) =
+            Journal::list(dir.path()).unwrap().into_iter().partition(|j| j.is_ok());
         assert_eq!((good.len(), bad.len()), (1, 2));
     }
 

@@ -22,7 +22,8 @@ struct World {
     connected: bool,
 }
 
-const SOURCES: [Source; 5] = [Source::Moving, Source::Committing, Source::Done, Source::Resumed, Source::Open];
+const SOURCES: [Source; 5] =
+    [Source::Moving, Source::Committing, Source::Done, Source::Resumed, Source::Open];
 const TARGETS: [Target; 5] =
     [Target::Building, Target::Prepared, Target::Committed, Target::Running, Target::Destroyed];
 
@@ -71,10 +72,15 @@ impl World {
 
     fn target(mut self, event: TargetEvent) -> Self {
         let mut state = TARGETS[self.target as usize];
+        let mut decided_otherwise = false;
         for action in state.on(event) {
             match action {
                 TargetAction::SendPrepared => self.to_source = Some(1),
-                TargetAction::JournalCommitted => self.committed = true,
+                TargetAction::JournalCommitted => {
+                    // a written refusal stands
+                    decided_otherwise = self.refused;
+                    self.committed = !self.refused;
+                }
                 TargetAction::LetGo => self.target_runs = true,
                 TargetAction::SendRunning => self.to_source = Some(2),
                 TargetAction::SendFailed => self.to_source = Some(3),
@@ -82,7 +88,7 @@ impl World {
             }
         }
         self.target = index(&TARGETS, state);
-        self
+        if decided_otherwise { self.target(TargetEvent::Failed) } else { self }
     }
 
     /// Everything that can happen next.
@@ -99,9 +105,11 @@ impl World {
         if self.connected {
             all.push(self.clone().source(SourceEvent::Cancelled));
             all.extend(self.deliver());
-            // the link breaks: what was under way is lost, both sides notice in any order
+            // the link breaks: what was under way is lost, or has arrived already; both sides notice in any order
             all.push(World { connected: false, to_target: None, to_source: None, ..self.clone() });
+            all.push(World { connected: false, to_source: None, ..self.clone() });
         } else {
+            all.extend(self.deliver());
             all.push(self.clone().source(SourceEvent::Lost));
             all.push(self.clone().target(TargetEvent::Lost));
             all.extend(self.settle());
@@ -116,21 +124,23 @@ impl World {
             all.push(World { to_target: None, ..self.clone() }.target(event));
         }
         if let Some(message) = self.to_source {
-            let event = [SourceEvent::Prepared, SourceEvent::Running, SourceEvent::Failed][message as usize - 1];
+            let event =
+                [SourceEvent::Prepared, SourceEvent::Running, SourceEvent::Failed][message as usize - 1];
             all.push(World { to_source: None, ..self.clone() }.source(event));
         }
         all
     }
 
-    /// `ulpm recover` asks the target's journal.
+    /// The source, or `ulpm recover`, asks the target's journal by another connection, whatever the target's session
+    /// is doing meanwhile.
     fn settle(&self) -> Vec<World> {
-        if SOURCES[self.source as usize] != Source::Open {
-            return Vec::new();
-        }
-        // the target answers when its own session has ended one way or the other
-        match TARGETS[self.target as usize] {
-            Target::Running => vec![self.clone().source(SourceEvent::Running)],
-            Target::Destroyed => vec![World { refused: true, ..self.clone() }.source(SourceEvent::Never)],
+        match SOURCES[self.source as usize] {
+            Source::Open | Source::Committing if self.committed => {
+                vec![self.clone().source(SourceEvent::Running)]
+            }
+            Source::Open | Source::Committing => {
+                vec![World { refused: true, ..self.clone() }.source(SourceEvent::Never)]
+            }
             _ => Vec::new(),
         }
     }
@@ -139,7 +149,10 @@ impl World {
         assert!(!(self.source_runs && self.target_runs), "two copies run");
         assert!(self.source_exists || self.target_exists, "no copy is left");
         assert!(!self.target_runs || self.committed, "it runs at the target without a journal entry");
-        assert!(!(self.source_runs && self.committed && self.target_exists), "resumed in spite of the commit");
+        assert!(
+            !(self.source_runs && self.committed && self.target_exists),
+            "resumed in spite of the commit"
+        );
     }
 }
 

@@ -42,6 +42,14 @@ pub enum MigrateError {
         /// What was expected.
         step: &'static str,
     },
+    /// Nothing at all came from the target while the process was frozen.
+    #[error("no sign of life from the target for {ms} ms while the process was frozen ({step})")]
+    NoSignOfLife {
+        /// How long.
+        ms: u128,
+        /// What was expected.
+        step: &'static str,
+    },
     /// At the target.
     #[error("the target failed: {0}")]
     Target(String),
@@ -98,7 +106,10 @@ impl MigrateError {
         use crate::handover::SourceEvent as E;
         match self {
             MigrateError::Target(_) | MigrateError::Version(_) => E::Failed,
-            MigrateError::Wire(_) | MigrateError::Silent { .. } | MigrateError::Open { .. } => E::Lost,
+            MigrateError::Wire(_)
+            | MigrateError::Silent { .. }
+            | MigrateError::NoSignOfLife { .. }
+            | MigrateError::Open { .. } => E::Lost,
             _ => E::Cancelled,
         }
     }

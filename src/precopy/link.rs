@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::runtime::Runtime;
@@ -53,6 +53,11 @@ impl Cancel {
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How long nothing at all may arrive while the process is frozen. Both ends send a sign of life four times a second,
+/// whatever their sessions are busy with: a link that is silent for so long is cut, or the target has died, and the
+/// process shall not wait for QUIC's patience.
+const SIGN_OF_LIFE: Duration = Duration::from_millis(1500);
+
 /// A connection to a target.
 #[derive(Debug)]
 pub struct Link {
@@ -62,6 +67,8 @@ pub struct Link {
     cancel: Cancel,
     /// Whether cancelling still ends it: not after the commit.
     heed_cancel: bool,
+    /// Whether [`SIGN_OF_LIFE`] counts.
+    watched: bool,
     /// What the target is.
     pub theirs: Hello,
     /// What we are.
@@ -91,6 +98,7 @@ impl Link {
             connected: Some(connected),
             cancel: cancel.clone(),
             heed_cancel: true,
+            watched: false,
             theirs: ours.clone(),
             ours: ours.clone(),
         };
@@ -144,12 +152,14 @@ impl Link {
             return Err(MigrateError::Cancelled);
         }
         let (cancel, heed) = (self.cancel.clone(), self.heed_cancel);
+        let connection = self.connected.as_ref().filter(|_| self.watched).map(|c| c.connection.clone());
         let wire = &mut self.wire;
         let done = self.runtime.block_on(async {
             tokio::select! {
                 biased;
                 result = operation(wire) => result.map_err(MigrateError::from),
                 () = cancel.wait(), if heed => Err(MigrateError::Cancelled),
+                () = silence(connection) => Err(MigrateError::NoSignOfLife { ms: SIGN_OF_LIFE.as_millis(), step }),
                 () = tokio::time::sleep(PATIENCE) => Err(MigrateError::Silent { seconds: PATIENCE.as_secs(), step }),
             }
         });
@@ -171,6 +181,11 @@ impl Link {
             Ok(ToSource::Failed(why)) => Some(why),
             _ => None,
         }
+    }
+
+    /// From now on a link without any sign of life is given up soon: the process is about to be frozen.
+    pub fn watch(&mut self) {
+        self.watched = true;
     }
 
     /// From now on only the target's answer, or its silence, ends it.
@@ -218,6 +233,19 @@ impl Link {
         }
         // a name lookup that hangs must not hold us
         self.runtime.shutdown_background();
+    }
+}
+
+/// Ends when nothing has arrived for [`SIGN_OF_LIFE`]; never without a connection.
+async fn silence(connection: Option<quinn::Connection>) {
+    let Some(connection) = connection else { return std::future::pending().await };
+    let arrived = || connection.stats().udp_rx.datagrams;
+    let (mut last, mut since) = (arrived(), Instant::now());
+    while since.elapsed() < SIGN_OF_LIFE {
+        tokio::time::sleep(SIGN_OF_LIFE / 15).await;
+        if arrived() != last {
+            (last, since) = (arrived(), Instant::now());
+        }
     }
 }
 

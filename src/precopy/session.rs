@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use super::MigrateError;
 use super::error::whereabouts;
 use super::freeze;
 use super::link::{Cancel, Link, hashes, out_of_turn};
 use super::policy::{self, Limits, Measured, Next};
-use super::MigrateError;
 use crate::handover::journal::{Entry, Journal};
 use crate::handover::{Source, SourceAction};
 use crate::image::TreeImage;
@@ -61,7 +61,10 @@ pub struct Migration<'a> {
 
 impl std::fmt::Debug for Migration<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Migration").field("options", self.options).field("state", &self.state).finish_non_exhaustive()
+        f.debug_struct("Migration")
+            .field("options", self.options)
+            .field("state", &self.state)
+            .finish_non_exhaustive()
     }
 }
 
@@ -133,7 +136,8 @@ impl<'a> Migration<'a> {
         let described = look(self.options.pid, &self.options.files)?;
         let mut obstacles = described.obstacles;
         (self.tell)(Progress::Step("connecting"));
-        let opened = Link::open(&self.options.home, &self.options.to, self.cancel, self.options.connect_limit);
+        let opened =
+            Link::open(&self.options.home, &self.options.to, self.cancel, self.options.connect_limit);
         let mut link = match opened {
             // what was found here stands, whether or not the target can be asked
             Err(e) if !obstacles.is_empty() && !matches!(e, MigrateError::Cancelled) => {
@@ -194,6 +198,7 @@ impl<'a> Migration<'a> {
         let mut journal = Journal::begin(&journal_dir, entry).map_err(MigrateError::journal(&journal_dir))?;
         // `ulpm recover` leaves it to us as long as we live
         journal.keep();
+        link.watch();
         (self.tell)(Progress::Step("freezing"));
         let described = ProcessImage { files, ..described.clone() };
         let freezer = freeze::Freezer {

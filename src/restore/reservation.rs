@@ -144,7 +144,8 @@ fn check_rights(process: &ProcessImage, found: &mut Reservation) {
 /// A different vDSO means other code at the same addresses.
 fn check_vdso(process: &ProcessImage, found: &mut Reservation) {
     let own = std::process::id() as i32;
-    let ours = crate::state::memory_map::survey(own).and_then(|s| crate::state::memory_map::vdso(own, s.vdso));
+    let ours =
+        crate::state::memory_map::survey(own).and_then(|s| crate::state::memory_map::vdso(own, s.vdso));
     let theirs = &process.memory.vdso;
     let same = ours.is_ok_and(|o| {
         let shape = |areas: &[(String, u64, u64)]| -> Vec<(String, u64)> {
@@ -173,7 +174,10 @@ fn check_memory(process: &ProcessImage, found: &mut Reservation) {
     {
         found.obstacles.push(Obstacle::new(
             "memory",
-            format!("the process has {} bytes, the target has {available} available", process.memory.resident),
+            format!(
+                "the process has {} bytes, the target has {available} available",
+                process.memory.resident
+            ),
             "free memory at the target",
         ));
     }

@@ -57,7 +57,7 @@ impl Default for Tuning {
         Self {
             receive_window: 32 << 20,
             send_window: 32 << 20,
-            keep_alive: Duration::from_secs(2),
+            keep_alive: Duration::from_millis(250),
             idle_timeout: Duration::from_secs(10),
             initial_mtu: 1200,
             max_mtu: 6500,

@@ -3,6 +3,7 @@
 mod aborts;
 mod bad_input;
 mod commands;
+mod freezes;
 mod hosts;
 mod pid_modes;
 mod programs;
@@ -26,6 +27,7 @@ pub(crate) fn all() -> Vec<Trial> {
     trials.extend(versions::trials());
     trials.extend(commands::trials());
     trials.extend(aborts::trials());
+    trials.extend(freezes::trials());
     trials.extend(round_trips::trials());
     trials.extend(pid_modes::trials());
     trials.extend(programs::trials());

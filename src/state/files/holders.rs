@@ -171,15 +171,19 @@ mod tests {
             .spawn()
             .unwrap();
         let mut ready = [0; 6];
-        child.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
+        let mut pipe = child.stdout.take().unwrap();
+        pipe.read_exact(&mut ready).unwrap();
+        let mut holder = Command::new("sleep").arg("60").stdin(pipe).spawn().unwrap();
         let pid = i32::try_from(child.id()).unwrap();
         let (_, obstacles) = describe(pid, &FilesOptions::default()).unwrap();
-        child.kill().unwrap();
-        child.wait().unwrap();
-        let ours = format!("process {} (", std::process::id());
+        for child in [&mut child, &mut holder] {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        let holder = format!("process {} (", holder.id());
         let found = obstacles.iter().find(|found| found.object.starts_with("fd 1: pipe:[")).unwrap();
         assert!(found.why.starts_with("this pipe is also held by "), "{found}");
-        assert!(found.why.contains(&ours), "{found}");
+        assert!(found.why.contains(&holder), "{found}");
         assert!(found.advice.contains("/dev/null"));
     }
 }

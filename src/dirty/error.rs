@@ -11,7 +11,9 @@ pub enum TrackError {
     #[error(transparent)]
     Tracee(#[from] TraceeError),
     /// The kernel lacks what the tracker needs.
-    #[error("this kernel cannot track writes with userfaultfd write-protection (Linux 6.7 or later is needed)")]
+    #[error(
+        "this kernel cannot track writes with userfaultfd write-protection (Linux 6.7 or later is needed)"
+    )]
     Unsupported(#[source] Errno),
     /// A kernel call failed.
     #[error("{step} of process {pid}")]

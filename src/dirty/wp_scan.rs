@@ -41,7 +41,8 @@ impl WpScan {
         let own = uffd::create_own(UFFD_USER_MODE_ONLY).map_err(TrackError::Unsupported)?;
         uffd::handshake(own.as_fd(), FEATURES).map_err(TrackError::Unsupported)?;
         let pagemap = open_pagemap(std::process::id() as i32)?;
-        pagemap::scan(pagemap.as_fd(), 0x1000, 0x2000, everything(Category::FILE), |_| {}).map_err(TrackError::Unsupported)
+        pagemap::scan(pagemap.as_fd(), 0x1000, 0x2000, everything(Category::FILE), |_| {})
+            .map_err(TrackError::Unsupported)
     }
 
     /// Makes the userfaultfd inside the process by means of a stopped thread.
@@ -79,7 +80,8 @@ impl WpScan {
                 continue;
             }
             // something in it has changed: area by area this once
-            for vma in layout.vmas.iter().filter(|v| tracked(v) && span.intersection(&v.range()) == v.range()) {
+            for vma in layout.vmas.iter().filter(|v| tracked(v) && span.intersection(&v.range()) == v.range())
+            {
                 self.register_range(vma.range())?;
             }
         }
@@ -98,26 +100,15 @@ impl WpScan {
     }
 }
 
-/// Ranges from the first to the last of neighbouring areas that can be registered. The special areas (vDSO) are not
-/// in the layout; they end a span too.
+/// Everything between areas that cannot be registered (the vDSO's) or need not be, to its full width: an area that
+/// has grown into the free space beside it is still whole.
 fn spans(layout: &Layout) -> Vec<PageRange> {
-    let mut spans: Vec<PageRange> = Vec::new();
-    let mut open = false;
-    for vma in &layout.vmas {
-        if !tracked(vma) {
-            open = false;
-            continue;
-        }
-        let special = spans.last().is_some_and(|s| {
-            layout.special.iter().any(|x| x.start >= s.end && x.end <= vma.start)
-        });
-        match spans.last_mut() {
-            Some(span) if open && !special => span.end = vma.end,
-            _ => spans.push(vma.range()),
-        }
-        open = true;
-    }
-    spans
+    /// Above `vm.mmap_min_addr`, below the end of user space.
+    const ALL: PageRange = PageRange { start: 0x10000, end: 0x7fff_ffff_f000 };
+    let mut barriers: RangeSet = layout.vmas.iter().filter(|v| !tracked(v)).map(|v| v.range()).collect();
+    layout.special.iter().for_each(|s| barriers.insert(*s));
+    let mapped: RangeSet = layout.vmas.iter().map(|v| v.range()).collect();
+    barriers.gaps(ALL).into_iter().filter(|gap| mapped.overlaps(*gap)).collect()
 }
 
 /// Shared mappings of files hold the file's content, which is not ours to send.

@@ -22,10 +22,10 @@ pub enum Phase {
     Begun,
     /// Source: `Commit` is about to be sent. Target: it runs here.
     Committed,
+    /// Target: it has been let go; what becomes of it is its own affair.
+    Released,
     /// Target: it was asked about this migration, and it will never run here.
     Refused,
-    /// Settled; the file is about to be removed.
-    Closed,
 }
 
 /// One entry.
@@ -168,7 +168,13 @@ impl Journal {
         let written = read(&self.file, &self.path)?;
         let mut wanted = written.clone();
         change(&mut wanted);
-        if matches!(written.phase, Phase::Committed | Phase::Refused) && wanted != written {
+        let stands = match (written.phase, wanted.phase) {
+            (Phase::Committed, Phase::Released) | (Phase::Begun, _) => false,
+            // the skeleton died with us before it was let go: it never ran, and never will
+            (Phase::Committed, Phase::Refused) => written.process_lives(),
+            _ => true,
+        };
+        if stands && wanted != written {
             let decision = if written.phase == Phase::Refused { "refused" } else { "committed" };
             return Err(io::Error::other(format!("migration {} has been {decision} already", written.id)));
         }
@@ -192,7 +198,12 @@ impl Journal {
 
     /// The same entry, a second time.
     pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Journal { path: self.path.clone(), file: self.file.try_clone()?, entry: self.entry.clone(), kept: false })
+        Ok(Journal {
+            path: self.path.clone(),
+            file: self.file.try_clone()?,
+            entry: self.entry.clone(),
+            kept: false,
+        })
     }
 }
 

@@ -156,7 +156,9 @@ impl Target {
             (Target::Committed, E::Journalled) => (Target::Running, &[A::LetGo, A::SendRunning]),
             // the journal could not be written: nobody has been let go, and never will be
             (Target::Committed, E::Failed) => (Target::Destroyed, &[A::Destroy, A::SendFailed]),
-            (Target::Building | Target::Prepared, E::Failed) => (Target::Destroyed, &[A::Destroy, A::SendFailed]),
+            (Target::Building | Target::Prepared, E::Failed) => {
+                (Target::Destroyed, &[A::Destroy, A::SendFailed])
+            }
             (Target::Building | Target::Prepared, E::Abort | E::Lost) => (Target::Destroyed, &[A::Destroy]),
             // a commit without anything prepared
             (Target::Building, E::Commit) => (Target::Destroyed, &[A::Destroy, A::SendFailed]),

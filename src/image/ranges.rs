@@ -180,7 +180,11 @@ mod tests {
                 let b = a + random(PAGES - a + 1);
                 let range = PageRange::new(a * PAGE_SIZE, b * PAGE_SIZE);
                 let add = random(2) == 0;
-                if add { set.insert(range) } else { set.remove(range) }
+                if add {
+                    set.insert(range)
+                } else {
+                    set.remove(range)
+                }
                 bits[a as usize..b as usize].fill(add);
                 let held: Vec<bool> = (0..PAGES)
                     .map(|p| set.overlaps(PageRange::new(p * PAGE_SIZE, (p + 1) * PAGE_SIZE)))

@@ -11,12 +11,12 @@ use super::session::Options;
 use crate::dirty::Found;
 use crate::handover::journal::{Journal, Phase};
 use crate::handover::{Source, SourceAction, SourceEvent};
-use crate::image::{PAGE_SIZE, PageRange, TreeImage};
 use crate::image::memory::MemoryImage;
 use crate::image::process::ProcessImage;
+use crate::image::{PAGE_SIZE, PageRange, TreeImage};
+use crate::preload::PreloadError;
 use crate::preload::agent::Agent;
 use crate::preload::capture::{Captive, Poised};
-use crate::preload::PreloadError;
 use crate::preload::standing::children;
 use crate::report::{MigrationReport, Outcome};
 use crate::restore::session::initial_clocks;
@@ -67,7 +67,12 @@ fn ms(since: Instant) -> f64 {
 
 impl Freezer<'_> {
     /// Freezes, sends, commits. Until the commit point every failure lets the process run on.
-    pub fn run(mut self, link: &mut Link, agent: &mut Agent, described: &ProcessImage) -> Result<(), MigrateError> {
+    pub fn run(
+        mut self,
+        link: &mut Link,
+        agent: &mut Agent,
+        described: &ProcessImage,
+    ) -> Result<(), MigrateError> {
         for attempt in 1.. {
             let poised = Poised::prepare(self.options.pid)?;
             let _urgent = Urgent::begin();
@@ -115,7 +120,8 @@ impl Freezer<'_> {
         stopped_ns: i64,
     ) -> Result<(), MigrateError> {
         let theirs = |ns| ns - self.difference.boottime_ns;
-        let moments = Moments { stopped_ns: theirs(stopped_ns), captured_ns: theirs(initial_clocks().boottime_ns) };
+        let moments =
+            Moments { stopped_ns: theirs(stopped_ns), captured_ns: theirs(initial_clocks().boottime_ns) };
         let begun = Instant::now();
         let new_files = agent.new_files();
         link.say(&ToTarget::Layout { pid: image.pid, layout: agent.layout.clone(), new_files })?;
@@ -193,7 +199,9 @@ impl Freezer<'_> {
         let dir = self.options.home.join("journal");
         for action in self.state.on(SourceEvent::Prepared) {
             let done = match action {
-                SourceAction::JournalOpen => self.journal.set(Phase::Committed).map_err(MigrateError::journal(&dir)),
+                SourceAction::JournalOpen => {
+                    self.journal.set(Phase::Committed).map_err(MigrateError::journal(&dir))
+                }
                 SourceAction::Hold => captive.hold().map_err(MigrateError::from),
                 _ => link.say(&ToTarget::Commit),
             };

@@ -53,7 +53,9 @@ impl Next {
 pub fn decide(rounds: &[Measured], limits: &Limits) -> Next {
     let Some(last) = rounds.last() else { return Next::Again("nothing is sent yet".to_owned()) };
     if rounds.len() == 1 {
-        return Next::Again("the first round sent everything; what was written meanwhile is not known yet".to_owned());
+        return Next::Again(
+            "the first round sent everything; what was written meanwhile is not known yet".to_owned(),
+        );
     }
     if rounds.len() >= limits.rounds {
         return Next::Freeze(format!("{} rounds are the limit", limits.rounds));

@@ -11,10 +11,10 @@ use super::PreloadError;
 use super::objects::ObjectPusher;
 use super::push::{PageSink, Pusher};
 use crate::dirty::{DirtyTracker, Found, WpScan};
-use crate::image::{Backing, ObjectId};
 use crate::image::files::{FileIdentity, FilesImage};
 use crate::image::memory::{Layout, MemoryObject};
 use crate::image::process::ProcessImage;
+use crate::image::{Backing, ObjectId};
 use crate::state::files::identity::identity_of_path;
 use crate::state::{memory_map, waits};
 use crate::tracee::restart::Interrupted;
@@ -41,7 +41,10 @@ pub struct Agent {
 
 impl std::fmt::Debug for Agent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Agent").field("pid", &self.pid).field("tracker", &self.tracker.name()).finish_non_exhaustive()
+        f.debug_struct("Agent")
+            .field("pid", &self.pid)
+            .field("tracker", &self.tracker.name())
+            .finish_non_exhaustive()
     }
 }
 

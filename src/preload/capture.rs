@@ -81,7 +81,8 @@ impl Captive {
         };
         let begun = Instant::now();
         let cpus = scheduling::online_cpus();
-        let context = threads::Context { frozen, site: &self.site, scratch: &scratch, cpus: &cpus, memory: waits };
+        let context =
+            threads::Context { frozen, site: &self.site, scratch: &scratch, cpus: &cpus, memory: waits };
         let mut image = ProcessImage { memory, ..described.clone() };
         image.threads = capture_threads(frozen, &context, &mut image)?;
         image.queued = signals::queued(pid, true)?;
@@ -211,9 +212,15 @@ fn capture_threads(
             continue;
         }
         let posix = posix.take().unwrap_or_default();
-        let (thread, outcome, (actions, brk, timer, attribute)) = threads::capture(member, context, |batch| {
-            (signals::ask(batch), mm_fields::ask(batch), timers::ask(batch, posix), attributes::ask(batch))
-        })?;
+        let (thread, outcome, (actions, brk, timer, attribute)) =
+            threads::capture(member, context, |batch| {
+                (
+                    signals::ask(batch),
+                    mm_fields::ask(batch),
+                    timers::ask(batch, posix),
+                    attributes::ask(batch),
+                )
+            })?;
         image.actions = signals::answer(&outcome, actions);
         image.memory.mm.brk = mm_fields::answer(&outcome, brk);
         image.timers = timers::answer(&outcome, timer);

@@ -65,7 +65,12 @@ impl ObjectPusher {
     }
 
     /// Sends what is new. Returns the number of pages with content.
-    pub fn push(&mut self, layout: &Layout, found: &[Found], sink: &mut impl PageSink) -> Result<u64, PreloadError> {
+    pub fn push(
+        &mut self,
+        layout: &Layout,
+        found: &[Found],
+        sink: &mut impl PageSink,
+    ) -> Result<u64, PreloadError> {
         let mut pages = 0;
         for (id, source) in &mut self.objects {
             let all = source.ranges(layout, *id)?;
@@ -117,13 +122,18 @@ impl Source {
     /// Where the object has content.
     fn ranges(&self, layout: &Layout, id: ObjectId) -> Result<Vec<PageRange>, PreloadError> {
         match &self.file {
-            Some(file) => {
-                data_ranges(file).map_err(|source| PreloadError::Memory { pid: self.pid, addr: id.ino, source })
-            }
+            Some(file) => data_ranges(file).map_err(|source| PreloadError::Memory {
+                pid: self.pid,
+                addr: id.ino,
+                source,
+            }),
             None => {
                 let size = layout.objects.iter().find(|o| o.id == id).map_or(0, |o: &MemoryObject| o.size);
-                let mapped: RangeSet =
-                    self.mappings.iter().map(|(r, offset)| PageRange::new(*offset, offset + r.len())).collect();
+                let mapped: RangeSet = self
+                    .mappings
+                    .iter()
+                    .map(|(r, offset)| PageRange::new(*offset, offset + r.len()))
+                    .collect();
                 Ok(mapped.within(PageRange::new(0, size.next_multiple_of(PAGE_SIZE))).collect())
             }
         }
@@ -146,7 +156,12 @@ impl Source {
         Ok(())
     }
 
-    fn push_piece(&mut self, id: ObjectId, piece: PageRange, sink: &mut impl PageSink) -> Result<u64, PreloadError> {
+    fn push_piece(
+        &mut self,
+        id: ObjectId,
+        piece: PageRange,
+        sink: &mut impl PageSink,
+    ) -> Result<u64, PreloadError> {
         let mut buffer = BytesMut::zeroed(piece.len() as usize);
         self.read(id, piece, &mut buffer)?;
         let data = buffer.freeze();

@@ -46,9 +46,15 @@ impl Pusher {
     }
 
     /// Sends what a round found. Returns the number of pages with content.
-    pub fn round(&mut self, layout: &Layout, found: &[Found], sink: &mut impl PageSink) -> Result<u64, PreloadError> {
+    pub fn round(
+        &mut self,
+        layout: &Layout,
+        found: &[Found],
+        sink: &mut impl PageSink,
+    ) -> Result<u64, PreloadError> {
         let (runs, zeroed) = split(layout, found);
-        let mut zeroed: Vec<PageRange> = zeroed.into_iter().flat_map(|z| self.sent.within(z).collect::<Vec<_>>()).collect();
+        let mut zeroed: Vec<PageRange> =
+            zeroed.into_iter().flat_map(|z| self.sent.within(z).collect::<Vec<_>>()).collect();
         zeroed.iter().for_each(|z| self.sent.remove(*z));
         let pages = self.send(&runs, &mut zeroed, sink)?;
         if !zeroed.is_empty() {
@@ -58,7 +64,12 @@ impl Pusher {
     }
 
     /// Sends what the last scan found written, and takes back what is there no more.
-    pub fn last(&mut self, layout: &Layout, found: &[Found], sink: &mut impl PageSink) -> Result<u64, PreloadError> {
+    pub fn last(
+        &mut self,
+        layout: &Layout,
+        found: &[Found],
+        sink: &mut impl PageSink,
+    ) -> Result<u64, PreloadError> {
         let (present, _) = split(layout, found);
         let mut gone = self.sent.clone();
         present.iter().for_each(|(range, _)| gone.remove(*range));
@@ -78,7 +89,12 @@ impl Pusher {
         Ok(pages)
     }
 
-    fn send(&mut self, runs: &[Run], zeroed: &mut Vec<PageRange>, sink: &mut impl PageSink) -> Result<u64, PreloadError> {
+    fn send(
+        &mut self,
+        runs: &[Run],
+        zeroed: &mut Vec<PageRange>,
+        sink: &mut impl PageSink,
+    ) -> Result<u64, PreloadError> {
         let mut pages = 0;
         for (range, skip_zero) in runs {
             for piece in range.chunks(PAGES_MAX as u64) {

@@ -23,8 +23,8 @@ use crate::state::files::{EpollAdd, RestoreContext};
 use crate::state::{attributes, credentials, files, mm_fields, scheduling, signals, threads, timers, waits};
 use crate::sys::time::now_ns;
 use crate::tracee::Remote;
-use crate::transport::protocol::Moments;
 use crate::tracee::thread::Thread;
+use crate::transport::protocol::Moments;
 
 const ERESTART_RESTARTBLOCK: i64 = -516;
 
@@ -54,7 +54,8 @@ pub fn activate(
 
 /// Sets the exe link, before any file is mapped: the kernel refuses while the old program still is.
 pub fn put_exe(skeleton: &Skeleton, memory: &MemoryImage) -> Result<(), RestoreError> {
-    let now = std::fs::read_link(format!("/proc/{}/exe", skeleton.pid)).map_err(RestoreError::io("reading the exe link"))?;
+    let now = std::fs::read_link(format!("/proc/{}/exe", skeleton.pid))
+        .map_err(RestoreError::io("reading the exe link"))?;
     if now.to_string_lossy() == memory.exe {
         return Ok(());
     }
@@ -95,8 +96,11 @@ fn put_files(
     raise_file_limit(skeleton, base + 2 * opened.files.len() as u64 + 16)?;
     let borrowed: Vec<_> = opened.files.iter().map(AsFd::as_fd).collect();
     let received = skeleton.receive(&borrowed)?;
-    let high: Vec<(u64, u64)> =
-        received.iter().enumerate().map(|(i, fd)| (*fd as u64, base + received.len() as u64 + 8 + i as u64)).collect();
+    let high: Vec<(u64, u64)> = received
+        .iter()
+        .enumerate()
+        .map(|(i, fd)| (*fd as u64, base + received.len() as u64 + 8 + i as u64))
+        .collect();
     skeleton.run_all(&high, 0, |batch, (from, to)| {
         batch.call("dup3 of a descriptor", libc::SYS_dup3, &[*from, *to, libc::O_CLOEXEC as u64]);
     })?;
@@ -137,8 +141,12 @@ fn put_process(
     signals::put_actions(&mut batch, &image.actions);
     attributes::put_early(&mut batch, &image.attributes);
     mm_fields::put(&mut batch, &image.memory.mm, mm_fields::NO_EXE);
-    let queued: Vec<_> =
-        image.queued.iter().filter(|s| !timers::supersedes(&image.timers, signals::number(s))).cloned().collect();
+    let queued: Vec<_> = image
+        .queued
+        .iter()
+        .filter(|s| !timers::supersedes(&image.timers, signals::number(s)))
+        .cloned()
+        .collect();
     signals::put_queued(&mut batch, image.pid, 0, &queued);
     skeleton.run(&batch)?;
     let mut batch = skeleton.batch();
@@ -180,7 +188,11 @@ fn put_thread(
 }
 
 fn tracee(skeleton: &Skeleton, tid: i32) -> Result<Thread, RestoreError> {
-    skeleton.threads.get(&tid).copied().ok_or_else(|| RestoreError::Nonsense(format!("an unknown thread {tid}")))
+    skeleton
+        .threads
+        .get(&tid)
+        .copied()
+        .ok_or_else(|| RestoreError::Nonsense(format!("an unknown thread {tid}")))
 }
 
 /// The leader last: it takes the scratch area away, in which the others' timeouts lie.

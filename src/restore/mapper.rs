@@ -8,9 +8,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
 
+use super::RestoreError;
 use super::objects::Objects;
 use super::skeleton::Skeleton;
-use super::RestoreError;
 use crate::image::memory::Layout;
 use crate::image::{Backing, PageRange, Vma, VmaFlags};
 use crate::tracee::Batch;
@@ -40,7 +40,9 @@ fn difference<'a>(old: &'a [Vma], new: &'a [Vma]) -> Vec<Step<'a>> {
             (None, None) => continue,
             (Some(_), None) => Step::Unmap(range),
             (None, Some(vma)) => Step::Map(range, vma),
-            (Some(b), Some(a)) if b.identity_at(range.start) != a.identity_at(range.start) => Step::Map(range, a),
+            (Some(b), Some(a)) if b.identity_at(range.start) != a.identity_at(range.start) => {
+                Step::Map(range, a)
+            }
             (Some(b), Some(a)) if b.prot != a.prot => Step::Protect(range, a.prot),
             _ => continue,
         };
@@ -49,7 +51,9 @@ fn difference<'a>(old: &'a [Vma], new: &'a [Vma]) -> Vec<Step<'a>> {
             (Some(Step::Map(last, v)), Step::Map(r, w)) if last.end == r.start && std::ptr::eq(*v, w) => {
                 last.end = r.end;
             }
-            (Some(Step::Protect(last, p)), Step::Protect(r, q)) if last.end == r.start && *p == q => last.end = r.end,
+            (Some(Step::Protect(last, p)), Step::Protect(r, q)) if last.end == r.start && *p == q => {
+                last.end = r.end
+            }
             (_, step) => steps.push(step),
         }
     }
@@ -122,7 +126,9 @@ enum Opened {
 fn opened(vma: &Vma) -> Option<Opened> {
     match &vma.backing {
         Backing::Anonymous => None,
-        Backing::File { path } => Some(Opened::File(path.clone(), vma.shared && vma.has(VmaFlags::MAY_WRITE))),
+        Backing::File { path } => {
+            Some(Opened::File(path.clone(), vma.shared && vma.has(VmaFlags::MAY_WRITE)))
+        }
         Backing::SharedAnonymous(id) | Backing::MemFd(id) => Some(Opened::Object(*id)),
     }
 }
@@ -133,12 +139,11 @@ fn open_backings(
     objects: &mut Objects,
     steps: &[Step<'_>],
 ) -> Result<BTreeMap<Opened, u64>, RestoreError> {
-    let needed: BTreeSet<Opened> = steps
-        .iter()
-        .filter_map(|s| if let Step::Map(_, vma) = s { opened(vma) } else { None })
-        .collect();
+    let needed: BTreeSet<Opened> =
+        steps.iter().filter_map(|s| if let Step::Map(_, vma) = s { opened(vma) } else { None }).collect();
     let mut fds = BTreeMap::new();
-    let ids: Vec<_> = needed.iter().filter_map(|o| if let Opened::Object(id) = o { Some(*id) } else { None }).collect();
+    let ids: Vec<_> =
+        needed.iter().filter_map(|o| if let Opened::Object(id) = o { Some(*id) } else { None }).collect();
     let handed = ids.iter().map(|id| objects.fd(*id)).collect::<Result<Vec<_>, _>>()?;
     let borrowed: Vec<_> = handed.iter().map(AsFd::as_fd).collect();
     for (id, number) in ids.iter().zip(skeleton.receive(&borrowed)?) {
@@ -177,11 +182,14 @@ fn map(batch: &mut Batch, range: PageRange, vma: &Vma, fds: &BTreeMap<Opened, u6
             flags |= libc::MAP_ANONYMOUS;
             (u64::MAX, 0)
         }
-        Some(backing) => (fds.get(&backing).copied().unwrap_or(u64::MAX), vma.offset + range.start - vma.start),
+        Some(backing) => {
+            (fds.get(&backing).copied().unwrap_or(u64::MAX), vma.offset + range.start - vma.start)
+        }
     };
     let args = [range.start, range.len(), u64::from(vma.prot), flags as u64, fd, offset];
     batch.call("mmap", libc::SYS_mmap, &args);
-    let advice = [(VmaFlags::HUGE_PAGE, libc::MADV_HUGEPAGE), (VmaFlags::NO_HUGE_PAGE, libc::MADV_NOHUGEPAGE)];
+    let advice =
+        [(VmaFlags::HUGE_PAGE, libc::MADV_HUGEPAGE), (VmaFlags::NO_HUGE_PAGE, libc::MADV_NOHUGEPAGE)];
     for (flag, advice) in advice {
         if vma.has(flag) {
             batch.attempt("madvise", libc::SYS_madvise, &[range.start, range.len(), advice as u64]);
@@ -251,11 +259,7 @@ mod tests {
         let new = [anon(1, 2, 3), anon(2, 6, 1)];
         assert_eq!(
             difference(&old, &new),
-            [
-                Step::Protect(range(2, 4), 1),
-                Step::Map(range(4, 6), &new[1]),
-                Step::Unmap(range(8, 9))
-            ]
+            [Step::Protect(range(2, 4), 1), Step::Map(range(4, 6), &new[1]), Step::Unmap(range(8, 9))]
         );
     }
 

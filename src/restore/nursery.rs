@@ -133,9 +133,8 @@ fn nurse(order: &Order, socket: &OwnedFd) -> Result<(), Step> {
 }
 
 fn set_clocks(clocks: ClockOffsets) -> Result<(), Step> {
-    let line = |name, ns: i64| {
-        format!("{name} {} {}\n", ns.div_euclid(1_000_000_000), ns.rem_euclid(1_000_000_000))
-    };
+    let line =
+        |name, ns: i64| format!("{name} {} {}\n", ns.div_euclid(1_000_000_000), ns.rem_euclid(1_000_000_000));
     let text = line("monotonic", clocks.monotonic_ns) + &line("boottime", clocks.boottime_ns);
     std::fs::write("/proc/self/timens_offsets", text).map_err(|e| {
         ("setting the offsets of the time namespace", Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)))
@@ -146,7 +145,8 @@ fn set_clocks(clocks: ClockOffsets) -> Result<(), Step> {
 fn init(pid: i32, socket: &OwnedFd) -> Result<(), Step> {
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
         .map_err(|e| ("making the mounts private", e))?;
-    mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), None::<&str>).map_err(|e| ("mounting /proc", e))?;
+    mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), None::<&str>)
+        .map_err(|e| ("mounting /proc", e))?;
     bear(pid, 0, socket)?;
     let _ = setsid();
     handoff::close_from(0);

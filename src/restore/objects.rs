@@ -47,7 +47,9 @@ impl Objects {
     }
 
     fn file(&self, id: ObjectId) -> Result<&(File, MemoryObject), RestoreError> {
-        self.made.get(&id).ok_or_else(|| RestoreError::Nonsense(format!("pages of an unknown memory object {}", id.ino)))
+        self.made
+            .get(&id)
+            .ok_or_else(|| RestoreError::Nonsense(format!("pages of an unknown memory object {}", id.ino)))
     }
 
     /// Places pages.

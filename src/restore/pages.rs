@@ -10,7 +10,7 @@ use crate::image::{PAGE_SIZE, PageRange};
 use crate::sys::process;
 use nix::errno::Errno;
 
-const ZEROES: [u8; 256 * 1024] = [0; 256 * 1024];
+static ZEROES: [u8; 256 * 1024] = [0; 256 * 1024];
 
 /// Checks that `range` lies wholly in private mappings of the layout.
 fn check(skeleton: &Skeleton, range: PageRange) -> Result<(), RestoreError> {
@@ -34,8 +34,8 @@ fn check(skeleton: &Skeleton, range: PageRange) -> Result<(), RestoreError> {
 
 /// Writes pages.
 pub fn write(skeleton: &Skeleton, addr: u64, data: &[u8]) -> Result<(), RestoreError> {
-    let end = addr.checked_add(data.len() as u64).filter(|_| addr % PAGE_SIZE == 0);
-    let Some(end) = end.filter(|_| data.len() as u64 % PAGE_SIZE == 0) else {
+    let end = addr.checked_add(data.len() as u64).filter(|_| addr.is_multiple_of(PAGE_SIZE));
+    let Some(end) = end.filter(|_| (data.len() as u64).is_multiple_of(PAGE_SIZE)) else {
         return Err(RestoreError::Nonsense(format!("pages at an odd address {addr:#x}")));
     };
     check(skeleton, PageRange::new(addr, end))?;

@@ -188,7 +188,11 @@ fn check_memory(process: &ProcessImage, found: &mut Reservation) {
 pub fn settle(dir: &Path, id: &str) -> Result<Option<i32>, RestoreError> {
     let io = || RestoreError::io("reading the journal");
     match Journal::open(dir, id, false).map_err(io())? {
-        Some(journal) if journal.entry().phase == Phase::Committed => Ok(Some(journal.entry().pid)),
+        Some(journal) if journal.entry().phase == Phase::Released => Ok(Some(journal.entry().pid)),
+        // decided, but not known to be let go: if we ended in between, the kernel killed it before it ran
+        Some(journal) if journal.entry().phase == Phase::Committed && journal.entry().process_lives() => {
+            Ok(Some(journal.entry().pid))
+        }
         Some(mut journal) => {
             journal.set(Phase::Refused).map_err(io())?;
             Ok(None)

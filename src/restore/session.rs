@@ -20,7 +20,9 @@ use crate::state::files::{Access, FileCheck, RestoreContext, check_file};
 use crate::state::{digest, scheduling, threads, waits};
 use crate::sys::time::{ClockOffsets, Ticker, now_ns};
 use crate::tracee::together::{Urgent, UrgentTracee, go_to, mask};
-use crate::transport::protocol::{AreaDigest, Description, Moments, PidChoice, ToSource, ToTarget, cap, kind};
+use crate::transport::protocol::{
+    AreaDigest, Description, Moments, PidChoice, ToSource, ToTarget, cap, kind,
+};
 use crate::transport::{Accepted, Frame, Wire, accept_wire};
 
 /// What a session needs of the server.
@@ -41,7 +43,13 @@ const SILENCE: Duration = Duration::from_secs(300);
 pub fn run(server: &Server, accepted: Accepted) -> Result<(), RestoreError> {
     let _ticker = Ticker::start(Duration::from_millis(100)).map_err(RestoreError::io("starting a timer"))?;
     let wire = server.handle.block_on(accept_wire(&accepted.connection, cap))?;
-    let mut session = Session { server: server.clone(), wire, peer: accepted.remote.to_string(), theirs: None, settled: None };
+    let mut session = Session {
+        server: server.clone(),
+        wire,
+        peer: accepted.remote.to_string(),
+        theirs: None,
+        settled: None,
+    };
     let result = session.converse();
     if let Err(e) = &result {
         let text = chain(e);
@@ -50,9 +58,9 @@ pub fn run(server: &Server, accepted: Accepted) -> Result<(), RestoreError> {
     }
     // the source closes; until it has, our last words may be under way
     let connection = accepted.connection.clone();
-    let goodbye = server.handle.block_on(async move {
-        tokio::time::timeout(Duration::from_secs(2), connection.closed()).await
-    });
+    let goodbye = server
+        .handle
+        .block_on(async move { tokio::time::timeout(Duration::from_secs(2), connection.closed()).await });
     if let (Some(journal), Ok(quinn::ConnectionError::ApplicationClosed(close))) = (&session.settled, goodbye)
         && close.reason.as_ref() == crate::precopy::session::MOVED.as_bytes()
     {
@@ -195,7 +203,8 @@ impl Session {
         };
         let journal = Journal::begin(&self.server.journal, Entry::new(&description.id, false, 0, &self.peer))
             .map_err(RestoreError::io("writing the journal"))?;
-        let make = |order: &nursery::Order| Skeleton::make(order, &process.memory.layout, &process.memory.vdso);
+        let make =
+            |order: &nursery::Order| Skeleton::make(order, &process.memory.layout, &process.memory.vdso);
         let skeleton = match make(&order) {
             // taken since we looked
             Err(RestoreError::PidTaken(_)) if description.pid_mode == PidChoice::Auto && !order.namespace => {
@@ -326,6 +335,7 @@ impl Session {
         let journal_ms = ms(begun);
         let pid = work.skeleton.pid;
         let mut released = Ok(());
+        let mut said = Ok(());
         let mut at_boottime_ns = 0;
         for action in work.state.on(TargetEvent::Journalled) {
             match action {
@@ -335,13 +345,19 @@ impl Session {
                 }
                 _ => {
                     let resume_ms = ms(begun) - journal_ms;
-                    self.say(&ToSource::Running { pid, at_boottime_ns, journal_ms, resume_ms })?;
+                    said = self.say(&ToSource::Running { pid, at_boottime_ns, journal_ms, resume_ms });
                 }
             }
         }
+        if released.is_ok()
+            && let Err(e) = work.journal.set(Phase::Released)
+        {
+            // the entry stays `Committed`, which is believed as long as the process lives
+            tracing::warn!(pid, error = %e, "the journal does not say that the process was let go");
+        }
         memory.save(&self.server.home, pid);
         reap(pid);
-        released
+        released.and(said)
     }
 }
 
@@ -351,7 +367,7 @@ fn come_together(skeleton: &Skeleton) {
     go_to(cpu);
     for thread in skeleton.threads.values() {
         let _ = crate::sys::process::set_affinity(thread.0, &mask(cpu));
-        std::mem::forget(UrgentTracee::begin(*thread));
+        UrgentTracee::begin(*thread).keep();
     }
 }
 
@@ -413,7 +429,11 @@ fn compare(files: &[(String, FileIdentity)]) -> Result<(), RestoreError> {
         let object = format!("mapped file {path}");
         match check_file(&object, path, identity, Access::Read, &ContentHashes::new()) {
             FileCheck::Same | FileCheck::SameContent(_) => {}
-            FileCheck::NeedsHash => return Err(RestoreError::Differs(format!("{object} was mapped since preflight, and may differ here"))),
+            FileCheck::NeedsHash => {
+                return Err(RestoreError::Differs(format!(
+                    "{object} was mapped since preflight, and may differ here"
+                )));
+            }
             FileCheck::Differs(obstacle) => return Err(RestoreError::Differs(obstacle.to_string())),
         }
     }
@@ -457,17 +477,25 @@ fn verify(work: &Work) -> Result<(), RestoreError> {
     let ours = &work.own_digests;
     let theirs = &work.digests;
     if ours.len() != theirs.len() {
-        return Err(RestoreError::Differs(format!("{} areas at the source, {} here", theirs.len(), ours.len())));
+        return Err(RestoreError::Differs(format!(
+            "{} areas at the source, {} here",
+            theirs.len(),
+            ours.len()
+        )));
     }
-    let wrong: Vec<String> = theirs
-        .iter()
-        .zip(ours)
-        .filter(|(a, b)| a != b)
-        .map(|(a, b)| {
-            let vma = work.skeleton.layout.vmas.iter().find(|v| v.range().intersection(&PageRange::new(a.start, a.start + 1)).end > a.start);
-            let what = vma.map(|v| format!("{:?}", v.backing)).unwrap_or_default();
-            format!("{:#x} ({what}; {} pages at the source, {} here)", a.start, a.pages, b.pages)
-        })
-        .collect();
+    let wrong: Vec<String> =
+        theirs
+            .iter()
+            .zip(ours)
+            .filter(|(a, b)| a != b)
+            .map(|(a, b)| {
+                let vma =
+                    work.skeleton.layout.vmas.iter().find(|v| {
+                        v.range().intersection(&PageRange::new(a.start, a.start + 1)).end > a.start
+                    });
+                let what = vma.map(|v| format!("{:?}", v.backing)).unwrap_or_default();
+                format!("{:#x} ({what}; {} pages at the source, {} here)", a.start, a.pages, b.pages)
+            })
+            .collect();
     if wrong.is_empty() { Ok(()) } else { Err(RestoreError::Differs(wrong.join(", "))) }
 }

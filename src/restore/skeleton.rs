@@ -140,7 +140,12 @@ impl Skeleton {
     }
 
     /// Executes calls one batch at a time, however many there are.
-    pub fn run_all<T>(&self, items: &[T], data: usize, mut add: impl FnMut(&mut Batch, &T)) -> Result<(), RestoreError> {
+    pub fn run_all<T>(
+        &self,
+        items: &[T],
+        data: usize,
+        mut add: impl FnMut(&mut Batch, &T),
+    ) -> Result<(), RestoreError> {
         let mut batch = self.batch();
         for item in items {
             if !self.has_room(&batch, 8, data) {
@@ -167,7 +172,11 @@ impl Skeleton {
         batch.call("close_range", libc::SYS_close_range, &[0, SOCKET as u64 - 1, 0]);
         batch.call("close_range", libc::SYS_close_range, &[SOCKET as u64 + 1, u64::from(u32::MAX), 0]);
         for vma in &theirs.layout.vmas {
-            batch.call("munmap of the skeleton's own memory", libc::SYS_munmap, &[vma.start, vma.end - vma.start]);
+            batch.call(
+                "munmap of the skeleton's own memory",
+                libc::SYS_munmap,
+                &[vma.start, vma.end - vma.start],
+            );
         }
         self.run(&batch).map(drop)
     }
@@ -194,7 +203,11 @@ impl Skeleton {
                 let old = start - from.1 + base;
                 let new = start - from.1 + target;
                 let flags = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED) as u64;
-                batch.call("mremap of the vDSO", libc::SYS_mremap, &[old, end - start, end - start, flags, new]);
+                batch.call(
+                    "mremap of the vDSO",
+                    libc::SYS_mremap,
+                    &[old, end - start, end - start, flags, new],
+                );
             }
         }
         self.run(&batch)?;
@@ -206,7 +219,8 @@ impl Skeleton {
     pub fn receive(&self, fds: &[BorrowedFd<'_>]) -> Result<Vec<i32>, RestoreError> {
         let mut numbers = Vec::with_capacity(fds.len());
         for part in fds.chunks(handoff::MAX_FDS) {
-            handoff::send_fds(self.socket.as_fd(), part).map_err(RestoreError::io("handing descriptors over"))?;
+            handoff::send_fds(self.socket.as_fd(), part)
+                .map_err(RestoreError::io("handing descriptors over"))?;
             numbers.extend(self.receive_message(part.len())?);
         }
         Ok(numbers)
@@ -276,7 +290,11 @@ impl Skeleton {
         if tids.is_empty() {
             return Ok(());
         }
-        let flags = libc::CLONE_VM | libc::CLONE_FS | libc::CLONE_FILES | libc::CLONE_SIGHAND | libc::CLONE_THREAD
+        let flags = libc::CLONE_VM
+            | libc::CLONE_FS
+            | libc::CLONE_FILES
+            | libc::CLONE_SIGHAND
+            | libc::CLONE_THREAD
             | libc::CLONE_SYSVSEM;
         let mut batch = self.batch();
         for tid in tids {
@@ -295,7 +313,9 @@ impl Skeleton {
                 Stop::Trap { .. } => {}
                 other => {
                     let stop = format!("{other:?}");
-                    return Err(TraceeError::UnexpectedStop { tid: child, step: "making a thread", stop }.into());
+                    return Err(
+                        TraceeError::UnexpectedStop { tid: child, step: "making a thread", stop }.into()
+                    );
                 }
             }
             self.threads.insert(*tid, thread);
@@ -376,8 +396,17 @@ fn find_hole(taken: &RangeSet, len: u64) -> Result<u64, RestoreError> {
 
 fn clone_args_bytes(a: &CloneArgs) -> Vec<u8> {
     [
-        a.flags, a.pidfd, a.child_tid, a.parent_tid, a.exit_signal, a.stack, a.stack_size, a.tls, a.set_tid,
-        a.set_tid_size, a.cgroup,
+        a.flags,
+        a.pidfd,
+        a.child_tid,
+        a.parent_tid,
+        a.exit_signal,
+        a.stack,
+        a.stack_size,
+        a.tls,
+        a.set_tid,
+        a.set_tid_size,
+        a.cgroup,
     ]
     .map(u64::to_le_bytes)
     .concat()

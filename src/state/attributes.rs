@@ -11,8 +11,22 @@ use crate::tracee::{Batch, Outcome};
 const PR_GET_THP_DISABLE: u64 = 42;
 const PR_SET_THP_DISABLE: u64 = 41;
 const LIMIT_NAMES: [&str; 16] = [
-    "cpu", "fsize", "data", "stack", "core", "rss", "nproc", "nofile", "memlock", "as", "locks", "sigpending",
-    "msgqueue", "nice", "rtprio", "rttime",
+    "cpu",
+    "fsize",
+    "data",
+    "stack",
+    "core",
+    "rss",
+    "nproc",
+    "nofile",
+    "memlock",
+    "as",
+    "locks",
+    "sigpending",
+    "msgqueue",
+    "nice",
+    "rtprio",
+    "rttime",
 ];
 
 /// Indexes of the calls of [`ask`].
@@ -85,7 +99,9 @@ fn limits(pid: i32) -> Result<Vec<(u64, u64)>, StateError> {
 
 /// Asks for what only the process can tell.
 pub fn ask(batch: &mut Batch) -> Question {
-    let get = |batch: &mut Batch, option: u64, arg| batch.attempt("prctl", libc::SYS_prctl, &[option, arg, 0, 0, 0]);
+    let get = |batch: &mut Batch, option: u64, arg| {
+        batch.attempt("prctl", libc::SYS_prctl, &[option, arg, 0, 0, 0])
+    };
     let [subreaper, pdeathsig, tsc] = std::array::from_fn(|_| batch.space(4));
     let question = Question {
         dumpable: get(batch, libc::PR_GET_DUMPABLE as u64, 0),
@@ -159,7 +175,12 @@ pub fn put_outside(pid: i32, want: &Attributes) -> Result<(), StateError> {
         }
     }
     put_score(pid, "oom_score_adj", i64::from(want.oom_score_adj), want.oom_score_adj.to_string());
-    put_score(pid, "coredump_filter", i64::from(want.coredump_filter), format!("{:#x}", want.coredump_filter));
+    put_score(
+        pid,
+        "coredump_filter",
+        i64::from(want.coredump_filter),
+        format!("{:#x}", want.coredump_filter),
+    );
     Ok(())
 }
 

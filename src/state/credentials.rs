@@ -20,7 +20,7 @@ pub fn of_status(pid: i32, status: &Status) -> Result<Credentials, StateError> {
     Ok(Credentials {
         uids: [status.ruid, status.euid, status.suid, status.fuid],
         gids: [status.rgid, status.egid, status.sgid, status.fgid],
-        groups: status.groups.iter().map(|g| *g as u32).collect(),
+        groups: status.groups.clone(),
         caps: [
             status.capinh,
             status.capprm,
@@ -65,7 +65,11 @@ pub fn put(batch: &mut Batch, have: &Credentials, want: &Credentials) {
         all[..args.len()].copy_from_slice(args);
         batch.call(name, libc::SYS_prctl, &all);
     };
-    prctl(batch, "prctl(SET_SECUREBITS)", &[libc::PR_SET_SECUREBITS as u64, u64::from(have.securebits) | NO_SETUID_FIXUP]);
+    prctl(
+        batch,
+        "prctl(SET_SECUREBITS)",
+        &[libc::PR_SET_SECUREBITS as u64, u64::from(have.securebits) | NO_SETUID_FIXUP],
+    );
     if have.groups != want.groups {
         let groups: Vec<u8> = want.groups.iter().flat_map(|g| g.to_le_bytes()).collect();
         let at = batch.bytes(&groups);
@@ -82,9 +86,17 @@ pub fn put(batch: &mut Batch, have: &Credentials, want: &Credentials) {
     batch.attempt("setfsuid", libc::SYS_setfsuid, &[f]);
     prctl(batch, "prctl(SET_SECUREBITS)", &[libc::PR_SET_SECUREBITS as u64, u64::from(want.securebits)]);
     capset(batch, want);
-    prctl(batch, "prctl(CAP_AMBIENT clear)", &[libc::PR_CAP_AMBIENT as u64, libc::PR_CAP_AMBIENT_CLEAR_ALL as u64]);
+    prctl(
+        batch,
+        "prctl(CAP_AMBIENT clear)",
+        &[libc::PR_CAP_AMBIENT as u64, libc::PR_CAP_AMBIENT_CLEAR_ALL as u64],
+    );
     for bit in (0..64).filter(|b| want.caps[4] >> b & 1 == 1) {
-        prctl(batch, "prctl(CAP_AMBIENT raise)", &[libc::PR_CAP_AMBIENT as u64, libc::PR_CAP_AMBIENT_RAISE as u64, bit]);
+        prctl(
+            batch,
+            "prctl(CAP_AMBIENT raise)",
+            &[libc::PR_CAP_AMBIENT as u64, libc::PR_CAP_AMBIENT_RAISE as u64, bit],
+        );
     }
     if want.no_new_privs && !have.no_new_privs {
         prctl(batch, "prctl(SET_NO_NEW_PRIVS)", &[libc::PR_SET_NO_NEW_PRIVS as u64, 1]);
@@ -94,7 +106,9 @@ pub fn put(batch: &mut Batch, have: &Credentials, want: &Credentials) {
 fn capset(batch: &mut Batch, want: &Credentials) {
     let [inheritable, permitted, effective, ..] = want.caps;
     let header: Vec<u8> = [CAPABILITY_VERSION_3.to_le_bytes(), 0u32.to_le_bytes()].concat();
-    let half = |shift: u32| [effective, permitted, inheritable].map(|c| ((c >> shift) as u32).to_le_bytes()).concat();
+    let half = |shift: u32| {
+        [effective, permitted, inheritable].map(|c| ((c >> shift) as u32).to_le_bytes()).concat()
+    };
     let header = batch.bytes(&header);
     let data = batch.bytes(&[half(0), half(32)].concat());
     batch.call("capset", libc::SYS_capset, &[header, data]);

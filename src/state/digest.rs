@@ -37,7 +37,9 @@ fn merged(layout: &Layout) -> Vec<Vma> {
     let mut all: Vec<Vma> = Vec::new();
     for vma in layout.vmas.iter().filter(|v| v.private()) {
         match all.last_mut() {
-            Some(last) if last.end == vma.start && last.identity_at(last.end) == vma.identity_at(vma.start) => {
+            Some(last)
+                if last.end == vma.start && last.identity_at(last.end) == vma.identity_at(vma.start) =>
+            {
                 last.end = vma.end;
             }
             _ => all.push(vma.clone()),

@@ -28,9 +28,7 @@ pub struct Survey {
 
 /// Reads the layout with all flags (walks the page tables: not inside the freeze).
 pub fn survey(pid: i32) -> Result<Survey, StateError> {
-    let maps = Process::new(pid)
-        .and_then(|p| p.smaps())
-        .map_err(StateError::proc(pid, "smaps"))?;
+    let maps = Process::new(pid).and_then(|p| p.smaps()).map_err(StateError::proc(pid, "smaps"))?;
     Ok(digest(pid, &maps.0, |map| from_vm_flags(map.extension.vm_flags)))
 }
 
@@ -42,7 +40,9 @@ pub fn quick(pid: i32, previous: &Layout) -> Result<(Survey, bool), StateError> 
     let mut unknown = false;
     let survey = digest(pid, &maps.0, |map| match known.get(&map.address.0) {
         // stacks and heaps grow: the flags stay
-        Some(old) if old.prot == protection(map) && old.shared == map.perms.contains(MMPermissions::SHARED) => {
+        Some(old)
+            if old.prot == protection(map) && old.shared == map.perms.contains(MMPermissions::SHARED) =>
+        {
             old.flags
         }
         _ => {
@@ -54,8 +54,7 @@ pub fn quick(pid: i32, previous: &Layout) -> Result<(Survey, bool), StateError> 
 }
 
 fn digest(pid: i32, maps: &[MemoryMap], mut flags: impl FnMut(&MemoryMap) -> VmaFlags) -> Survey {
-    let mut survey =
-        Survey { layout: Layout::default(), vdso: Vec::new(), obstacles: Vec::new() };
+    let mut survey = Survey { layout: Layout::default(), vdso: Vec::new(), obstacles: Vec::new() };
     let mut seen = HashSet::new();
     for map in maps {
         match backing(map) {
@@ -105,17 +104,19 @@ fn backing(map: &MemoryMap) -> Kind {
         MMapPath::Vdso => Kind::Special("[vdso]".to_owned()),
         MMapPath::Vvar => Kind::Special("[vvar]".to_owned()),
         MMapPath::Other(name) if name == "vvar_vclock" => Kind::Special("[vvar_vclock]".to_owned()),
-        MMapPath::Other(name) if name == "uprobes" => {
-            Kind::Unsupported("uprobes are active in this process".to_owned(), "end the tracing of user functions")
-        }
+        MMapPath::Other(name) if name == "uprobes" => Kind::Unsupported(
+            "uprobes are active in this process".to_owned(),
+            "end the tracing of user functions",
+        ),
         // [anon:NAME], named by prctl(PR_SET_VMA)
         MMapPath::Other(name) if name.starts_with("anon:") => Kind::Carried(Backing::Anonymous),
         MMapPath::Heap | MMapPath::Stack | MMapPath::TStack(_) | MMapPath::Anonymous => {
             Kind::Carried(Backing::Anonymous)
         }
-        MMapPath::Vsys(_) => {
-            Kind::Unsupported("System V shared memory is not carried yet".to_owned(), "use POSIX shared memory or a memfd")
-        }
+        MMapPath::Vsys(_) => Kind::Unsupported(
+            "System V shared memory is not carried yet".to_owned(),
+            "use POSIX shared memory or a memfd",
+        ),
         MMapPath::Path(path) => path_backing(&path.to_string_lossy(), id),
         other => Kind::Unsupported(format!("{other:?} mappings are not carried"), "unmap it"),
     }
@@ -129,7 +130,10 @@ fn path_backing(path: &str, id: ObjectId) -> Kind {
         return Kind::Carried(Backing::SharedAnonymous(id));
     }
     if path.starts_with("/anon_hugepage") || path.starts_with("/dev/hugepages") {
-        return Kind::Unsupported("huge page (hugetlb) memory is not carried yet".to_owned(), "use transparent huge pages");
+        return Kind::Unsupported(
+            "huge page (hugetlb) memory is not carried yet".to_owned(),
+            "use transparent huge pages",
+        );
     }
     if let Some(name) = path.strip_prefix("/SYSV") {
         return Kind::Unsupported(
@@ -138,7 +142,10 @@ fn path_backing(path: &str, id: ObjectId) -> Kind {
         );
     }
     if path.starts_with("anon_inode:") || path.starts_with("/[") || !path.starts_with('/') {
-        return Kind::Unsupported(format!("memory of {path} belongs to a kernel object that is not carried"), "close it");
+        return Kind::Unsupported(
+            format!("memory of {path} belongs to a kernel object that is not carried"),
+            "close it",
+        );
     }
     if path.ends_with(DELETED) {
         return Kind::Unsupported(
@@ -194,8 +201,7 @@ fn object(pid: i32, map: &MemoryMap, id: ObjectId, maps: &[MemoryMap]) -> Memory
         MMapPath::Path(p) => p.to_string_lossy().into_owned(),
         _ => String::new(),
     };
-    let memfd_name =
-        path.strip_prefix("/memfd:").map(|n| n.strip_suffix(DELETED).unwrap_or(n).to_owned());
+    let memfd_name = path.strip_prefix("/memfd:").map(|n| n.strip_suffix(DELETED).unwrap_or(n).to_owned());
     MemoryObject { id, size: by_link.unwrap_or(by_maps), memfd_name, seals: 0 }
 }
 

@@ -18,7 +18,8 @@ pub const NO_EXE: u32 = u32::MAX;
 pub fn capture(pid: i32) -> Result<MmFields, StateError> {
     let process = Process::new(pid).map_err(StateError::proc(pid, "stat"))?;
     let stat = process.stat().map_err(StateError::proc(pid, "stat"))?;
-    let auxv = std::fs::read(format!("/proc/{pid}/auxv")).map_err(StateError::io(pid, "reading the auxiliary vector"))?;
+    let auxv = std::fs::read(format!("/proc/{pid}/auxv"))
+        .map_err(StateError::io(pid, "reading the auxiliary vector"))?;
     let need = |value: Option<u64>, field| value.ok_or(StateError::Field { pid, file: "stat", field });
     Ok(MmFields {
         start_code: stat.startcode,
@@ -28,10 +29,10 @@ pub fn capture(pid: i32) -> Result<MmFields, StateError> {
         start_brk: need(stat.start_brk, "start_brk")?,
         brk: 0,
         start_stack: stat.startstack,
-        arg_start: need(stat.arg_start.map(|v| v as u64), "arg_start")?,
-        arg_end: need(stat.arg_end.map(|v| v as u64), "arg_end")?,
-        env_start: need(stat.env_start.map(|v| v as u64), "env_start")?,
-        env_end: need(stat.env_end.map(|v| v as u64), "env_end")?,
+        arg_start: need(stat.arg_start, "arg_start")?,
+        arg_end: need(stat.arg_end, "arg_end")?,
+        env_start: need(stat.env_start, "env_start")?,
+        env_end: need(stat.env_end, "env_end")?,
         auxv,
     })
 }

@@ -33,7 +33,8 @@ pub use error::StateError;
 
 /// Our own credentials.
 pub fn credentials_of_self() -> Result<crate::image::process::Credentials, StateError> {
-    let status =
-        procfs::process::Process::myself().and_then(|p| p.status()).map_err(StateError::proc(0, "self/status"))?;
+    let status = procfs::process::Process::myself()
+        .and_then(|p| p.status())
+        .map_err(StateError::proc(0, "self/status"))?;
     credentials::of_status(0, &status)
 }

@@ -22,23 +22,73 @@ const PR_GET_TID_ADDRESS: u64 = 40;
 /// Registers as words, in the order of `user_regs_struct`.
 pub fn words(r: &Regs) -> Vec<u64> {
     vec![
-        r.r15, r.r14, r.r13, r.r12, r.rbp, r.rbx, r.r11, r.r10, r.r9, r.r8, r.rax, r.rcx, r.rdx, r.rsi, r.rdi,
-        r.orig_rax, r.rip, r.cs, r.eflags, r.rsp, r.ss, r.fs_base, r.gs_base, r.ds, r.es, r.fs, r.gs,
+        r.r15, r.r14, r.r13, r.r12, r.rbp, r.rbx, r.r11, r.r10, r.r9, r.r8, r.rax, r.rcx, r.rdx, r.rsi,
+        r.rdi, r.orig_rax, r.rip, r.cs, r.eflags, r.rsp, r.ss, r.fs_base, r.gs_base, r.ds, r.es, r.fs, r.gs,
     ]
 }
 
 /// Registers from words; `None` when there are not 27.
 pub fn from_words(w: &[u64]) -> Option<Regs> {
     let &[
-        r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi, orig_rax, rip, cs, eflags, rsp, ss,
-        fs_base, gs_base, ds, es, fs, gs,
+        r15,
+        r14,
+        r13,
+        r12,
+        rbp,
+        rbx,
+        r11,
+        r10,
+        r9,
+        r8,
+        rax,
+        rcx,
+        rdx,
+        rsi,
+        rdi,
+        orig_rax,
+        rip,
+        cs,
+        eflags,
+        rsp,
+        ss,
+        fs_base,
+        gs_base,
+        ds,
+        es,
+        fs,
+        gs,
     ] = w
     else {
         return None;
     };
     Some(Regs {
-        r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi, orig_rax, rip, cs, eflags, rsp, ss,
-        fs_base, gs_base, ds, es, fs, gs,
+        r15,
+        r14,
+        r13,
+        r12,
+        rbp,
+        rbx,
+        r11,
+        r10,
+        r9,
+        r8,
+        rax,
+        rcx,
+        rdx,
+        rsi,
+        rdi,
+        orig_rax,
+        rip,
+        cs,
+        eflags,
+        rsp,
+        ss,
+        fs_base,
+        gs_base,
+        ds,
+        es,
+        fs,
+        gs,
     })
 }
 
@@ -144,7 +194,8 @@ pub fn put_rseq(batch: &mut Batch, image: &ThreadImage) {
 /// Sets name, extended state, mask and registers from outside: the thread is then what it was.
 pub fn put_outside(thread: crate::tracee::thread::Thread, image: &ThreadImage) -> Result<(), StateError> {
     let tid = thread.0;
-    let regs = from_words(&image.regs).ok_or(StateError::Field { pid: tid, file: "image", field: "registers" })?;
+    let regs =
+        from_words(&image.regs).ok_or(StateError::Field { pid: tid, file: "image", field: "registers" })?;
     ptrace::set_xstate(tid, &image.xstate).map_err(|source| TraceeError::Ptrace {
         tid,
         step: "writing the extended state",
@@ -161,7 +212,11 @@ pub fn cpu_obstacles(components: u64, features: &[u32]) -> Vec<crate::image::Obs
     let mut found = Vec::new();
     let advice = "move it to a host whose CPU has at least the same features";
     if lacking != 0 {
-        found.push(crate::image::Obstacle::new("CPU", format!("no register state components {lacking:#x} here"), advice));
+        found.push(crate::image::Obstacle::new(
+            "CPU",
+            format!("no register state components {lacking:#x} here"),
+            advice,
+        ));
     }
     for ((name, theirs), ours) in words.iter().zip(features).zip(xsave::feature_words()) {
         if theirs & !ours != 0 {

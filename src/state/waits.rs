@@ -67,9 +67,10 @@ impl Memory {
     /// Keeps it for the next move. Losing it only makes a wait longer, so failure is logged, not raised.
     pub fn save(&self, home: &Path, pid: i32) {
         let Some(path) = Self::path(home, pid) else { return };
-        let written = path.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| {
-            std::fs::write(&path, serde_json::to_vec(self).unwrap_or_default())
-        });
+        let written = path
+            .parent()
+            .map_or(Ok(()), std::fs::create_dir_all)
+            .and_then(|()| std::fs::write(&path, serde_json::to_vec(self).unwrap_or_default()));
         if let Err(e) = written {
             tracing::warn!(path = %path.display(), error = %e, "the ends of sleeping threads' waits are not remembered");
         }
@@ -83,9 +84,10 @@ impl Memory {
     }
 
     fn recall(&self, tid: i32, regs: &Regs, at_ns: i64) -> Option<(i64, u64)> {
-        let known = self.known.iter().find(|k| {
-            k.tid == tid && (k.rip, k.rsp, k.args) == (regs.rip, regs.rsp, args(regs))
-        })?;
+        let known = self
+            .known
+            .iter()
+            .find(|k| k.tid == tid && (k.rip, k.rsp, k.args) == (regs.rip, regs.rsp, args(regs)))?;
         Some((known.nr, (known.end_ns - at_ns).max(0) as u64))
     }
 }
@@ -107,7 +109,11 @@ pub fn capture(
             Ok((restart::reissue(regs, age), None))
         }
         Interrupted::Block(nr) => {
-            let recalled = if nr == libc::SYS_restart_syscall { memory.recall(tid, regs, frozen.stopped_ns()) } else { None };
+            let recalled = if nr == libc::SYS_restart_syscall {
+                memory.recall(tid, regs, frozen.stopped_ns())
+            } else {
+                None
+            };
             if let Some((nr, left_ns)) = recalled {
                 return Ok((*regs, Some(Wait { nr, args: args(regs), left_ns })));
             }

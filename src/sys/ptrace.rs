@@ -35,8 +35,9 @@ pub struct Options(libc::c_long);
 
 impl Options {
     /// For a source process: it runs on when the tracer dies; new threads are attached by themselves.
-    pub const SOURCE: Options =
-        Options((libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_TRACECLONE | libc::PTRACE_O_TRACEEXEC) as c_long);
+    pub const SOURCE: Options = Options(
+        (libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_TRACECLONE | libc::PTRACE_O_TRACEEXEC) as c_long,
+    );
     /// For a skeleton: it dies with the tracer.
     pub const SKELETON: Options = Options(
         (libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_TRACECLONE | libc::PTRACE_O_EXITKILL) as c_long,
@@ -186,7 +187,12 @@ const _: () = assert!(mem::size_of::<RseqConfiguration>() == 24);
 /// Reads the rseq registration of a stopped thread.
 pub fn rseq(tid: i32) -> Result<RseqConfiguration, Errno> {
     let mut conf = RseqConfiguration::default();
-    request(PTRACE_GET_RSEQ_CONFIGURATION, tid, mem::size_of::<RseqConfiguration>() as *mut c_void, (&raw mut conf).cast())?;
+    request(
+        PTRACE_GET_RSEQ_CONFIGURATION,
+        tid,
+        mem::size_of::<RseqConfiguration>() as *mut c_void,
+        (&raw mut conf).cast(),
+    )?;
     Ok(conf)
 }
 

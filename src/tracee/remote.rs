@@ -95,8 +95,12 @@ impl Site {
             .and_then(|(a, b)| Some((u64::from_str_radix(a, 16).ok()?, u64::from_str_radix(b, 16).ok()?)))
             .ok_or(TraceeError::NoSyscallInstruction { pid })?;
         let mut image = vec![0; (end - start) as usize];
-        mem.read(start, &mut image)
-            .map_err(|source| TraceeError::Memory { pid, step: "reading the vDSO", addr: start, source })?;
+        mem.read(start, &mut image).map_err(|source| TraceeError::Memory {
+            pid,
+            step: "reading the vDSO",
+            addr: start,
+            source,
+        })?;
         let at = image
             .windows(2)
             .position(|w| w == [0x0f, 0x05])
@@ -228,18 +232,14 @@ impl<'a> Remote<'a> {
         let args = [hint.unwrap_or(0), len, prot, flags, u64::MAX, 0];
         let code = self.must("mmap of the scratch area", libc::SYS_mmap, args)?;
         let exec = (libc::PROT_READ | libc::PROT_EXEC) as u64;
-        if let Err(e) = self.must("mprotect of the code page", libc::SYS_mprotect, [code, PAGE, exec, 0, 0, 0]) {
+        if let Err(e) =
+            self.must("mprotect of the code page", libc::SYS_mprotect, [code, PAGE, exec, 0, 0, 0])
+        {
             self.must("munmap of the scratch area", libc::SYS_munmap, [code, len, 0, 0, 0, 0])?;
             return Err(e);
         }
         self.write("writing the loop", code, &LOOP)?;
-        Ok(Scratch {
-            code,
-            table: code + PAGE,
-            table_len,
-            data: code + PAGE + table_len as u64,
-            data_len,
-        })
+        Ok(Scratch { code, table: code + PAGE, table_len, data: code + PAGE + table_len as u64, data_len })
     }
 
     /// Unmaps the scratch area.
@@ -249,17 +249,21 @@ impl<'a> Remote<'a> {
     }
 
     fn write(&self, step: &'static str, addr: u64, bytes: &[u8]) -> Result<(), TraceeError> {
-        self.site
-            .mem
-            .write(addr, bytes)
-            .map_err(|source| TraceeError::Memory { pid: self.site.pid, step, addr, source })
+        self.site.mem.write(addr, bytes).map_err(|source| TraceeError::Memory {
+            pid: self.site.pid,
+            step,
+            addr,
+            source,
+        })
     }
 
     fn read(&self, step: &'static str, addr: u64, bytes: &mut [u8]) -> Result<(), TraceeError> {
-        self.site
-            .mem
-            .read(addr, bytes)
-            .map_err(|source| TraceeError::Memory { pid: self.site.pid, step, addr, source })
+        self.site.mem.read(addr, bytes).map_err(|source| TraceeError::Memory {
+            pid: self.site.pid,
+            step,
+            addr,
+            source,
+        })
     }
 
     /// Executes a batch: one round trip.
@@ -272,7 +276,10 @@ impl<'a> Remote<'a> {
             Vec::new()
         } else if self.site.sigtrap_ignored {
             let calls: Vec<_> = batch.calls().collect();
-            calls.into_iter().map(|(nr, args)| self.single("a batched call", nr, args)).collect::<Result<_, _>>()?
+            calls
+                .into_iter()
+                .map(|(nr, args)| self.single("a batched call", nr, args))
+                .collect::<Result<_, _>>()?
         } else {
             self.run_loop(scratch, batch)?
         };
@@ -381,7 +388,8 @@ fn leave_critical_section(thread: Thread, site: &Site, mut regs: Regs) -> Regs {
         return regs;
     }
     let Some(section) = read(rseq.address + 8).filter(|s| *s != 0) else { return regs };
-    if let (Some(start), Some(length), Some(abort)) = (read(section + 8), read(section + 16), read(section + 24))
+    if let (Some(start), Some(length), Some(abort)) =
+        (read(section + 8), read(section + 16), read(section + 24))
         && regs.rip.wrapping_sub(start) < length
     {
         regs.rip = abort;

@@ -4,7 +4,7 @@
 //! | the kernel left | meaning | source goes on | target |
 //! |---|---|---|---|
 //! | `-ERESTARTSYS`, `-ERESTARTNOINTR`, `-ERESTARTNOHAND` | issue again with the same arguments | by itself | by itself, from the registers |
-//! | `-ERESTART_RESTARTBLOCK` | the kernel holds the absolute end of the wait | by itself | [`Wait`] is armed anew with the time left |
+//! | `-ERESTART_RESTARTBLOCK` | the kernel holds the absolute end of the wait | by itself | the wait is armed anew (`state::waits`) with the time left |
 //! | `-EINTR` from a call that signal(7) lists as interrupted by a mere stop | `epoll_wait` and others | issued again by us | issued again by us |
 //!
 //! `select` and `ppoll` write the time left into user memory, so they are right when issued again.

@@ -169,11 +169,7 @@ fn decode(status: WaitStatus) -> Stop {
 /// The process that traces this thread; 0: nobody.
 pub fn tracer_of(tid: i32) -> i32 {
     let status = std::fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
-    status
-        .lines()
-        .find_map(|l| l.strip_prefix("TracerPid:"))
-        .and_then(|v| v.trim().parse().ok())
-        .unwrap_or(0)
+    status.lines().find_map(|l| l.strip_prefix("TracerPid:")).and_then(|v| v.trim().parse().ok()).unwrap_or(0)
 }
 
 /// The state letter of a thread; `?` when it is gone.

@@ -67,29 +67,47 @@ pub fn mask(cpu: usize) -> Vec<u8> {
 pub struct UrgentTracee {
     thread: Thread,
     sched: Option<SchedAttr>,
+    slack: Option<String>,
 }
 
 impl UrgentTracee {
-    /// Makes it urgent. Its attributes must have been captured before.
+    /// Makes it urgent. A real-time thread has no timer slack, and one that ceases to be gets the default
+    /// (`__setscheduler_params`): so that is put back, too.
     pub fn begin(thread: Thread) -> Self {
+        let slack = std::fs::read_to_string(slack_of(thread)).ok();
         let sched = sched_attr(thread.0).ok().filter(|s| set_sched_attr(thread.0, &urgent(*s)).is_ok());
-        UrgentTracee { thread, sched }
+        UrgentTracee { thread, sched, slack }
+    }
+
+    /// Leaves it urgent: its attributes will be set by the caller.
+    pub fn keep(mut self) {
+        self.sched = None;
     }
 }
 
 impl Drop for UrgentTracee {
     fn drop(&mut self) {
-        if let Some(sched) = &self.sched
-            && let Err(e) = set_sched_attr(self.thread.0, sched)
-        {
+        let Some(sched) = &self.sched else { return };
+        let mut back = set_sched_attr(self.thread.0, sched).map_err(std::io::Error::from);
+        if let Some(slack) = &self.slack {
+            back = back.and(std::fs::write(slack_of(self.thread), slack.trim()));
+        }
+        if let Err(e) = back {
             tracing::debug!(tid = self.thread.0, error = %e, "scheduling attributes not put back");
         }
     }
 }
 
+fn slack_of(thread: Thread) -> String {
+    format!("/proc/{}/timerslack_ns", thread.0)
+}
+
 /// The lowest real-time priority: ahead of ordinary threads, behind all others.
 fn urgent(own: SchedAttr) -> SchedAttr {
-    if own.policy == SCHED_FIFO || own.policy == libc::SCHED_DEADLINE as u32 || own.policy == libc::SCHED_RR as u32 {
+    if own.policy == SCHED_FIFO
+        || own.policy == libc::SCHED_DEADLINE as u32
+        || own.policy == libc::SCHED_RR as u32
+    {
         return own;
     }
     SchedAttr { policy: SCHED_FIFO, priority: 1, nice: 0, ..own }

@@ -38,6 +38,8 @@ pub struct ThreadImage {
     pub sched: Sched,
     /// The wait that must be armed anew, if the thread was stopped in one.
     pub wait: Option<Wait>,
+    /// Bytes that its registers rely on (a shortened timeout below its stack), and where they go.
+    pub patch: Option<(u64, Vec<u8>)>,
 }
 
 /// A timed wait whose end the source's kernel kept: issued anew at the target with the time left.

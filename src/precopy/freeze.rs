@@ -84,14 +84,15 @@ impl Freezer<'_> {
             match self.capture(agent, described, &mut captive) {
                 Err(e) if passing(&e) && attempt < ATTEMPTS => {
                     tracing::info!(error = %e, attempt, "not now; the process runs on, and is frozen again in a moment");
+                    captive.remember_waits(&mut agent.memory);
                     captive.resume();
                     std::thread::sleep(PAUSE * attempt);
                 }
-                Err(e) => return self.give_up(link, captive, e),
+                Err(e) => return self.give_up(link, agent, captive, e),
                 Ok((image, found)) => {
                     return match self.send(link, agent, image, &found, stopped_ns) {
                         Ok(()) => self.commit(link, captive, frozen_at),
-                        Err(e) => self.give_up(link, captive, e),
+                        Err(e) => self.give_up(link, agent, captive, e),
                     };
                 }
             }
@@ -99,10 +100,18 @@ impl Freezer<'_> {
         unreachable!("the last attempt returns")
     }
 
-    fn give_up(self, link: &mut Link, captive: Captive, e: MigrateError) -> Result<(), MigrateError> {
+    fn give_up(
+        self,
+        link: &mut Link,
+        agent: &mut Agent,
+        captive: Captive,
+        e: MigrateError,
+    ) -> Result<(), MigrateError> {
         self.state.on(e.event());
         self.report.outcome = Outcome::Aborted;
+        captive.remember_waits(&mut agent.memory);
         captive.resume();
+        agent.memory.save(&self.options.home, self.options.pid);
         if e.event() == SourceEvent::Cancelled {
             link.ignore_cancel();
             let _ = link.say(&ToTarget::Abort(e.to_string()));

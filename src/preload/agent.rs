@@ -56,7 +56,7 @@ impl Agent {
         let begun = Instant::now();
         let frozen = Frozen::stop_leader(pid, PATIENCE)?;
         let tracker = install(&frozen, &site);
-        remember_wait(&frozen, &mut memory);
+        remember_waits(&frozen, &mut memory);
         frozen.thaw();
         let attach = begun.elapsed();
         let layout = with_descriptors(described.memory.layout.clone(), &described.files);
@@ -141,11 +141,11 @@ fn install(frozen: &Frozen, site: &Site) -> Result<WpScan, PreloadError> {
 }
 
 /// The stop turns a timed wait into `restart_syscall`, which hides how long it has still to go.
-fn remember_wait(frozen: &Frozen, memory: &mut waits::Memory) {
+pub(super) fn remember_waits(frozen: &Frozen, memory: &mut waits::Memory) {
     for member in &frozen.threads {
         if let Ok(regs) = member.thread.regs()
             && matches!(Interrupted::of(&regs), Interrupted::Block(_))
-            && let Ok((regs, Some(wait))) = waits::capture(frozen, member, &regs, memory)
+            && let Ok(waits::Taken { wait: Some(wait), .. }) = waits::capture(frozen, member, &regs, memory)
         {
             memory.remember(member.thread.0, &regs, &wait, frozen.stopped_ns());
         }

@@ -216,6 +216,10 @@ fn put_waits_and_registers(
     }
     skeleton.unmap_scratch()?;
     for (tracee, thread) in &settled {
+        if let Some((at, bytes)) = &thread.patch {
+            let step = "placing the timeout of a waiting thread";
+            skeleton.site.mem.write(*at, bytes).map_err(RestoreError::io(step))?;
+        }
         threads::put_outside(*tracee, thread)?;
     }
     Ok(memory)

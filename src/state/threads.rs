@@ -123,12 +123,12 @@ pub fn capture<Q>(
     };
     leave_vdso(thread, context.site)?;
     let mut remote = Remote::borrow(thread, context.site)?;
-    let (regs, wait) = waits::capture(context.frozen, member, remote.saved(), context.memory)?;
+    let taken = waits::capture(context.frozen, member, remote.saved(), context.memory)?;
     let task = Process::new(tid).map_err(StateError::proc(tid, "status"))?;
     let status = task.status().map_err(StateError::proc(tid, "status"))?;
     let mut image = ThreadImage {
         tid: inner_tid(&status, tid),
-        regs: words(&regs),
+        regs: words(&taken.regs),
         xstate: ptrace::xstate(tid).map_err(kernel("reading the extended state"))?,
         sigmask: remote.mask(),
         rseq: (rseq.address, rseq.size, rseq.signature),
@@ -137,7 +137,8 @@ pub fn capture<Q>(
         comm: status.name.clone(),
         creds: credentials::of_status(tid, &status)?,
         sched: scheduling::capture(tid, context.cpus)?,
-        wait,
+        wait: taken.wait,
+        patch: taken.patch.map(|(at, bytes)| (at, bytes.to_vec())),
         ..ThreadImage::default()
     };
     let mut batch = Batch::new(context.scratch);

@@ -88,25 +88,41 @@ impl Memory {
             .known
             .iter()
             .find(|k| k.tid == tid && (k.rip, k.rsp, k.args) == (regs.rip, regs.rsp, args(regs)))?;
-        Some((known.nr, (known.end_ns - at_ns).max(0) as u64))
+        // one that is over was another wait, of the same call with the same arguments
+        u64::try_from(known.end_ns - at_ns).ok().map(|left| (known.nr, left))
     }
 }
 
-/// What a stopped thread takes along: registers, and the wait to be armed.
-pub fn capture(
-    frozen: &Frozen,
-    member: &Member,
-    regs: &Regs,
-    memory: &Memory,
-) -> Result<(Regs, Option<Wait>), StateError> {
+/// What a stopped thread takes along.
+#[derive(Debug)]
+pub struct Taken {
+    /// Its registers.
+    pub regs: Regs,
+    /// The wait to be armed anew.
+    pub wait: Option<Wait>,
+    /// Bytes to be written into its memory first, and where.
+    pub patch: Option<(u64, [u8; 16])>,
+}
+
+impl Taken {
+    fn plain(regs: Regs) -> Self {
+        Taken { regs, wait: None, patch: None }
+    }
+}
+
+/// What a stopped thread takes along: registers, and the wait it was in.
+pub fn capture(frozen: &Frozen, member: &Member, regs: &Regs, memory: &Memory) -> Result<Taken, StateError> {
     let pid = frozen.pid;
     let tid = member.thread.0;
+    let waiting = |wait| Taken { wait: Some(wait), ..Taken::plain(*regs) };
     match Interrupted::of(regs) {
-        Interrupted::No | Interrupted::ByKernel(_) => Ok((*regs, None)),
-        Interrupted::Eintr(_) if has_deliverable_signal(tid) => Ok((*regs, None)),
+        Interrupted::No | Interrupted::ByKernel(_) => Ok(Taken::plain(*regs)),
+        Interrupted::Eintr(_) if has_deliverable_signal(tid) => Ok(Taken::plain(*regs)),
         kind @ Interrupted::Eintr(_) => {
             let age = if kind.timed(regs) { frozen.age(member) } else { Duration::ZERO };
-            Ok((restart::reissue(regs, age), None))
+            let mem = ProcMem::open(pid).map_err(StateError::io(pid, "opening its memory"))?;
+            let again = restart::reissue(regs, age, |at| mem.read_16(at));
+            Ok(Taken { patch: again.patch, ..Taken::plain(again.regs) })
         }
         Interrupted::Block(nr) => {
             let recalled = if nr == libc::SYS_restart_syscall {
@@ -115,16 +131,16 @@ pub fn capture(
                 None
             };
             if let Some((nr, left_ns)) = recalled {
-                return Ok((*regs, Some(Wait { nr, args: args(regs), left_ns })));
+                return Ok(waiting(Wait { nr, args: args(regs), left_ns }));
             }
             let nr = if nr == libc::SYS_restart_syscall { hidden(member, pid, regs) } else { nr };
             match total(pid, nr, regs)? {
                 Some(total) => {
                     let left = total.saturating_sub(frozen.age(member));
                     let left_ns = u64::try_from(left.as_nanos()).unwrap_or(u64::MAX);
-                    Ok((*regs, Some(Wait { nr, args: args(regs), left_ns })))
+                    Ok(waiting(Wait { nr, args: args(regs), left_ns }))
                 }
-                None => Ok((restart::restart_by_kernel(regs, nr), None)),
+                None => Ok(Taken::plain(restart::restart_by_kernel(regs, nr))),
             }
         }
     }
@@ -152,12 +168,10 @@ fn total(pid: i32, nr: i64, regs: &Regs) -> Result<Option<Duration>, StateError>
 }
 
 fn timespec(pid: i32, addr: u64) -> Result<Duration, StateError> {
+    let failed = || StateError::io(pid, "reading the timeout of a waiting thread");
     let mut bytes = [0u8; 16];
-    ProcMem::open(pid)
-        .and_then(|mem| mem.read(addr, &mut bytes))
-        .map_err(StateError::io(pid, "reading the timeout of a waiting thread"))?;
-    let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
-    Ok(Duration::from_secs(word(0)) + Duration::from_nanos(word(8)))
+    ProcMem::open(pid).and_then(|mem| mem.read(addr, &mut bytes)).map_err(failed())?;
+    Ok(restart::duration(bytes))
 }
 
 /// The call with which a fresh thread takes up a wait: arguments, and a timespec to be placed for it.
@@ -177,9 +191,7 @@ impl Rearm {
     /// Plans it, when `passed` more has gone by since the freeze.
     pub fn new(wait: &Wait, passed: Duration) -> Self {
         let left = Duration::from_nanos(wait.left_ns).saturating_sub(passed);
-        let mut timespec = [0; 16];
-        timespec[..8].copy_from_slice(&left.as_secs().to_le_bytes());
-        timespec[8..].copy_from_slice(&u64::from(left.subsec_nanos()).to_le_bytes());
+        let timespec = restart::timespec_bytes(left);
         let mut args = wait.args;
         let timespec_arg = match wait.nr {
             libc::SYS_nanosleep => Some(0),

@@ -75,6 +75,12 @@ impl ProcMem {
         self.0.read_exact_at(buf, addr)
     }
 
+    /// Reads 16 bytes; `None` where nothing can be read.
+    pub fn read_16(&self, addr: u64) -> Option<[u8; 16]> {
+        let mut bytes = [0; 16];
+        self.read(addr, &mut bytes).ok().map(|()| bytes)
+    }
+
     /// Writes all of `data`, whatever the protection.
     pub fn write(&self, addr: u64, data: &[u8]) -> std::io::Result<()> {
         self.0.write_all_at(data, addr)

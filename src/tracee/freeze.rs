@@ -21,7 +21,8 @@ use nix::time::ClockId;
 use super::error::TraceeError;
 use super::restart::{CpuClocks, Interrupted, SleepSample, reissue};
 use super::thread::{Go, Stop, Thread, state_of};
-use crate::sys::ptrace::Options;
+use crate::sys::process::ProcMem;
+use crate::sys::ptrace::{Options, Regs};
 use crate::sys::time::{Deadline, now_ns};
 
 /// Seized threads that still run: the step before the freeze, outside of it.
@@ -249,7 +250,7 @@ impl Frozen {
                 && !has_deliverable_signal(thread.0)
             {
                 let age = if Interrupted::of(&regs).timed(&regs) { self.age(member) } else { Duration::ZERO };
-                if let Err(e) = thread.set_regs(&reissue(&regs, age)) {
+                if let Err(e) = self.issue_again(thread, &regs, age) {
                     tracing::warn!(tid = thread.0, error = %e, "an interrupted call could not be issued again");
                 }
             }
@@ -259,6 +260,18 @@ impl Frozen {
                 tracing::warn!(tid = thread.0, error = %e, "could not detach");
             }
         }
+    }
+
+    fn issue_again(&self, thread: Thread, regs: &Regs, age: Duration) -> Result<(), TraceeError> {
+        let failed = |addr| {
+            move |source| TraceeError::Memory { pid: self.pid, step: "shortening a timeout", addr, source }
+        };
+        let mem = ProcMem::open(self.pid).map_err(failed(0))?;
+        let again = reissue(regs, age, |at| mem.read_16(at));
+        if let Some((at, bytes)) = again.patch {
+            mem.write(at, &bytes).map_err(failed(at))?;
+        }
+        thread.set_regs(&again.regs)
     }
 
     /// The process was killed: there is nothing to let go.

@@ -84,7 +84,7 @@ impl Interrupted {
     pub fn timed(self, regs: &Regs) -> bool {
         match self {
             Interrupted::Block(_) => true,
-            Interrupted::Eintr(nr) => is_epoll(nr) && (regs.r10 as i32) > 0,
+            Interrupted::Eintr(nr) => (is_epoll(nr) && (regs.r10 as i32) > 0) || timespec_arg(regs, nr) != 0,
             _ => false,
         }
     }
@@ -94,18 +94,68 @@ fn is_epoll(nr: i64) -> bool {
     nr == libc::SYS_epoll_wait || nr == libc::SYS_epoll_pwait
 }
 
-/// Registers with which a call that returned `EINTR` because of our stop is issued again, with the time left:
-/// the timeout of `epoll_wait` is its fourth argument, in a register that no C function preserves.
-pub fn reissue(regs: &Regs, age: Duration) -> Regs {
-    let mut again = *regs;
-    again.rax = regs.orig_rax;
-    again.rip -= 2;
+/// The argument of a call that points to a relative timeout (`struct timespec`).
+fn timespec_arg(regs: &Regs, nr: i64) -> u64 {
+    match nr {
+        libc::SYS_rt_sigtimedwait => regs.rdx,
+        libc::SYS_semtimedop | libc::SYS_epoll_pwait2 => regs.r10,
+        libc::SYS_io_getevents => regs.r8,
+        _ => 0,
+    }
+}
+
+/// How a call is issued again.
+#[derive(Clone, Copy, Debug)]
+pub struct Again {
+    /// The thread's registers.
+    pub regs: Regs,
+    /// Bytes to be written first, and where: a shorter timeout.
+    pub patch: Option<(u64, [u8; 16])>,
+}
+
+/// Issues a call again that returned `EINTR` because of our stop, with the time left. A timeout in a register (the fourth
+/// argument of `epoll_wait`) is replaced there; one in memory may be a constant of the program, so the new one
+/// is placed below the stack's red zone, where the ABI lets nobody keep anything, and the kernel reads it at
+/// once. Only registers that no C function preserves differ. `read`: 16 bytes of the thread's memory.
+pub fn reissue(regs: &Regs, age: Duration, read: impl Fn(u64) -> Option<[u8; 16]>) -> Again {
+    const RED_ZONE: u64 = 128;
+    let nr = regs.orig_rax as i64;
+    let mut again = Again { regs: *regs, patch: None };
+    again.regs.rax = regs.orig_rax;
+    again.regs.rip -= 2;
     let timeout = regs.r10 as i32;
-    if is_epoll(regs.orig_rax as i64) && timeout > 0 {
+    if is_epoll(nr) && timeout > 0 {
         let passed = i32::try_from(age.as_millis()).unwrap_or(i32::MAX);
-        again.r10 = timeout.saturating_sub(passed).max(0) as u64;
+        again.regs.r10 = timeout.saturating_sub(passed).max(0) as u64;
+    }
+    let pointer = timespec_arg(regs, nr);
+    let place = (regs.rsp - RED_ZONE - 64) & !15;
+    if pointer != 0
+        && let (Some(timespec), Some(_)) = (read(pointer), read(place))
+    {
+        let left = duration(timespec).saturating_sub(age);
+        again.patch = Some((place, timespec_bytes(left)));
+        match nr {
+            libc::SYS_rt_sigtimedwait => again.regs.rdx = place,
+            libc::SYS_io_getevents => again.regs.r8 = place,
+            _ => again.regs.r10 = place,
+        }
     }
     again
+}
+
+/// A `struct timespec` as a duration.
+pub fn duration(timespec: [u8; 16]) -> Duration {
+    let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| timespec[at + i]));
+    Duration::from_secs(word(0)) + Duration::from_nanos(word(8))
+}
+
+/// A duration as a `struct timespec`.
+pub fn timespec_bytes(span: Duration) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&span.as_secs().to_le_bytes());
+    bytes[8..].copy_from_slice(&u64::from(span.subsec_nanos()).to_le_bytes());
+    bytes
 }
 
 /// Registers with which the kernel itself issues the call again (`-ERESTARTNOHAND`: `EINTR` only if a handler
@@ -147,12 +197,14 @@ pub struct SleepSample {
 }
 
 impl SleepSample {
-    /// Reads `/proc/TID/sched` and `stat`; `None` where the kernel does not show them.
+    /// Reads `/proc/TID/sched` and `stat`; `None` where the kernel does not show them. In this order: a thread that
+    /// moves to another CPU in between has slept once more by then, which [`SleepSample::wait_began`] notices.
     pub fn of(tid: i32) -> Option<Self> {
+        let sched = std::fs::read_to_string(format!("/proc/{tid}/sched")).ok()?;
         let stat = std::fs::read_to_string(format!("/proc/{tid}/stat")).ok()?;
         // field 39, counted from the one after the name
         let cpu = stat.rsplit_once(") ")?.1.split_whitespace().nth(36)?.parse().ok()?;
-        Self::parse(&std::fs::read_to_string(format!("/proc/{tid}/sched")).ok()?, cpu)
+        Self::parse(&sched, cpu)
     }
 
     fn parse(text: &str, cpu: usize) -> Option<Self> {
@@ -197,14 +249,14 @@ impl CpuClocks {
             }
             let mut mask = vec![0u8; (cpu / 64 + 1) * 8];
             mask[cpu / 8] |= 1 << (cpu % 8);
-            // moving there, or yielding, brings our own account up to date
+            // going to sleep there and waking up brings our own account up to date
             if set_affinity(0, &mask).is_err() {
                 continue;
             }
-            std::thread::yield_now();
             std::thread::sleep(Duration::from_micros(1));
-            let now = now_ns(ClockId::CLOCK_MONOTONIC);
             if let Some(own) = SleepSample::of(tid) {
+                // read afterwards: whatever comes between makes waits look younger, never older
+                let now = now_ns(ClockId::CLOCK_MONOTONIC);
                 clocks.ahead_ns.insert(cpu, own.exec_start_ns - now);
             }
         }
@@ -231,6 +283,20 @@ mod tests {
         assert_eq!(SleepSample::wait_began(before, same, &clocks), Some(1_000_000_000));
         assert_eq!(SleepSample::wait_began(before, other, &clocks), None);
         assert_eq!(SleepSample::wait_began(before, same, &CpuClocks::default()), None);
+    }
+
+    #[test]
+    fn a_timeout_in_memory_is_shortened_beside_it() {
+        let words: Vec<u64> = vec![0; 27];
+        let mut regs = crate::state::threads::from_words(&words).unwrap();
+        (regs.orig_rax, regs.rdx, regs.rsp, regs.rip) = (libc::SYS_rt_sigtimedwait as u64, 0x5000, 0x9000, 0x402);
+        let again = reissue(&regs, Duration::from_millis(300), |at| {
+            (at == 0x5000 || at < 0x9000 - 128).then(|| timespec_bytes(Duration::from_secs(1)))
+        });
+        let (place, bytes) = again.patch.unwrap();
+        assert_eq!((again.regs.rdx, again.regs.rip), (place, 0x400));
+        assert_eq!(duration(bytes), Duration::from_millis(700));
+        assert!(place + 16 <= 0x9000 - 128);
     }
 
     #[test]

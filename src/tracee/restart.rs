@@ -213,6 +213,10 @@ impl SleepSample {
         };
         let (ms, fraction) = field("se.exec_start")?.split_once('.')?;
         let exec_start_ns = ms.parse::<i64>().ok()? * 1_000_000 + fraction.parse::<i64>().ok()?;
+        // forgotten when the scheduler took the sleeping thread to another CPU (`migrate_task_rq_fair`)
+        if exec_start_ns == 0 {
+            return None;
+        }
         Some(SleepSample { exec_start_ns, sleeps: field("nr_voluntary_switches")?.parse().ok()?, cpu })
     }
 

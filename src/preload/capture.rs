@@ -10,7 +10,9 @@ use super::agent::{PATIENCE, remember_waits};
 use crate::image::memory::MemoryImage;
 use crate::image::process::{ProcessImage, ThreadImage};
 use crate::state::files::{self, FilesOptions};
-use crate::state::{StateError, attributes, mm_fields, scheduling, signals, threads, timers, waits};
+use crate::state::{
+    StateError, attributes, credentials, mm_fields, scheduling, signals, threads, timers, waits,
+};
 use crate::sys::process::{pidfd_open, pidfd_send_signal};
 use crate::tracee::freeze::{Armed, Frozen, Member};
 use crate::tracee::together::{UrgentTracee, go_to};
@@ -202,6 +204,11 @@ fn capture_threads(
     let pid = frozen.pid;
     let posix = timers::list(pid)?;
     let status = Process::new(pid).and_then(|p| p.status()).map_err(StateError::proc(pid, "status"))?;
+    let late = [credentials::obstacles(pid, &status), timers::obstacles(&posix)].concat();
+    if !late.is_empty() {
+        let list: Vec<String> = late.iter().map(ToString::to_string).collect();
+        return Err(StateError::Obstacles(list.join("; ")).into());
+    }
     image.attributes = attributes::capture(pid, &status)?;
     let mut all = Vec::with_capacity(frozen.threads.len());
     let mut posix = Some(posix);

@@ -9,6 +9,7 @@
 //! | [`objects`] | shared memory objects |
 //! | [`activate`] | all other state, at the end |
 //! | [`reservation`] | preflight: what is missing here |
+//! | [`verify`] | comparing every page with the source |
 //! | [`session`] | the conversation with the source |
 
 pub mod activate;
@@ -20,5 +21,6 @@ pub mod pages;
 pub mod reservation;
 pub mod session;
 pub mod skeleton;
+pub mod verify;
 
 pub use error::RestoreError;

@@ -10,14 +10,14 @@ use tokio::runtime::Handle;
 use super::objects::Objects;
 use super::reservation::{Reservation, check};
 use super::skeleton::Skeleton;
-use super::{RestoreError, activate, mapper, nursery, pages};
+use super::{RestoreError, activate, mapper, nursery, pages, verify};
 use crate::handover::journal::{Entry, Journal, Phase};
 use crate::handover::{Target, TargetAction, TargetEvent};
+use crate::image::TreeImage;
 use crate::image::files::{ContentHashes, FileIdentity};
 use crate::image::process::ProcessImage;
-use crate::image::{PageRange, TreeImage};
 use crate::state::files::{Access, FileCheck, RestoreContext, check_file};
-use crate::state::{digest, scheduling, threads, waits};
+use crate::state::{scheduling, threads, waits};
 use crate::sys::time::{ClockOffsets, Ticker, now_ns};
 use crate::tracee::together::{Urgent, UrgentTracee, go_to, mask};
 use crate::transport::protocol::{
@@ -283,7 +283,7 @@ impl Session {
                     ToTarget::ObjectHoles(id, ranges) => work.objects.punch(id, &ranges)?,
                     ToTarget::RoundEnd(n) => self.say(&ToSource::RoundApplied(n))?,
                     ToTarget::Clock => self.say(&clock())?,
-                    ToTarget::Verify => work.own_digests = own_digests(work)?,
+                    ToTarget::Verify => work.own_digests = verify::hash(&work.skeleton, &work.objects)?,
                     ToTarget::Digests(digests) => work.digests = digests,
                     ToTarget::State(tree, moments) => return self.finish(work, *tree, moments),
                     ToTarget::Abort(why) => return Err(RestoreError::Aborted(why)),
@@ -299,7 +299,7 @@ impl Session {
         let image = single(&tree)?;
         let verified = work.description.verify;
         if verified {
-            verify(work)?;
+            verify::compare(&work.own_digests, &work.digests, &work.skeleton.layout)?;
         }
         let memory = {
             let _urgent = Urgent::begin();
@@ -457,45 +457,4 @@ fn short() -> RestoreError {
 
 fn word(bytes: &[u8]) -> u64 {
     bytes.iter().rev().fold(0, |w, b| w << 8 | u64::from(*b))
-}
-
-/// Hashes of all memory here.
-fn own_digests(work: &Work) -> Result<Vec<AreaDigest>, RestoreError> {
-    let mut ours: Vec<AreaDigest> = digest::private(work.skeleton.pid, &work.skeleton.layout)?
-        .into_iter()
-        .map(|(start, pages, hash)| AreaDigest { start, object: None, pages, hash })
-        .collect();
-    for (id, file) in work.objects.iter() {
-        let (start, pages, hash) = digest::object(id, file)?;
-        ours.push(AreaDigest { start, object: Some(id), pages, hash });
-    }
-    Ok(ours)
-}
-
-/// Compares every page with what the source says it has.
-fn verify(work: &Work) -> Result<(), RestoreError> {
-    let ours = &work.own_digests;
-    let theirs = &work.digests;
-    if ours.len() != theirs.len() {
-        return Err(RestoreError::Differs(format!(
-            "{} areas at the source, {} here",
-            theirs.len(),
-            ours.len()
-        )));
-    }
-    let wrong: Vec<String> =
-        theirs
-            .iter()
-            .zip(ours)
-            .filter(|(a, b)| a != b)
-            .map(|(a, b)| {
-                let vma =
-                    work.skeleton.layout.vmas.iter().find(|v| {
-                        v.range().intersection(&PageRange::new(a.start, a.start + 1)).end > a.start
-                    });
-                let what = vma.map(|v| format!("{:?}", v.backing)).unwrap_or_default();
-                format!("{:#x} ({what}; {} pages at the source, {} here)", a.start, a.pages, b.pages)
-            })
-            .collect();
-    if wrong.is_empty() { Ok(()) } else { Err(RestoreError::Differs(wrong.join(", "))) }
 }

@@ -293,7 +293,8 @@ mod tests {
     fn a_timeout_in_memory_is_shortened_beside_it() {
         let words: Vec<u64> = vec![0; 27];
         let mut regs = crate::state::threads::from_words(&words).unwrap();
-        (regs.orig_rax, regs.rdx, regs.rsp, regs.rip) = (libc::SYS_rt_sigtimedwait as u64, 0x5000, 0x9000, 0x402);
+        (regs.orig_rax, regs.rdx, regs.rsp, regs.rip) =
+            (libc::SYS_rt_sigtimedwait as u64, 0x5000, 0x9000, 0x402);
         let again = reissue(&regs, Duration::from_millis(300), |at| {
             (at == 0x5000 || at < 0x9000 - 128).then(|| timespec_bytes(Duration::from_secs(1)))
         });

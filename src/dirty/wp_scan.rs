@@ -222,18 +222,24 @@ impl DirtyTracker for WpScan {
 
 /// Ranges of neighbouring areas, and whether it matters there what is a page of a file. The kernel looks that up in
 /// its `struct page`: a cache miss for every page, several times the cost of the walk itself. In shared mappings
-/// and in anonymous ones the answer is known. Holes between areas belong to the area before.
+/// and in anonymous ones the answer is known. In a hole it is not: something may have been mapped there since.
 fn by_file(layout: &Layout, part: PageRange) -> Vec<(PageRange, Category)> {
     let mut all: Vec<(PageRange, Category)> = Vec::new();
+    let mut add = |range: PageRange, file: Category| match all.last_mut() {
+        _ if range.is_empty() => {}
+        Some((last, f)) if *f == file && last.end == range.start => last.end = range.end,
+        _ => all.push((range, file)),
+    };
+    let mut at = part.start;
     for vma in &layout.vmas {
-        let known = vma.shared || matches!(vma.backing, Backing::Anonymous);
-        let file = if known { Category::empty() } else { Category::FILE };
         let range = vma.range().intersection(&part);
-        match all.last_mut() {
-            _ if range.is_empty() => {}
-            Some((last, f)) if *f == file => last.end = range.end,
-            _ => all.push((range, file)),
+        if range.is_empty() {
+            continue;
         }
+        let known = vma.shared || matches!(vma.backing, Backing::Anonymous);
+        add(PageRange::new(at, range.start), Category::FILE);
+        add(range, if known { Category::empty() } else { Category::FILE });
+        at = range.end;
     }
     all
 }

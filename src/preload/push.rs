@@ -33,6 +33,9 @@ pub struct Pusher {
     pid: i32,
     mem: ProcMem,
     sent: RangeSet,
+    /// Found written, and so marked clean by the tracker, but not sent: outside of the mappings that were known when
+    /// the scan ran, or gone when they were read. They stay owed until they are read.
+    owed: RangeSet,
 }
 
 /// A run of pages to be read: where, and whether zeroes may be left out.
@@ -42,7 +45,7 @@ impl Pusher {
     /// Nothing is sent yet.
     pub fn new(pid: i32) -> Result<Self, PreloadError> {
         let mem = ProcMem::open(pid).map_err(|source| PreloadError::Memory { pid, addr: 0, source })?;
-        Ok(Pusher { pid, mem, sent: RangeSet::default() })
+        Ok(Pusher { pid, mem, sent: RangeSet::default(), owed: RangeSet::default() })
     }
 
     /// Sends what a round found. Returns the number of pages with content.
@@ -52,7 +55,15 @@ impl Pusher {
         found: &[Found],
         sink: &mut impl PageSink,
     ) -> Result<u64, PreloadError> {
-        let (runs, zeroed) = split(layout, found);
+        found.iter().filter(|f| f.private_data()).for_each(|f| self.owed.insert(f.range));
+        let all: Vec<Found> = std::mem::take(&mut self.owed)
+            .iter()
+            .map(|range| Found { range, file: false, zero: false, written: true })
+            .collect();
+        let (runs, _) = split(layout, &all);
+        let (_, zeroed) = split(layout, found);
+        let known: RangeSet = layout.vmas.iter().map(|v| v.range()).collect();
+        all.iter().flat_map(|f| known.gaps(f.range)).for_each(|gap| self.owed.insert(gap));
         let mut zeroed: Vec<PageRange> =
             zeroed.into_iter().flat_map(|z| self.sent.within(z).collect::<Vec<_>>()).collect();
         zeroed.iter().for_each(|z| self.sent.remove(*z));
@@ -75,6 +86,10 @@ impl Pusher {
         present.iter().for_each(|(range, _)| gone.remove(*range));
         let written: Vec<Found> = found.iter().filter(|f| f.written).copied().collect();
         let pages = self.round(layout, &written, sink)?;
+        if let Some(lost) = present.iter().find_map(|(range, _)| self.owed.within(*range).next()) {
+            let source = std::io::Error::other("the page is there and cannot be read");
+            return Err(PreloadError::Memory { pid: self.pid, addr: lost.start, source });
+        }
         // what lies in mappings that are gone went with them
         let gone: Vec<PageRange> = layout
             .vmas
@@ -98,7 +113,9 @@ impl Pusher {
         let mut pages = 0;
         for (range, skip_zero) in runs {
             for piece in range.chunks(PAGES_MAX as u64) {
+                self.owed.insert(piece);
                 for (start, data) in self.read(piece) {
+                    self.owed.remove(PageRange::new(start, start + data.len() as u64));
                     pages += self.send_piece(start, data, *skip_zero, zeroed, sink)?;
                 }
             }

@@ -8,11 +8,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
 
-use super::RestoreError;
 use super::objects::Objects;
 use super::skeleton::Skeleton;
+use super::{RestoreError, pages};
 use crate::image::memory::Layout;
-use crate::image::{Backing, PageRange, Vma, VmaFlags};
+use crate::image::{Backing, PageRange, RangeSet, Vma, VmaFlags};
 use crate::tracee::Batch;
 
 /// One step of making one layout the other.
@@ -71,17 +71,70 @@ fn advance<'a>(vmas: &'a [Vma], at: &mut usize, range: PageRange) -> Option<&'a 
 /// Applies the difference between what is mapped and `layout`.
 pub fn apply(skeleton: &mut Skeleton, objects: &mut Objects, layout: Layout) -> Result<(), RestoreError> {
     check(&layout)?;
-    let old = std::mem::take(&mut skeleton.layout.vmas);
+    let whole: Vec<PageRange> = joined(&skeleton.layout.vmas, &layout.vmas, &skeleton.written)
+        .into_iter()
+        .map(|v| v.range())
+        .collect();
+    let saved = save(skeleton, &whole)?;
+    let old = without(&skeleton.layout.vmas, &whole);
     let steps = difference(&old, &layout.vmas);
     if !steps.is_empty() {
-        let done = carry_out(skeleton, objects, &steps);
-        if let Err(e) = done {
-            skeleton.layout.vmas = old;
-            return Err(e);
+        carry_out(skeleton, objects, &steps)?;
+    }
+    for step in &steps {
+        if let Step::Unmap(range) | Step::Map(range, _) = step {
+            skeleton.written.remove(*range);
         }
     }
     skeleton.layout = layout;
+    for (addr, data) in saved {
+        pages::write(skeleton, addr, &data)?;
+    }
     Ok(())
+}
+
+/// New areas that take in the pages of two or more old ones (`mremap`, or unmapped and mapped again). The kernel does
+/// not merge two areas that both have pages of their own (their `anon_vma` differ): kept as they are, they
+/// would stay two here, and an `mremap` of the whole would see `EFAULT`. They are made anew in one piece.
+fn joined<'a>(old: &[Vma], new: &'a [Vma], written: &RangeSet) -> Vec<&'a Vma> {
+    new.iter()
+        .filter(|n| n.private())
+        .filter(|n| {
+            let first = old.partition_point(|o| o.end <= n.start);
+            let kept = old[first..].iter().take_while(|o| o.start < n.end).filter(|o| {
+                let at = o.start.max(n.start);
+                o.identity_at(at) == n.identity_at(at) && written.overlaps(o.range())
+            });
+            kept.count() > 1
+        })
+        .collect()
+}
+
+/// Reads the pages that are in place in these ranges.
+fn save(skeleton: &Skeleton, ranges: &[PageRange]) -> Result<Vec<(u64, Vec<u8>)>, RestoreError> {
+    const PIECE: u64 = 1024 * 1024;
+    let mut saved = Vec::new();
+    let written = ranges.iter().flat_map(|r| skeleton.written.within(*r).collect::<Vec<_>>());
+    for piece in written.flat_map(|r| r.chunks(PIECE)) {
+        let mut data = vec![0; piece.len() as usize];
+        let step = "reading pages that change their area";
+        skeleton.site.mem.read(piece.start, &mut data).map_err(RestoreError::io(step))?;
+        saved.push((piece.start, data));
+    }
+    Ok(saved)
+}
+
+/// The areas, less these ranges.
+fn without(vmas: &[Vma], ranges: &[PageRange]) -> Vec<Vma> {
+    let cut: RangeSet = ranges.iter().copied().collect();
+    vmas.iter()
+        .flat_map(|vma| {
+            cut.gaps(vma.range()).into_iter().map(|gap| {
+                let (_, _, offset, _) = vma.identity_at(gap.start);
+                Vma { start: gap.start, end: gap.end, offset, ..vma.clone() }
+            })
+        })
+        .collect()
 }
 
 /// A layout from the wire: in order, page-aligned, in user space.
@@ -261,6 +314,18 @@ mod tests {
             difference(&old, &new),
             [Step::Protect(range(2, 4), 1), Step::Map(range(4, 6), &new[1]), Step::Unmap(range(8, 9))]
         );
+    }
+
+    #[test]
+    fn two_areas_that_became_one_are_made_anew() {
+        let old = [anon(1, 4, 3), anon(6, 9, 3)];
+        let new = [anon(1, 9, 3)];
+        let both: RangeSet = [range(1, 2), range(6, 7)].into_iter().collect();
+        assert_eq!(joined(&old, &new, &both), [&new[0]]);
+        // an area without pages merges by itself
+        let one: RangeSet = [range(1, 2)].into_iter().collect();
+        assert!(joined(&old, &new, &one).is_empty());
+        assert_eq!(difference(&without(&old, &[new[0].range()]), &new), [Step::Map(range(1, 9), &new[0])]);
     }
 
     #[test]

@@ -33,12 +33,18 @@ fn check(skeleton: &Skeleton, range: PageRange) -> Result<(), RestoreError> {
 }
 
 /// Writes pages.
-pub fn write(skeleton: &Skeleton, addr: u64, data: &[u8]) -> Result<(), RestoreError> {
+pub fn write(skeleton: &mut Skeleton, addr: u64, data: &[u8]) -> Result<(), RestoreError> {
     let end = addr.checked_add(data.len() as u64).filter(|_| addr.is_multiple_of(PAGE_SIZE));
     let Some(end) = end.filter(|_| (data.len() as u64).is_multiple_of(PAGE_SIZE)) else {
         return Err(RestoreError::Nonsense(format!("pages at an odd address {addr:#x}")));
     };
     check(skeleton, PageRange::new(addr, end))?;
+    skeleton.written.insert(PageRange::new(addr, end));
+    put(skeleton, addr, data)
+}
+
+/// Writes pages whose place is known to be right.
+pub(super) fn put(skeleton: &Skeleton, addr: u64, data: &[u8]) -> Result<(), RestoreError> {
     match process::write_memory(skeleton.pid, addr, data) {
         Ok(()) => Ok(()),
         Err(Errno::EFAULT) => skeleton
@@ -51,7 +57,7 @@ pub fn write(skeleton: &Skeleton, addr: u64, data: &[u8]) -> Result<(), RestoreE
 }
 
 /// Makes pages zero.
-pub fn zero(skeleton: &Skeleton, ranges: &[PageRange]) -> Result<(), RestoreError> {
+pub fn zero(skeleton: &mut Skeleton, ranges: &[PageRange]) -> Result<(), RestoreError> {
     for range in ranges {
         for piece in range.chunks(ZEROES.len() as u64) {
             write(skeleton, piece.start, &ZEROES[..piece.len() as usize])?;
@@ -61,9 +67,10 @@ pub fn zero(skeleton: &Skeleton, ranges: &[PageRange]) -> Result<(), RestoreErro
 }
 
 /// Takes pages away: what is behind them (zeroes, the file) shows again.
-pub fn drop_pages(skeleton: &Skeleton, ranges: &[PageRange]) -> Result<(), RestoreError> {
+pub fn drop_pages(skeleton: &mut Skeleton, ranges: &[PageRange]) -> Result<(), RestoreError> {
     for range in ranges {
         check(skeleton, *range)?;
+        skeleton.written.remove(*range);
     }
     skeleton.run_all(ranges, 0, |batch, range| {
         let args = [range.start, range.len(), libc::MADV_DONTNEED as u64];

@@ -278,8 +278,8 @@ impl Session {
                         work.skeleton.make_way(&layout, &vdso)?;
                         mapper::apply(&mut work.skeleton, &mut work.objects, layout)?;
                     }
-                    ToTarget::Zero(ranges) => pages::zero(&work.skeleton, &ranges)?,
-                    ToTarget::Drop(ranges) => pages::drop_pages(&work.skeleton, &ranges)?,
+                    ToTarget::Zero(ranges) => pages::zero(&mut work.skeleton, &ranges)?,
+                    ToTarget::Drop(ranges) => pages::drop_pages(&mut work.skeleton, &ranges)?,
                     ToTarget::ObjectHoles(id, ranges) => work.objects.punch(id, &ranges)?,
                     ToTarget::RoundEnd(n) => self.say(&ToSource::RoundApplied(n))?,
                     ToTarget::Clock => self.say(&clock())?,
@@ -440,9 +440,9 @@ fn compare(files: &[(String, FileIdentity)]) -> Result<(), RestoreError> {
     Ok(())
 }
 
-fn place_pages(work: &Work, frame: &Frame) -> Result<(), RestoreError> {
+fn place_pages(work: &mut Work, frame: &Frame) -> Result<(), RestoreError> {
     let (addr, data) = frame.body.split_at_checked(8).ok_or_else(short)?;
-    pages::write(&work.skeleton, word(addr), data)
+    pages::write(&mut work.skeleton, word(addr), data)
 }
 
 fn place_object_pages(work: &Work, frame: &Frame) -> Result<(), RestoreError> {

@@ -46,6 +46,8 @@ pub struct Skeleton {
     pub threads: BTreeMap<i32, Thread>,
     /// What is mapped now.
     pub layout: Layout,
+    /// Where pages were written.
+    pub written: RangeSet,
     released: bool,
 }
 
@@ -94,6 +96,7 @@ impl Skeleton {
             scratch,
             threads: BTreeMap::from([(order.pid, leader)]),
             layout: Layout::default(),
+            written: RangeSet::default(),
             released: false,
         };
         let emptied = skeleton.empty(&theirs).and_then(|()| skeleton.move_vdso(&theirs.vdso, vdso, taken));

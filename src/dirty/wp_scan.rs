@@ -180,6 +180,11 @@ impl DirtyTracker for WpScan {
             all.push(found(r, true));
         })?;
         self.register(layout)?;
+        for range in new.iter() {
+            // a mark brought along by `mremap` may sit on a writable page, whose writes it would hide; where this fails
+            // the area has changed again, and is new in the next round
+            let _ = uffd::unprotect(self.uffd.as_fd(), range.start, range.len());
+        }
         let mut again = Vec::new();
         for (range, file) in by_file(layout, whole) {
             self.scan(range, written_ones(file), |r| again.push(found(r, true)))?;

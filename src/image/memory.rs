@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::files::FileIdentity;
-use super::ranges::PageRange;
+use super::ranges::{PageRange, RangeSet};
 
 /// A kernel object that holds memory beyond one address space (shared anonymous memory, memfd), named by the
 /// device and inode that the source's kernel shows for it.
@@ -138,6 +138,24 @@ pub struct MemoryObject {
     pub memfd_name: Option<String>,
     /// Seals of a memfd (`F_GET_SEALS`), applied at the very end.
     pub seals: i32,
+}
+
+/// The parts of old mappings that no new one continues: what was in place there is lost.
+pub fn discontinued(old: &[Vma], new: &[Vma]) -> Vec<PageRange> {
+    let mut lost = Vec::new();
+    for o in old {
+        let mut rest = RangeSet::default();
+        rest.insert(o.range());
+        let first = new.partition_point(|n| n.end <= o.start);
+        for n in new[first..].iter().take_while(|n| n.start < o.end) {
+            let at = o.start.max(n.start);
+            if o.identity_at(at) == n.identity_at(at) {
+                rest.remove(o.range().intersection(&n.range()));
+            }
+        }
+        lost.extend(rest.iter());
+    }
+    lost
 }
 
 /// Where the vDSO of the process lies, and what it is.

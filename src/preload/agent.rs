@@ -12,7 +12,7 @@ use super::objects::ObjectPusher;
 use super::push::{PageSink, Pusher};
 use crate::dirty::{DirtyTracker, Found, WpScan};
 use crate::image::files::{FileIdentity, FilesImage};
-use crate::image::memory::{Layout, MemoryObject};
+use crate::image::memory::{Layout, MemoryObject, discontinued};
 use crate::image::process::ProcessImage;
 use crate::image::{Backing, ObjectId};
 use crate::state::files::identity::identity_of_path;
@@ -86,7 +86,9 @@ impl Agent {
 
     /// Takes over a layout.
     pub fn take(&mut self, layout: Layout, files: &FilesImage) {
-        self.layout = with_descriptors(layout, files);
+        let layout = with_descriptors(layout, files);
+        self.pages.forget(&discontinued(&self.layout.vmas, &layout.vmas));
+        self.layout = layout;
         let descriptors = memfd_descriptors(files);
         self.objects.update(self.pid, &self.layout, &descriptors);
     }

@@ -48,6 +48,17 @@ impl Pusher {
         Ok(Pusher { pid, mem, sent: RangeSet::default(), owed: RangeSet::default() })
     }
 
+    /// The target is about to lose what was in place there: it is owed again, should it still exist. The layouts of a
+    /// running process are not of one instant, and one that lacks an area is not proof that it is gone.
+    pub fn forget(&mut self, lost: &[PageRange]) {
+        for range in lost {
+            for part in self.sent.within(*range).collect::<Vec<_>>() {
+                self.owed.insert(part);
+            }
+            self.sent.remove(*range);
+        }
+    }
+
     /// Sends what a round found. Returns the number of pages with content.
     pub fn round(
         &mut self,

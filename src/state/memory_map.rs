@@ -69,12 +69,23 @@ fn digest(pid: i32, maps: &[MemoryMap], mut flags: impl FnMut(&MemoryMap) -> Vma
                 advice: advice.to_owned(),
             }),
             Kind::Carried(backing) => {
+                // of a running process the list is not of one instant: an area that merged with its neighbour after
+                // that was listed comes again from its new beginning
+                let last = survey.layout.vmas.last().map_or(0, |v| v.end);
+                let start = map.address.0.max(last);
+                if start >= map.address.1 {
+                    continue;
+                }
                 let vma = Vma {
-                    start: map.address.0,
+                    start,
                     end: map.address.1,
                     prot: protection(map),
                     shared: map.perms.contains(MMPermissions::SHARED),
-                    offset: map.offset,
+                    offset: if backing == Backing::Anonymous {
+                        0
+                    } else {
+                        map.offset + start - map.address.0
+                    },
                     backing,
                     flags: flags(map),
                 };

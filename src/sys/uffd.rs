@@ -42,6 +42,8 @@ const _: () = assert!(size_of::<ApiArg>() == 24 && size_of::<RegisterArg>() == 3
 const UFFDIO_API: libc::c_ulong = 0xc018_aa3f;
 /// `_IOWR(0xaa, 0x00, struct uffdio_register)`
 const UFFDIO_REGISTER: libc::c_ulong = 0xc020_aa00;
+/// `_IOWR(0xaa, 0x06, struct uffdio_writeprotect)`
+const UFFDIO_WRITEPROTECT: libc::c_ulong = 0xc018_aa06;
 const MODE_WP: u64 = 2;
 
 /// Shakes hands; must be the first call on a fresh descriptor. `EINVAL`: a feature is missing.
@@ -58,6 +60,13 @@ pub fn register_write_protect(uffd: BorrowedFd<'_>, start: u64, len: u64) -> Res
     let mut arg = RegisterArg { start, len, mode: MODE_WP, ioctls: 0 };
     // SAFETY: arg is valid for the size encoded in the request.
     Errno::result(unsafe { libc::ioctl(uffd.as_raw_fd(), UFFDIO_REGISTER, &raw mut arg) }).map(drop)
+}
+
+/// Takes the protection and its mark off all pages of a range (`UFFDIO_WRITEPROTECT`, mode 0).
+pub fn unprotect(uffd: BorrowedFd<'_>, start: u64, len: u64) -> Result<(), Errno> {
+    let mut arg = [start, len, 0u64];
+    // SAFETY: struct uffdio_writeprotect is three words: start, len, mode.
+    Errno::result(unsafe { libc::ioctl(uffd.as_raw_fd(), UFFDIO_WRITEPROTECT, arg.as_mut_ptr()) }).map(drop)
 }
 
 /// Makes a userfaultfd of our own process (probing what the kernel can do).

@@ -176,11 +176,15 @@ impl DirtyTracker for WpScan {
         let mut new = RangeSet::default();
         let mut all = Vec::new();
         self.scan(whole, unregistered_ones(), |r| {
-            new.insert(PageRange::new(r.start, r.end));
-            all.push(found(r, true));
+            let found = found(r, true);
+            // what is no data yet may become some before the second scan, which then must not be passed over
+            if found.private_data() {
+                new.insert(found.range);
+            }
+            all.push(found);
         })?;
         self.register(layout)?;
-        for range in new.iter() {
+        for range in all.iter().map(|f| f.range) {
             // a mark brought along by `mremap` may sit on a writable page, whose writes it would hide; where this fails
             // the area has changed again, and is new in the next round
             let _ = uffd::unprotect(self.uffd.as_fd(), range.start, range.len());

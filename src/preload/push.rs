@@ -79,6 +79,8 @@ impl Pusher {
             zeroed.into_iter().flat_map(|z| self.sent.within(z).collect::<Vec<_>>()).collect();
         zeroed.iter().for_each(|z| self.sent.remove(*z));
         let pages = self.send(&runs, &mut zeroed, sink)?;
+        // not what was the zero page when the scan passed, and has been written and sent since
+        let zeroed: Vec<PageRange> = zeroed.into_iter().flat_map(|z| self.sent.gaps(z)).collect();
         if !zeroed.is_empty() {
             sink.zero(zeroed)?;
         }

@@ -11,7 +11,7 @@
 //! takes them all as written, whatever marks they carry (`mremap` may have brought old ones along).
 
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 
@@ -267,11 +267,4 @@ fn halves(layout: &Layout) -> (PageRange, PageRange) {
         passed += len;
     }
     (whole, PageRange::new(whole.end, whole.end))
-}
-
-/// The descriptor, for those who must know it is ours.
-impl AsFd for WpScan {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.uffd.as_fd()
-    }
 }

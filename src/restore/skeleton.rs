@@ -7,7 +7,7 @@
 //! to where the source has it.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use super::RestoreError;
@@ -413,10 +413,4 @@ fn clone_args_bytes(a: &CloneArgs) -> Vec<u8> {
     ]
     .map(u64::to_le_bytes)
     .concat()
-}
-
-impl AsRawFd for Skeleton {
-    fn as_raw_fd(&self) -> i32 {
-        self.pidfd.as_raw_fd()
-    }
 }

@@ -111,7 +111,8 @@ impl Agent {
     /// Sends what was written since the last round. Returns pages with content.
     pub fn round(&mut self, sink: &mut impl PageSink) -> Result<u64, PreloadError> {
         let found = self.tracker.round(&self.layout)?;
-        Ok(self.pages.round(&self.layout, &found, sink)? + self.objects.push(&self.layout, &found, sink)?)
+        Ok(self.pages.round(&self.layout, &found, sink)?
+            + self.objects.push(&self.layout, &found, false, sink)?)
     }
 
     /// The final scan; the process is frozen.
@@ -121,7 +122,8 @@ impl Agent {
 
     /// Sends what the final scan found. Returns pages with content.
     pub fn last(&mut self, found: &[Found], sink: &mut impl PageSink) -> Result<u64, PreloadError> {
-        Ok(self.pages.last(&self.layout, found, sink)? + self.objects.push(&self.layout, found, sink)?)
+        Ok(self.pages.last(&self.layout, found, sink)?
+            + self.objects.push(&self.layout, found, true, sink)?)
     }
 
     /// Descriptors of the shared objects.

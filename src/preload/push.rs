@@ -73,7 +73,8 @@ impl Pusher {
             .collect();
         let (runs, _) = split(layout, &all);
         let (_, zeroed) = split(layout, found);
-        let known: RangeSet = layout.vmas.iter().map(|v| v.range()).collect();
+        // where the layout knows something shared, the scan may have seen what was mapped there since
+        let known: RangeSet = layout.vmas.iter().filter(|v| v.private()).map(|v| v.range()).collect();
         all.iter().flat_map(|f| known.gaps(f.range)).for_each(|gap| self.owed.insert(gap));
         let mut zeroed: Vec<PageRange> =
             zeroed.into_iter().flat_map(|z| self.sent.within(z).collect::<Vec<_>>()).collect();
@@ -95,14 +96,15 @@ impl Pusher {
         sink: &mut impl PageSink,
     ) -> Result<u64, PreloadError> {
         let (present, _) = split(layout, found);
-        let mut gone = self.sent.clone();
-        present.iter().for_each(|(range, _)| gone.remove(*range));
         let written: Vec<Found> = found.iter().filter(|f| f.written).copied().collect();
         let pages = self.round(layout, &written, sink)?;
         if let Some(lost) = present.iter().find_map(|(range, _)| self.owed.within(*range).next()) {
             let source = std::io::Error::other("the page is there and cannot be read");
             return Err(PreloadError::Memory { pid: self.pid, addr: lost.start, source });
         }
+        // also what was owed and sent just now, though nothing of the process's own is there any more
+        let mut gone = self.sent.clone();
+        present.iter().for_each(|(range, _)| gone.remove(*range));
         // what lies in mappings that are gone went with them
         let gone: Vec<PageRange> = layout
             .vmas

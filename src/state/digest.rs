@@ -29,7 +29,8 @@ pub fn private(pid: i32, layout: &Layout) -> Result<Vec<Digest>, StateError> {
     let pagemap =
         File::open(format!("/proc/{pid}/pagemap")).map_err(StateError::io(pid, "opening the page map"))?;
     let mem = ProcMem::open(pid).map_err(StateError::io(pid, "opening the memory"))?;
-    merged(layout).into_iter().map(|vma| private_vma(pid, &vma, &pagemap, &mem)).collect()
+    let all = merged(layout).into_iter().map(|vma| private_vma(pid, &vma, &pagemap, &mem)).collect();
+    all
 }
 
 /// Neighbouring pieces of one mapping count as one: the two sides may have them split differently.

@@ -14,7 +14,7 @@ use crate::dirty::{DirtyTracker, Found, WpScan};
 use crate::image::files::{FileIdentity, FilesImage};
 use crate::image::memory::{Layout, MemoryObject, discontinued};
 use crate::image::process::ProcessImage;
-use crate::image::{Backing, ObjectId};
+use crate::image::{Backing, ObjectId, Vma};
 use crate::state::files::identity::identity_of_path;
 use crate::state::{memory_map, waits};
 use crate::tracee::restart::Interrupted;
@@ -33,6 +33,8 @@ pub struct Agent {
     pub layout: Layout,
     /// How long the attaching stop was.
     pub attach: Duration,
+    /// The mappings that the target was told of last.
+    told: Vec<Vma>,
     files: BTreeSet<String>,
     tracker: Box<dyn DirtyTracker>,
     pages: Pusher,
@@ -65,6 +67,7 @@ impl Agent {
             memory,
             layout,
             attach,
+            told: Vec::new(),
             files: described.memory.files.iter().map(|(path, _)| path.clone()).collect(),
             tracker: Box::new(tracker?),
             pages: Pusher::new(pid)?,
@@ -87,7 +90,6 @@ impl Agent {
     /// Takes over a layout.
     pub fn take(&mut self, layout: Layout, files: &FilesImage) {
         let layout = with_descriptors(layout, files);
-        self.pages.forget(&discontinued(&self.layout.vmas, &layout.vmas));
         self.layout = layout;
         let descriptors = memfd_descriptors(files);
         self.objects.update(self.pid, &self.layout, &descriptors);
@@ -108,8 +110,16 @@ impl Agent {
         new
     }
 
-    /// Sends what was written since the last round. Returns pages with content.
+    /// The target makes its mappings those of the layout. Not so with each layout that is read: a freeze that comes to
+    /// nothing has read one, too.
+    fn told(&mut self) {
+        self.pages.forget(&discontinued(&self.told, &self.layout.vmas));
+        self.told.clone_from(&self.layout.vmas);
+    }
+
+    /// Sends what was written since the last round, after the layout. Returns pages with content.
     pub fn round(&mut self, sink: &mut impl PageSink) -> Result<u64, PreloadError> {
+        self.told();
         let found = self.tracker.round(&self.layout)?;
         Ok(self.pages.round(&self.layout, &found, sink)?
             + self.objects.push(&self.layout, &found, false, sink)?)
@@ -120,8 +130,9 @@ impl Agent {
         Ok(self.tracker.last(&self.layout)?)
     }
 
-    /// Sends what the final scan found. Returns pages with content.
+    /// Sends what the final scan found, after the layout. Returns pages with content.
     pub fn last(&mut self, found: &[Found], sink: &mut impl PageSink) -> Result<u64, PreloadError> {
+        self.told();
         Ok(self.pages.last(&self.layout, found, sink)?
             + self.objects.push(&self.layout, found, true, sink)?)
     }

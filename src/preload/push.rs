@@ -33,6 +33,8 @@ pub struct Pusher {
     pid: i32,
     mem: ProcMem,
     sent: RangeSet,
+    /// Found to hold zeroes, for which the target needs nothing as long as the mapping is what it was.
+    zeroes: RangeSet,
     /// Found written, and so marked clean by the tracker, but not sent: outside of the mappings that were known when
     /// the scan ran, or gone when they were read. They stay owed until they are read.
     owed: RangeSet,
@@ -45,17 +47,24 @@ impl Pusher {
     /// Nothing is sent yet.
     pub fn new(pid: i32) -> Result<Self, PreloadError> {
         let mem = ProcMem::open(pid).map_err(|source| PreloadError::Memory { pid, addr: 0, source })?;
-        Ok(Pusher { pid, mem, sent: RangeSet::default(), owed: RangeSet::default() })
+        Ok(Pusher {
+            pid,
+            mem,
+            sent: RangeSet::default(),
+            zeroes: RangeSet::default(),
+            owed: RangeSet::default(),
+        })
     }
 
     /// The target is about to lose what was in place there: it is owed again, should it still exist. The layouts of a
-    /// running process are not of one instant, and one that lacks an area is not proof that it is gone.
+    /// running process are not of one instant, and one that lacks an area is not proof that it is gone. Neither are zeroes
+    /// zero any more, if the mapping is a file's: they were left out because the layout said anonymous memory.
     pub fn forget(&mut self, lost: &[PageRange]) {
         for range in lost {
-            for part in self.sent.within(*range).collect::<Vec<_>>() {
-                self.owed.insert(part);
+            for had in [&mut self.sent, &mut self.zeroes] {
+                had.within(*range).for_each(|part| self.owed.insert(part));
+                had.remove(*range);
             }
-            self.sent.remove(*range);
         }
     }
 
@@ -168,9 +177,11 @@ impl Pusher {
             if zero {
                 zeroed.extend(self.sent.within(range));
                 self.sent.remove(range);
+                self.zeroes.insert(range);
             } else {
                 pages += range.pages();
                 self.sent.insert(range);
+                self.zeroes.remove(range);
                 sink.pages(range.start, data.slice(from..to))?;
             }
         }

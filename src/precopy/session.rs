@@ -235,7 +235,7 @@ impl<'a> Migration<'a> {
             agent.survey(&files)?;
             let new_files = agent.new_files();
             link.say(&ToTarget::Layout { pid: described.pid, layout: agent.layout.clone(), new_files })?;
-            let pages = agent.round(link)?;
+            let pages = agent.round(link)?.pages;
             let number = measured.len();
             link.say(&ToTarget::RoundEnd(number as u32))?;
             match link.hear("placing the pages of a round")? {

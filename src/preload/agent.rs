@@ -23,6 +23,21 @@ use crate::tracee::{Frozen, Remote, Site};
 /// How long a thread may take to stop.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
+/// What a round did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pushed {
+    /// Pages sent, with content.
+    pub pages: u64,
+    /// Pages that the tracker found written since the round before (all that are present, in the first).
+    pub written: u64,
+    /// Pages that are written again and again, and are not sent before the freeze.
+    pub held: u64,
+    /// What the tracker took to find them.
+    pub scan: Duration,
+    /// For how long the process was stopped.
+    pub stopped: Duration,
+}
+
 /// The agent of one process.
 pub struct Agent {
     /// The process.
@@ -108,10 +123,15 @@ impl Agent {
         new
     }
 
-    /// Sends what was written since the last round. Returns pages with content.
-    pub fn round(&mut self, sink: &mut impl PageSink) -> Result<u64, PreloadError> {
+    /// Sends what was written since the last round.
+    pub fn round(&mut self, sink: &mut impl PageSink) -> Result<Pushed, PreloadError> {
+        let begun = Instant::now();
         let found = self.tracker.round(&self.layout)?;
-        Ok(self.pages.round(&self.layout, &found, sink)? + self.objects.push(&self.layout, &found, sink)?)
+        let scan = begun.elapsed();
+        let written = found.iter().filter(|f| f.written).map(|f| f.range.pages()).sum();
+        let pages =
+            self.pages.round(&self.layout, &found, sink)? + self.objects.push(&self.layout, &found, sink)?;
+        Ok(Pushed { pages, written, scan, ..Pushed::default() })
     }
 
     /// The final scan; the process is frozen.

@@ -6,6 +6,7 @@
 //! and the freeze; it is a hint about memory, not its content.
 
 use std::collections::HashSet;
+use std::os::unix::fs::MetadataExt;
 
 use procfs::process::{MMPermissions, MMapPath, MemoryMap, Process, VmFlags};
 
@@ -207,7 +208,9 @@ fn from_vm_flags(vm: VmFlags) -> VmaFlags {
 /// The object behind a shared mapping. Its size comes from `map_files` where we may look there, else it is as
 /// large as the mappings that show it.
 fn object(pid: i32, map: &MemoryMap, id: ObjectId, maps: &[MemoryMap]) -> MemoryObject {
-    let by_link = std::fs::metadata(map_file(pid, map.address)).ok().map(|m| m.len());
+    // by now the process may show something else there
+    let is_it = |m: &std::fs::Metadata| m.dev() == id.dev && m.ino() == id.ino;
+    let by_link = std::fs::metadata(map_file(pid, map.address)).ok().filter(is_it).map(|m| m.len());
     let by_maps = maps
         .iter()
         .filter(|m| m.inode == map.inode && m.dev == map.dev)

@@ -10,8 +10,8 @@ use super::abilities::{self, Ability, Needed};
 use super::home::Home;
 use super::{Exit, Failure, say};
 use crate::image::Obstacle;
-use crate::precopy::link::Cancel;
-use crate::precopy::{self, MigrateError, Migration, Options};
+use crate::precopy::policy::Limits;
+use crate::precopy::{self, Control, MigrateError, Migration, Options};
 use crate::restore::session::chain;
 use crate::state::files::FilesOptions;
 use crate::transport::HostPort;
@@ -101,7 +101,7 @@ fn look(args: &CheckArgs, pid: i32, findings: &mut Findings) -> Result<Result<()
             home: Home::open()?.path().to_owned(),
             connect_limit: Duration::from_secs(args.connect_timeout),
         };
-        checked = Migration::check(&options, &Cancel::default()).map(drop);
+        checked = Migration::check(&options, &Control::new(Limits::default())).map(drop);
     }
     Ok(match checked {
         Err(MigrateError::Refused(all)) => {

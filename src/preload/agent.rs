@@ -5,12 +5,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
 use super::PreloadError;
 use super::capture::Poised;
 use super::objects::ObjectPusher;
 use super::push::{PageSink, Pusher};
+use super::throttle::Waits;
 use crate::dirty::{Chosen, DirtyTracker, Found, Kind};
 use crate::image::files::{FileIdentity, FilesImage};
 use crate::image::memory::{Layout, MemoryObject, discontinued};
@@ -43,8 +45,8 @@ pub struct Pushed {
 pub struct Agent {
     /// The process.
     pub pid: i32,
-    /// Waits that we interrupted.
-    pub memory: waits::Memory,
+    /// Waits that we interrupted, and the right to stop the process.
+    pub waits: Waits,
     /// The mappings as last seen.
     pub layout: Layout,
     /// How long the attaching stop was.
@@ -85,7 +87,7 @@ impl Agent {
         let layout = with_descriptors(described.memory.layout.clone(), &described.files);
         Ok(Agent {
             pid,
-            memory,
+            waits: Waits::new(memory),
             layout,
             attach,
             files: described.memory.files.iter().map(|(path, _)| path.clone()).collect(),
@@ -149,11 +151,12 @@ impl Agent {
 
     /// Stops the process for as long as it takes to look and to start tracking anew; it runs on as if nothing had been.
     fn renew(&mut self) -> Result<(Option<Vec<Found>>, Duration), PreloadError> {
+        let mut waits = self.waits.lock();
         let poised = Poised::prepare(self.pid)?;
         let begun = Instant::now();
         let captive = poised.freeze()?;
         let found = self.tracker.renew(&self.layout);
-        captive.remember_waits(&mut self.memory);
+        captive.remember_waits(&mut waits);
         captive.resume();
         let stopped = if found.is_some() { begun.elapsed() } else { Duration::ZERO };
         Ok((found.transpose()?, stopped))
@@ -176,8 +179,8 @@ impl Agent {
     }
 
     /// The parts that the freeze uses side by side: the tracker scans while the state is captured.
-    pub fn scanner(&mut self) -> (&mut dyn DirtyTracker, &Layout, &waits::Memory) {
-        (&mut *self.tracker, &self.layout, &self.memory)
+    pub fn scanner(&mut self) -> (&mut dyn DirtyTracker, &Layout, MutexGuard<'_, waits::Memory>) {
+        (&mut *self.tracker, &self.layout, self.waits.lock())
     }
 }
 

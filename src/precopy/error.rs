@@ -59,6 +59,9 @@ pub enum MigrateError {
     /// The user ended it.
     #[error("cancelled")]
     Cancelled,
+    /// The process writes faster than the link carries, or what was asked for is out of reach.
+    #[error("given up (--on-divergence abort): {0}")]
+    Diverged(String),
     /// The process came to its own end.
     #[error("process {pid} ended by itself before it could be moved")]
     Ended {

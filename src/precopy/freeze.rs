@@ -6,7 +6,9 @@
 use std::time::Instant;
 
 use super::MigrateError;
+use super::foresight::Foresight;
 use super::link::{Link, out_of_turn};
+use super::predict::Prediction;
 use super::session::Options;
 use crate::dirty::Found;
 use crate::handover::journal::{Journal, Phase};
@@ -38,6 +40,8 @@ pub struct Freezer<'a> {
     pub difference: ClockOffsets,
     /// Our journal entry, on disk.
     pub journal: Journal,
+    /// What its length is predicted from.
+    pub foresight: Foresight,
 }
 
 impl std::fmt::Debug for Freezer<'_> {
@@ -76,6 +80,7 @@ impl Freezer<'_> {
     ) -> Result<(), MigrateError> {
         for attempt in 1.. {
             let poised = Poised::prepare(self.options.pid)?;
+            let prediction = self.foresee();
             let _urgent = Urgent::begin();
             let frozen_at = initial_clocks().boottime_ns;
             let begun = Instant::now();
@@ -85,20 +90,28 @@ impl Freezer<'_> {
             match self.capture(agent, described, &mut captive) {
                 Err(e) if passing(&e) && attempt < ATTEMPTS => {
                     tracing::info!(error = %e, attempt, "not now; the process runs on, and is frozen again in a moment");
-                    captive.remember_waits(&mut agent.memory);
+                    captive.remember_waits(&mut agent.waits.lock());
                     captive.resume();
                     std::thread::sleep(PAUSE * attempt);
                 }
                 Err(e) => return self.give_up(link, agent, captive, e),
                 Ok((image, found)) => {
                     return match self.send(link, agent, image, &found, stopped_ns) {
-                        Ok(()) => self.commit(link, captive, frozen_at),
+                        Ok(()) => self.commit(link, captive, frozen_at, &prediction),
                         Err(e) => self.give_up(link, agent, captive, e),
                     };
                 }
             }
         }
         unreachable!("the last attempt returns")
+    }
+
+    /// How long it will be, noted at the moment of stopping.
+    fn foresee(&mut self) -> Prediction {
+        let prediction = self.foresight.predict();
+        self.report.predicted_freeze_ms = Some(prediction.parts.sum());
+        self.report.predicted_freeze_parts = prediction.parts;
+        prediction
     }
 
     fn give_up(
@@ -110,9 +123,9 @@ impl Freezer<'_> {
     ) -> Result<(), MigrateError> {
         self.state.on(e.event());
         self.report.outcome = Outcome::Aborted;
-        captive.remember_waits(&mut agent.memory);
+        captive.remember_waits(&mut agent.waits.lock());
         captive.resume();
-        agent.memory.save(&self.options.home, self.options.pid);
+        agent.waits.lock().save(&self.options.home, self.options.pid);
         if e.event() == SourceEvent::Cancelled {
             link.ignore_cancel();
             let _ = link.say(&ToTarget::Abort(e.to_string()));
@@ -173,11 +186,12 @@ impl Freezer<'_> {
                 leave_to_others(&scheduling::online_cpus());
                 (tracker.last(layout), newborn(pid))
             });
-            let image = captive.capture(described, memory, options, waits);
+            let image = captive.capture(described, memory, options, &waits);
             self.report.freeze_parts.capture = ms(begun);
             let found = scan.join().unwrap_or_else(|_| unreachable!("a scan does not panic"));
             (image, found)
         });
+        drop(waits);
         self.report.freeze_parts.scan = ms(begun) - self.report.freeze_parts.capture;
         let image = image?;
         children?;
@@ -204,7 +218,13 @@ impl Freezer<'_> {
         Ok(MemoryImage { mm, layout: agent.layout.clone(), ..described.memory.clone() })
     }
 
-    fn commit(mut self, link: &mut Link, mut captive: Captive, frozen_at: i64) -> Result<(), MigrateError> {
+    fn commit(
+        mut self,
+        link: &mut Link,
+        mut captive: Captive,
+        frozen_at: i64,
+        prediction: &Prediction,
+    ) -> Result<(), MigrateError> {
         let begun = Instant::now();
         link.ignore_cancel();
         let dir = self.options.home.join("journal");
@@ -232,6 +252,7 @@ impl Freezer<'_> {
             tracing::debug!(journal_ms, answered_ms = ms(begun), "commit");
             self.state.on(SourceEvent::Running);
             captive.kill()?;
+            self.foresight.learn(&self.options.home, prediction, self.report);
             return self.journal.close().map_err(MigrateError::journal(&dir));
         }
         self.unanswered(captive, answer.err())

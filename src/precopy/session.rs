@@ -4,10 +4,14 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::MigrateError;
+use super::ahead::Ahead;
+use super::control::{Control, Phase, Status};
 use super::error::whereabouts;
+use super::foresight;
 use super::freeze;
-use super::link::{Cancel, Link, hashes, out_of_turn};
-use super::policy::{self, Limits, Measured, Next};
+use super::link::{Link, hashes, out_of_turn};
+use crate::dirty::choice::Unavailable;
+use crate::dirty::{Choice, Kind};
 use crate::handover::journal::{Entry, Journal};
 use crate::handover::{Source, SourceAction};
 use crate::image::TreeImage;
@@ -15,7 +19,7 @@ use crate::image::process::ProcessImage;
 use crate::preload::agent::Agent;
 use crate::preload::describe::{Described, describe};
 use crate::report::{MigrationReport, Outcome, PidMode, Round};
-use crate::state::files::{self, FilesOptions};
+use crate::state::files::FilesOptions;
 use crate::sys::time::{ClockOffsets, Ticker};
 use crate::transport::protocol::{Description, PidChoice, ToSource, ToTarget};
 
@@ -39,6 +43,8 @@ pub struct Options {
     pub home: PathBuf,
     /// Time limit for connecting.
     pub connect_limit: Duration,
+    /// `--tracker`.
+    pub tracker: Choice,
 }
 
 /// Told as it happens.
@@ -46,6 +52,8 @@ pub struct Options {
 pub enum Progress<'a> {
     /// A step begins.
     Step(&'a str),
+    /// A round is under way: told several times a second.
+    Now(&'a Status),
     /// A round is done.
     Round(usize, &'a Round),
 }
@@ -53,7 +61,7 @@ pub enum Progress<'a> {
 /// A migration under way.
 pub struct Migration<'a> {
     options: &'a Options,
-    cancel: &'a Cancel,
+    control: &'a Control,
     tell: &'a dyn Fn(Progress<'_>),
     report: MigrationReport,
     state: Source,
@@ -70,7 +78,7 @@ impl std::fmt::Debug for Migration<'_> {
 
 impl<'a> Migration<'a> {
     /// A migration that has not begun.
-    pub fn new(options: &'a Options, cancel: &'a Cancel, tell: &'a dyn Fn(Progress<'_>)) -> Self {
+    pub fn new(options: &'a Options, control: &'a Control, tell: &'a dyn Fn(Progress<'_>)) -> Self {
         let report = MigrationReport {
             id: new_id(),
             pid: options.pid,
@@ -79,7 +87,11 @@ impl<'a> Migration<'a> {
             processes: 1,
             ..MigrationReport::default()
         };
-        Migration { options, cancel, tell, report, state: Source::Moving }
+        control.note(|status| {
+            status.id.clone_from(&report.id);
+            status.pid = report.pid;
+        });
+        Migration { options, control, tell, report, state: Source::Moving }
     }
 
     /// Carries it out. The report says how it ended; the error why it did not end well.
@@ -99,9 +111,9 @@ impl<'a> Migration<'a> {
     }
 
     /// Preflight only: `ulpm check --pid N --to HOST`.
-    pub fn check(options: &Options, cancel: &Cancel) -> Result<ProcessImage, MigrateError> {
+    pub fn check(options: &Options, control: &Control) -> Result<ProcessImage, MigrateError> {
         let quiet = |_: Progress<'_>| {};
-        let mut migration = Migration::new(options, cancel, &quiet);
+        let mut migration = Migration::new(options, control, &quiet);
         let (mut link, image) = migration.preflight()?;
         link.say(&ToTarget::Abort("only checked".to_owned()))?;
         link.close("checked");
@@ -133,11 +145,15 @@ impl<'a> Migration<'a> {
     /// Everything that can be known before anything is stopped.
     fn preflight(&mut self) -> Result<(Link, ProcessImage), MigrateError> {
         (self.tell)(Progress::Step("looking at the process"));
-        let described = look(self.options.pid, &self.options.files)?;
+        let described = look(self.options.pid, &self.options.files, self.options.tracker)?;
         let mut obstacles = described.obstacles;
         (self.tell)(Progress::Step("connecting"));
-        let opened =
-            Link::open(&self.options.home, &self.options.to, self.cancel, self.options.connect_limit);
+        let opened = Link::open(
+            &self.options.home,
+            &self.options.to,
+            self.control.cancel(),
+            self.options.connect_limit,
+        );
         let mut link = match opened {
             // what was found here stands, whether or not the target can be asked
             Err(e) if !obstacles.is_empty() && !matches!(e, MigrateError::Cancelled) => {
@@ -177,8 +193,8 @@ impl<'a> Migration<'a> {
 
     fn move_it(&mut self, link: &mut Link, described: &ProcessImage) -> Result<(), MigrateError> {
         self.report.outcome = Outcome::Aborted;
-        let (difference, bound) = link.clock_difference()?;
-        tracing::info!(?difference, ?bound, "clock of the target");
+        let (difference, rtt) = link.clock_difference()?;
+        tracing::info!(?difference, ?rtt, "clock of the target");
         let journal_dir = self.options.home.join("journal");
         std::fs::create_dir_all(&journal_dir).map_err(MigrateError::journal(&journal_dir))?;
         link.say(&ToTarget::Begin { difference })?;
@@ -190,101 +206,60 @@ impl<'a> Migration<'a> {
             other => return Err(out_of_turn(&other)),
         }
         (self.tell)(Progress::Step("attaching"));
-        let mut agent = Agent::attach(described, self.options.pid, &self.options.home)?;
+        let chosen =
+            self.options.tracker.resolve().map_err(|e| MigrateError::Refused(vec![unavailable(&e)]))?;
+        self.report.tracker_reason = chosen.reason.clone();
+        let mut agent = Agent::attach(described, self.options.pid, &self.options.home, &chosen)?;
         self.report.attach_ms = agent.attach.as_secs_f64() * 1e3;
         self.report.tracker = agent.tracker().to_owned();
-        let files = self.rounds(link, &mut agent, described)?;
+        let basis = foresight::basis(&self.options.home, link, rtt, &agent, described);
+        let ahead = Ahead {
+            options: self.options,
+            control: self.control,
+            tell: self.tell,
+            report: &mut self.report,
+            link: &mut *link,
+            agent: &mut agent,
+            basis,
+        };
+        let mut foresight = ahead.run(described)?;
+        let begun = Instant::now();
         let entry = Entry::new(&self.report.id, true, self.options.pid, &self.options.to);
         let mut journal = Journal::begin(&journal_dir, entry).map_err(MigrateError::journal(&journal_dir))?;
         // `ulpm recover` leaves it to us as long as we live
         journal.keep();
+        foresight.complete(&agent, begun.elapsed(), self.options.verify);
         link.watch();
+        self.control.note(|status| status.phase = Phase::Freezing);
         (self.tell)(Progress::Step("freezing"));
-        let described = ProcessImage { files, ..described.clone() };
+        let described = ProcessImage { files: foresight.files.clone(), ..described.clone() };
         let freezer = freeze::Freezer {
             options: self.options,
             report: &mut self.report,
             state: &mut self.state,
             difference,
             journal,
+            foresight,
         };
         freezer.run(link, &mut agent, &described)
-    }
-
-    /// Pre-copy.
-    fn rounds(
-        &mut self,
-        link: &mut Link,
-        agent: &mut Agent,
-        described: &ProcessImage,
-    ) -> Result<crate::image::files::FilesImage, MigrateError> {
-        let begun = Instant::now();
-        let mut measured: Vec<Measured> = Vec::new();
-        let mut files = described.files.clone();
-        loop {
-            let round_begun = Instant::now();
-            let bytes_before = link.bytes_sent();
-            if !measured.is_empty() {
-                // new descriptors are normal; one that cannot be carried may be gone by the freeze
-                let (now, obstacles) = files::describe(self.options.pid, &self.options.files)
-                    .map_err(crate::preload::PreloadError::from)?;
-                if obstacles.is_empty() {
-                    files = now;
-                }
-            }
-            agent.survey(&files)?;
-            let new_files = agent.new_files();
-            link.say(&ToTarget::Layout { pid: described.pid, layout: agent.layout.clone(), new_files })?;
-            let pages = agent.round(link)?;
-            let number = measured.len();
-            link.say(&ToTarget::RoundEnd(number as u32))?;
-            match link.hear("placing the pages of a round")? {
-                ToSource::RoundApplied(n) if n as usize == number => {}
-                other => return Err(out_of_turn(&other)),
-            }
-            let took = round_begun.elapsed();
-            let rate = match measured.last() {
-                Some(before) => (pages as f64 / before.took.as_secs_f64().max(1e-6)) as u64,
-                None => 0,
-            };
-            measured.push(Measured { pages, took });
-            let next = policy::decide(&measured, &Limits::default());
-            self.report.rounds.push(Round {
-                pages,
-                bytes_on_wire: link.bytes_sent() - bytes_before,
-                ms: took.as_secs_f64() * 1e3,
-                dirty_pages_per_s: rate,
-                why_next: next.why().to_owned(),
-            });
-            if let Some(round) = self.report.rounds.last() {
-                (self.tell)(Progress::Round(number, round));
-            }
-            if let Next::Freeze(_) = next {
-                self.report.precopy_ms = begun.elapsed().as_secs_f64() * 1e3;
-                return Ok(files);
-            }
-        }
     }
 }
 
 /// The process from outside, and all that stands in its way on this side.
-pub fn look(pid: i32, options: &FilesOptions) -> Result<Described, MigrateError> {
+pub fn look(pid: i32, options: &FilesOptions, tracker: Choice) -> Result<Described, MigrateError> {
     let mut described = describe(pid, options)?;
-    described.obstacles.extend(permission_obstacles(pid));
+    described.obstacles.extend(tracker.resolve().err().map(|e| unavailable(&e)));
     Ok(described)
 }
 
-/// What we lack ourselves.
-fn permission_obstacles(pid: i32) -> Vec<crate::image::Obstacle> {
-    let mut found = Vec::new();
-    if let Err(e) = crate::dirty::WpScan::probe() {
-        found.push(crate::image::Obstacle::new(
-            format!("process {pid}"),
-            crate::restore::session::chain(&e),
-            "run on Linux 6.7 or later; as an ordinary user, userfaultfd must be allowed",
-        ));
-    }
-    found
+/// The tracker that was asked for does not work here.
+fn unavailable(e: &Unavailable) -> crate::image::Obstacle {
+    let others: Vec<&str> = Kind::ALL.iter().filter(|k| k.probe().is_ok()).map(|k| k.name()).collect();
+    crate::image::Obstacle::new(
+        format!("tracker {}", e.kind),
+        crate::sys::chain(&e.source),
+        format!("--tracker auto takes the best that works; here work: {}", others.join(", ")),
+    )
 }
 
 /// Whether a process is not in the initial time namespace (`PROC_TIME_INIT_INO`).

@@ -9,6 +9,7 @@ mod oracle;
 mod pid_modes;
 mod programs;
 mod round_trips;
+mod trackers;
 mod versions;
 mod victims;
 
@@ -31,6 +32,7 @@ pub(crate) fn all() -> Vec<Trial> {
     trials.extend(freezes::trials());
     trials.extend(round_trips::trials());
     trials.extend(pid_modes::trials());
+    trials.extend(trackers::trials());
     trials.extend(programs::trials());
     trials.extend(oracle::trials());
     trials

@@ -41,6 +41,7 @@ static const struct op ops[] = {
 	{ "swap pages by mremap", ANONYMOUS, 5, op_swap_pages },
 	{ "swap extents by mremap", ANONYMOUS, 2, op_swap_extents },
 	{ "new extent", ANONYMOUS, 1, op_new_extent },
+	{ "direct read of an extent", ANONYMOUS, 6, op_direct },
 	{ "MREMAP_DONTUNMAP", ANONYMOUS, 3, op_dontunmap },
 	{ "another home", ANONYMOUS | SHARED | PRIVATE_FILE, 1, op_move_home },
 	{ "huge pages", ANONYMOUS, 2, op_huge },
@@ -58,7 +59,9 @@ static int suits(const struct arena *a, const struct op *op)
 		return 0;
 	if (op->act == op_become)
 		return a->changes_kind;
-	if (op->act == op_swap_extents || op->act == op_new_extent || op->act == op_huge)
+	if (op->act == op_direct && !options_direct)
+		return 0;
+	if (op->act == op_swap_extents || op->act == op_new_extent || op->act == op_huge || op->act == op_direct)
 		return (a->kind & op->kinds) && a->pages >= EXTENT_PAGES;
 	if (op->act == op_move_home)
 		return (a->kind & op->kinds) && !a->changes_kind;

@@ -6,6 +6,7 @@ mod commands;
 mod freezes;
 mod hosts;
 mod pid_modes;
+mod policy;
 mod programs;
 mod round_trips;
 mod versions;
@@ -30,6 +31,7 @@ pub(crate) fn all() -> Vec<Trial> {
     trials.extend(freezes::trials());
     trials.extend(round_trips::trials());
     trials.extend(pid_modes::trials());
+    trials.extend(policy::trials());
     trials.extend(programs::trials());
     trials
 }

@@ -5,10 +5,12 @@ mod bad_input;
 mod commands;
 mod freezes;
 mod hosts;
+mod oracle;
 mod pid_modes;
 mod policy;
 mod programs;
 mod round_trips;
+mod trackers;
 mod versions;
 mod victims;
 
@@ -32,7 +34,9 @@ pub(crate) fn all() -> Vec<Trial> {
     trials.extend(round_trips::trials());
     trials.extend(pid_modes::trials());
     trials.extend(policy::trials());
+    trials.extend(trackers::trials());
     trials.extend(programs::trials());
+    trials.extend(oracle::trials());
     trials
 }
 

@@ -7,6 +7,7 @@ mod freezes;
 mod hosts;
 mod oracle;
 mod pid_modes;
+mod policy;
 mod programs;
 mod round_trips;
 mod trackers;
@@ -32,6 +33,7 @@ pub(crate) fn all() -> Vec<Trial> {
     trials.extend(freezes::trials());
     trials.extend(round_trips::trials());
     trials.extend(pid_modes::trials());
+    trials.extend(policy::trials());
     trials.extend(trackers::trials());
     trials.extend(programs::trials());
     trials.extend(oracle::trials());

@@ -13,6 +13,7 @@ use super::session::Options;
 use crate::dirty::Found;
 use crate::handover::journal::{Journal, Phase};
 use crate::handover::{Source, SourceAction, SourceEvent};
+use crate::image::files::FilesImage;
 use crate::image::memory::MemoryImage;
 use crate::image::process::ProcessImage;
 use crate::image::{PAGE_SIZE, PageRange, TreeImage};
@@ -211,7 +212,8 @@ impl Freezer<'_> {
             let list: Vec<String> = survey.obstacles.iter().map(ToString::to_string).collect();
             return Err(PreloadError::from(StateError::Obstacles(list.join("; "))).into());
         }
-        agent.take(survey.layout, &described.files);
+        // the descriptors come later: those described before the freeze may be closed by now
+        agent.take(survey.layout, &FilesImage::default());
         let mm = mm_fields::capture(pid).map_err(PreloadError::from)?;
         Ok(MemoryImage { mm, layout: agent.layout.clone(), ..described.memory.clone() })
     }

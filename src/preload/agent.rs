@@ -17,7 +17,7 @@ use crate::dirty::{Chosen, DirtyTracker, Found, Kind};
 use crate::image::files::{FileIdentity, FilesImage};
 use crate::image::memory::{Layout, MemoryObject, discontinued};
 use crate::image::process::ProcessImage;
-use crate::image::{Backing, ObjectId};
+use crate::image::{Backing, ObjectId, Vma};
 use crate::state::files::identity::identity_of_path;
 use crate::state::{memory_map, waits};
 use crate::tracee::restart::Interrupted;
@@ -51,6 +51,8 @@ pub struct Agent {
     pub layout: Layout,
     /// How long the attaching stop was.
     pub attach: Duration,
+    /// The mappings that the target was told of last.
+    told: Vec<Vma>,
     files: BTreeSet<String>,
     tracker: Box<dyn DirtyTracker>,
     pages: Pusher,
@@ -90,6 +92,7 @@ impl Agent {
             waits: Waits::new(memory),
             layout,
             attach,
+            told: Vec::new(),
             files: described.memory.files.iter().map(|(path, _)| path.clone()).collect(),
             pages: Pusher::new(pid, installed.exact())?,
             tracker: installed,
@@ -113,7 +116,6 @@ impl Agent {
     /// Takes over a layout.
     pub fn take(&mut self, layout: Layout, files: &FilesImage) {
         let layout = with_descriptors(layout, files);
-        self.pages.forget(&discontinued(&self.layout.vmas, &layout.vmas));
         self.layout = layout;
         let descriptors = memfd_descriptors(files);
         self.objects.update(self.pid, &self.layout, &descriptors);
@@ -134,8 +136,16 @@ impl Agent {
         new
     }
 
-    /// Sends what was written since the last round.
+    /// The target makes its mappings those of the layout. Not so with each layout that is read: a freeze that comes to
+    /// nothing has read one, too.
+    fn told(&mut self) {
+        self.pages.forget(&discontinued(&self.told, &self.layout.vmas));
+        self.told.clone_from(&self.layout.vmas);
+    }
+
+    /// Sends what was written since the last round, after the layout.
     pub fn round(&mut self, sink: &mut impl PageSink) -> Result<Pushed, PreloadError> {
+        self.told();
         let begun = Instant::now();
         let (found, stopped) = if self.renewal_due { self.renew()? } else { (None, Duration::ZERO) };
         let found = match found {
@@ -167,8 +177,9 @@ impl Agent {
         Ok(self.tracker.last(&self.layout)?)
     }
 
-    /// Sends what the final scan found. Returns pages with content.
+    /// Sends what the final scan found, after the layout. Returns pages with content.
     pub fn last(&mut self, found: &[Found], sink: &mut impl PageSink) -> Result<u64, PreloadError> {
+        self.told();
         let sent = self.pages.last(&self.layout, found, sink)?;
         Ok(sent.pages + self.objects.push(&self.layout, found, true, sink)?)
     }

@@ -163,7 +163,7 @@ fn install(frozen: &Frozen, site: &Site) -> Result<WpScan, PreloadError> {
 }
 
 /// The stop turns a timed wait into `restart_syscall`, which hides how long it has still to go.
-pub(super) fn remember_waits(frozen: &Frozen, memory: &mut waits::Memory) {
+pub fn remember_waits(frozen: &Frozen, memory: &mut waits::Memory) {
     for member in &frozen.threads {
         if let Ok(regs) = member.thread.regs()
             && matches!(Interrupted::of(&regs), Interrupted::Block(_))

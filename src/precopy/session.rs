@@ -7,7 +7,9 @@ use super::MigrateError;
 use super::error::whereabouts;
 use super::freeze;
 use super::link::{Cancel, Link, hashes, out_of_turn};
-use super::policy::{self, Limits, Measured, Next};
+use super::policy::{self, Assessed, Limits, Next};
+use super::predict::Basis;
+use super::rounds::Measured;
 use crate::handover::journal::{Entry, Journal};
 use crate::handover::{Source, SourceAction};
 use crate::image::TreeImage;
@@ -247,19 +249,22 @@ impl<'a> Migration<'a> {
                 Some(before) => (pages as f64 / before.took.as_secs_f64().max(1e-6)) as u64,
                 None => 0,
             };
-            measured.push(Measured { pages, took });
-            let next = policy::decide(&measured, &Limits::default());
+            measured.push(Measured { pages, took, ..Measured::default() });
+            let freeze = Basis::default().predict(&measured, took);
+            let assessed: Vec<Assessed> =
+                measured.iter().map(|round| Assessed { round: *round, freeze }).collect();
+            let next = policy::decide(&assessed, &Limits::default(), Duration::ZERO, begun.elapsed());
             self.report.rounds.push(Round {
                 pages,
                 bytes_on_wire: link.bytes_sent() - bytes_before,
                 ms: took.as_secs_f64() * 1e3,
                 dirty_pages_per_s: rate,
-                why_next: next.why().to_owned(),
+                why_next: next.why.clone(),
             });
             if let Some(round) = self.report.rounds.last() {
                 (self.tell)(Progress::Round(number, round));
             }
-            if let Next::Freeze(_) = next {
+            if next.next == Next::Freeze {
                 self.report.precopy_ms = begun.elapsed().as_secs_f64() * 1e3;
                 return Ok(files);
             }

@@ -26,6 +26,16 @@ impl Curve {
         Self::through(windows, present, |w| w.max as f64)
     }
 
+    /// The curve from 0.1 ms to about 17 minutes, close enough together for straight lines between.
+    pub fn points(&self) -> Vec<(Duration, f64)> {
+        const FROM_S: f64 = 1e-4;
+        const PER_DECADE: f64 = 8.0;
+        (0..=56)
+            .map(|n| Duration::from_secs_f64(FROM_S * 10f64.powf(f64::from(n) / PER_DECADE)))
+            .map(|at| (at, self.pages_within(at)))
+            .collect()
+    }
+
     fn through(windows: &[Windows], present: u64, pages: impl Fn(&Windows) -> f64) -> Self {
         let mut points: Vec<(f64, f64)> = Vec::new();
         for w in windows {

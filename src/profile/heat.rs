@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use procfs::process::{MMapPath, MemoryMap};
+use procfs::process::{MMPermissions, MMapPath, MemoryMap};
 
 use crate::image::{PageRange, RangeSet};
 
@@ -16,8 +16,7 @@ pub struct Named {
 }
 
 impl Named {
-    /// From a line of `/proc/PID/maps`.
-    pub fn of(map: &MemoryMap) -> Self {
+    fn of(map: &MemoryMap) -> Self {
         let name = match &map.pathname {
             MMapPath::Path(path) => Some(readable(&path.to_string_lossy())),
             MMapPath::Heap => Some("[heap]".to_owned()),
@@ -28,6 +27,24 @@ impl Named {
             other => Some(format!("{other:?}")),
         };
         Named { range: PageRange::new(map.address.0, map.address.1), name }
+    }
+
+    /// All mappings of a process. Memory without a file right behind the writable part of one is that program's or
+    /// library's own zeroed data (`.bss`), and goes by its name.
+    pub fn all(maps: &[MemoryMap]) -> Vec<Self> {
+        let mut all: Vec<Named> = Vec::with_capacity(maps.len());
+        let mut file: Option<&MemoryMap> = None;
+        for map in maps {
+            let mut named = Named::of(map);
+            let behind =
+                |f: &&MemoryMap| f.address.1 == map.address.0 && f.perms.contains(MMPermissions::WRITE);
+            if map.pathname == MMapPath::Anonymous && file.filter(behind).is_some() {
+                named.name = all.last().and_then(|before| before.name.clone());
+            }
+            file = matches!(map.pathname, MMapPath::Path(_)).then_some(map);
+            all.push(named);
+        }
+        all
     }
 
     /// Parts of one file count together, anonymous areas each for itself.
@@ -158,6 +175,25 @@ mod tests {
         let hot = heat.finish(&now);
         assert_eq!(hot.len(), 1);
         assert_eq!((hot[0].pages, hot[0].size), (2, 20 * PAGE_SIZE));
+    }
+
+    #[test]
+    fn zeroed_data_belongs_to_its_program() {
+        let text = "\
+1000-2000 r-xp 00000000 fe:00 7 /bin/x
+2000-3000 rw-p 00001000 fe:00 7 /bin/x
+3000-5000 rw-p 00000000 00:00 0
+5000-6000 rw-p 00000000 00:00 0 [heap]
+8000-9000 r--p 00000000 fe:00 8 /lib/y
+9000-a000 rw-p 00000000 00:00 0
+b000-c000 rw-s 00000000 00:01 9 /memfd:ring (deleted)
+";
+        let maps =
+            <procfs::process::MemoryMaps as procfs::FromBufRead>::from_buf_read(text.as_bytes()).unwrap();
+        let names: Vec<Option<String>> = Named::all(&maps.0).into_iter().map(|m| m.name).collect();
+        let names: Vec<Option<&str>> = names.iter().map(Option::as_deref).collect();
+        let x = Some("/bin/x");
+        assert_eq!(names, [x, x, x, Some("[heap]"), Some("/lib/y"), None, Some("memfd:ring")]);
     }
 
     #[test]

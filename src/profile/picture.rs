@@ -21,7 +21,7 @@ const COLOURS: [RGBColor; 5] = [
 #[derive(Clone, Debug, PartialEq)]
 pub struct Line {
     /// The goal, in milliseconds.
-    pub max_freeze_ms: f64,
+    pub max_freeze_ms: Option<f64>,
     /// Bandwidth and predicted freeze.
     pub points: Vec<(f64, f64)>,
 }
@@ -117,10 +117,12 @@ fn against_bandwidth(area: &Area<'_>, lines: &[Line]) -> Result<(), PictureError
         .draw()
         .map_err(PictureError::of)?;
     for (line, colour) in lines.iter().zip(COLOURS.iter().cycle().copied()) {
+        let label =
+            line.max_freeze_ms.map_or_else(|| "no goal".to_owned(), |ms| format!("--max-freeze {ms}ms"));
         chart
             .draw_series(LineSeries::new(line.points.iter().copied(), colour.stroke_width(2)))
             .map_err(PictureError::of)?
-            .label(format!("--max-freeze {}ms", line.max_freeze_ms))
+            .label(label)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], colour.stroke_width(2)));
     }
     legend(&mut chart)

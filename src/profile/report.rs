@@ -102,11 +102,11 @@ pub struct Mapping {
 /// What a move with one goal over one bandwidth would be like.
 #[derive(Clone, Debug, Serialize)]
 pub struct Forecast {
-    /// The goal, `--max-freeze`.
-    pub max_freeze_ms: f64,
+    /// The goal, `--max-freeze`; `null`: none.
+    pub max_freeze_ms: Option<f64>,
     /// The bandwidth.
     pub bandwidth_bits_per_s: u64,
-    /// Whether the goal is reached.
+    /// Whether the goal is reached, or, without one, whether rounds come to an end by themselves.
     pub reached: bool,
     /// Rounds before the freeze.
     pub rounds: u64,
@@ -114,6 +114,11 @@ pub struct Forecast {
     pub total_ms: f64,
     /// The predicted freeze.
     pub freeze_ms: f64,
+    /// The same if it writes all the time as it did in its busiest moments.
+    pub worst_freeze_ms: f64,
+    /// Where the goal is not reached: for which part of the time `--on-divergence throttle` would stop the process to
+    /// reach it, in percent; `null`: it would not help.
+    pub throttle_percent: Option<u8>,
 }
 
 impl ProfileReport {

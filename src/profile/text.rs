@@ -134,11 +134,9 @@ fn cost(out: &mut String, r: &ProfileReport) {
 /// Bandwidths across, goals down.
 fn table(out: &mut String, r: &ProfileReport) {
     let mut links: Vec<u64> = r.table.iter().map(|f| f.bandwidth_bits_per_s).collect();
-    let mut goals: Vec<f64> = r.table.iter().map(|f| f.max_freeze_ms).collect();
-    links.dedup();
     links.sort_unstable();
     links.dedup();
-    goals.sort_by(f64::total_cmp);
+    let mut goals: Vec<Option<f64>> = r.table.iter().map(|f| f.max_freeze_ms).collect();
     goals.dedup();
     if links.is_empty() {
         return;
@@ -150,7 +148,7 @@ fn table(out: &mut String, r: &ProfileReport) {
     });
     out.push('\n');
     for goal in goals {
-        let _ = write!(out, "    {:>8}", window(goal));
+        let _ = write!(out, "    {:>8}", goal.map_or_else(|| "none".to_owned(), window));
         for link in &links {
             let cell = r.table.iter().find(|f| f.max_freeze_ms == goal && f.bandwidth_bits_per_s == *link);
             let _ = write!(out, "  {:>21}", cell.map_or_else(String::new, forecast));

@@ -62,6 +62,10 @@ pub struct Watched {
     pub attach: Duration,
     /// Pages that a first round would send.
     pub present: u64,
+    /// Mappings at the end.
+    pub areas: u64,
+    /// What the tracker took for a sample, in the middle of all.
+    pub scan: Duration,
     /// What the samples say.
     pub sampled: Sampled,
     /// Usage without tracking before, with tracking, and without after, in slices.
@@ -112,7 +116,10 @@ pub fn watch(
     let own = Duration::from_nanos((now_ns(ClockId::CLOCK_PROCESS_CPUTIME_ID) - own).max(0) as u64);
     let name = tracker.name();
     drop(tracker);
-    let (present, sampled) = sampler.finish();
+    let Sampler { present, layout, mut scans, samples, maps, .. } = sampler;
+    scans.sort_unstable();
+    let scan = scans.get(scans.len() / 2).copied().unwrap_or_default();
+    let (areas, sampled) = (layout.vmas.len() as u64, samples.finish(&maps));
     let mut after = Vec::new();
     if end == End::Time {
         let mut usage = Usage::begin(&subject)?;
@@ -120,7 +127,7 @@ pub fn watch(
         after = usage.slices;
     }
     let used = [before.slices, with.slices, after];
-    Ok(Watched { tracker: name, end, attach, present, sampled, used, own })
+    Ok(Watched { tracker: name, end, attach, present, areas, scan, sampled, used, own })
 }
 
 /// Makes tracking inside the process; one thread stops for that.
@@ -253,6 +260,7 @@ struct Sampler<'a> {
     maps: Vec<Named>,
     surveyed: Instant,
     present: u64,
+    scans: Vec<Duration>,
     samples: Samples,
 }
 
@@ -270,6 +278,7 @@ impl<'a> Sampler<'a> {
             maps: Vec::new(),
             surveyed: Instant::now(),
             present: 0,
+            scans: Vec::new(),
             samples: Samples::new(whole, INTERVAL),
         };
         sampler.survey().map_err(|e| subject.explain(e))?;
@@ -285,7 +294,7 @@ impl<'a> Sampler<'a> {
         let maps = Process::new(pid).and_then(|p| p.maps()).map_err(StateError::proc(pid, "maps"))?;
         self.layout = survey.layout;
         self.known = self.layout.vmas.iter().map(Vma::range).collect();
-        self.maps = maps.0.iter().map(Named::of).collect();
+        self.maps = Named::all(&maps.0);
         self.surveyed = Instant::now();
         Ok(())
     }
@@ -330,7 +339,9 @@ impl<'a> Sampler<'a> {
         tracker: &mut dyn DirtyTracker,
         span: Duration,
     ) -> Result<Option<End>, ProfileError> {
+        let begun = Instant::now();
         let found = tracker.round(&self.layout)?;
+        self.scans.push(begun.elapsed());
         if self.surveyed.elapsed() >= SURVEY_EVERY || is_unknown(&found, &self.known) {
             if let Some(end) = self.subject.changed() {
                 return Ok(Some(end));
@@ -339,9 +350,5 @@ impl<'a> Sampler<'a> {
         }
         self.samples.add(span, &to_send(&found, &self.layout), &self.maps);
         Ok(None)
-    }
-
-    fn finish(self) -> (u64, Sampled) {
-        (self.present, self.samples.finish(&self.maps))
     }
 }

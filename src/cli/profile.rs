@@ -12,6 +12,7 @@ use clap::Args;
 use super::home::Home;
 use super::worker::{Wishes, supervise};
 use super::{Exit, Failure, say};
+use crate::dirty::Choice;
 use crate::preload::{PreloadError, standing};
 use crate::profile::{Plan, ProfileError, assemble, draw, outlook, render, watch};
 
@@ -32,6 +33,9 @@ pub struct ProfileArgs {
     /// For how long
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
+    /// How written pages are found
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = super::live::Tracker::Auto)]
+    tracker: super::live::Tracker,
     /// Print the report as one JSON document
     #[arg(long)]
     json: bool,
@@ -80,6 +84,7 @@ fn work(args: &ProfileArgs, quiet: bool) -> Result<Exit, Failure> {
         Err(e @ PreloadError::Unfit(_)) => return Err(Failure::new(Exit::Refused, e)),
         Err(e) => return Err(e.into()),
     }
+    let tracker = Choice::from(args.tracker).resolve().map_err(|e| Failure::new(Exit::Refused, e))?;
     let home = Home::open()?;
     let plan = Plan::of(Duration::from_secs(args.seconds));
     if !quiet {
@@ -87,11 +92,11 @@ fn work(args: &ProfileArgs, quiet: bool) -> Result<Exit, Failure> {
         let _ = writeln!(io::stderr(), "ulpm: watching process {} for {} s …", args.pid, whole.as_secs_f64());
     }
     let who = assemble::Who::of(args.pid);
-    let watched = watch(args.pid, plan, home.path(), &|| wishes.end()).map_err(failure)?;
+    let watched = watch(args.pid, tracker.kind, plan, home.path(), &|| wishes.end()).map_err(failure)?;
     if wishes.alone() {
         return Ok(Exit::Failed);
     }
-    let (report, lines) = outlook::complete(&who, &watched, home.path());
+    let (report, lines) = outlook::complete(&who, &tracker, &watched, home.path());
     say(&if args.json { report.to_json()? + "\n" } else { render(&report) })?;
     if let Some(file) = &args.svg {
         std::fs::write(file, draw(&report, &lines)?)

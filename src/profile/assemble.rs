@@ -6,7 +6,7 @@ use super::cost::Cost;
 use super::report::{Dirty, Mapping, ProfileReport, Rate, Window};
 use super::sampled::Sampled;
 use super::watch::{End, INTERVAL, SHARE, Watched};
-use crate::image::PAGE_SIZE;
+use crate::dirty::{Chosen, Kind};
 use crate::preload::standing::children;
 
 /// Who the process is, read while it is there.
@@ -43,7 +43,7 @@ impl Who {
 }
 
 /// The report, without what a move would be like.
-pub fn report(who: &Who, watched: &Watched) -> ProfileReport {
+pub fn report(who: &Who, tracker: &Chosen, watched: &Watched) -> ProfileReport {
     let sampled = &watched.sampled;
     let seconds = sampled.span.as_secs_f64();
     let [before, with, after] = &watched.used;
@@ -55,7 +55,8 @@ pub fn report(who: &Who, watched: &Watched) -> ProfileReport {
     ProfileReport {
         pid: who.pid,
         name: who.name.clone(),
-        tracker: watched.tracker.to_owned(),
+        tracker: tracker.kind.name().to_owned(),
+        tracker_reason: tracker.reason.clone(),
         ended: watched.end,
         seconds: rounded(seconds),
         samples: sampled.count,
@@ -70,7 +71,7 @@ pub fn report(who: &Who, watched: &Watched) -> ProfileReport {
         cost,
         table: Vec::new(),
         recommendation: Vec::new(),
-        notes: notes(who, watched),
+        notes: notes(who, tracker, watched),
     }
 }
 
@@ -113,7 +114,7 @@ fn mappings(sampled: &Sampled) -> Vec<Mapping> {
     sampled.hot.iter().map(mapping).collect()
 }
 
-fn notes(who: &Who, watched: &Watched) -> Vec<String> {
+fn notes(who: &Who, tracker: &Chosen, watched: &Watched) -> Vec<String> {
     let mut notes = Vec::new();
     let sampled = &watched.sampled;
     let interval = sampled.span.as_secs_f64() * 1e3 / sampled.count.max(1) as f64;
@@ -127,6 +128,12 @@ fn notes(who: &Who, watched: &Watched) -> Vec<String> {
             SHARE * 100.0
         ));
     }
+    if tracker.kind == Kind::SoftDirty {
+        notes.push(
+            "soft-dirty bits of the process were cleared; other programs that use them (CRIU) start anew"
+                .to_owned(),
+        );
+    }
     if who.children > 0 {
         notes.push(format!("{} child processes were not watched", who.children));
     }
@@ -134,11 +141,6 @@ fn notes(who: &Who, watched: &Watched) -> Vec<String> {
         notes.push("execve gave the process a new address space, which is not tracked".to_owned());
     }
     notes
-}
-
-/// Bytes of that many pages.
-pub fn bytes(pages: u64) -> u64 {
-    pages * PAGE_SIZE
 }
 
 /// Three decimals are enough for people and programs.

@@ -3,6 +3,7 @@
 //! | file | owns |
 //! |---|---|
 //! | [`watch`] | attaching, taking samples, leaving without a trace |
+//! | [`contents`] | which pages have changed, for trackers that report too much |
 //! | [`sampled`] | all samples together; pure, like all below |
 //! | [`windows`] | the working set for windows of 10 ms to 10 s |
 //! | [`timeline`] | the dirty rate over time |
@@ -15,6 +16,7 @@
 //! | `text`, `picture` | the same for people |
 
 pub mod assemble;
+pub mod contents;
 pub mod cost;
 pub mod curve;
 pub mod error;

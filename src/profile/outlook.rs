@@ -9,6 +9,7 @@ use super::picture::Line;
 use super::report::{Forecast, ProfileReport};
 use super::text::bandwidth;
 use super::watch::Watched;
+use crate::dirty::Chosen;
 use crate::precopy::learned::Correction;
 use crate::precopy::policy::{Limits, LinkModel, OnDivergence, Simulated, Workload, simulate};
 use crate::precopy::predict::Basis;
@@ -34,6 +35,7 @@ pub struct Outlook {
     worst: Workload,
     basis: Basis,
     per_round: Duration,
+    scan: Duration,
 }
 
 impl Outlook {
@@ -54,7 +56,8 @@ impl Outlook {
                 correction,
                 ..Basis::default()
             },
-            per_round: watched.scan,
+            per_round: watched.scan + watched.survey,
+            scan: watched.scan,
         }
     }
 
@@ -65,6 +68,7 @@ impl Outlook {
             pages_per_s: bits_per_s / BITS_PER_PAGE,
             rtt: self.basis.rtt,
             per_round: self.per_round,
+            scan: self.scan,
         };
         simulate(workload, &limits, &link, &self.basis)
     }
@@ -110,8 +114,8 @@ impl Outlook {
 }
 
 /// The report, and the lines of its picture. `home` is where earlier moves left what they taught.
-pub fn complete(who: &Who, watched: &Watched, home: &Path) -> (ProfileReport, Vec<Line>) {
-    let mut report = assemble::report(who, watched);
+pub fn complete(who: &Who, tracker: &Chosen, watched: &Watched, home: &Path) -> (ProfileReport, Vec<Line>) {
+    let mut report = assemble::report(who, tracker, watched);
     if watched.sampled.windows.is_empty() {
         report.notes.push("watched too shortly for any prediction".to_owned());
         return (report, Vec::new());
@@ -214,7 +218,8 @@ mod tests {
             mean: workload(Curve::mean(&windows, 65_536)),
             worst: workload(Curve::worst(&windows, 65_536)),
             basis: Basis { threads: 4, resident_pages: 65_536, ..Basis::default() },
-            per_round: Duration::from_millis(2),
+            per_round: Duration::from_millis(5),
+            scan: Duration::from_millis(1),
         }
     }
 
@@ -226,9 +231,9 @@ mod tests {
             table.iter().filter(|f| f.max_freeze_ms.is_none_or(|g| g >= 20.0)).all(|f| f.reached),
             "{table:?}"
         );
-        // the first round alone takes 23 s at 100 Mbit/s and 0.2 s at 10 Gbit/s
+        // the first round takes 22.5 s at 100 Mbit/s, and what is written meanwhile a sixth of that, and so on
         let total = |bits| outlook(500.0).forecast(Some(20), bits).total_ms;
-        assert!((22_000.0..27_000.0).contains(&total(LINKS[0])), "{}", total(LINKS[0]));
+        assert!((26_000.0..28_500.0).contains(&total(LINKS[0])), "{}", total(LINKS[0]));
         assert!((200.0..400.0).contains(&total(LINKS[3])), "{}", total(LINKS[3]));
         let advice = recommend(&table);
         assert!(advice.iter().any(|a| a.contains("--max-freeze")), "{advice:?}");

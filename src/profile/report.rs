@@ -17,6 +17,8 @@ pub struct ProfileReport {
     pub name: String,
     /// Which dirty tracker was used, such as `wp-scan`.
     pub tracker: String,
+    /// Why this tracker was taken.
+    pub tracker_reason: String,
     /// Why it was watched no longer: `time`, `interrupted`, `process-ended`, `other-program`.
     pub ended: End,
     /// How long it was watched with tracking, in seconds.

@@ -16,17 +16,18 @@ use nix::unistd::Pid;
 use procfs::process::Process;
 
 use super::ProfileError;
+use super::contents::Contents;
 use super::cost::{Counters, Used};
 use super::heat::Named;
 use super::sampled::{Sampled, Samples, is_unknown, to_send};
-use crate::dirty::{DirtyTracker, WpScan};
+use crate::dirty::{DirtyTracker, Found, Kind};
 use crate::image::memory::Layout;
 use crate::image::{RangeSet, Vma};
-use crate::preload::agent::{PATIENCE, remember_waits};
+use crate::preload::agent::install;
+use crate::state::files::{self, FilesOptions};
 use crate::state::{StateError, memory_map, waits};
 use crate::sys::process::pidfd_open;
 use crate::sys::time::{Ticker, now_ns};
-use crate::tracee::{Frozen, Remote, Site};
 
 /// The time between two samples, if the process is small enough.
 pub const INTERVAL: Duration = Duration::from_millis(10);
@@ -54,8 +55,6 @@ pub enum End {
 /// What was seen.
 #[derive(Debug)]
 pub struct Watched {
-    /// The tracker's name.
-    pub tracker: &'static str,
     /// Why it ended.
     pub end: End,
     /// How long a thread was stopped to install tracking.
@@ -66,6 +65,8 @@ pub struct Watched {
     pub areas: u64,
     /// What the tracker took for a sample, in the middle of all.
     pub scan: Duration,
+    /// What a round of a move does besides that and sending: mappings with their flags and descriptors are read.
+    pub survey: Duration,
     /// What the samples say.
     pub sampled: Sampled,
     /// Usage without tracking before, with tracking, and without after, in slices.
@@ -95,11 +96,13 @@ impl Plan {
 /// move; `asked_to_end` is looked at all the time.
 pub fn watch(
     pid: i32,
+    kind: Kind,
     plan: Plan,
     home: &Path,
     asked_to_end: &dyn Fn() -> bool,
 ) -> Result<Watched, ProfileError> {
     let subject = Subject::open(pid)?;
+    let survey = look_around(pid).map_err(|e| subject.explain(e))?;
     let mut before = Usage::begin(&subject)?;
     match before.idle(plan.untracked, asked_to_end) {
         End::Time => {}
@@ -107,14 +110,13 @@ pub fn watch(
         End::ProcessEnded | End::OtherProgram => return Err(ProfileError::Ended(pid)),
     }
     let begun = Instant::now();
-    let mut tracker = install(pid, home).map_err(|e| subject.explain(e))?;
-    let attach = begun.elapsed();
-    let mut sampler = Sampler::begin(&subject, &mut tracker, plan.tracked)?;
+    let mut tracker = attach(pid, kind, home).map_err(|e| subject.explain(e))?;
+    let attach = if kind.needs_stop() { begun.elapsed() } else { Duration::ZERO };
+    let mut sampler = Sampler::begin(&subject, &mut *tracker, plan.tracked)?;
     let mut with = Usage::begin(&subject)?;
     let own = now_ns(ClockId::CLOCK_PROCESS_CPUTIME_ID);
-    let end = sampler.run(&mut tracker, plan.tracked, &mut with, asked_to_end)?;
+    let end = sampler.run(&mut *tracker, plan.tracked, &mut with, asked_to_end)?;
     let own = Duration::from_nanos((now_ns(ClockId::CLOCK_PROCESS_CPUTIME_ID) - own).max(0) as u64);
-    let name = tracker.name();
     drop(tracker);
     let Sampler { present, layout, mut scans, samples, maps, .. } = sampler;
     scans.sort_unstable();
@@ -127,27 +129,27 @@ pub fn watch(
         after = usage.slices;
     }
     let used = [before.slices, with.slices, after];
-    Ok(Watched { tracker: name, end, attach, present, areas, scan, sampled, used, own })
+    Ok(Watched { end, attach, present, areas, scan, survey, sampled, used, own })
 }
 
-/// Makes tracking inside the process; one thread stops for that.
-fn install(pid: i32, home: &Path) -> Result<WpScan, ProfileError> {
+/// How long it takes to look at mappings and descriptors as each round of a move does.
+fn look_around(pid: i32) -> Result<Duration, ProfileError> {
+    let begun = Instant::now();
+    memory_map::survey(pid)?;
+    // what cannot be carried does not matter here, nor does what cannot be looked at
+    let _ = files::describe(pid, &FilesOptions::default());
+    Ok(begun.elapsed())
+}
+
+/// Installs tracking.
+fn attach(pid: i32, kind: Kind, home: &Path) -> Result<Box<dyn DirtyTracker>, ProfileError> {
     let _ticker = Ticker::start(Duration::from_millis(100)).map_err(ProfileError::Timer)?;
     let mut memory = waits::Memory::load(home, pid);
-    let site = Site::of(pid)?;
-    let frozen = Frozen::stop_leader(pid, PATIENCE)?;
-    let tracker =
-        Remote::borrow(frozen.leader(), &site).map_err(ProfileError::from).and_then(|mut remote| {
-            let tracker = WpScan::install(pid, &mut remote);
-            remote.finish()?;
-            Ok(tracker?)
-        });
-    remember_waits(&frozen, &mut memory);
-    frozen.thaw();
+    let tracker = install(pid, kind, &mut memory)?;
     if !memory.is_empty() {
         memory.save(home, pid);
     }
-    tracker
+    Ok(tracker)
 }
 
 /// The process, held by a descriptor, so that it is never mistaken for another of its number.
@@ -257,6 +259,8 @@ struct Sampler<'a> {
     subject: &'a Subject,
     layout: Layout,
     known: RangeSet,
+    /// Where the tracker is not exact.
+    contents: Option<Contents>,
     maps: Vec<Named>,
     surveyed: Instant,
     present: u64,
@@ -275,6 +279,7 @@ impl<'a> Sampler<'a> {
             subject,
             layout: Layout::default(),
             known: RangeSet::default(),
+            contents: if tracker.exact() { None } else { Some(Contents::of(subject.pid)?) },
             maps: Vec::new(),
             surveyed: Instant::now(),
             present: 0,
@@ -283,7 +288,7 @@ impl<'a> Sampler<'a> {
         };
         sampler.survey().map_err(|e| subject.explain(e))?;
         let found = tracker.round(&sampler.layout).map_err(|e| subject.explain(e.into()))?;
-        sampler.present = to_send(&found, &sampler.layout).pages();
+        sampler.present = sampler.written(&found).map_err(|e| subject.explain(e))?.pages();
         Ok(sampler)
     }
 
@@ -348,7 +353,17 @@ impl<'a> Sampler<'a> {
             }
             self.survey()?;
         }
-        self.samples.add(span, &to_send(&found, &self.layout), &self.maps);
+        let written = self.written(&found)?;
+        self.samples.add(span, &written, &self.maps);
         Ok(None)
+    }
+
+    /// What of `found` was written and would be sent.
+    fn written(&mut self, found: &[Found]) -> Result<RangeSet, ProfileError> {
+        let pages = to_send(found, &self.layout);
+        match &mut self.contents {
+            Some(contents) => contents.changed(&pages),
+            None => Ok(pages),
+        }
     }
 }

@@ -5,9 +5,11 @@ mod bad_input;
 mod commands;
 mod freezes;
 mod hosts;
+mod oracle;
 mod pid_modes;
 mod programs;
 mod round_trips;
+mod trackers;
 mod versions;
 mod victims;
 
@@ -30,7 +32,9 @@ pub(crate) fn all() -> Vec<Trial> {
     trials.extend(freezes::trials());
     trials.extend(round_trips::trials());
     trials.extend(pid_modes::trials());
+    trials.extend(trackers::trials());
     trials.extend(programs::trials());
+    trials.extend(oracle::trials());
     trials
 }
 

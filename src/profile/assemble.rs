@@ -33,13 +33,18 @@ impl Who {
         let status = process.status().ok();
         Who {
             pid,
-            name: status.as_ref().map_or_else(String::new, |s| s.name.clone()),
+            name: status.as_ref().map_or_else(String::new, |s| printable(&s.name)),
             threads: status.as_ref().map_or(0, |s| s.threads),
             descriptors: process.fd_count().unwrap_or(0) as u64,
             resident: status.and_then(|s| s.vmrss).unwrap_or(0) * 1024,
             children: children(pid).len(),
         }
     }
+}
+
+/// Names are the process's own choice; a terminal must not obey them.
+pub fn printable(name: &str) -> String {
+    name.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
 /// The report, without what a move would be like.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use procfs::process::{MMPermissions, MMapPath, MemoryMap};
 
+use super::assemble::printable;
 use crate::image::{PageRange, RangeSet};
 
 /// A mapping and what to call it.
@@ -18,12 +19,12 @@ pub struct Named {
 impl Named {
     fn of(map: &MemoryMap) -> Self {
         let name = match &map.pathname {
-            MMapPath::Path(path) => Some(readable(&path.to_string_lossy())),
+            MMapPath::Path(path) => Some(printable(&readable(&path.to_string_lossy()))),
             MMapPath::Heap => Some("[heap]".to_owned()),
             MMapPath::Stack => Some("[stack]".to_owned()),
             MMapPath::TStack(tid) => Some(format!("[stack:{tid}]")),
             MMapPath::Anonymous => None,
-            MMapPath::Other(name) => Some(format!("[{name}]")),
+            MMapPath::Other(name) => Some(printable(&format!("[{name}]"))),
             other => Some(format!("{other:?}")),
         };
         Named { range: PageRange::new(map.address.0, map.address.1), name }

@@ -148,3 +148,36 @@ fn thousands(n: f64) -> String {
         digits.as_bytes().rchunks(3).rev().filter_map(|c| std::str::from_utf8(c).ok()).collect();
     grouped.join(" ")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profile::report::tests::sample;
+
+    #[test]
+    fn both_charts_are_drawn_and_names_are_escaped() {
+        let points = (0..20).map(|n| (1e8 * f64::from(n + 1), 100.0 / f64::from(n + 1))).collect();
+        let svg = draw(&sample(), &[Line { max_freeze_ms: Some(20.0), points }]).unwrap();
+        assert!(svg.contains("(a&lt;b&amp;c)"), "{svg}");
+        for word in
+            ["pages dirtied per second", "predicted freeze", "1 Gbit/s", "--max-freeze 20ms", "mean 1 500"]
+        {
+            assert!(svg.contains(word), "{word}: {svg}");
+        }
+        assert!(svg.trim_end().ends_with("</svg>"));
+    }
+
+    #[test]
+    fn nothing_to_draw_is_no_failure() {
+        let mut empty = sample();
+        empty.dirty.over_time.clear();
+        empty.dirty.max_pages_per_s = 0.0;
+        assert!(draw(&empty, &[]).unwrap().contains("<svg"));
+    }
+
+    #[test]
+    fn numbers_are_grouped() {
+        let all = [0.0, 999.0, 1000.0, 1_234_567.8].map(thousands);
+        assert_eq!(all, ["0", "999", "1 000", "1 234 568"]);
+    }
+}

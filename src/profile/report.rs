@@ -129,3 +129,84 @@ impl ProfileReport {
         serde_json::to_string_pretty(self)
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use crate::profile::cost::Rates;
+
+    /// A report with something in every field.
+    pub(in crate::profile) fn sample() -> ProfileReport {
+        let goals = [None, Some(5.0), Some(100.0)];
+        let links = [100_000_000, 2_500_000_000];
+        let forecast = |goal: Option<f64>, link| Forecast {
+            max_freeze_ms: goal,
+            bandwidth_bits_per_s: link,
+            reached: goal != Some(5.0),
+            rounds: 3,
+            total_ms: 12_345.678,
+            freeze_ms: 7.5,
+            worst_freeze_ms: 9.0,
+            throttle_percent: goal.filter(|g| *g == 5.0).map(|_| 40),
+        };
+        let rates = Rates { seconds: 1.0, cpu_ms_per_s: 100.0, faults_per_s: 20.0 };
+        ProfileReport {
+            pid: 4242,
+            name: "a<b&c".into(),
+            tracker: "wp-scan".into(),
+            tracker_reason: "the best there is, and it works here".into(),
+            ended: End::ProcessEnded,
+            seconds: 2.0,
+            samples: 200,
+            interval_ms: 10.0,
+            longest_interval_ms: 12.5,
+            threads: 4,
+            resident_bytes: 256 << 20,
+            present_pages: 65_000,
+            dirty: Dirty {
+                mean_pages_per_s: 1500.0,
+                max_pages_per_s: 2000.0,
+                over_time: vec![
+                    Rate { at_ms: 0.0, ms: 1000.0, pages_per_s: 1000.0 },
+                    Rate { at_ms: 1000.0, ms: 1000.0, pages_per_s: 2000.0 },
+                ],
+            },
+            working_set: vec![Window {
+                window_ms: 10.0,
+                real_ms: 10.1,
+                windows: 200,
+                mean_pages: 15.0,
+                max_pages: 30,
+            }],
+            mappings: vec![Mapping {
+                name: "[heap]".into(),
+                size_bytes: 1 << 20,
+                pages_per_s: 1500.0,
+                share: 1.0,
+            }],
+            cost: Cost {
+                attach_ms: 0.3,
+                before: Some(rates),
+                tracked: Rates { faults_per_s: 1520.0, ..rates },
+                after: None,
+                extra_cpu_ms_per_s: Some(2.0),
+                uncertainty_ms_per_s: Some(5.0),
+                extra_faults_per_s: Some(1500.0),
+                faults_ms_per_s: Some([1.8, 2.7]),
+                own_cpu_percent: 3.5,
+            },
+            table: goals.into_iter().flat_map(|g| links.map(|l| forecast(g, l))).collect(),
+            recommendation: vec!["do this".into()],
+            notes: vec!["know that".into()],
+        }
+    }
+
+    #[test]
+    fn json_is_one_document_with_every_key() {
+        let json: serde_json::Value = serde_json::from_str(&sample().to_json().unwrap()).unwrap();
+        assert_eq!(json["ended"], "process-ended");
+        assert!(json["cost"]["after"].is_null() && json["table"][0]["max_freeze_ms"].is_null());
+        assert_eq!(json["table"][2]["throttle_percent"], 40);
+        assert_eq!(json["cost"]["before"]["faults_per_s"], 20.0);
+    }
+}

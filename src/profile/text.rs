@@ -199,3 +199,44 @@ fn wrapped(out: &mut String, label: &str, text: &str) {
     }
     out.push('\n');
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::profile::report::tests::sample;
+
+    #[test]
+    fn everything_is_said_and_columns_are_aligned() {
+        let text = render(&sample());
+        for word in [
+            "pid 4242 (a<b&c)",
+            "the process ended",
+            "1500 pages/s (5.9 MiB/s) on average",
+            "[heap]",
+            "+1500 page faults",
+            "no difference that could be told from chance",
+            "3.5% of a core",
+            "advice    do this",
+            "note      know that",
+        ] {
+            assert!(text.contains(word), "{word}: {text}");
+        }
+        let rows: Vec<&str> = text
+            .lines()
+            .skip_while(|l| !l.contains("Mbit/s"))
+            .take_while(|l| l.starts_with("    "))
+            .collect();
+        assert_eq!(rows.len(), 4, "{text}");
+        assert!(rows.iter().all(|r| r.chars().count() == rows[0].chars().count()), "{rows:#?}");
+        assert!(rows[2].contains("7.50 ms!") && !rows[3].contains('!'), "{rows:#?}");
+        assert!(text.lines().all(|l| l.chars().count() <= 130), "{text}");
+    }
+
+    #[test]
+    fn long_lines_are_broken() {
+        let mut out = String::new();
+        wrapped(&mut out, "note", &"word ".repeat(60));
+        assert!(out.lines().count() > 2 && out.lines().all(|l| l.len() <= 100), "{out}");
+        assert!(out.lines().skip(1).all(|l| l.starts_with("          ")), "{out}");
+    }
+}

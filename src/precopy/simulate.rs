@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::policy::{Assessed, Limits, Next, decide};
-use super::predict::Basis;
+use super::predict::{Basis, LEAD};
 use super::rounds::{Measured, seconds};
 
 /// A process as its writes are seen from outside.
@@ -96,7 +96,7 @@ pub(super) fn play(
         now += took;
         let mut measured: Vec<Measured> = rounds.iter().map(|r| r.round).collect();
         measured.push(round);
-        let freeze = basis.predict(&measured, now - scanned);
+        let freeze = basis.predict(&measured, now - scanned + LEAD);
         rounds.push(Assessed { round, freeze });
         let decision = decide(&rounds, limits, basis.rtt, now);
         diverged |= decision.diverged;
@@ -135,7 +135,7 @@ fn one_round(
         written,
         held: 0,
         window,
-        scan: per_round,
+        scan: Duration::ZERO,
         sending,
         paced: limited > link,
         took,

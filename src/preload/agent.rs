@@ -195,7 +195,12 @@ impl Agent {
     }
 }
 
-fn install(pid: i32, kind: Kind, memory: &mut waits::Memory) -> Result<Box<dyn DirtyTracker>, PreloadError> {
+/// Makes a tracker, with a short stop of one thread where it needs one.
+pub fn install(
+    pid: i32,
+    kind: Kind,
+    memory: &mut waits::Memory,
+) -> Result<Box<dyn DirtyTracker>, PreloadError> {
     if !kind.needs_stop() {
         return Ok(kind.install(pid, None)?);
     }

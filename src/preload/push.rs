@@ -274,7 +274,7 @@ impl Pusher {
 
 /// Reads a batch. Where protections refuse, `/proc/PID/mem` reads through them, page by page: what cannot be read even
 /// so has been unmapped meanwhile, and the next scan knows.
-fn read(pid: i32, mem: &ProcMem, batch: &Batch) -> Vec<(u64, Bytes)> {
+pub fn read(pid: i32, mem: &ProcMem, batch: &Batch) -> Vec<(u64, Bytes)> {
     let pieces: Vec<(u64, usize)> = batch.ranges.iter().map(|r| (r.start, r.len() as usize)).collect();
     let mut buffer = BytesMut::zeroed(pieces.iter().map(|(_, len)| len).sum());
     if read_scattered(pid, &pieces, &mut buffer).is_ok() {

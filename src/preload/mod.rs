@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`agent`] | attaching, and what is known of the process between rounds |
 //! | [`push`] | private pages: what to send, reading it, leaving zeroes out |
+//! | [`huge`] | what of huge pages (hugetlb) the target has |
 //! | [`objects`] | shared memory objects |
 //! | [`capture`] | the frozen process, its state, and giving it back |
 //! | `standing` | preflight: who the process is, before anything else is read |
@@ -14,6 +15,7 @@ pub mod agent;
 pub mod capture;
 pub mod describe;
 pub mod error;
+pub mod huge;
 pub mod objects;
 pub mod push;
 pub mod standing;

@@ -12,6 +12,7 @@ use bytes::BytesMut;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::PreloadError;
+use super::huge;
 use super::push::PageSink;
 use crate::dirty::Found;
 use crate::image::memory::{Layout, MemoryObject};
@@ -37,6 +38,7 @@ struct Source {
     hashes: HashMap<u64, u128>,
     sent: RangeSet,
     begun: bool,
+    page_size: u64,
 }
 
 impl ObjectPusher {
@@ -58,6 +60,7 @@ impl ObjectPusher {
                 hashes: HashMap::new(),
                 sent: RangeSet::default(),
                 begun: false,
+                page_size: object.page_size,
             });
             source.unsure |= fd.is_some() || mappings.len() > 1 || mappings != source.mappings;
             source.mappings = mappings;
@@ -74,7 +77,13 @@ impl ObjectPusher {
         let mut pages = 0;
         for (id, source) in &mut self.objects {
             let all = source.ranges(layout, *id)?;
-            let look = if !source.begun || source.unsure { all.clone() } else { written(layout, *id, found) };
+            let look = if !source.begun || source.unsure {
+                all.clone()
+            } else {
+                let mut look = written(layout, *id, found);
+                look.extend(source.dropped(*id));
+                look
+            };
             source.begun = true;
             for piece in look.iter().flat_map(|r| r.chunks(PAGES_MAX as u64)) {
                 pages += source.push_piece(*id, piece, sink)?;
@@ -154,6 +163,18 @@ impl Source {
             }
         }
         Ok(())
+    }
+
+    /// Huge pages that were taken away (`MADV_REMOVE`): their files have no holes to be asked for.
+    fn dropped(&self, id: ObjectId) -> Vec<PageRange> {
+        if self.page_size == PAGE_SIZE {
+            return Vec::new();
+        }
+        let end = self.sent.iter().last().map_or(0, |r| r.end.next_multiple_of(self.page_size));
+        huge::dropped(&self.hashes, &self.sent, PageRange::new(0, end), self.page_size, |at| {
+            let mut page = vec![0; PAGE_SIZE as usize];
+            self.read(id, PageRange::new(at, at + PAGE_SIZE), &mut page).ok().map(|()| page)
+        })
     }
 
     fn push_piece(

@@ -6,10 +6,10 @@
 use bytes::{Bytes, BytesMut};
 
 use super::PreloadError;
+use super::huge::{self, Hashes};
 use crate::dirty::Found;
 use crate::image::memory::Layout;
 use crate::image::{Backing, ObjectId, PAGE_SIZE, PageRange, RangeSet};
-use crate::state::digest::runs_of_zero;
 use crate::sys::process::{ProcMem, read_memory};
 use crate::transport::protocol::PAGES_MAX;
 
@@ -36,16 +36,24 @@ pub struct Pusher {
     /// Found written, and so marked clean by the tracker, but not sent: outside of the mappings that were known when
     /// the scan ran, or gone when they were read. They stay owed until they are read.
     owed: RangeSet,
+    /// Of huge pages.
+    hashes: Hashes,
 }
 
-/// A run of pages to be read: where, and whether zeroes may be left out.
-type Run = (PageRange, bool);
+/// A run of pages to be read.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    range: PageRange,
+    /// Zeroes may be left out.
+    skip_zero: bool,
+    page_size: u64,
+}
 
 impl Pusher {
     /// Nothing is sent yet.
     pub fn new(pid: i32) -> Result<Self, PreloadError> {
         let mem = ProcMem::open(pid).map_err(|source| PreloadError::Memory { pid, addr: 0, source })?;
-        Ok(Pusher { pid, mem, sent: RangeSet::default(), owed: RangeSet::default() })
+        Ok(Pusher { pid, mem, sent: RangeSet::default(), owed: RangeSet::default(), hashes: Hashes::new() })
     }
 
     /// The target is about to lose what was in place there: it is owed again, should it still exist. The layouts of a
@@ -96,10 +104,12 @@ impl Pusher {
     ) -> Result<u64, PreloadError> {
         let (present, _) = split(layout, found);
         let mut gone = self.sent.clone();
-        present.iter().for_each(|(range, _)| gone.remove(*range));
-        let written: Vec<Found> = found.iter().filter(|f| f.written).copied().collect();
+        present.iter().for_each(|run| gone.remove(run.range));
+        let mut written: Vec<Found> = found.iter().filter(|f| f.written).copied().collect();
+        written.extend(self.dropped(layout, found));
+        written.sort_by_key(|f| f.range.start);
         let pages = self.round(layout, &written, sink)?;
-        if let Some(lost) = present.iter().find_map(|(range, _)| self.owed.within(*range).next()) {
+        if let Some(lost) = present.iter().find_map(|run| self.owed.within(run.range).next()) {
             let source = std::io::Error::other("the page is there and cannot be read");
             return Err(PreloadError::Memory { pid: self.pid, addr: lost.start, source });
         }
@@ -117,6 +127,22 @@ impl Pusher {
         Ok(pages)
     }
 
+    /// Huge pages that are marked clean and are not what was sent.
+    fn dropped(&self, layout: &Layout, found: &[Found]) -> Vec<Found> {
+        let mut clean = RangeSet::default();
+        found.iter().filter(|f| f.private_data() && !f.written).for_each(|f| clean.insert(f.range));
+        let read = |addr: u64| {
+            let small = PageRange::new(addr, addr + PAGE_SIZE);
+            self.read(small).first().map(|(_, data)| data.to_vec())
+        };
+        let vmas = layout.vmas.iter().filter(|v| v.huge() && v.private());
+        let pages = vmas.flat_map(|v| clean.within(v.range()).map(|r| (r, v.page_size)).collect::<Vec<_>>());
+        pages
+            .flat_map(|(range, size)| huge::dropped(&self.hashes, &self.sent, range, size, read))
+            .map(|range| Found { range, file: false, zero: false, written: true })
+            .collect()
+    }
+
     fn send(
         &mut self,
         runs: &[Run],
@@ -124,12 +150,12 @@ impl Pusher {
         sink: &mut impl PageSink,
     ) -> Result<u64, PreloadError> {
         let mut pages = 0;
-        for (range, skip_zero) in runs {
-            for piece in range.chunks(PAGES_MAX as u64) {
+        for run in runs {
+            for piece in run.range.chunks(PAGES_MAX as u64) {
                 self.owed.insert(piece);
                 for (start, data) in self.read(piece) {
                     self.owed.remove(PageRange::new(start, start + data.len() as u64));
-                    pages += self.send_piece(start, data, *skip_zero, zeroed, sink)?;
+                    pages += self.send_piece(start, data, run, zeroed, sink)?;
                 }
             }
         }
@@ -156,20 +182,26 @@ impl Pusher {
         &mut self,
         start: u64,
         data: Bytes,
-        skip_zero: bool,
+        run: &Run,
         zeroed: &mut Vec<PageRange>,
         sink: &mut impl PageSink,
     ) -> Result<u64, PreloadError> {
         let mut pages = 0;
-        for (from, to, zero) in runs_of_zero(&data, skip_zero) {
+        for (from, to, zero) in huge::runs(&data, start, run.page_size, run.skip_zero) {
             let range = PageRange::new(start + from as u64, start + to as u64);
             if zero {
                 zeroed.extend(self.sent.within(range));
                 self.sent.remove(range);
             } else {
-                pages += range.pages();
+                let new = match run.page_size {
+                    PAGE_SIZE => vec![(0, to - from)],
+                    _ => huge::changed(&mut self.hashes, &self.sent, range.start, &data[from..to]),
+                };
                 self.sent.insert(range);
-                sink.pages(range.start, data.slice(from..to))?;
+                for (a, b) in new {
+                    pages += (b - a) as u64 / PAGE_SIZE;
+                    sink.pages(range.start + a as u64, data.slice(from + a..from + b))?;
+                }
             }
         }
         Ok(pages)
@@ -188,12 +220,18 @@ fn split(layout: &Layout, found: &[Found]) -> (Vec<Run>, Vec<PageRange>) {
         for vma in layout.vmas[first..].iter().take_while(|v| v.start < f.range.end).filter(|v| v.private()) {
             let range = f.range.intersection(&vma.range());
             let skip_zero = vma.backing == Backing::Anonymous;
+            let page_size = vma.page_size;
             if f.zero && skip_zero {
                 zero.push(range);
             } else if f.private_data() {
                 match data.last_mut() {
-                    Some((last, s)) if last.end == range.start && *s == skip_zero => last.end = range.end,
-                    _ => data.push((range, skip_zero)),
+                    Some(last)
+                        if last.range.end == range.start
+                            && (last.skip_zero, last.page_size) == (skip_zero, page_size) =>
+                    {
+                        last.range.end = range.end;
+                    }
+                    _ => data.push(Run { range, skip_zero, page_size }),
                 }
             }
         }

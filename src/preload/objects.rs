@@ -39,6 +39,8 @@ struct Source {
     sent: RangeSet,
     begun: bool,
     page_size: u64,
+    /// As the target knows it.
+    size: u64,
 }
 
 impl ObjectPusher {
@@ -61,9 +63,11 @@ impl ObjectPusher {
                 sent: RangeSet::default(),
                 begun: false,
                 page_size: object.page_size,
+                size: object.size,
             });
             source.unsure |= fd.is_some() || mappings.len() > 1 || mappings != source.mappings;
             source.mappings = mappings;
+            source.size = object.size;
         }
     }
 
@@ -76,13 +80,13 @@ impl ObjectPusher {
     ) -> Result<u64, PreloadError> {
         let mut pages = 0;
         for (id, source) in &mut self.objects {
-            let all = source.ranges(layout, *id)?;
+            let all = source.known(source.ranges(layout, *id)?);
             let look = if !source.begun || source.unsure {
                 all.clone()
             } else {
                 let mut look = written(layout, *id, found);
                 look.extend(source.dropped(*id));
-                look
+                source.known(look)
             };
             source.begun = true;
             for piece in look.iter().flat_map(|r| r.chunks(PAGES_MAX as u64)) {
@@ -163,6 +167,15 @@ impl Source {
             }
         }
         Ok(())
+    }
+
+    /// What of these the target knows of: the object may have grown since the layout was read. The rest comes with the
+    /// next one, since an object that can grow has a descriptor, and so is unsure.
+    fn known(&self, mut ranges: Vec<PageRange>) -> Vec<PageRange> {
+        let size = self.size.next_multiple_of(PAGE_SIZE);
+        ranges.iter_mut().for_each(|r| r.end = r.end.min(size));
+        ranges.retain(|r| !r.is_empty());
+        ranges
     }
 
     /// Huge pages that were taken away (`MADV_REMOVE`): their files have no holes to be asked for.

@@ -130,7 +130,7 @@ mod tests {
         sent.insert(PageRange::new(HUGE + 2 * PAGE_SIZE, HUGE + 3 * PAGE_SIZE));
         sent.insert(PageRange::new(2 * HUGE, 2 * HUGE + PAGE_SIZE));
         let range = PageRange::new(HUGE, 3 * HUGE);
-        let mut look = |now: &[u8]| {
+        let look = |now: &[u8]| {
             dropped(&hashes, &sent, range, HUGE, |addr| {
                 let at = (addr - HUGE) as usize;
                 Some(now[at..at + SMALL].to_vec())

@@ -130,7 +130,7 @@ fn write_huge(file: &File, object: &MemoryObject, offset: u64, data: &[u8]) -> R
 
 /// Whole huge pages go; of others (which are there, since something was placed in them) the part becomes zero.
 fn punch_huge(file: &File, object: &MemoryObject, range: PageRange) -> Result<(), RestoreError> {
-    const ZEROES: [u8; 64 * 1024] = [0; 64 * 1024];
+    static ZEROES: [u8; 64 * 1024] = [0; 64 * 1024];
     let range = PageRange::new(range.start, range.end.min(object.size));
     let (first, last) =
         (range.start.next_multiple_of(object.page_size), range.end / object.page_size * object.page_size);

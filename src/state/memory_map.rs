@@ -168,7 +168,7 @@ fn huge_backing(path: &str, id: ObjectId, map: &MemoryMap) -> Kind {
 /// Whether it is a file of a mounted hugetlbfs. The file system is asked only where the borders allow it.
 fn on_hugetlbfs(path: &std::path::Path, map: &MemoryMap) -> bool {
     let Some(smallest) = hugetlb::sizes().first() else { return false };
-    let aligned = map.address.0 % smallest.bytes == 0 && map.address.1 % smallest.bytes == 0;
+    let aligned = [map.address.0, map.address.1].iter().all(|a| a.is_multiple_of(smallest.bytes));
     aligned && statfs(path).is_ok_and(|fs| fs.filesystem_type() == HUGETLBFS_MAGIC)
 }
 

@@ -56,7 +56,7 @@ fn taken_under_way(lab: &mut Lab) -> Result<()> {
     ensure!(!live.has_ended()?, "the move is over: {}", live.errors());
     let rest = available()?.to_string();
     let stop = lab.dir().join("stop-thief").display().to_string();
-    let thief = lab.spawn("a", &[&tool, "reserve", &rest, &stop])?;
+    let thief = lab.spawn("a", &[&tool, "rest", &rest, &stop])?;
     wait_until("the pages are taken", SOON, || thief.output().contains("ready"))?;
     let outcome = live.outcome()?;
     outcome.refused(4, &["too few free huge pages of 2048 kb", "sysctl vm.nr_hugepages"])?;

@@ -12,7 +12,7 @@
 //!
 //! Huge pages (hugetlb) are marked as wholes. Those larger than 2 MiB cannot be protected by a scan
 //! ([`crate::sys::pagemap`]): they count as written in every round. Dropping a protected page (`MADV_DONTNEED`) of
-//! huge pages or of a file leaves its mark behind; [`WpScan::clear_marks`].
+//! huge pages or of a file leaves its mark behind, which goes before the final scan.
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};

@@ -16,10 +16,10 @@ const POOL: &str = "/proc/sys/vm/nr_hugepages";
 /// Bytes of the pages that the pool holds.
 pub(crate) const SIZE: u64 = 2 << 20;
 
-/// `$1`: file for changing the pool; `$2`: file for having the pool; `$3`: its flag for `flock`; `$4`: pages.
+/// `$1`: flag of `flock` for having the pool; `$2`: pages. Locks are on files that are always there: nothing is left.
 const KEEPER: &str = r#"
-exec 8>"$1" 9>"$2"
-flock "$3" 9
+exec 8</proc/sys/vm/nr_hugepages 9</proc/sys/vm/nr_overcommit_hugepages
+flock "$1" 9
 change() {
     flock 8
     before=$(cat /proc/sys/vm/nr_hugepages)
@@ -27,7 +27,7 @@ change() {
     after=$(cat /proc/sys/vm/nr_hugepages)
     flock -u 8
 }
-change "$4"
+change "$2"
 echo $((after - before))
 cat > /dev/null
 change $((before - after))
@@ -56,11 +56,8 @@ impl HugePages {
     }
 
     fn hold(flag: &str, pages: u64) -> Result<Self> {
-        let dir = std::env::temp_dir();
-        let lock = |name: &str| dir.join(name).display().to_string();
         let mut keeper = Command::new("sh")
-            .args(["-c", KEEPER, "sh", &lock("ulpm-lab-pool.lock"), &lock("ulpm-lab-pages.lock"), flag])
-            .arg(pages.to_string())
+            .args(["-c", KEEPER, "sh", flag, &pages.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             // not in reach of Ctrl-C

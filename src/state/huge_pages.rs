@@ -72,3 +72,36 @@ fn private_bytes(vma: &Vma, map: Option<&MemoryMap>) -> u64 {
 fn in_use(link: &str) -> u64 {
     std::fs::metadata(link).map_or(0, |data| data.blocks() * 512)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::{Backing, PAGE_SIZE};
+    use crate::state::memory_map::survey;
+    use crate::sys::hugetlb;
+    use crate::sys::process::SharedAnonymous;
+
+    /// A mapping that was promised nothing and is not touched needs no page, so this runs where there are none.
+    #[test]
+    fn huge_mappings_are_seen_as_what_they_are() {
+        let own = std::process::id() as i32;
+        for size in hugetlb::sizes() {
+            let map = SharedAnonymous::new(2 * size.bytes, size.bytes).unwrap();
+            let seen = survey(own).unwrap();
+            let vma = seen.layout.vmas.iter().find(|v| v.start == map.range().0).unwrap();
+            assert_eq!((vma.end, vma.page_size, vma.shared), (map.range().1, size.bytes, true));
+            assert!(vma.has(VmaFlags::NO_RESERVE));
+            let Backing::SharedAnonymous(id) = vma.backing else { panic!("{vma:?}") };
+            let object = seen.layout.objects.iter().find(|o| o.id == id).unwrap();
+            assert_eq!((object.size, object.page_size), (2 * size.bytes, size.bytes));
+            let layout = Layout { vmas: vec![vma.clone()], ..Layout::default() };
+            assert_eq!(needed(own, &layout, &FilesImage::default()).unwrap(), []);
+            let flags = VmaFlags::empty();
+            let promised = Layout { vmas: vec![Vma { flags, ..vma.clone() }], ..Layout::default() };
+            let expected = [HugePages { page_size: size.bytes, count: 2 }];
+            assert_eq!(needed(own, &promised, &FilesImage::default()).unwrap(), expected);
+        }
+        let seen = survey(own).unwrap();
+        assert!(seen.layout.vmas.iter().any(|v| v.page_size == PAGE_SIZE));
+    }
+}

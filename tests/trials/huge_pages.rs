@@ -15,18 +15,20 @@ use crate::lab::{Lab, PORT, SOON, victims, wait_until};
 
 pub(super) fn trials() -> Vec<Trial> {
     vec![
-        trial("refuse too few huge pages", &[Need::HugePages], too_few),
+        trial("refuse too few huge pages", &[Need::HugePages], |lab| too_few(lab, "reserve")),
+        trial("refuse too few huge pages for those in use", &[Need::HugePages], |lab| too_few(lab, "touch")),
         trial("abort huge pages taken under way", &[Need::HugePages], taken_under_way),
     ]
 }
 
-fn too_few(lab: &mut Lab) -> Result<()> {
+/// `how`: whether the process was promised its pages or just uses them.
+fn too_few(lab: &mut Lab, how: &str) -> Result<()> {
     lab.hold(HugePages::alone(20)?);
     lab.serve("b")?;
     let there = available()?;
     let pages = there / 2 + 5;
     let count = pages.to_string();
-    let mut victim = Victim::start_command(lab, &[&victims::tool("huge_pages")?, "reserve", &count])?;
+    let mut victim = Victim::start_command(lab, &[&victims::tool("huge_pages")?, how, &count])?;
     let left = available()?;
     ensure!(left < pages, "{left} are left: {pages} of {there} were taken");
     let (needs, has) = (format!("needs {pages}"), format!("has {left} free"));

@@ -17,6 +17,8 @@
 //! write, which sets the bit. (A page that was moved by the kernel, or swapped, counts as written, too: harmless.)
 //! Frames are shown to `CAP_SYS_ADMIN` only; without it this tracker is not offered.
 //!
+//! Huge pages (hugetlb) have no such bits (`clear_refs` passes them over): they always count as written.
+//!
 //! Shared memory is beyond it: dropping the page table entry of a shared page (`MADV_DONTNEED`, reclaim) drops its bit
 //! and keeps what was written. The contents of shared objects are always compared.
 
@@ -76,7 +78,9 @@ impl SoftDirty {
                 pagemap::entries(&self.pagemap, range.start, range.end, |at, piece| {
                     let known = self.frames.piece(at);
                     add_entries(&mut all, at, piece, |i, entry| {
-                        entry.soft_dirty() || known.is_none_or(|k| k[place(at) + i] != entry.frame())
+                        vma.huge()
+                            || entry.soft_dirty()
+                            || known.is_none_or(|k| k[place(at) + i] != entry.frame())
                     });
                 })
                 .map_err(TrackError::kernel(self.pid, "reading the page map"))?;
@@ -95,7 +99,7 @@ impl SoftDirty {
             pagemap::entries(&self.pagemap, vma.start, vma.end, |at, piece| {
                 let before = known.piece(at).copied().unwrap_or([0; PIECE_PAGES]);
                 add_entries(&mut all, at, piece, |i, entry| {
-                    entry.soft_dirty() || before[place(at) + i] != entry.frame()
+                    vma.huge() || entry.soft_dirty() || before[place(at) + i] != entry.frame()
                 });
                 if piece.iter().any(|e| e.held()) {
                     remember(&mut frames.piece_mut(at)[place(at)..], piece);

@@ -18,6 +18,8 @@ pub(crate) enum Need {
     TokenBucket,
     /// The right to make control groups with a limit of memory.
     MemoryGroup,
+    /// The right to set huge pages of 2 MiB aside.
+    HugePages,
 }
 
 impl Need {
@@ -41,6 +43,7 @@ impl Need {
             Need::MemoryGroup => {
                 memory_groups().is_none().then(|| "no control group for memory is writable".to_owned())
             }
+            Need::HugePages => super::huge_pages::missing(),
             Need::TokenBucket => {
                 let help = Command::new("tc").arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status();
                 help.is_err().then(|| "tc (iproute2) is not installed".to_owned())

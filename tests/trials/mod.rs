@@ -5,6 +5,7 @@ mod bad_input;
 mod commands;
 mod freezes;
 mod hosts;
+mod huge_pages;
 mod oracle;
 mod pid_modes;
 mod policy;
@@ -31,6 +32,7 @@ pub(crate) fn all() -> Vec<Trial> {
     trials.extend(versions::trials());
     trials.extend(commands::trials());
     trials.extend(aborts::trials());
+    trials.extend(huge_pages::trials());
     trials.extend(freezes::trials());
     trials.extend(round_trips::trials());
     trials.extend(pid_modes::trials());

@@ -9,7 +9,9 @@ use libtest_mimic::Trial;
 use nix::unistd::Pid;
 
 use super::trial;
+use crate::lab::huge_pages::HugePages;
 use crate::lab::live::LiveOutcome;
+use crate::lab::needs::Need;
 use crate::lab::process::Proc;
 use crate::lab::{Lab, SOON, victims, wait_until};
 
@@ -21,13 +23,25 @@ pub(super) fn trials() -> Vec<Trial> {
     let rest = names
         .clone()
         .into_iter()
-        .map(|name| trial(&format!("rest {name}"), &[], move |lab| rest(lab, &name)));
+        .map(|name| trial(&format!("rest {name}"), needs(&name), move |lab| rest(lab, &name)));
     let moves = names
         .into_iter()
         // has trials of its own: a move may find it with a child, and is tried again
         .filter(|name| name != super::oracle::VICTIM)
-        .map(|name| trial(&format!("move {name}"), &[], move |lab| there_and_back(lab, &name)));
+        .map(|name| trial(&format!("move {name}"), needs(&name), move |lab| there_and_back(lab, &name)));
     rest.chain(moves).collect()
+}
+
+fn needs(name: &str) -> &'static [Need] {
+    if name == "hugetlb" { &[Need::HugePages] } else { &[] }
+}
+
+/// The `hugetlb` victim takes up to 28 huge pages, and during a move so does its copy.
+fn furnish(lab: &mut Lab, name: &str) -> Result<()> {
+    if name == "hugetlb" {
+        lab.hold(HugePages::add(72)?);
+    }
+    Ok(())
 }
 
 /// A victim under way, wherever it is.
@@ -103,6 +117,7 @@ impl Victim {
 }
 
 fn rest(lab: &mut Lab, name: &str) -> Result<()> {
+    furnish(lab, name)?;
     let victim = Victim::start(lab, name)?;
     std::thread::sleep(WORK);
     victim.check_running(lab)?;
@@ -110,6 +125,7 @@ fn rest(lab: &mut Lab, name: &str) -> Result<()> {
 }
 
 fn there_and_back(lab: &mut Lab, name: &str) -> Result<()> {
+    furnish(lab, name)?;
     lab.serve("b")?;
     lab.serve("a")?;
     let mut victim = Victim::start(lab, name)?;

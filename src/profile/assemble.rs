@@ -139,6 +139,12 @@ fn notes(who: &Who, tracker: &Chosen, watched: &Watched) -> Vec<String> {
                 .to_owned(),
         );
     }
+    if watched.unwatched > 0 {
+        notes.push(format!(
+            "{} mappings are of kinds that cannot be moved, and do not count (`ulpm check --pid {}` names them)",
+            watched.unwatched, who.pid
+        ));
+    }
     if who.children > 0 {
         notes.push(format!("{} child processes were not watched", who.children));
     }

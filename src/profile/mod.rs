@@ -3,6 +3,7 @@
 //! | file | owns |
 //! |---|---|
 //! | [`watch`] | attaching, taking samples, leaving without a trace |
+//! | [`mod@choose`] | which tracker |
 //! | [`contents`] | which pages have changed, for trackers that report too much |
 //! | [`sampled`] | all samples together; pure, like all below |
 //! | [`windows`] | the working set for windows of 10 ms to 10 s |
@@ -16,6 +17,7 @@
 //! | `text`, `picture` | the same for people |
 
 pub mod assemble;
+pub mod choose;
 pub mod contents;
 pub mod cost;
 pub mod curve;
@@ -30,6 +32,7 @@ pub mod timeline;
 pub mod watch;
 pub mod windows;
 
+pub use choose::choose;
 pub use error::ProfileError;
 pub use picture::draw;
 pub use report::ProfileReport;

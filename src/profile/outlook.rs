@@ -13,7 +13,7 @@ use crate::dirty::Chosen;
 use crate::precopy::learned::Correction;
 use crate::precopy::policy::{Limits, LinkModel, OnDivergence, Simulated, Workload, simulate};
 use crate::precopy::predict::Basis;
-use crate::report::human_ms;
+use crate::report::{Rate, human_ms};
 
 /// Goals of the table in milliseconds; `None` is a move without `--max-freeze`.
 const GOALS_MS: [Option<u32>; 6] = [None, Some(5), Some(10), Some(20), Some(50), Some(100)];
@@ -93,9 +93,9 @@ impl Outlook {
         }
     }
 
-    /// The table, goal by goal.
-    pub fn table(&self) -> Vec<Forecast> {
-        GOALS_MS.iter().flat_map(|goal| LINKS.iter().map(|link| self.forecast(*goal, *link))).collect()
+    /// The table, goal by goal, for these bandwidths.
+    pub fn table(&self, links: &[u64]) -> Vec<Forecast> {
+        GOALS_MS.iter().flat_map(|goal| links.iter().map(|link| self.forecast(*goal, *link))).collect()
     }
 
     /// The freeze against bandwidth, one line for each goal.
@@ -113,15 +113,40 @@ impl Outlook {
     }
 }
 
-/// The report, and the lines of its picture. `home` is where earlier moves left what they taught.
-pub fn complete(who: &Who, tracker: &Chosen, watched: &Watched, home: &Path) -> (ProfileReport, Vec<Line>) {
+/// What a prediction needs besides what was watched.
+#[derive(Clone, Copy, Debug)]
+pub struct Beyond<'a> {
+    /// `ULPM_HOME`, where earlier moves left what they taught.
+    pub home: &'a Path,
+    /// A bandwidth that the table shall have besides its own.
+    pub bandwidth: Option<Rate>,
+}
+
+impl Beyond<'_> {
+    /// Bandwidths of the table, slowest first.
+    fn links(&self) -> Vec<u64> {
+        let mut links = LINKS.to_vec();
+        links.extend(self.bandwidth.map(|rate| rate.as_bytes_per_s().saturating_mul(8)));
+        links.sort_unstable();
+        links.dedup();
+        links
+    }
+}
+
+/// The report, and the lines of its picture.
+pub fn complete(
+    who: &Who,
+    tracker: &Chosen,
+    watched: &Watched,
+    beyond: &Beyond<'_>,
+) -> (ProfileReport, Vec<Line>) {
     let mut report = assemble::report(who, tracker, watched);
     if watched.sampled.windows.is_empty() {
         report.notes.push("watched too shortly for any prediction".to_owned());
         return (report, Vec::new());
     }
-    let outlook = Outlook::of(who, watched, Correction::load(home));
-    report.table = outlook.table();
+    let outlook = Outlook::of(who, watched, Correction::load(beyond.home));
+    report.table = outlook.table(&beyond.links());
     report.recommendation = recommend(&report.table);
     report.notes.push(format!(
         "predictions take the process as it was while it was watched, a round trip of {:.1} ms and a link of \
@@ -182,7 +207,7 @@ fn reachable(f: &Forecast) -> String {
 }
 
 fn unreachable(link: u64, throttled: Option<&Forecast>, plain: Option<&Forecast>) -> String {
-    let mut text = format!("at {} it writes too fast for any goal of the table", bandwidth(link));
+    let mut text = format!("at {} no goal of the table is reached", bandwidth(link));
     if let Some(f) = plain {
         text += &format!(": without one it would be frozen for {}", human_ms(f.freeze_ms));
     }
@@ -225,7 +250,7 @@ mod tests {
 
     #[test]
     fn a_calm_process_reaches_every_goal_but_the_impossible() {
-        let table = outlook(500.0).table();
+        let table = outlook(500.0).table(&LINKS);
         assert_eq!(table.len(), GOALS_MS.len() * LINKS.len());
         assert!(
             table.iter().filter(|f| f.max_freeze_ms.is_none_or(|g| g >= 20.0)).all(|f| f.reached),
@@ -247,12 +272,21 @@ mod tests {
         assert!(!slow.reached && slow.freeze_ms > 100.0, "{slow:?}");
         assert!(slow.throttle_percent.is_some(), "{slow:?}");
         assert!(wild.forecast(Some(20), LINKS[3]).reached, "{:?}", wild.forecast(Some(20), LINKS[3]));
-        let advice = recommend(&wild.table());
+        let advice = recommend(&wild.table(&LINKS));
         assert!(
-            advice[0].contains("100 Mbit/s it writes too fast") && advice[0].contains("throttle"),
+            advice[0].contains("at 100 Mbit/s no goal of the table is reached")
+                && advice[0].contains("throttle"),
             "{advice:?}"
         );
         assert!(advice.last().unwrap().contains("is reached"), "{advice:?}");
+    }
+
+    #[test]
+    fn the_users_own_link_is_in_the_table() {
+        let links =
+            |text: &str| Beyond { home: Path::new("/"), bandwidth: Some(text.parse().unwrap()) }.links();
+        assert_eq!(links("500Mbit")[..3], [LINKS[0], 500_000_000, LINKS[1]]);
+        assert_eq!(links("1Gbit"), LINKS);
     }
 
     #[test]

@@ -21,8 +21,8 @@ use super::cost::{Counters, Used};
 use super::heat::Named;
 use super::sampled::{Sampled, Samples, is_unknown, to_send};
 use crate::dirty::{DirtyTracker, Found, Kind};
+use crate::image::RangeSet;
 use crate::image::memory::Layout;
-use crate::image::{RangeSet, Vma};
 use crate::preload::agent::install;
 use crate::state::files::{self, FilesOptions};
 use crate::state::{StateError, memory_map, waits};
@@ -63,6 +63,8 @@ pub struct Watched {
     pub present: u64,
     /// Mappings at the end.
     pub areas: u64,
+    /// Mappings that a move would refuse; what is written there does not count.
+    pub unwatched: usize,
     /// What the tracker took for a sample, in the middle of all.
     pub scan: Duration,
     /// What a round of a move does besides that and sending: mappings with their flags and descriptors are read.
@@ -118,7 +120,7 @@ pub fn watch(
     let end = sampler.run(&mut *tracker, plan.tracked, &mut with, asked_to_end)?;
     let own = Duration::from_nanos((now_ns(ClockId::CLOCK_PROCESS_CPUTIME_ID) - own).max(0) as u64);
     drop(tracker);
-    let Sampler { present, layout, mut scans, samples, maps, .. } = sampler;
+    let Sampler { present, layout, unwatched, mut scans, samples, maps, .. } = sampler;
     scans.sort_unstable();
     let scan = scans.get(scans.len() / 2).copied().unwrap_or_default();
     let (areas, sampled) = (layout.vmas.len() as u64, samples.finish(&maps));
@@ -129,7 +131,7 @@ pub fn watch(
         after = usage.slices;
     }
     let used = [before.slices, with.slices, after];
-    Ok(Watched { end, attach, present, areas, scan, survey, sampled, used, own })
+    Ok(Watched { end, attach, present, areas, unwatched, scan, survey, sampled, used, own })
 }
 
 /// How long it takes to look at mappings and descriptors as each round of a move does.
@@ -258,6 +260,9 @@ impl<'a> Usage<'a> {
 struct Sampler<'a> {
     subject: &'a Subject,
     layout: Layout,
+    /// Mappings that a move would refuse: they are no part of the layout.
+    unwatched: usize,
+    /// All that is mapped.
     known: RangeSet,
     /// Where the tracker is not exact.
     contents: Option<Contents>,
@@ -278,6 +283,7 @@ impl<'a> Sampler<'a> {
         let mut sampler = Sampler {
             subject,
             layout: Layout::default(),
+            unwatched: 0,
             known: RangeSet::default(),
             contents: if tracker.exact() { None } else { Some(Contents::of(subject.pid)?) },
             maps: Vec::new(),
@@ -298,8 +304,9 @@ impl<'a> Sampler<'a> {
         let (survey, _) = memory_map::quick(pid, &self.layout)?;
         let maps = Process::new(pid).and_then(|p| p.maps()).map_err(StateError::proc(pid, "maps"))?;
         self.layout = survey.layout;
-        self.known = self.layout.vmas.iter().map(Vma::range).collect();
+        self.unwatched = survey.obstacles.len();
         self.maps = Named::all(&maps.0);
+        self.known = self.maps.iter().map(|m| m.range).collect();
         self.surveyed = Instant::now();
         Ok(())
     }

@@ -14,7 +14,7 @@ use super::worker::{Wishes, supervise};
 use super::{Exit, Failure, say};
 use crate::preload::{PreloadError, standing};
 use crate::profile::outlook::{self, Beyond};
-use crate::profile::{Plan, ProfileError, assemble, choose, draw, render, watch};
+use crate::profile::{Plan, ProfileError, choose, draw, render, watch};
 use crate::report::Rate;
 use crate::tracee::TraceeError;
 use crate::tracee::thread::state_of;
@@ -88,13 +88,12 @@ fn work(args: &ProfileArgs, quiet: bool) -> Result<Exit, Failure> {
         let whole = plan.tracked + plan.untracked * 2;
         let _ = writeln!(io::stderr(), "ulpm: watching process {} for {} s …", args.pid, whole.as_secs_f64());
     }
-    let who = assemble::Who::of(args.pid);
     let watched = watch(args.pid, tracker.kind, plan, home.path(), &|| wishes.end()).map_err(failure)?;
     if wishes.alone() {
         return Ok(Exit::Failed);
     }
     let (report, lines) =
-        outlook::complete(&who, &tracker, &watched, &Beyond { home: home.path(), bandwidth: args.bandwidth });
+        outlook::complete(&tracker, &watched, &Beyond { home: home.path(), bandwidth: args.bandwidth });
     say(&if args.json { report.to_json()? + "\n" } else { render(&report) })?;
     if let Some(file) = &args.svg {
         std::fs::write(file, draw(&report, &lines)?)

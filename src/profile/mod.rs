@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`watch`] | attaching, taking samples, leaving without a trace |
 //! | [`mod@choose`] | which tracker |
+//! | [`who`] | who the process is |
 //! | [`contents`] | which pages have changed, for trackers that report too much |
 //! | [`sampled`] | all samples together; pure, like all below |
 //! | [`windows`] | the working set for windows of 10 ms to 10 s |
@@ -30,6 +31,7 @@ pub mod sampled;
 mod text;
 pub mod timeline;
 pub mod watch;
+pub mod who;
 pub mod windows;
 
 pub use choose::choose;

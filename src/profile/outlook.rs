@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::assemble::{self, Who, rounded};
+use super::assemble::{self, rounded};
 use super::curve::Curve;
 use super::picture::Line;
 use super::report::{Forecast, ProfileReport};
@@ -40,7 +40,8 @@ pub struct Outlook {
 
 impl Outlook {
     /// From what was watched. `correction` is what earlier moves of this host taught.
-    pub fn of(who: &Who, watched: &Watched, correction: Correction) -> Self {
+    pub fn of(watched: &Watched, correction: Correction) -> Self {
+        let who = &watched.who;
         let workload = |curve: Curve| Workload { written: curve.points(), resident_pages: watched.present };
         let windows = &watched.sampled.windows;
         let count = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
@@ -137,18 +138,13 @@ impl Beyond<'_> {
 }
 
 /// The report, and the lines of its picture.
-pub fn complete(
-    who: &Who,
-    tracker: &Chosen,
-    watched: &Watched,
-    beyond: &Beyond<'_>,
-) -> (ProfileReport, Vec<Line>) {
-    let mut report = assemble::report(who, tracker, watched);
+pub fn complete(tracker: &Chosen, watched: &Watched, beyond: &Beyond<'_>) -> (ProfileReport, Vec<Line>) {
+    let mut report = assemble::report(tracker, watched);
     if watched.sampled.windows.is_empty() {
         report.notes.push("watched too shortly for any prediction".to_owned());
         return (report, Vec::new());
     }
-    let outlook = Outlook::of(who, watched, Correction::load(beyond.home));
+    let outlook = Outlook::of(watched, Correction::load(beyond.home));
     report.table = outlook.table(&beyond.links());
     report.recommendation = recommend(&report.table);
     report.notes.push(format!(

@@ -20,6 +20,7 @@ use super::contents::Contents;
 use super::cost::{Counters, Used};
 use super::heat::Named;
 use super::sampled::{Sampled, Samples, is_unknown, to_send};
+use super::who::Who;
 use crate::dirty::{DirtyTracker, Found, Kind};
 use crate::image::RangeSet;
 use crate::image::memory::Layout;
@@ -55,6 +56,8 @@ pub enum End {
 /// What was seen.
 #[derive(Debug)]
 pub struct Watched {
+    /// Who it was.
+    pub who: Who,
     /// Why it ended.
     pub end: End,
     /// How long a thread was stopped to install tracking.
@@ -103,14 +106,18 @@ pub fn watch(
     home: &Path,
     asked_to_end: &dyn Fn() -> bool,
 ) -> Result<Watched, ProfileError> {
-    let subject = Subject::open(pid)?;
+    let mut subject = Subject::open(pid)?;
     let survey = look_around(pid).map_err(|e| subject.explain(e))?;
-    let mut before = Usage::begin(&subject)?;
-    match before.idle(plan.untracked, asked_to_end) {
+    let mut usage = Usage::begin(&subject)?;
+    match usage.idle(plan.untracked, asked_to_end) {
         End::Time => {}
         End::Interrupted => return Err(ProfileError::Interrupted),
         End::ProcessEnded | End::OtherProgram => return Err(ProfileError::Ended(pid)),
     }
+    let before = usage.slices;
+    // until now it may have begun another program unnoticed
+    subject.stack = stack(pid).map_err(|e| subject.explain(e))?;
+    let who = Who::of(pid);
     let begun = Instant::now();
     let mut tracker = attach(pid, kind, home).map_err(|e| subject.explain(e))?;
     let attach = if kind.needs_stop() { begun.elapsed() } else { Duration::ZERO };
@@ -130,8 +137,8 @@ pub fn watch(
         usage.idle(plan.untracked, asked_to_end);
         after = usage.slices;
     }
-    let used = [before.slices, with.slices, after];
-    Ok(Watched { end, attach, present, areas, unwatched, scan, survey, sampled, used, own })
+    let used = [before, with.slices, after];
+    Ok(Watched { who, end, attach, present, areas, unwatched, scan, survey, sampled, used, own })
 }
 
 /// How long it takes to look at mappings and descriptors as each round of a move does.
@@ -162,12 +169,15 @@ struct Subject {
     stack: u64,
 }
 
+fn stack(pid: i32) -> Result<u64, ProfileError> {
+    let stat = Process::new(pid).and_then(|p| p.stat()).map_err(StateError::proc(pid, "stat"))?;
+    Ok(stat.startstack)
+}
+
 impl Subject {
     fn open(pid: i32) -> Result<Self, ProfileError> {
         let pidfd = pidfd_open(pid).map_err(|source| ProfileError::Gone { pid, source })?;
-        let stack =
-            Process::new(pid).and_then(|p| p.stat()).map_err(StateError::proc(pid, "stat"))?.startstack;
-        Ok(Subject { pid, pidfd, stack })
+        Ok(Subject { pid, pidfd, stack: stack(pid)? })
     }
 
     /// Sleeps until then; `true` if the process has ended.

@@ -252,10 +252,10 @@ fn interrupted(lab: &mut Lab) -> Result<()> {
 }
 
 fn process_ends(lab: &mut Lab) -> Result<()> {
-    let shell = lab.spawn("a", &["sh", "-c", "exec sleep 4"])?;
-    let report = report(lab, shell.pid(), &["--seconds", "30"])?;
+    let sleeper = lab.spawn("a", &["sleep", "6"])?;
+    let report = report(lab, sleeper.pid(), &["--seconds", "30"])?;
     ensure!(report["ended"] == "process-ended", "{report}");
-    ensure!((0.5..5.0).contains(&number(&report["seconds"])?), "{report}");
+    ensure!((0.5..6.0).contains(&number(&report["seconds"])?), "{report}");
     let short = lab.spawn("a", &["sleep", "0.5"])?;
     let ended = profile(lab, short.pid(), &["--seconds", "30"])?;
     ensure!(ended.exit == 1 && ended.stderr.contains("ended"), "{ended:?}");
@@ -276,6 +276,8 @@ fn other_program(lab: &mut Lab) -> Result<()> {
 fn filtered(lab: &mut Lab) -> Result<()> {
     const UNUSED: &str = "461";
     let mut filtered = lab.spawn("a", &[&victims::tool("without")?, UNUSED, "sleep", "60"])?;
+    let comm = format!("/proc/{}/comm", filtered.outside_pid());
+    wait_until("it sleeps", SOON, || fs::read_to_string(&comm).is_ok_and(|name| name.trim() == "sleep"))?;
     let report = report(lab, filtered.pid(), &["--seconds", "1"])?;
     ensure!(report["tracker"] != "wp-scan", "{report}");
     ensure!(report["tracker_reason"].as_str().is_some_and(|why| why.contains("seccomp")), "{report}");

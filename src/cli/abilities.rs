@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::dirty::WpScan;
-use crate::restore::session::chain;
+use crate::dirty::{Choice, Kind};
+use crate::sys::chain;
 
 /// Capability numbers of `linux/capability.h`.
 const CAP_SYS_PTRACE: u32 = 19;
@@ -48,7 +48,6 @@ pub(super) fn here() -> Vec<Ability> {
     };
     let clone3 = crate::sys::spawn::clone3_works();
     vec![
-        ability("track what a process writes", Needed::Send, WpScan::probe().map_err(|e| chain(&e))),
         ability(
             "trace processes of every user",
             Needed::Send,
@@ -76,4 +75,33 @@ pub(super) fn here() -> Vec<Ability> {
             ),
         ),
     ]
+}
+
+/// A tracker, and whether it works here.
+#[derive(Debug, Serialize)]
+pub(super) struct Tracking {
+    /// Its name.
+    pub(super) name: &'static str,
+    /// Whether it works.
+    pub(super) there: bool,
+    /// Whether `--tracker auto` takes it.
+    pub(super) chosen: bool,
+    /// Why not, or why it is taken.
+    pub(super) why: String,
+}
+
+/// All trackers, probed by doing, best first.
+pub(super) fn trackers() -> Vec<Tracking> {
+    let best = Choice::Auto.resolve().ok();
+    let one = |kind: Kind| {
+        let probed = kind.probe();
+        let chosen = best.as_ref().filter(|b| b.kind == kind);
+        let why = match (&probed, chosen) {
+            (Err(e), _) => chain(e),
+            (Ok(()), Some(_)) => "taken by --tracker auto".to_owned(),
+            (Ok(()), None) => String::new(),
+        };
+        Tracking { name: kind.name(), there: probed.is_ok(), chosen: chosen.is_some(), why }
+    };
+    Kind::ALL.map(one).into()
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
-use super::abilities::{self, Ability, Needed};
+use super::abilities::{self, Ability, Needed, Tracking};
 use super::home::Home;
 use super::{Exit, Failure, say};
 use crate::image::Obstacle;
@@ -35,6 +35,9 @@ pub struct CheckArgs {
     /// What `ulpm live` would be told of established TCP connections
     #[arg(long, value_enum, value_name = "HOW", default_value_t = super::live::Tcp::Refuse)]
     tcp: super::live::Tcp,
+    /// What `ulpm live` would be told of tracking
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = super::live::Tracker::Auto)]
+    tracker: super::live::Tracker,
     /// Time limit for reaching the target, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
     connect_timeout: u64,
@@ -46,6 +49,7 @@ pub struct CheckArgs {
 #[derive(Debug, Serialize)]
 struct Findings {
     host: Vec<Ability>,
+    trackers: Vec<Tracking>,
     pid: Option<i32>,
     target: Option<String>,
     obstacles: Vec<Obstacle>,
@@ -57,6 +61,7 @@ struct Findings {
 pub fn run(args: &CheckArgs) -> Result<Exit, Failure> {
     let mut findings = Findings {
         host: abilities::here(),
+        trackers: abilities::trackers(),
         pid: args.pid,
         target: args.to.as_ref().map(ToString::to_string),
         obstacles: Vec::new(),
@@ -87,7 +92,7 @@ pub fn run(args: &CheckArgs) -> Result<Exit, Failure> {
 /// What stands in the way of a process, here and at the target.
 fn look(args: &CheckArgs, pid: i32, findings: &mut Findings) -> Result<Result<(), MigrateError>, Failure> {
     let files = FilesOptions { tcp_close: args.tcp == super::live::Tcp::Close };
-    let mut checked = precopy::session::look(pid, &files).map(|described| {
+    let mut checked = precopy::session::look(pid, &files, args.tracker.into()).map(|described| {
         findings.notes = described.image.files.notes;
         findings.obstacles = described.obstacles;
     });
@@ -100,6 +105,7 @@ fn look(args: &CheckArgs, pid: i32, findings: &mut Findings) -> Result<Result<()
             files,
             home: Home::open()?.path().to_owned(),
             connect_limit: Duration::from_secs(args.connect_timeout),
+            tracker: args.tracker.into(),
         };
         checked = Migration::check(&options, &Cancel::default()).map(drop);
     }
@@ -119,6 +125,10 @@ fn text(findings: &Findings) -> String {
         for a in findings.host.iter().filter(|a| a.needed_to == needed) {
             let _ = writeln!(out, "  {} {}{}", if a.there { "yes" } else { "NO " }, a.name, reason(&a.why));
         }
+    }
+    let _ = writeln!(out, "written pages are found by:");
+    for t in &findings.trackers {
+        let _ = writeln!(out, "  {} {}{}", if t.there { "yes" } else { "no " }, t.name, reason(&t.why));
     }
     if let Some(pid) = findings.pid.filter(|_| findings.error.is_none()) {
         let whither = findings.target.as_ref().map(|t| format!(" to {t}")).unwrap_or_default();

@@ -15,6 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::home::Home;
 use super::{Exit, Failure, say};
+use crate::dirty::{Choice, Kind};
 use crate::precopy::link::Cancel;
 use crate::precopy::{MigrateError, Migration, Options, Progress};
 use crate::report::{Outcome, render};
@@ -52,6 +53,30 @@ pub enum Tcp {
     Close,
 }
 
+/// How written pages are found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Tracker {
+    /// The best that works here
+    Auto,
+    /// Write-protect scans (Linux 6.7)
+    WpScan,
+    /// Soft-dirty bits (kernels with CONFIG_MEM_SOFT_DIRTY; needs CAP_SYS_ADMIN)
+    SoftDirty,
+    /// No tracking: the contents of all pages are compared in each round
+    Checksum,
+}
+
+impl From<Tracker> for Choice {
+    fn from(tracker: Tracker) -> Self {
+        match tracker {
+            Tracker::Auto => Choice::Auto,
+            Tracker::WpScan => Choice::Forced(Kind::WpScan),
+            Tracker::SoftDirty => Choice::Forced(Kind::SoftDirty),
+            Tracker::Checksum => Choice::Forced(Kind::Checksum),
+        }
+    }
+}
+
 /// Arguments of `ulpm live`.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = format!("`ulpm serve` must run on the target, and the two hosts must trust each other (`ulpm trust`).\n\
@@ -69,6 +94,9 @@ pub struct LiveArgs {
     /// What becomes of established TCP connections
     #[arg(long, value_enum, value_name = "HOW", default_value_t = Tcp::Refuse)]
     tcp: Tcp,
+    /// How written pages are found
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = Tracker::Auto)]
+    tracker: Tracker,
     /// Compare every page at both ends while the process is frozen; lengthens the freeze
     #[arg(long)]
     verify: bool,
@@ -179,6 +207,7 @@ fn options(args: &LiveArgs, home: &Home) -> Options {
         files: FilesOptions { tcp_close: args.tcp == Tcp::Close },
         home: home.path().to_owned(),
         connect_limit: Duration::from_secs(args.connect_timeout),
+        tracker: args.tracker.into(),
     }
 }
 

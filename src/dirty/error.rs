@@ -15,6 +15,17 @@ pub enum TrackError {
         "this kernel cannot track writes with userfaultfd write-protection (Linux 6.7 or later is needed)"
     )]
     Unsupported(#[source] Errno),
+    /// Something else that the tracker needs is not there.
+    #[error("{0}")]
+    Lacking(&'static str),
+    /// Soft-dirty bits could not be cleared.
+    #[error("clearing the soft-dirty bits of process {pid} (/proc/{pid}/clear_refs)")]
+    ClearRefs {
+        /// The process.
+        pid: i32,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
     /// A kernel call failed.
     #[error("{step} of process {pid}")]
     Kernel {
@@ -33,4 +44,12 @@ pub enum TrackError {
         /// What the kernel said.
         source: std::io::Error,
     },
+}
+
+impl TrackError {
+    /// Names the step that a kernel call was.
+    pub(super) fn kernel(pid: i32, step: &str) -> impl FnOnce(Errno) -> Self {
+        let step = step.to_owned();
+        move |source| TrackError::Kernel { pid, step, source }
+    }
 }

@@ -2,15 +2,29 @@
 //!
 //! | file | tracker |
 //! |---|---|
-//! | [`wp_scan`] | userfaultfd async write-protection with `PAGEMAP_SCAN` (Linux 6.7) |
+//! | [`wp_scan`] | userfaultfd async write-protection with `PAGEMAP_SCAN` (Linux 6.7): exact, cheap |
+//! | [`soft_dirty`] | soft-dirty bits of the page map (`CONFIG_MEM_SOFT_DIRTY`, `CAP_SYS_ADMIN`): coarse |
+//! | [`checksum`] | none: all contents are compared by hash, in every round and at the end |
 //!
-//! The rules for pages in `docs/design.md` bind every tracker: in doubt a page counts as written.
+//! The rules for pages in `docs/design.md` bind every tracker: in doubt a page counts as written. A tracker that is not
+//! [exact](DirtyTracker::exact) may report ever so much; whoever sends compares contents. `docs/tracking.md` says
+//! what each costs.
 
+pub mod checksum;
+pub mod choice;
 pub mod error;
+pub mod soft_dirty;
+mod sparse;
+mod walk;
 pub mod wp_scan;
 
+pub use checksum::Checksum;
+pub use choice::{Choice, Chosen, Kind};
 pub use error::TrackError;
+pub use soft_dirty::SoftDirty;
 pub use wp_scan::WpScan;
+
+use std::fs::File;
 
 use crate::image::PageRange;
 use crate::image::memory::Layout;
@@ -40,10 +54,23 @@ pub trait DirtyTracker: Send {
     /// Its name in options and reports.
     fn name(&self) -> &'static str;
 
+    /// Whether a page that it reports was most likely written. If not, contents must be compared to find out.
+    fn exact(&self) -> bool;
+
     /// Reports the present pages written since the last round (all, in the first), and starts the next round.
     /// The process runs. Mappings that appeared since are taken in.
     fn round(&mut self, layout: &Layout) -> Result<Vec<Found>, TrackError>;
 
+    /// A round while the process is stopped, after which less will be reported that was not written. `None`: there is
+    /// nothing to be won by it.
+    fn renew(&mut self, _layout: &Layout) -> Option<Result<Vec<Found>, TrackError>> {
+        None
+    }
+
     /// Reports every present page, in address order. The process is stopped and will not run on here.
     fn last(&mut self, layout: &Layout) -> Result<Vec<Found>, TrackError>;
+}
+
+fn open_pagemap(pid: i32) -> Result<File, TrackError> {
+    File::open(format!("/proc/{pid}/pagemap")).map_err(|source| TrackError::Pagemap { pid, source })
 }

@@ -15,9 +15,10 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 
-use super::{DirtyTracker, Found, TrackError};
+use super::walk::{side_by_side, span, tracked};
+use super::{DirtyTracker, Found, TrackError, open_pagemap};
 use crate::image::memory::Layout;
-use crate::image::{Backing, PageRange, RangeSet, Vma};
+use crate::image::{Backing, PageRange, RangeSet};
 use crate::sys::pagemap::{self, Category, Query, Region};
 use crate::sys::process::{pidfd_getfd, pidfd_open};
 use crate::sys::uffd::{self, Features, UFFD_USER_MODE_ONLY};
@@ -47,28 +48,19 @@ impl WpScan {
 
     /// Makes the userfaultfd inside the process by means of a stopped thread.
     pub fn install(pid: i32, remote: &mut Remote<'_>) -> Result<Self, TrackError> {
-        let kernel = |step: &str| {
-            let step = step.to_owned();
-            move |source| TrackError::Kernel { pid, step, source }
-        };
         let flags = (libc::O_CLOEXEC | libc::O_NONBLOCK) as u64 | UFFD_USER_MODE_ONLY;
         let inside = remote.must("userfaultfd", libc::SYS_userfaultfd, [flags, 0, 0, 0, 0, 0])?;
         let taken = pidfd_open(pid).and_then(|pidfd| pidfd_getfd(pidfd.as_fd(), inside as i32));
         // closed inside whether or not we got it: no trace
         remote.must("close of the userfaultfd", libc::SYS_close, [inside, 0, 0, 0, 0, 0])?;
-        let uffd = taken.map_err(kernel("taking over the userfaultfd"))?;
+        let uffd = taken.map_err(TrackError::kernel(pid, "taking over the userfaultfd"))?;
         uffd::handshake(uffd.as_fd(), FEATURES).map_err(TrackError::Unsupported)?;
         Ok(WpScan { pid, uffd, pagemap: open_pagemap(pid)? })
     }
 
-    fn error(&self, step: &str) -> impl FnOnce(Errno) -> TrackError {
-        let (pid, step) = (self.pid, step.to_owned());
-        move |source| TrackError::Kernel { pid, step, source }
-    }
-
     fn scan(&self, range: PageRange, query: Query, each: impl FnMut(Region)) -> Result<(), TrackError> {
         pagemap::scan(self.pagemap.as_fd(), range.start, range.end, query, each)
-            .map_err(self.error("scanning the pages"))
+            .map_err(TrackError::kernel(self.pid, "scanning the pages"))
     }
 
     /// Registers whole spans between areas that cannot be registered, not area by area: the process runs and may
@@ -95,7 +87,7 @@ impl WpScan {
             // EINVAL, ENOENT: unmapped or replaced since the layout was read: the next round sees it.
             // EPERM: a shared mapping that nobody can write through.
             Err(Errno::EINVAL | Errno::ENOENT | Errno::EPERM) => Ok(false),
-            Err(e) => Err(self.error("registering a mapping for tracking")(e)),
+            Err(e) => Err(TrackError::kernel(self.pid, "registering a mapping for tracking")(e)),
         }
     }
 }
@@ -109,15 +101,6 @@ fn spans(layout: &Layout) -> Vec<PageRange> {
     layout.special.iter().for_each(|s| barriers.insert(*s));
     let mapped: RangeSet = layout.vmas.iter().map(|v| v.range()).collect();
     barriers.gaps(ALL).into_iter().filter(|gap| mapped.overlaps(*gap)).collect()
-}
-
-/// Shared mappings of files hold the file's content, which is not ours to send.
-fn tracked(vma: &Vma) -> bool {
-    !(vma.shared && matches!(vma.backing, Backing::File { .. }))
-}
-
-fn open_pagemap(pid: i32) -> Result<File, TrackError> {
-    File::open(format!("/proc/{pid}/pagemap")).map_err(|source| TrackError::Pagemap { pid, source })
 }
 
 fn everything(file: Category) -> Query {
@@ -160,15 +143,13 @@ fn found(region: Region, written: bool) -> Found {
     }
 }
 
-/// The whole of the layout as one range.
-fn span(layout: &Layout) -> PageRange {
-    let start = layout.vmas.first().map_or(0, |v| v.start);
-    PageRange::new(start, layout.vmas.last().map_or(start, |v| v.end))
-}
-
 impl DirtyTracker for WpScan {
     fn name(&self) -> &'static str {
         "wp-scan"
+    }
+
+    fn exact(&self) -> bool {
+        true
     }
 
     fn round(&mut self, layout: &Layout) -> Result<Vec<Found>, TrackError> {
@@ -214,18 +195,7 @@ impl DirtyTracker for WpScan {
             }
             Ok::<_, TrackError>(all)
         };
-        if std::thread::available_parallelism().is_ok_and(|n| n.get() < 3) {
-            // one core is busy with capturing the state
-            return collect(span(layout));
-        }
-        let (low, high) = halves(layout);
-        let (low, high) = std::thread::scope(|s| {
-            let other = s.spawn(|| collect(high));
-            (collect(low), other.join())
-        });
-        let mut all = low?;
-        all.extend(high.unwrap_or_else(|_| unreachable!("a scan does not panic"))?);
-        Ok(all)
+        side_by_side(layout, collect)
     }
 }
 
@@ -251,20 +221,4 @@ fn by_file(layout: &Layout, part: PageRange) -> Vec<(PageRange, Category)> {
         at = range.end;
     }
     all
-}
-
-/// Two ranges of about the same mapped size: the final scan runs on two cores.
-fn halves(layout: &Layout) -> (PageRange, PageRange) {
-    let whole = span(layout);
-    let half = layout.vmas.iter().map(|v| v.range().len()).sum::<u64>() / 2;
-    let mut passed = 0;
-    for vma in &layout.vmas {
-        let len = vma.range().len();
-        if passed + len >= half {
-            let cut = vma.start + (half - passed) / crate::image::PAGE_SIZE * crate::image::PAGE_SIZE;
-            return (PageRange::new(whole.start, cut), PageRange::new(cut, whole.end));
-        }
-        passed += len;
-    }
-    (whole, PageRange::new(whole.end, whole.end))
 }

@@ -12,11 +12,13 @@ pub mod file_identity;
 pub mod files;
 pub mod memory;
 pub mod obstacle;
+pub mod page_map;
 pub mod process;
 pub mod ranges;
 
 pub use memory::{Backing, MemoryImage, ObjectId, Vma, VmaFlags};
 pub use obstacle::Obstacle;
+pub use page_map::PageMap;
 pub use process::{ProcessImage, ThreadImage, TreeImage};
 pub use ranges::{PageRange, RangeSet};
 

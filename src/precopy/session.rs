@@ -8,6 +8,8 @@ use super::error::whereabouts;
 use super::freeze;
 use super::link::{Cancel, Link, hashes, out_of_turn};
 use super::policy::{self, Limits, Measured, Next};
+use crate::dirty::choice::Unavailable;
+use crate::dirty::{Choice, Kind};
 use crate::handover::journal::{Entry, Journal};
 use crate::handover::{Source, SourceAction};
 use crate::image::TreeImage;
@@ -39,6 +41,8 @@ pub struct Options {
     pub home: PathBuf,
     /// Time limit for connecting.
     pub connect_limit: Duration,
+    /// `--tracker`.
+    pub tracker: Choice,
 }
 
 /// Told as it happens.
@@ -133,7 +137,7 @@ impl<'a> Migration<'a> {
     /// Everything that can be known before anything is stopped.
     fn preflight(&mut self) -> Result<(Link, ProcessImage), MigrateError> {
         (self.tell)(Progress::Step("looking at the process"));
-        let described = look(self.options.pid, &self.options.files)?;
+        let described = look(self.options.pid, &self.options.files, self.options.tracker)?;
         let mut obstacles = described.obstacles;
         (self.tell)(Progress::Step("connecting"));
         let opened =
@@ -190,7 +194,10 @@ impl<'a> Migration<'a> {
             other => return Err(out_of_turn(&other)),
         }
         (self.tell)(Progress::Step("attaching"));
-        let mut agent = Agent::attach(described, self.options.pid, &self.options.home)?;
+        let chosen =
+            self.options.tracker.resolve().map_err(|e| MigrateError::Refused(vec![unavailable(&e)]))?;
+        self.report.tracker_reason = chosen.reason.clone();
+        let mut agent = Agent::attach(described, self.options.pid, &self.options.home, &chosen)?;
         self.report.attach_ms = agent.attach.as_secs_f64() * 1e3;
         self.report.tracker = agent.tracker().to_owned();
         let files = self.rounds(link, &mut agent, described)?;
@@ -235,7 +242,7 @@ impl<'a> Migration<'a> {
             agent.survey(&files)?;
             let new_files = agent.new_files();
             link.say(&ToTarget::Layout { pid: described.pid, layout: agent.layout.clone(), new_files })?;
-            let pages = agent.round(link)?;
+            let pages = agent.round(link)?.pages;
             let number = measured.len();
             link.say(&ToTarget::RoundEnd(number as u32))?;
             match link.hear("placing the pages of a round")? {
@@ -268,23 +275,20 @@ impl<'a> Migration<'a> {
 }
 
 /// The process from outside, and all that stands in its way on this side.
-pub fn look(pid: i32, options: &FilesOptions) -> Result<Described, MigrateError> {
+pub fn look(pid: i32, options: &FilesOptions, tracker: Choice) -> Result<Described, MigrateError> {
     let mut described = describe(pid, options)?;
-    described.obstacles.extend(permission_obstacles(pid));
+    described.obstacles.extend(tracker.resolve().err().map(|e| unavailable(&e)));
     Ok(described)
 }
 
-/// What we lack ourselves.
-fn permission_obstacles(pid: i32) -> Vec<crate::image::Obstacle> {
-    let mut found = Vec::new();
-    if let Err(e) = crate::dirty::WpScan::probe() {
-        found.push(crate::image::Obstacle::new(
-            format!("process {pid}"),
-            crate::restore::session::chain(&e),
-            "run on Linux 6.7 or later; as an ordinary user, userfaultfd must be allowed",
-        ));
-    }
-    found
+/// The tracker that was asked for does not work here.
+fn unavailable(e: &Unavailable) -> crate::image::Obstacle {
+    let others: Vec<&str> = Kind::ALL.iter().filter(|k| k.probe().is_ok()).map(|k| k.name()).collect();
+    crate::image::Obstacle::new(
+        format!("tracker {}", e.kind),
+        crate::sys::chain(&e.source),
+        format!("--tracker auto takes the best that works; here work: {}", others.join(", ")),
+    )
 }
 
 /// Whether a process is not in the initial time namespace (`PROC_TIME_INIT_INO`).

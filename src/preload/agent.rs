@@ -8,9 +8,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::PreloadError;
+use super::capture::Poised;
 use super::objects::ObjectPusher;
 use super::push::{PageSink, Pusher};
-use crate::dirty::{DirtyTracker, Found, WpScan};
+use crate::dirty::{Chosen, DirtyTracker, Found, Kind};
 use crate::image::files::{FileIdentity, FilesImage};
 use crate::image::memory::{Layout, MemoryObject, discontinued};
 use crate::image::process::ProcessImage;
@@ -22,6 +23,21 @@ use crate::tracee::{Frozen, Remote, Site};
 
 /// How long a thread may take to stop.
 pub const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a round did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pushed {
+    /// Pages sent, with content.
+    pub pages: u64,
+    /// Pages that the tracker found written since the round before (all that are present, in the first).
+    pub written: u64,
+    /// Pages that are written again and again, and are not sent before the freeze.
+    pub held: u64,
+    /// What the tracker took to find them.
+    pub scan: Duration,
+    /// For how long the process was stopped.
+    pub stopped: Duration,
+}
 
 /// The agent of one process.
 pub struct Agent {
@@ -37,7 +53,13 @@ pub struct Agent {
     tracker: Box<dyn DirtyTracker>,
     pages: Pusher,
     objects: ObjectPusher,
+    /// The last round looked at many pages for nothing.
+    renewal_due: bool,
 }
+
+/// Pages looked at for nothing in a round from which on it is better to stop the process for a moment and to track anew:
+/// within the freeze they would all be looked at once more (64 MiB: about 20 ms on one core).
+const WASTE: u64 = 16 * 1024;
 
 impl std::fmt::Debug for Agent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -50,15 +72,16 @@ impl std::fmt::Debug for Agent {
 
 impl Agent {
     /// Attaches, installs tracking, lets go.
-    pub fn attach(described: &ProcessImage, pid: i32, home: &Path) -> Result<Self, PreloadError> {
+    pub fn attach(
+        described: &ProcessImage,
+        pid: i32,
+        home: &Path,
+        tracker: &Chosen,
+    ) -> Result<Self, PreloadError> {
         let mut memory = waits::Memory::load(home, pid);
-        let site = Site::of(pid)?;
         let begun = Instant::now();
-        let frozen = Frozen::stop_leader(pid, PATIENCE)?;
-        let tracker = install(&frozen, &site);
-        remember_waits(&frozen, &mut memory);
-        frozen.thaw();
-        let attach = begun.elapsed();
+        let installed = install(pid, tracker.kind, &mut memory)?;
+        let attach = if tracker.kind.needs_stop() { begun.elapsed() } else { Duration::ZERO };
         let layout = with_descriptors(described.memory.layout.clone(), &described.files);
         Ok(Agent {
             pid,
@@ -66,9 +89,10 @@ impl Agent {
             layout,
             attach,
             files: described.memory.files.iter().map(|(path, _)| path.clone()).collect(),
-            tracker: Box::new(tracker?),
-            pages: Pusher::new(pid)?,
+            pages: Pusher::new(pid, installed.exact())?,
+            tracker: installed,
             objects: ObjectPusher::default(),
+            renewal_due: false,
         })
     }
 
@@ -108,10 +132,31 @@ impl Agent {
         new
     }
 
-    /// Sends what was written since the last round. Returns pages with content.
-    pub fn round(&mut self, sink: &mut impl PageSink) -> Result<u64, PreloadError> {
-        let found = self.tracker.round(&self.layout)?;
-        Ok(self.pages.round(&self.layout, &found, sink)? + self.objects.push(&self.layout, &found, sink)?)
+    /// Sends what was written since the last round.
+    pub fn round(&mut self, sink: &mut impl PageSink) -> Result<Pushed, PreloadError> {
+        let begun = Instant::now();
+        let (found, stopped) = if self.renewal_due { self.renew()? } else { (None, Duration::ZERO) };
+        let found = match found {
+            Some(found) => found,
+            None => self.tracker.round(&self.layout)?,
+        };
+        let scan = begun.elapsed();
+        let sent = self.pages.round(&self.layout, &found, sink)?;
+        self.renewal_due = sent.unchanged > WASTE;
+        let pages = sent.pages + self.objects.push(&self.layout, &found, false, sink)?;
+        Ok(Pushed { pages, written: sent.written, held: self.pages.held(), scan, stopped })
+    }
+
+    /// Stops the process for as long as it takes to look and to start tracking anew; it runs on as if nothing had been.
+    fn renew(&mut self) -> Result<(Option<Vec<Found>>, Duration), PreloadError> {
+        let poised = Poised::prepare(self.pid)?;
+        let begun = Instant::now();
+        let captive = poised.freeze()?;
+        let found = self.tracker.renew(&self.layout);
+        captive.remember_waits(&mut self.memory);
+        captive.resume();
+        let stopped = if found.is_some() { begun.elapsed() } else { Duration::ZERO };
+        Ok((found.transpose()?, stopped))
     }
 
     /// The final scan; the process is frozen.
@@ -121,7 +166,8 @@ impl Agent {
 
     /// Sends what the final scan found. Returns pages with content.
     pub fn last(&mut self, found: &[Found], sink: &mut impl PageSink) -> Result<u64, PreloadError> {
-        Ok(self.pages.last(&self.layout, found, sink)? + self.objects.push(&self.layout, found, sink)?)
+        let sent = self.pages.last(&self.layout, found, sink)?;
+        Ok(sent.pages + self.objects.push(&self.layout, found, true, sink)?)
     }
 
     /// Descriptors of the shared objects.
@@ -135,11 +181,20 @@ impl Agent {
     }
 }
 
-fn install(frozen: &Frozen, site: &Site) -> Result<WpScan, PreloadError> {
-    let mut remote = Remote::borrow(frozen.leader(), site)?;
-    let tracker = WpScan::install(frozen.pid, &mut remote);
-    remote.finish()?;
-    Ok(tracker?)
+fn install(pid: i32, kind: Kind, memory: &mut waits::Memory) -> Result<Box<dyn DirtyTracker>, PreloadError> {
+    if !kind.needs_stop() {
+        return Ok(kind.install(pid, None)?);
+    }
+    let site = Site::of(pid)?;
+    let frozen = Frozen::stop_leader(pid, PATIENCE)?;
+    let installed = Remote::borrow(frozen.leader(), &site).and_then(|mut remote| {
+        let tracker = kind.install(pid, Some(&mut remote));
+        remote.finish()?;
+        Ok(tracker)
+    });
+    remember_waits(&frozen, memory);
+    frozen.thaw();
+    Ok(installed??)
 }
 
 /// The stop turns a timed wait into `restart_syscall`, which hides how long it has still to go.

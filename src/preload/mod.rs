@@ -4,7 +4,9 @@
 //! | file | owns |
 //! |---|---|
 //! | [`agent`] | attaching, and what is known of the process between rounds |
-//! | [`push`] | private pages: what to send, reading it, leaving zeroes out |
+//! | [`push`] | private pages: what to send, what to leave out |
+//! | [`heat`] | pages that are written again and again |
+//! | [`look`] | reading pages, on all cores; zeroes, hashes |
 //! | [`objects`] | shared memory objects |
 //! | [`capture`] | the frozen process, its state, and giving it back |
 //! | `standing` | preflight: who the process is, before anything else is read |
@@ -14,6 +16,8 @@ pub mod agent;
 pub mod capture;
 pub mod describe;
 pub mod error;
+pub mod heat;
+pub mod look;
 pub mod objects;
 pub mod push;
 pub mod standing;

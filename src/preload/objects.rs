@@ -1,25 +1,24 @@
 //! Shared memory objects at the source: shared anonymous memory and memfds.
 //!
 //! The tracker sees stores through the mappings of the process. It does not see `write(2)` on a memfd, nor a
-//! mapping that came and went between two rounds. So an object that has a descriptor, or several mappings, or
-//! mappings that changed, is *unsure*: every page of it is hashed in each round and at the end, and sent where the
-//! hash differs.
+//! mapping that came and went between two rounds, nor what a child wrote before it ended, nor what was written and lost
+//! its page table entry (`MADV_DONTNEED`, reclaim: the content stays). So contents are compared by hash: of all pages
+//! at the end; in the rounds, too, for an object that has a descriptor, or several mappings, or mappings that changed.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs::File;
 
-use bytes::BytesMut;
-use xxhash_rust::xxh3::xxh3_128;
+use bytes::{Bytes, BytesMut};
 
 use super::PreloadError;
+use super::look::{Batch, Look, batches, cut, look};
 use super::push::PageSink;
 use crate::dirty::Found;
 use crate::image::memory::{Layout, MemoryObject};
-use crate::image::{ObjectId, PAGE_SIZE, PageRange, RangeSet, Vma};
-use crate::state::digest::{data_ranges, read_up_to, runs_of_zero};
+use crate::image::{ObjectId, PAGE_SIZE, PageMap, PageRange, RangeSet, Vma};
+use crate::state::digest::{data_ranges, read_up_to};
 use crate::state::memory_map::map_file;
 use crate::sys::process::read_memory;
-use crate::transport::protocol::PAGES_MAX;
 
 /// What the target has of the shared objects of one process.
 #[derive(Debug, Default)]
@@ -34,7 +33,7 @@ struct Source {
     file: Option<File>,
     mappings: Vec<(PageRange, u64)>,
     unsure: bool,
-    hashes: HashMap<u64, u128>,
+    hashes: PageMap<u128>,
     sent: RangeSet,
     begun: bool,
 }
@@ -55,7 +54,7 @@ impl ObjectPusher {
                 file: open(pid, fd, &mappings),
                 mappings: mappings.clone(),
                 unsure: false,
-                hashes: HashMap::new(),
+                hashes: PageMap::default(),
                 sent: RangeSet::default(),
                 begun: false,
             });
@@ -64,21 +63,21 @@ impl ObjectPusher {
         }
     }
 
-    /// Sends what is new. Returns the number of pages with content.
+    /// Sends what is new; in the `last` round everything is looked at. Returns the number of pages with content.
     pub fn push(
         &mut self,
         layout: &Layout,
         found: &[Found],
+        last: bool,
         sink: &mut impl PageSink,
     ) -> Result<u64, PreloadError> {
         let mut pages = 0;
         for (id, source) in &mut self.objects {
             let all = source.ranges(layout, *id)?;
-            let look = if !source.begun || source.unsure { all.clone() } else { written(layout, *id, found) };
+            let whole = last || !source.begun || source.unsure;
+            let wanted = if whole { all.clone() } else { written(layout, *id, found) };
             source.begun = true;
-            for piece in look.iter().flat_map(|r| r.chunks(PAGES_MAX as u64)) {
-                pages += source.push_piece(*id, piece, sink)?;
-            }
+            pages += source.push(*id, wanted, sink)?;
             let mut holes = source.sent.clone();
             all.iter().for_each(|r| holes.remove(*r));
             if !holes.is_empty() {
@@ -156,58 +155,81 @@ impl Source {
         Ok(())
     }
 
-    fn push_piece(
+    fn read_batch(&self, id: ObjectId, batch: &Batch) -> Result<Vec<(u64, Bytes)>, PreloadError> {
+        let mut buffer = BytesMut::zeroed(batch.ranges.iter().map(|r| r.len() as usize).sum());
+        let mut rest = &mut buffer[..];
+        for piece in &batch.ranges {
+            let (now, later) = rest.split_at_mut(piece.len() as usize);
+            self.read(id, *piece, now)?;
+            rest = later;
+        }
+        Ok(cut(batch, buffer))
+    }
+
+    fn push(
         &mut self,
         id: ObjectId,
-        piece: PageRange,
+        wanted: Vec<PageRange>,
         sink: &mut impl PageSink,
     ) -> Result<u64, PreloadError> {
-        let mut buffer = BytesMut::zeroed(piece.len() as usize);
-        self.read(id, piece, &mut buffer)?;
-        let data = buffer.freeze();
         let mut pages = 0;
-        let mut zeroed = Vec::new();
-        for (from, to, zero) in runs_of_zero(&data, true) {
-            let range = PageRange::new(piece.start + from as u64, piece.start + to as u64);
-            if zero {
-                zeroed.extend(self.sent.within(range));
-                continue;
+        let mut zeroed = RangeSet::default();
+        let (mut hashes, mut sent) = (std::mem::take(&mut self.hashes), std::mem::take(&mut self.sent));
+        let read = |batch: &Batch| self.read_batch(id, batch);
+        let done = look(&batches(wanted.into_iter().map(|r| (r, true))), true, &read, |look| {
+            for (from, to, change) in changes(&look, &mut hashes) {
+                let range = PageRange::new(look.start + from as u64, look.start + to as u64);
+                match change {
+                    Change::Zero => sent.within(range).for_each(|r| zeroed.insert(r)),
+                    Change::New => {
+                        pages += range.pages();
+                        sent.insert(range);
+                        sink.object_pages(id, range.start, look.data.slice(from..to))?;
+                    }
+                    Change::None => {}
+                }
             }
-            for (a, b) in self.changed(range, &data[from..to]) {
-                let (a, b) = (from + a, from + b);
-                pages += (b - a) as u64 / PAGE_SIZE;
-                sink.object_pages(id, piece.start + a as u64, data.slice(a..b))?;
-            }
-            self.sent.insert(range);
-        }
+            Ok(())
+        });
+        (self.hashes, self.sent) = (hashes, sent);
+        done?;
         if !zeroed.is_empty() {
-            self.forget(&zeroed.iter().copied().collect());
-            sink.object_holes(id, zeroed)?;
+            self.forget(&zeroed);
+            sink.object_holes(id, zeroed.iter().collect())?;
         }
         Ok(pages)
     }
 
-    /// Runs of pages whose hash is not that of what was sent; their new hashes are noted.
-    fn changed(&mut self, range: PageRange, data: &[u8]) -> Vec<(usize, usize)> {
-        let mut runs: Vec<(usize, usize)> = Vec::new();
-        for (i, page) in data.chunks(PAGE_SIZE as usize).enumerate() {
-            let from = i * PAGE_SIZE as usize;
-            let hash = xxh3_128(page);
-            if self.hashes.insert(range.start + from as u64, hash) == Some(hash) {
-                continue;
-            }
-            match runs.last_mut() {
-                Some(run) if run.1 == from => run.1 = from + page.len(),
-                _ => runs.push((from, from + page.len())),
-            }
-        }
-        runs
-    }
-
     fn forget(&mut self, holes: &RangeSet) {
         self.sent.subtract(holes);
-        for page in holes.iter().flat_map(|r| r.chunks(PAGE_SIZE)) {
-            self.hashes.remove(&page.start);
-        }
+        holes.iter().for_each(|r| self.hashes.clear(r));
     }
+}
+
+/// What a page has become since it was sent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Change {
+    None,
+    New,
+    Zero,
+}
+
+/// Runs of pages of one fate, as offsets into the data; the hashes of new ones are noted.
+fn changes(look: &Look, hashes: &mut PageMap<u128>) -> Vec<(usize, usize, Change)> {
+    let one = |(i, zero): (usize, &bool)| {
+        if *zero {
+            return Change::Zero;
+        }
+        let at = look.start + i as u64 * PAGE_SIZE;
+        if hashes.set(at, look.hashes[i]) == look.hashes[i] { Change::None } else { Change::New }
+    };
+    let all: Vec<Change> = look.zero.iter().enumerate().map(one).collect();
+    let mut first = 0;
+    all.chunk_by(|a, b| a == b)
+        .map(|same| {
+            let from = first;
+            first += same.len() * PAGE_SIZE as usize;
+            (from, first, same[0])
+        })
+        .collect()
 }

@@ -1,17 +1,18 @@
 //! Private pages: which to send, reading them in large pieces, leaving zeroes out.
 //!
 //! What has been sent is remembered: a page that is gone at the end must go at the target too, and a page of
-//! zeroes needs no byte on the wire unless the target has something else there.
+//! zeroes needs no byte on the wire unless the target has something else there. Where the tracker is not exact, the hash
+//! of each page is remembered, too, and what has not changed is left out.
 
 use bytes::{Bytes, BytesMut};
 
 use super::PreloadError;
+use super::heat::Heat;
+use super::look::{Batch, Look, batches, cut, look};
 use crate::dirty::Found;
 use crate::image::memory::Layout;
-use crate::image::{Backing, ObjectId, PAGE_SIZE, PageRange, RangeSet};
-use crate::state::digest::runs_of_zero;
-use crate::sys::process::{ProcMem, read_memory};
-use crate::transport::protocol::PAGES_MAX;
+use crate::image::{Backing, ObjectId, PAGE_SIZE, PageMap, PageRange, RangeSet};
+use crate::sys::process::{ProcMem, read_memory, read_scattered};
 
 /// Where pages go.
 pub trait PageSink {
@@ -36,16 +37,54 @@ pub struct Pusher {
     /// Found written, and so marked clean by the tracker, but not sent: outside of the mappings that were known when
     /// the scan ran, or gone when they were read. They stay owed until they are read.
     owed: RangeSet,
+    /// Where the tracker is not exact: hashes of the contents as last looked at; 0: nothing, or zeroes.
+    seen: Option<PageMap<u128>>,
+    heat: Heat,
+    begun: bool,
+}
+
+/// What a round did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// Pages sent, with content.
+    pub pages: u64,
+    /// Pages found written: by the tracker where it is exact, else by their contents.
+    pub written: u64,
+    /// Pages looked at for nothing: their contents had not changed.
+    pub unchanged: u64,
 }
 
 /// A run of pages to be read: where, and whether zeroes may be left out.
 type Run = (PageRange, bool);
 
+/// What becomes of a page that was read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Send,
+    Zero,
+    Hold,
+    Unchanged,
+}
+
+/// One round's books.
+#[derive(Default)]
+struct Round {
+    sent: Sent,
+    /// Contents that changed, where contents are compared.
+    changed: RangeSet,
+    zeroed: Vec<PageRange>,
+    /// Held back until now: sent even if they did not change since they were last looked at.
+    stale: RangeSet,
+    last: bool,
+}
+
 impl Pusher {
-    /// Nothing is sent yet.
-    pub fn new(pid: i32) -> Result<Self, PreloadError> {
+    /// Nothing is sent yet. `exact`: whether the tracker is; contents are compared where it is not.
+    pub fn new(pid: i32, exact: bool) -> Result<Self, PreloadError> {
         let mem = ProcMem::open(pid).map_err(|source| PreloadError::Memory { pid, addr: 0, source })?;
-        Ok(Pusher { pid, mem, sent: RangeSet::default(), owed: RangeSet::default() })
+        let seen = (!exact).then(PageMap::default);
+        let (sent, owed, heat) = (RangeSet::default(), RangeSet::default(), Heat::default());
+        Ok(Pusher { pid, mem, sent, owed, seen, heat, begun: false })
     }
 
     /// The target is about to lose what was in place there: it is owed again, should it still exist. The layouts of a
@@ -56,35 +95,48 @@ impl Pusher {
                 self.owed.insert(part);
             }
             self.sent.remove(*range);
+            self.heat.forget(*range);
+            if let Some(seen) = &mut self.seen {
+                seen.clear(*range);
+            }
         }
     }
 
-    /// Sends what a round found. Returns the number of pages with content.
+    /// Pages that are held back until the freeze.
+    pub fn held(&self) -> u64 {
+        self.heat.held().pages()
+    }
+
+    /// Sends what a round found.
     pub fn round(
         &mut self,
         layout: &Layout,
         found: &[Found],
         sink: &mut impl PageSink,
-    ) -> Result<u64, PreloadError> {
+    ) -> Result<Sent, PreloadError> {
+        let mut round = Round::default();
+        let first = !std::mem::replace(&mut self.begun, true);
         found.iter().filter(|f| f.private_data()).for_each(|f| self.owed.insert(f.range));
-        let all: Vec<Found> = std::mem::take(&mut self.owed)
-            .iter()
-            .map(|range| Found { range, file: false, zero: false, written: true })
-            .collect();
-        let (runs, _) = split(layout, &all);
-        let (_, zeroed) = split(layout, found);
-        let known: RangeSet = layout.vmas.iter().map(|v| v.range()).collect();
-        all.iter().flat_map(|f| known.gaps(f.range)).for_each(|gap| self.owed.insert(gap));
-        let mut zeroed: Vec<PageRange> =
-            zeroed.into_iter().flat_map(|z| self.sent.within(z).collect::<Vec<_>>()).collect();
-        zeroed.iter().for_each(|z| self.sent.remove(*z));
-        let pages = self.send(&runs, &mut zeroed, sink)?;
-        // not what was the zero page when the scan passed, and has been written and sent since
-        let zeroed: Vec<PageRange> = zeroed.into_iter().flat_map(|z| self.sent.gaps(z)).collect();
-        if !zeroed.is_empty() {
-            sink.zero(zeroed)?;
+        if self.seen.is_none() {
+            let written: RangeSet = split(layout, found).0.into_iter().map(|(range, _)| range).collect();
+            round.sent.written = written.pages();
+            if !first {
+                let sorted = self.heat.round(written);
+                self.owed.subtract(&sorted.hot);
+                sorted.cooled.iter().for_each(|r| self.owed.insert(r));
+            }
+        } else {
+            round.stale = self.heat.held().clone();
+            round.stale.iter().for_each(|r| self.owed.insert(r));
         }
-        Ok(pages)
+        self.pay(layout, found, &mut round, sink)?;
+        if self.seen.is_some() {
+            round.sent.written = round.changed.pages();
+            if !first {
+                self.heat.round(round.changed);
+            }
+        }
+        Ok(round.sent)
     }
 
     /// Sends what the last scan found written, and takes back what is there no more.
@@ -93,12 +145,15 @@ impl Pusher {
         layout: &Layout,
         found: &[Found],
         sink: &mut impl PageSink,
-    ) -> Result<u64, PreloadError> {
+    ) -> Result<Sent, PreloadError> {
         let (present, _) = split(layout, found);
         let mut gone = self.sent.clone();
         present.iter().for_each(|(range, _)| gone.remove(*range));
         let written: Vec<Found> = found.iter().filter(|f| f.written).copied().collect();
-        let pages = self.round(layout, &written, sink)?;
+        let mut round = Round { last: true, stale: self.heat.release(), ..Round::default() };
+        written.iter().filter(|f| f.private_data()).for_each(|f| self.owed.insert(f.range));
+        round.stale.iter().for_each(|r| self.owed.insert(r));
+        self.pay(layout, &written, &mut round, sink)?;
         if let Some(lost) = present.iter().find_map(|(range, _)| self.owed.within(*range).next()) {
             let source = std::io::Error::other("the page is there and cannot be read");
             return Err(PreloadError::Memory { pid: self.pid, addr: lost.start, source });
@@ -114,66 +169,123 @@ impl Pusher {
             gone.iter().for_each(|g| self.sent.remove(*g));
             sink.gone(gone)?;
         }
-        Ok(pages)
+        round.sent.written = round.sent.pages;
+        Ok(round.sent)
     }
 
-    fn send(
+    /// Reads what is owed and sends what must be, cold pages first; tells of pages that have become zero.
+    fn pay(
         &mut self,
-        runs: &[Run],
-        zeroed: &mut Vec<PageRange>,
+        layout: &Layout,
+        found: &[Found],
+        round: &mut Round,
         sink: &mut impl PageSink,
-    ) -> Result<u64, PreloadError> {
-        let mut pages = 0;
-        for (range, skip_zero) in runs {
-            for piece in range.chunks(PAGES_MAX as u64) {
-                self.owed.insert(piece);
-                for (start, data) in self.read(piece) {
-                    self.owed.remove(PageRange::new(start, start + data.len() as u64));
-                    pages += self.send_piece(start, data, *skip_zero, zeroed, sink)?;
+    ) -> Result<(), PreloadError> {
+        let known: RangeSet = layout.vmas.iter().map(|v| v.range()).collect();
+        let (mut cold, mut warm) = (Vec::new(), Vec::new());
+        for owed in std::mem::take(&mut self.owed).iter() {
+            known.gaps(owed).into_iter().for_each(|gap| self.owed.insert(gap));
+            let of = |range| Found { range, file: false, zero: false, written: true };
+            warm.extend(self.heat.warm(owed).map(of));
+            cold.extend(self.heat.cold(owed).into_iter().map(of));
+        }
+        let runs = [split(layout, &cold).0, split(layout, &warm).0].concat();
+        runs.iter().for_each(|(range, _)| self.owed.insert(*range));
+        round.zeroed = split(layout, found)
+            .1
+            .into_iter()
+            .flat_map(|z| self.sent.within(z).collect::<Vec<_>>())
+            .collect();
+        for zero in &round.zeroed {
+            self.sent.remove(*zero);
+            if let Some(seen) = &mut self.seen {
+                seen.clear(*zero);
+            }
+        }
+        let (pid, mem) = (
+            self.pid,
+            self.mem.try_clone().map_err(|source| PreloadError::Memory { pid: self.pid, addr: 0, source })?,
+        );
+        let read = |batch: &Batch| Ok(read(pid, &mem, batch));
+        look(&batches(runs), self.seen.is_some(), &read, |look| self.settle(&look, round, sink))?;
+        // not what was the zero page when the scan passed, and has been written and sent since
+        let zeroed: Vec<PageRange> = round.zeroed.drain(..).flat_map(|z| self.sent.gaps(z)).collect();
+        if zeroed.is_empty() { Ok(()) } else { sink.zero(zeroed) }
+    }
+
+    /// Does with each page of a run what must be done.
+    fn settle(
+        &mut self,
+        look: &Look,
+        round: &mut Round,
+        sink: &mut impl PageSink,
+    ) -> Result<(), PreloadError> {
+        self.owed.remove(PageRange::new(look.start, look.start + look.data.len() as u64));
+        let verdicts: Vec<Verdict> = (0..look.zero.len()).map(|i| self.judge(look, i, round)).collect();
+        let mut first = 0;
+        for same in verdicts.chunk_by(|a, b| a == b) {
+            let (from, to) = (first * PAGE_SIZE as usize, (first + same.len()) * PAGE_SIZE as usize);
+            first += same.len();
+            let range = PageRange::new(look.start + from as u64, look.start + to as u64);
+            match same[0] {
+                Verdict::Zero => {
+                    round.zeroed.extend(self.sent.within(range));
+                    self.sent.remove(range);
                 }
+                Verdict::Send => {
+                    round.sent.pages += range.pages();
+                    self.sent.insert(range);
+                    sink.pages(range.start, look.data.slice(from..to))?;
+                }
+                Verdict::Unchanged => round.sent.unchanged += range.pages(),
+                Verdict::Hold => {}
             }
         }
-        Ok(pages)
+        Ok(())
     }
 
-    /// Reads a piece. Where protections refuse, `/proc/PID/mem` reads through them, page by page: what cannot be
-    /// read even so has been unmapped meanwhile, and the next scan knows.
-    fn read(&self, piece: PageRange) -> Vec<(u64, Bytes)> {
-        let mut buffer = BytesMut::zeroed(piece.len() as usize);
-        if read_memory(self.pid, piece.start, &mut buffer).is_ok() {
-            return vec![(piece.start, buffer.freeze())];
-        }
-        piece
-            .chunks(PAGE_SIZE)
-            .filter_map(|page| {
-                let mut buffer = BytesMut::zeroed(PAGE_SIZE as usize);
-                self.mem.read(page.start, &mut buffer).ok().map(|()| (page.start, buffer.freeze()))
-            })
-            .collect()
-    }
-
-    fn send_piece(
-        &mut self,
-        start: u64,
-        data: Bytes,
-        skip_zero: bool,
-        zeroed: &mut Vec<PageRange>,
-        sink: &mut impl PageSink,
-    ) -> Result<u64, PreloadError> {
-        let mut pages = 0;
-        for (from, to, zero) in runs_of_zero(&data, skip_zero) {
-            let range = PageRange::new(start + from as u64, start + to as u64);
-            if zero {
-                zeroed.extend(self.sent.within(range));
-                self.sent.remove(range);
-            } else {
-                pages += range.pages();
-                self.sent.insert(range);
-                sink.pages(range.start, data.slice(from..to))?;
+    fn judge(&mut self, look: &Look, i: usize, round: &mut Round) -> Verdict {
+        let at = look.start + i as u64 * PAGE_SIZE;
+        if look.zero[i] {
+            if let Some(seen) = &mut self.seen {
+                seen.set(at, 0);
             }
+            return Verdict::Zero;
         }
-        Ok(pages)
+        let Some(seen) = &mut self.seen else { return Verdict::Send };
+        let page = PageRange::new(at, at + PAGE_SIZE);
+        if seen.set(at, look.hashes[i]) != look.hashes[i] {
+            round.changed.insert(page);
+            let hold = !round.last && self.heat.hot_if_written(page);
+            return if hold { Verdict::Hold } else { Verdict::Send };
+        }
+        if round.stale.overlaps(page) { Verdict::Send } else { Verdict::Unchanged }
     }
+}
+
+/// Reads a batch. Where protections refuse, `/proc/PID/mem` reads through them, page by page: what cannot be read even
+/// so has been unmapped meanwhile, and the next scan knows.
+fn read(pid: i32, mem: &ProcMem, batch: &Batch) -> Vec<(u64, Bytes)> {
+    let pieces: Vec<(u64, usize)> = batch.ranges.iter().map(|r| (r.start, r.len() as usize)).collect();
+    let mut buffer = BytesMut::zeroed(pieces.iter().map(|(_, len)| len).sum());
+    if read_scattered(pid, &pieces, &mut buffer).is_ok() {
+        return cut(batch, buffer);
+    }
+    batch.ranges.iter().flat_map(|range| read_range(pid, mem, *range)).collect()
+}
+
+fn read_range(pid: i32, mem: &ProcMem, range: PageRange) -> Vec<(u64, Bytes)> {
+    let mut buffer = BytesMut::zeroed(range.len() as usize);
+    if read_memory(pid, range.start, &mut buffer).is_ok() {
+        return vec![(range.start, buffer.freeze())];
+    }
+    range
+        .chunks(PAGE_SIZE)
+        .filter_map(|page| {
+            let mut buffer = BytesMut::zeroed(PAGE_SIZE as usize);
+            mem.read(page.start, &mut buffer).ok().map(|()| (page.start, buffer.freeze()))
+        })
+        .collect()
 }
 
 /// The private pages with content among what was found, mapping by mapping; and those that are the zero page.

@@ -56,6 +56,8 @@ pub struct MigrationReport {
     pub observed_gap_ms: Option<f64>,
     /// Why it did not end as wished, as one line.
     pub error: Option<String>,
+    /// Why this tracker was taken.
+    pub tracker_reason: String,
 }
 
 /// How a migration ended.
@@ -204,7 +206,7 @@ fn rounded(ms: f64) -> f64 {
 mod tests {
     use super::*;
 
-    const GOLDEN: &str = r#"{"id":"a1","outcome":"moved","pid":4242,"target":"10.0.0.2:3490","target_pid":4242,"pid_mode":"same","processes":1,"threads":4,"tracker":"wp-scan","resident_bytes":268435456,"attach_ms":1.235,"precopy_ms":640.0,"rounds":[{"pages":65536,"bytes_on_wire":268500000,"ms":640.125,"dirty_pages_per_s":1000,"why_next":"2.6 MiB left"}],"freeze_ms":4.2,"freeze_parts":{"stop":0.4,"capture":0.5,"scan":0.6,"send":0.7,"apply":0.8,"commit":0.9,"resume":0.1},"final_pages":12,"bytes_on_wire":268600000,"verified":true,"lazy":{"pages":0,"faults":0,"fault_p50_us":0,"fault_p99_us":0,"ms":0.0},"observed_gap_ms":5.125,"error":null}"#;
+    const GOLDEN: &str = r#"{"id":"a1","outcome":"moved","pid":4242,"target":"10.0.0.2:3490","target_pid":4242,"pid_mode":"same","processes":1,"threads":4,"tracker":"wp-scan","resident_bytes":268435456,"attach_ms":1.235,"precopy_ms":640.0,"rounds":[{"pages":65536,"bytes_on_wire":268500000,"ms":640.125,"dirty_pages_per_s":1000,"why_next":"2.6 MiB left"}],"freeze_ms":4.2,"freeze_parts":{"stop":0.4,"capture":0.5,"scan":0.6,"send":0.7,"apply":0.8,"commit":0.9,"resume":0.1},"final_pages":12,"bytes_on_wire":268600000,"verified":true,"lazy":{"pages":0,"faults":0,"fault_p50_us":0,"fault_p99_us":0,"ms":0.0},"observed_gap_ms":5.125,"error":null,"tracker_reason":"as asked for"}"#;
 
     fn sample() -> MigrationReport {
         MigrationReport {
@@ -240,6 +242,7 @@ mod tests {
             bytes_on_wire: 268_600_000,
             verified: true,
             observed_gap_ms: Some(5.125),
+            tracker_reason: "as asked for".into(),
             ..MigrationReport::default()
         }
     }

@@ -70,17 +70,7 @@ pub fn run(server: &Server, accepted: Accepted) -> Result<(), RestoreError> {
     result
 }
 
-/// An error and its causes as one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(c) = cause {
-        text.push_str(": ");
-        text.push_str(&c.to_string());
-        cause = c.source();
-    }
-    text
-}
+pub use crate::sys::chain;
 
 struct Session {
     server: Server,

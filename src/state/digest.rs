@@ -5,7 +5,6 @@
 //! content, without holes and zeroes. Shared mappings of files are the files' affair.
 
 use std::fs::File;
-use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 
 use nix::unistd::{Whence, lseek};
@@ -14,7 +13,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::error::StateError;
 use crate::image::memory::Layout;
 use crate::image::{Backing, ObjectId, PAGE_SIZE, PageRange, Vma};
-use crate::sys::pagemap::{self, Category, Query};
+use crate::sys::pagemap;
 use crate::sys::process::{ProcMem, read_memory};
 
 /// Bytes read at once.
@@ -49,20 +48,9 @@ fn merged(layout: &Layout) -> Vec<Vma> {
 }
 
 fn private_vma(pid: i32, vma: &Vma, pagemap: &File, mem: &ProcMem) -> Result<Digest, StateError> {
-    let query = Query {
-        all: Category::empty(),
-        any: Category::PRESENT | Category::SWAPPED,
-        inverted: Category::empty(),
-        report: Category::FILE | Category::PFNZERO,
-        protect: false,
-    };
     let mut ranges = Vec::new();
-    pagemap::scan(pagemap.as_fd(), vma.start, vma.end, query, |r| {
-        if r.categories().is_empty() {
-            ranges.push(PageRange::new(r.start, r.end));
-        }
-    })
-    .map_err(StateError::errno(pid, "scanning the pages"))?;
+    pagemap::private_pages(pagemap, vma.start, vma.end, |start, end| ranges.push(PageRange::new(start, end)))
+        .map_err(StateError::errno(pid, "scanning the pages"))?;
     let mut hasher = PageHasher::new(vma.backing == Backing::Anonymous);
     let mut buffer = vec![0; PIECE as usize];
     for piece in ranges.into_iter().flat_map(|r| r.chunks(PIECE)) {

@@ -1,5 +1,7 @@
-//! `PAGEMAP_SCAN` (Linux 6.7): which pages of a process are present, written, file-backed or zero, in one
-//! walk of its page tables, and write-protects the written ones in the same walk if asked.
+//! `/proc/PID/pagemap`: which pages of a process are present, written, file-backed or zero.
+//!
+//! By `PAGEMAP_SCAN` (Linux 6.7), in one walk of its page tables, which write-protects the written ones in the same
+//! walk if asked; or entry by entry, as every kernel has it (`Documentation/admin-guide/mm/pagemap.rst`).
 //!
 //! Facts this relies on (mm: `fs/proc/task_mmu.c`):
 //! - With `PM_SCAN_WP_MATCHING` areas that are not registered for async write-protection are skipped silently.
@@ -7,7 +9,10 @@
 //!   markers for them; asking for more categories avoids both.
 #![allow(unsafe_code)]
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
+use std::sync::OnceLock;
 
 use nix::errno::Errno;
 
@@ -130,4 +135,126 @@ pub fn scan(
         from = arg.walk_end;
     }
     Ok(())
+}
+
+/// One page's entry of `/proc/PID/pagemap`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry(u64);
+
+impl Entry {
+    /// In memory or in swap.
+    pub fn held(self) -> bool {
+        self.0 >> 62 != 0
+    }
+
+    /// File-backed or shared anonymous: not a private copy.
+    pub fn file(self) -> bool {
+        self.0 >> 61 & 1 == 1
+    }
+
+    /// Soft-dirty; also every page of an area that was mapped or grew since the bits were cleared (`VM_SOFTDIRTY`).
+    pub fn soft_dirty(self) -> bool {
+        self.0 >> 55 & 1 == 1
+    }
+
+    /// The page frame, or the place in swap. Zero for a page in memory if we lack `CAP_SYS_ADMIN`.
+    pub fn frame(self) -> u64 {
+        // bit 62 keeps a place in swap apart from a frame of the same number
+        self.0 & (((1 << 55) - 1) | (1 << 62))
+    }
+}
+
+/// Bytes of address space whose entries are handed over together: aligned pieces, one page table each.
+pub const PIECE: u64 = 2 * 1024 * 1024;
+
+/// Reads the entries of all pages of `[start, end)`, in pieces that do not cross a multiple of [`PIECE`].
+pub fn entries(
+    pagemap: &File,
+    start: u64,
+    end: u64,
+    mut each: impl FnMut(u64, &[Entry]),
+) -> Result<(), Errno> {
+    const PAGE: u64 = 4096;
+    const AT_ONCE: u64 = 16 * PIECE;
+    let mut bytes = vec![0u8; (AT_ONCE / PAGE * 8) as usize];
+    let mut piece = Vec::with_capacity((PIECE / PAGE) as usize);
+    let mut from = start;
+    while from < end {
+        let to = end.min((from / AT_ONCE + 1) * AT_ONCE);
+        let wanted = &mut bytes[..((to - from) / PAGE * 8) as usize];
+        let got = match pagemap.read_at(wanted, from / PAGE * 8) {
+            Ok(n) => n / 8 * 8,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(e) => return Err(Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO))),
+        };
+        if got == 0 {
+            // the process has ended, or the end of user space is reached
+            return Ok(());
+        }
+        let mut at = from;
+        let mut rest = &wanted[..got];
+        while !rest.is_empty() {
+            let pages = ((at / PIECE + 1) * PIECE - at) / PAGE;
+            let (now, later) = rest.split_at(rest.len().min(pages as usize * 8));
+            piece.clear();
+            piece.extend(
+                now.chunks_exact(8).map(|e| Entry(u64::from_ne_bytes(e.try_into().unwrap_or_default()))),
+            );
+            each(at, &piece);
+            at += piece.len() as u64 * PAGE;
+            rest = later;
+        }
+        from += got as u64 / 8 * PAGE;
+    }
+    Ok(())
+}
+
+/// Whether this kernel has `PAGEMAP_SCAN`.
+pub fn can_scan() -> bool {
+    static CAN: OnceLock<bool> = OnceLock::new();
+    *CAN.get_or_init(|| {
+        let query = Query {
+            all: Category::PRESENT,
+            any: Category::empty(),
+            inverted: Category::empty(),
+            report: Category::PRESENT,
+            protect: false,
+        };
+        File::open("/proc/self/pagemap")
+            .is_ok_and(|own| scan(own.as_fd(), 0x1000, 0x2000, query, |_| {}).is_ok())
+    })
+}
+
+/// Hands over the runs of pages of `[start, end)` that hold private data (in memory or in swap, no page of a file),
+/// however this kernel shows it. Pages of zeroes may be among them.
+pub fn private_pages(
+    pagemap: &File,
+    start: u64,
+    end: u64,
+    mut each: impl FnMut(u64, u64),
+) -> Result<(), Errno> {
+    if can_scan() {
+        let query = Query {
+            all: Category::empty(),
+            any: Category::PRESENT | Category::SWAPPED,
+            inverted: Category::empty(),
+            report: Category::FILE | Category::PFNZERO,
+            protect: false,
+        };
+        return scan(pagemap.as_fd(), start, end, query, |r| {
+            if r.categories().is_empty() {
+                each(r.start, r.end);
+            }
+        });
+    }
+    entries(pagemap, start, end, |at, piece| {
+        let mut first = 0;
+        for run in piece.chunk_by(|a, b| (a.held() && !a.file()) == (b.held() && !b.file())) {
+            let after = first + run.len() as u64;
+            if run[0].held() && !run[0].file() {
+                each(at + first * 4096, at + after * 4096);
+            }
+            first = after;
+        }
+    })
 }

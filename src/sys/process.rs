@@ -53,6 +53,24 @@ pub fn read_memory(pid: i32, addr: u64, buf: &mut [u8]) -> Result<(), Errno> {
     if got == want { Ok(()) } else { Err(Errno::EFAULT) }
 }
 
+/// Reads several pieces, `(address, length)`, one after the other into `buf`, with one system call for up to 1,024 of them.
+/// `EFAULT` when part of them cannot be read.
+pub fn read_scattered(pid: i32, pieces: &[(u64, usize)], buf: &mut [u8]) -> Result<(), Errno> {
+    const IOV_MAX: usize = 1024;
+    let mut rest = buf;
+    for some in pieces.chunks(IOV_MAX) {
+        let remote: Vec<RemoteIoVec> =
+            some.iter().map(|(addr, len)| RemoteIoVec { base: *addr as usize, len: *len }).collect();
+        let want = some.iter().map(|(_, len)| len).sum();
+        let (now, later) = rest.split_at_mut(want);
+        if process_vm_readv(Pid::from_raw(pid), &mut [IoSliceMut::new(now)], &remote)? != want {
+            return Err(Errno::EFAULT);
+        }
+        rest = later;
+    }
+    Ok(())
+}
+
 /// Writes through writable mappings only.
 pub fn write_memory(pid: i32, addr: u64, data: &[u8]) -> Result<(), Errno> {
     let remote = [RemoteIoVec { base: addr as usize, len: data.len() }];
@@ -68,6 +86,11 @@ impl ProcMem {
     /// Opens for reading and writing; access is checked now, not at each use.
     pub fn open(pid: i32) -> std::io::Result<Self> {
         File::options().read(true).write(true).open(format!("/proc/{pid}/mem")).map(ProcMem)
+    }
+
+    /// Another handle of the same.
+    pub fn try_clone(&self) -> std::io::Result<Self> {
+        self.0.try_clone().map(ProcMem)
     }
 
     /// Reads exactly `buf.len()` bytes.

@@ -8,6 +8,7 @@ mod hosts;
 mod pid_modes;
 mod programs;
 mod round_trips;
+mod trackers;
 mod versions;
 pub(crate) mod victims;
 
@@ -28,6 +29,7 @@ pub(crate) fn all() -> Vec<Trial> {
     trials.extend(freezes::trials());
     trials.extend(round_trips::trials());
     trials.extend(pid_modes::trials());
+    trials.extend(trackers::trials());
     trials.extend(programs::trials());
     trials
 }

@@ -1,0 +1,148 @@
+//! Which tracker: what the user asks for, or the best that works here.
+
+use std::fmt;
+
+use super::{Checksum, DirtyTracker, SoftDirty, TrackError, WpScan};
+use crate::sys::chain;
+use crate::tracee::Remote;
+
+/// A way to track.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// [`WpScan`]
+    WpScan,
+    /// [`SoftDirty`]
+    SoftDirty,
+    /// [`Checksum`]
+    Checksum,
+}
+
+impl Kind {
+    /// All, best first.
+    pub const ALL: [Kind; 3] = [Kind::WpScan, Kind::SoftDirty, Kind::Checksum];
+
+    /// Its name in options and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::WpScan => "wp-scan",
+            Kind::SoftDirty => "soft-dirty",
+            Kind::Checksum => "checksum",
+        }
+    }
+
+    /// Whether it works on this host, for this user: tried on ourselves.
+    pub fn probe(self) -> Result<(), TrackError> {
+        match self {
+            Kind::WpScan => WpScan::probe(),
+            Kind::SoftDirty => SoftDirty::probe(),
+            Kind::Checksum => Ok(()),
+        }
+    }
+
+    /// Whether a thread of the process must be stopped to install it.
+    pub fn needs_stop(self) -> bool {
+        self == Kind::WpScan
+    }
+
+    /// Makes the tracker of a process. `remote`: a stopped thread, where [one is needed](Kind::needs_stop).
+    pub fn install(
+        self,
+        pid: i32,
+        remote: Option<&mut Remote<'_>>,
+    ) -> Result<Box<dyn DirtyTracker>, TrackError> {
+        Ok(match (self, remote) {
+            (Kind::WpScan, Some(remote)) => Box::new(WpScan::install(pid, remote)?),
+            (Kind::WpScan, None) => return Err(TrackError::Lacking("no thread of the process is stopped")),
+            (Kind::SoftDirty, _) => Box::new(SoftDirty::new(pid)?),
+            (Kind::Checksum, _) => Box::new(Checksum::new(pid)?),
+        })
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What the user asks for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Choice {
+    /// The best that works.
+    #[default]
+    Auto,
+    /// This one.
+    Forced(Kind),
+}
+
+/// A tracker that works here, and why it was taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chosen {
+    /// Which.
+    pub kind: Kind,
+    /// Why.
+    pub reason: String,
+}
+
+/// Why none can be taken: which was wanted, and what it lacks.
+#[derive(Debug, thiserror::Error)]
+#[error("tracker {kind}")]
+pub struct Unavailable {
+    /// The tracker that was asked for.
+    pub kind: Kind,
+    /// What is missing.
+    pub source: TrackError,
+}
+
+impl Choice {
+    /// Probes, and takes the first that works.
+    pub fn resolve(self) -> Result<Chosen, Unavailable> {
+        match self {
+            Choice::Auto => Ok(best(Kind::probe)),
+            Choice::Forced(kind) => match kind.probe() {
+                Ok(()) => Ok(Chosen { kind, reason: "as asked for".to_owned() }),
+                Err(source) => Err(Unavailable { kind, source }),
+            },
+        }
+    }
+}
+
+fn best(probe: impl Fn(Kind) -> Result<(), TrackError>) -> Chosen {
+    let mut lacking = Vec::new();
+    for kind in Kind::ALL {
+        match probe(kind) {
+            Ok(()) if lacking.is_empty() => {
+                return Chosen { kind, reason: "the best there is, and it works here".to_owned() };
+            }
+            Ok(()) => return Chosen { kind, reason: format!("no {}", lacking.join("; no ")) },
+            Err(e) => lacking.push(format!("{kind}: {}", chain(&e))),
+        }
+    }
+    unreachable!("checksums always work")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_best_that_works_is_taken_and_the_reason_names_what_better_ones_lack() {
+        let only =
+            |wanted: &'static [Kind]| {
+                best(move |kind| {
+                    if wanted.contains(&kind) {
+                        Ok(())
+                    } else {
+                        Err(TrackError::Lacking("not in this kernel"))
+                    }
+                })
+            };
+        assert_eq!(only(&Kind::ALL).kind, Kind::WpScan);
+        let soft = only(&[Kind::SoftDirty, Kind::Checksum]);
+        assert_eq!(soft.kind, Kind::SoftDirty);
+        assert!(soft.reason.contains("wp-scan: not in this kernel"), "{}", soft.reason);
+        let sums = only(&[Kind::Checksum]);
+        assert_eq!(sums.kind, Kind::Checksum);
+        assert!(sums.reason.contains("soft-dirty"), "{}", sums.reason);
+    }
+}

@@ -1,0 +1,167 @@
+//! Soft-dirty bits: `/proc/PID/clear_refs` (4) clears them, the first write to a page sets its own, and bit 55 of
+//! `/proc/PID/pagemap` shows it (`Documentation/admin-guide/mm/soft-dirty.rst`). No stop is needed to begin.
+//!
+//! Looking and clearing are two steps, and what is written between them would be lost. So the bits are cleared once,
+//! before anything is read, and then only while the process is stopped ([`DirtyTracker::renew`]): in between they add
+//! up, and contents are compared by hash to find out what has changed since it was sent. That also filters what a bit
+//! says too coarsely: a transparent huge page has one for 2 MiB, a new or grown area (`VM_SOFTDIRTY`) counts as written
+//! for as long as the bits are not cleared.
+//!
+//! What sets no bit, and how it is found all the same (each is a page that would be believed clean):
+//! - `mremap` moves whole page tables if it can, with the bits as they are (`move_normal_pmd`; `move_ptes` sets them):
+//!   other, clean pages stand at an address.
+//! - After `MADV_DONTNEED` a read maps the zero page, clean.
+//!
+//! In both cases another page frame is there than before: the frame of every page is remembered, and a page with
+//! another frame counts as written. A frame that was freed and comes back to the same address was filled by a
+//! write, which sets the bit. (A page that was moved by the kernel, or swapped, counts as written, too: harmless.)
+//! Frames are shown to `CAP_SYS_ADMIN` only; without it this tracker is not offered.
+//!
+//! Shared memory is beyond it: dropping the page table entry of a shared page (`MADV_DONTNEED`, reclaim) drops its bit
+//! and keeps what was written. The contents of shared objects are always compared.
+
+use std::fs::File;
+use std::io::Write as _;
+
+use super::walk::{add_entries, side_by_side, tracked};
+use super::{DirtyTracker, Found, TrackError, open_pagemap, sparse};
+use crate::image::memory::Layout;
+use crate::image::page_map::{PIECE_PAGES, place};
+use crate::image::{PAGE_SIZE, PageMap, PageRange};
+use crate::sys::pagemap::{self, Entry};
+
+/// The tracker. Leaves nothing behind but cleared bits.
+#[derive(Debug)]
+pub struct SoftDirty {
+    pid: i32,
+    pagemap: File,
+    /// Page frames as last seen; 0: no page.
+    frames: PageMap<u64>,
+    begun: bool,
+}
+
+impl SoftDirty {
+    /// Whether this kernel has the bits, and we may see page frames: tried on ourselves.
+    pub fn probe() -> Result<(), TrackError> {
+        let own = std::process::id() as i32;
+        let mut memory = vec![1u8; 4 * PAGE_SIZE as usize];
+        let page = (memory.as_ptr() as u64).next_multiple_of(PAGE_SIZE);
+        let at = (page - memory.as_ptr() as u64) as usize;
+        let map = open_pagemap(own)?;
+        clear(own)?;
+        let before = entry(&map, own, page)?;
+        *std::hint::black_box(&mut memory[at]) = 2;
+        let after = entry(&map, own, page)?;
+        if before.soft_dirty() || !after.soft_dirty() {
+            return Err(TrackError::Lacking("this kernel has no soft-dirty bits (CONFIG_MEM_SOFT_DIRTY)"));
+        }
+        if after.frame() == 0 {
+            return Err(TrackError::Lacking("page frames are hidden from us: CAP_SYS_ADMIN is needed"));
+        }
+        Ok(())
+    }
+
+    /// Opens what is needed; the process is not touched.
+    pub fn new(pid: i32) -> Result<Self, TrackError> {
+        Ok(SoftDirty { pid, pagemap: open_pagemap(pid)?, frames: PageMap::default(), begun: false })
+    }
+
+    /// All present pages, and whether each counts as written.
+    fn look(&self, layout: &Layout) -> Result<Vec<Found>, TrackError> {
+        let empty = sparse::empty_areas(self.pid, layout);
+        side_by_side(layout, |part: PageRange| {
+            let mut all = Vec::new();
+            for vma in layout.vmas.iter().filter(|v| tracked(v) && !empty.contains(&v.start)) {
+                let range = vma.range().intersection(&part);
+                pagemap::entries(&self.pagemap, range.start, range.end, |at, piece| {
+                    let known = self.frames.piece(at);
+                    add_entries(&mut all, at, piece, |i, entry| {
+                        entry.soft_dirty() || known.is_none_or(|k| k[place(at) + i] != entry.frame())
+                    });
+                })
+                .map_err(TrackError::kernel(self.pid, "reading the page map"))?;
+            }
+            Ok(all)
+        })
+    }
+
+    /// Looks, and remembers the frames that were seen.
+    fn look_and_remember(&mut self, layout: &Layout) -> Result<Vec<Found>, TrackError> {
+        let empty = sparse::empty_areas(self.pid, layout);
+        let known = std::mem::take(&mut self.frames);
+        let frames = &mut self.frames;
+        let mut all = Vec::new();
+        for vma in layout.vmas.iter().filter(|v| tracked(v) && !empty.contains(&v.start)) {
+            pagemap::entries(&self.pagemap, vma.start, vma.end, |at, piece| {
+                let before = known.piece(at).copied().unwrap_or([0; PIECE_PAGES]);
+                add_entries(&mut all, at, piece, |i, entry| {
+                    entry.soft_dirty() || before[place(at) + i] != entry.frame()
+                });
+                if piece.iter().any(|e| e.held()) {
+                    remember(&mut frames.piece_mut(at)[place(at)..], piece);
+                }
+            })
+            .map_err(TrackError::kernel(self.pid, "reading the page map"))?;
+        }
+        Ok(all)
+    }
+}
+
+fn remember(frames: &mut [u64], piece: &[Entry]) {
+    for (frame, entry) in frames.iter_mut().zip(piece) {
+        *frame = if entry.held() { entry.frame() } else { 0 };
+    }
+}
+
+fn clear(pid: i32) -> Result<(), TrackError> {
+    File::options()
+        .write(true)
+        .open(format!("/proc/{pid}/clear_refs"))
+        .and_then(|mut f| f.write_all(b"4"))
+        .map_err(|source| TrackError::ClearRefs { pid, source })
+}
+
+fn entry(pagemap: &File, pid: i32, addr: u64) -> Result<Entry, TrackError> {
+    let mut found = None;
+    pagemap::entries(pagemap, addr, addr + PAGE_SIZE, |_, piece| found = piece.first().copied())
+        .map_err(TrackError::kernel(pid, "reading the page map"))?;
+    found.ok_or(TrackError::Lacking("the page map shows nothing"))
+}
+
+impl DirtyTracker for SoftDirty {
+    fn name(&self) -> &'static str {
+        "soft-dirty"
+    }
+
+    fn exact(&self) -> bool {
+        false
+    }
+
+    fn round(&mut self, layout: &Layout) -> Result<Vec<Found>, TrackError> {
+        let first = !std::mem::replace(&mut self.begun, true);
+        if first {
+            clear(self.pid)?;
+        }
+        let mut found = self.look_and_remember(layout)?;
+        found.retain_mut(|f| {
+            f.written |= first;
+            f.written
+        });
+        Ok(found)
+    }
+
+    fn renew(&mut self, layout: &Layout) -> Option<Result<Vec<Found>, TrackError>> {
+        if !self.begun {
+            return None;
+        }
+        Some(self.look_and_remember(layout).and_then(|mut found| {
+            clear(self.pid)?;
+            found.retain(|f| f.written);
+            Ok(found)
+        }))
+    }
+
+    fn last(&mut self, layout: &Layout) -> Result<Vec<Found>, TrackError> {
+        self.look(layout)
+    }
+}

@@ -1,0 +1,74 @@
+//! Walking the address space of a layout.
+
+use super::{Found, TrackError};
+use crate::image::memory::Layout;
+use crate::image::{PAGE_SIZE, PageRange, Vma};
+use crate::sys::pagemap::Entry;
+
+/// The whole of the layout as one range.
+pub(super) fn span(layout: &Layout) -> PageRange {
+    let start = layout.vmas.first().map_or(0, |v| v.start);
+    PageRange::new(start, layout.vmas.last().map_or(start, |v| v.end))
+}
+
+/// Shared mappings of files hold the file's content, which is not ours to send.
+pub(super) fn tracked(vma: &Vma) -> bool {
+    !(vma.shared && matches!(vma.backing, crate::image::Backing::File { .. }))
+}
+
+/// Collects over the whole layout, in two halves at the same time where the machine has the cores: of two, one is
+/// busy with capturing the state.
+pub(super) fn side_by_side(
+    layout: &Layout,
+    collect: impl Fn(PageRange) -> Result<Vec<Found>, TrackError> + Sync,
+) -> Result<Vec<Found>, TrackError> {
+    if std::thread::available_parallelism().is_ok_and(|n| n.get() < 3) {
+        return collect(span(layout));
+    }
+    let (low, high) = halves(layout);
+    let (low, high) = std::thread::scope(|s| {
+        let other = s.spawn(|| collect(high));
+        (collect(low), other.join())
+    });
+    let mut all = low?;
+    all.extend(high.unwrap_or_else(|_| unreachable!("a scan does not panic"))?);
+    Ok(all)
+}
+
+/// Two ranges of about the same mapped size.
+fn halves(layout: &Layout) -> (PageRange, PageRange) {
+    let whole = span(layout);
+    let half = layout.vmas.iter().map(|v| v.range().len()).sum::<u64>() / 2;
+    let mut passed = 0;
+    for vma in &layout.vmas {
+        let len = vma.range().len();
+        if passed + len >= half {
+            let cut = vma.start + (half - passed) / PAGE_SIZE * PAGE_SIZE;
+            return (PageRange::new(whole.start, cut), PageRange::new(cut, whole.end));
+        }
+        passed += len;
+    }
+    (whole, PageRange::new(whole.end, whole.end))
+}
+
+/// Adds the pages of a piece of the page map that are there, in runs of one kind.
+pub(super) fn add_entries(
+    all: &mut Vec<Found>,
+    start: u64,
+    piece: &[Entry],
+    written: impl Fn(usize, Entry) -> bool,
+) {
+    for (i, entry) in piece.iter().enumerate().filter(|(_, e)| e.held()) {
+        let at = start + i as u64 * PAGE_SIZE;
+        let (file, written) = (entry.file(), written(i, *entry));
+        match all.last_mut() {
+            Some(f) if f.range.end == at && f.file == file && f.written == written => {
+                f.range.end += PAGE_SIZE;
+            }
+            _ => {
+                let range = PageRange::new(at, at + PAGE_SIZE);
+                all.push(Found { range, file, zero: false, written });
+            }
+        }
+    }
+}

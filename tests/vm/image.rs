@@ -72,7 +72,7 @@ struct Image {
 impl Image {
     fn base(&mut self, packages: &Packages) -> Result<()> {
         for directory in
-            ["/proc", "/sys", "/dev", "/tmp", "/run", "/root", "/var/lib", "/usr/bin", "/sbin", "/usr/sbin"]
+            ["/proc", "/sys", "/dev", "/tmp", "/run", "/root", "/srv", "/var/lib", "/usr/bin", "/sbin", "/usr/sbin"]
         {
             self.archive.directory(Path::new(directory))?;
         }
@@ -118,7 +118,7 @@ impl Image {
 
     /// Those that the machine has; a trial says which it needs.
     fn real_programs(&mut self) -> Result<()> {
-        for name in ["redis-server", "redis-cli", "setpriv"] {
+        for name in ["redis-server", "redis-cli", "setpriv", "tc"] {
             if let Some(path) = find_program(name) {
                 self.archive.file(Path::new(&path), Path::new(&path))?;
                 self.needs(Path::new(&path))?;

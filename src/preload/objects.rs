@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::os::unix::fs::MetadataExt;
 
 use bytes::{Bytes, BytesMut};
 
@@ -51,13 +52,16 @@ impl ObjectPusher {
             let fd = descriptors.get(&object.id.ino).copied();
             let source = self.objects.entry(object.id).or_insert_with(|| Source {
                 pid,
-                file: open(pid, fd, &mappings),
+                file: None,
                 mappings: mappings.clone(),
                 unsure: false,
                 hashes: PageMap::default(),
                 sent: RangeSet::default(),
                 begun: false,
             });
+            if source.file.is_none() {
+                source.file = open(pid, object.id, fd, &mappings);
+            }
             source.unsure |= fd.is_some() || mappings.len() > 1 || mappings != source.mappings;
             source.mappings = mappings;
         }
@@ -72,12 +76,18 @@ impl ObjectPusher {
         sink: &mut impl PageSink,
     ) -> Result<u64, PreloadError> {
         let mut pages = 0;
+        // as the target does with the same layout: should the object come back, it begins with nothing on both sides
+        self.objects.retain(|id, _| layout.objects.iter().any(|o| o.id == *id));
         for (id, source) in &mut self.objects {
             let all = source.ranges(layout, *id)?;
             let whole = last || !source.begun || source.unsure;
             let wanted = if whole { all.clone() } else { written(layout, *id, found) };
             source.begun = true;
-            pages += source.push(*id, wanted, sink)?;
+            match source.push(*id, wanted, sink) {
+                // without a descriptor it is read by its mappings, which may have gone meanwhile: next time, then
+                Err(PreloadError::Memory { .. }) if !last && source.file.is_none() => source.begun = false,
+                sent => pages += sent?,
+            }
             let mut holes = source.sent.clone();
             all.iter().for_each(|r| holes.remove(*r));
             if !holes.is_empty() {
@@ -94,9 +104,12 @@ impl ObjectPusher {
     }
 }
 
-fn open(pid: i32, fd: Option<i32>, mappings: &[(PageRange, u64)]) -> Option<File> {
-    let by_fd = fd.and_then(|fd| File::open(format!("/proc/{pid}/fd/{fd}")).ok());
-    by_fd.or_else(|| mappings.iter().find_map(|(r, _)| File::open(map_file(pid, (r.start, r.end))).ok()))
+/// Opens an object by one of its descriptors or mappings. The process runs, and may show something else there by now.
+fn open(pid: i32, id: ObjectId, fd: Option<i32>, mappings: &[(PageRange, u64)]) -> Option<File> {
+    let by_fd = fd.map(|fd| format!("/proc/{pid}/fd/{fd}"));
+    let by_map = mappings.iter().map(|(r, _)| map_file(pid, (r.start, r.end)));
+    let is_it = |file: &File| file.metadata().is_ok_and(|m| m.dev() == id.dev && m.ino() == id.ino);
+    by_fd.into_iter().chain(by_map).filter_map(|path| File::open(path).ok()).find(is_it)
 }
 
 /// Offsets of the object that were written through its mappings.
@@ -118,24 +131,19 @@ fn in_object(vma: &Vma, range: PageRange) -> PageRange {
 }
 
 impl Source {
-    /// Where the object has content.
+    /// Where the object has content, as far as the target knows its size: it may have grown since.
     fn ranges(&self, layout: &Layout, id: ObjectId) -> Result<Vec<PageRange>, PreloadError> {
-        match &self.file {
-            Some(file) => data_ranges(file).map_err(|source| PreloadError::Memory {
-                pid: self.pid,
-                addr: id.ino,
-                source,
-            }),
-            None => {
-                let size = layout.objects.iter().find(|o| o.id == id).map_or(0, |o: &MemoryObject| o.size);
-                let mapped: RangeSet = self
-                    .mappings
-                    .iter()
-                    .map(|(r, offset)| PageRange::new(*offset, offset + r.len()))
-                    .collect();
-                Ok(mapped.within(PageRange::new(0, size.next_multiple_of(PAGE_SIZE))).collect())
+        let size = layout.objects.iter().find(|o| o.id == id).map_or(0, |o: &MemoryObject| o.size);
+        let shown: RangeSet = match &self.file {
+            Some(file) => {
+                let failed = |source| PreloadError::Memory { pid: self.pid, addr: id.ino, source };
+                data_ranges(file).map_err(failed)?.into_iter().collect()
             }
-        }
+            None => {
+                self.mappings.iter().map(|(r, offset)| PageRange::new(*offset, offset + r.len())).collect()
+            }
+        };
+        Ok(shown.within(PageRange::new(0, size.next_multiple_of(PAGE_SIZE))).collect())
     }
 
     fn read(&self, id: ObjectId, piece: PageRange, buffer: &mut [u8]) -> Result<(), PreloadError> {

@@ -21,8 +21,9 @@ pub struct Objects {
 }
 
 impl Objects {
-    /// Makes what is new and resizes what has changed.
+    /// Makes what is new, resizes what has changed, forgets what is gone.
     pub fn update(&mut self, wanted: &[MemoryObject]) -> Result<(), RestoreError> {
+        self.made.retain(|id, _| wanted.iter().any(|object| object.id == *id));
         for object in wanted {
             match self.made.get_mut(&object.id) {
                 Some((file, known)) => {

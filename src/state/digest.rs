@@ -101,7 +101,12 @@ pub fn data_ranges(file: &File) -> std::io::Result<Vec<PageRange>> {
             Err(nix::errno::Errno::ENXIO) => return Ok(ranges),
             Err(e) => return Err(e.into()),
         };
-        at = lseek(file, start, Whence::SeekHole)?;
+        at = match lseek(file, start, Whence::SeekHole) {
+            Ok(end) => end,
+            // cut off in between
+            Err(nix::errno::Errno::ENXIO) => return Ok(ranges),
+            Err(e) => return Err(e.into()),
+        };
         ranges.push(PageRange::new(
             start as u64 / PAGE_SIZE * PAGE_SIZE,
             (at as u64).next_multiple_of(PAGE_SIZE),

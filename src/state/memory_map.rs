@@ -5,7 +5,8 @@
 //! same. What escapes: an madvise of a whole area, without any change of its borders, between the last round
 //! and the freeze; it is a hint about memory, not its content.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
+use std::os::unix::fs::MetadataExt;
 
 use procfs::process::{MMPermissions, MMapPath, MemoryMap, Process, VmFlags};
 
@@ -36,21 +37,27 @@ pub fn survey(pid: i32) -> Result<Survey, StateError> {
 /// whether an area was found that is not in `previous`: its flags are unknown.
 pub fn quick(pid: i32, previous: &Layout) -> Result<(Survey, bool), StateError> {
     let maps = Process::new(pid).and_then(|p| p.maps()).map_err(StateError::proc(pid, "maps"))?;
-    let known: HashMap<u64, &Vma> = previous.vmas.iter().map(|v| (v.start, v)).collect();
     let mut unknown = false;
-    let survey = digest(pid, &maps.0, |map| match known.get(&map.address.0) {
-        // stacks and heaps grow: the flags stay
-        Some(old)
-            if old.prot == protection(map) && old.shared == map.perms.contains(MMPermissions::SHARED) =>
-        {
-            old.flags
-        }
-        _ => {
+    let survey = digest(pid, &maps.0, |map| match same(&previous.vmas, map) {
+        Some(old) => old.flags,
+        None => {
             unknown = true;
-            VmaFlags::empty()
+            let stack = matches!(map.pathname, MMapPath::Stack);
+            if stack { VmaFlags::GROWS_DOWN } else { VmaFlags::empty() }
         }
     });
     Ok((survey, unknown))
+}
+
+/// The old area that this one was: it may have grown since, a stack downwards, so neither end need be the same.
+fn same<'a>(old: &'a [Vma], map: &MemoryMap) -> Option<&'a Vma> {
+    let (start, end) = map.address;
+    let first = old.partition_point(|v| v.end <= start);
+    old[first..]
+        .iter()
+        .take_while(|v| v.start < end)
+        .filter(|v| v.prot == protection(map) && v.shared == map.perms.contains(MMPermissions::SHARED))
+        .max_by_key(|v| v.end.min(end) - v.start.max(start))
 }
 
 fn digest(pid: i32, maps: &[MemoryMap], mut flags: impl FnMut(&MemoryMap) -> VmaFlags) -> Survey {
@@ -201,7 +208,9 @@ fn from_vm_flags(vm: VmFlags) -> VmaFlags {
 /// The object behind a shared mapping. Its size comes from `map_files` where we may look there, else it is as
 /// large as the mappings that show it.
 fn object(pid: i32, map: &MemoryMap, id: ObjectId, maps: &[MemoryMap]) -> MemoryObject {
-    let by_link = std::fs::metadata(map_file(pid, map.address)).ok().map(|m| m.len());
+    // by now the process may show something else there
+    let is_it = |m: &std::fs::Metadata| m.dev() == id.dev && m.ino() == id.ino;
+    let by_link = std::fs::metadata(map_file(pid, map.address)).ok().filter(is_it).map(|m| m.len());
     let by_maps = maps
         .iter()
         .filter(|m| m.inode == map.inode && m.dev == map.dev)

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::process::Proc;
+use super::process::{Ended, Proc};
 
 /// Longest time that a move may take before it is killed and the trial fails.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -72,10 +72,22 @@ impl Live {
         Ok(self.process.wait(Duration::ZERO)?.is_some())
     }
 
+    /// Waits for the end, and keeps nothing of a move that went well: there may be thousands.
+    pub(crate) fn outcome_of_many(mut self) -> Result<LiveOutcome> {
+        let ended = self.process.finish(PATIENCE)?;
+        if ended.exit == 0 {
+            self.process.forget();
+        }
+        Ok(Self::read(ended))
+    }
+
     /// Waits for the end.
     pub(crate) fn outcome(mut self) -> Result<LiveOutcome> {
-        let ended = self.process.finish(PATIENCE)?;
+        Ok(Self::read(self.process.finish(PATIENCE)?))
+    }
+
+    fn read(ended: Ended) -> LiveOutcome {
         let report = serde_json::from_str(&ended.stdout).unwrap_or(Value::Null);
-        Ok(LiveOutcome { exit: ended.exit, report, stderr: ended.stderr })
+        LiveOutcome { exit: ended.exit, report, stderr: ended.stderr }
     }
 }

@@ -63,6 +63,13 @@ impl Proc {
         read(&self.stderr)
     }
 
+    /// Removes the files of its outputs.
+    pub(super) fn forget(&self) {
+        for file in [&self.stdout, &self.stderr] {
+            let _ = fs::remove_file(file);
+        }
+    }
+
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
         self.process.signal(signal).with_context(|| format!("send {signal} to {}", self.pid()))
     }

@@ -1,4 +1,5 @@
-//! Builds the victims of `tests/victims/` and says which there are: every `.c` file is one.
+//! Builds the victims of `tests/victims/` and says which there are: every `.c` file is one. A victim that is too large for
+//! one file has headers in a directory of its name.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -39,7 +40,9 @@ fn build(sources: &Path, name: &str) -> Result<String> {
     fs::create_dir_all(&directory)?;
     let program = directory.join(name);
     let built = modified(&program);
-    if built.is_none() || built < modified(&source) || built < modified(&sources.join("victim.h")) {
+    let parts = fs::read_dir(sources.join(name)).into_iter().flatten().flatten().map(|part| part.path());
+    let mut all = parts.chain([source.clone(), sources.join("victim.h")]);
+    if built.is_none() || all.any(|part| built < modified(&part)) {
         let fresh = directory.join(format!("{name}.{}", std::process::id()));
         let flags = ["-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-pthread"];
         let mut command = Command::new("cc");

@@ -5,6 +5,7 @@ mod bad_input;
 mod commands;
 mod freezes;
 mod hosts;
+mod oracle;
 mod pid_modes;
 mod programs;
 mod round_trips;
@@ -31,6 +32,7 @@ pub(crate) fn all() -> Vec<Trial> {
     trials.extend(pid_modes::trials());
     trials.extend(trackers::trials());
     trials.extend(programs::trials());
+    trials.extend(oracle::trials());
     trials
 }
 

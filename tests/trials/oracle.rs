@@ -1,0 +1,180 @@
+//! The oracle: a victim that writes its memory in every way there is and knows every byte of it, moved to and fro under
+//! each tracker. Not one page may be wrong: neither may the two sides differ in the freeze (`--verify`), nor
+//! may the victim find anything at any time.
+//!
+//! | variable | |
+//! |---|---|
+//! | `ULPM_ORACLE_MOVES` | how many moves (of those that are carried out); progress goes to stderr |
+//! | `ULPM_ORACLE_SEED` | repeats pauses and the victim's choices (not the interleaving of its threads) |
+//! | `ULPM_ORACLE_ARGS` | more arguments for the victim, see `tests/victims/oracle.c` |
+
+use std::fmt::Write as _;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Result, bail, ensure};
+use libtest_mimic::Trial;
+
+use super::trial;
+use super::victims::Victim;
+use crate::lab::live::LiveOutcome;
+use crate::lab::{Lab, victims};
+
+/// The victim's name.
+pub(super) const VICTIM: &str = "oracle";
+/// Trackers that this machine may have; the last of the issue's, soft-dirty, is tried in the virtual machines.
+const TRACKERS: [&str; 1] = ["wp-scan"];
+/// Moves in the test command.
+const FEW: usize = 6;
+/// Longest pause between two moves, in milliseconds.
+const PAUSE: u64 = 400;
+/// So many wrong moves are enough.
+const ENOUGH: usize = 10;
+
+/// What the victim has for a moment only, in the words of a refusal. Nothing else is excused.
+const PASSING: [&str; 2] = ["child process", "/proc/self/mem"];
+
+pub(super) fn trials() -> Vec<Trial> {
+    TRACKERS.map(|tracker| trial(&format!("oracle {tracker}"), &[], move |lab| run(lab, tracker))).into()
+}
+
+fn variable(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// What became of the moves.
+#[derive(Debug, Default)]
+struct Count {
+    moved: usize,
+    refused: usize,
+    aborted: usize,
+    rounds: usize,
+    final_pages: u64,
+    freezes: Vec<f64>,
+    wrong: Vec<String>,
+}
+
+impl Count {
+    fn attempts(&self) -> usize {
+        self.moved + self.refused + self.aborted + self.wrong.len()
+    }
+
+    fn take(&mut self, outcome: &LiveOutcome) {
+        let text = format!("{} {}", outcome.stderr, outcome.report["error"]);
+        let passing = PASSING.iter().any(|word| text.contains(word));
+        match (outcome.exit, outcome.outcome()) {
+            (0, "moved") if outcome.report["verified"] == true => {
+                self.moved += 1;
+                self.rounds += outcome.report["rounds"].as_array().map_or(0, Vec::len);
+                self.final_pages += outcome.report["final_pages"].as_u64().unwrap_or(0);
+                self.freezes.push(outcome.report["freeze_ms"].as_f64().unwrap_or(f64::NAN));
+            }
+            (3, "refused") if passing => self.refused += 1,
+            (4, "aborted") if passing => self.aborted += 1,
+            _ => self.wrong.push(format!(
+                "attempt {}: exit {}, {:?}: {}",
+                self.attempts(),
+                outcome.exit,
+                outcome.outcome(),
+                outcome.stderr
+            )),
+        }
+    }
+
+    fn summary(&self) -> String {
+        let mut sorted = self.freezes.clone();
+        sorted.sort_by(f64::total_cmp);
+        let at = |share: f64| sorted.get((sorted.len() as f64 * share) as usize).copied().unwrap_or(f64::NAN);
+        let moves = self.moved.max(1);
+        format!(
+            "{} moved, {} refused and {} aborted for a child, {} wrong; freeze median {:.1} ms, p90 {:.1} ms; {:.1} rounds \
+             and {} pages in the freeze on average",
+            self.moved,
+            self.refused,
+            self.aborted,
+            self.wrong.len(),
+            at(0.5),
+            at(0.9),
+            self.rounds as f64 / moves as f64,
+            self.final_pages / moves as u64,
+        )
+    }
+}
+
+fn run(lab: &mut Lab, tracker: &str) -> Result<()> {
+    let moves = variable("ULPM_ORACLE_MOVES").map_or(FEW, |n| n as usize);
+    let of_now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |t| t.as_nanos() as u64 >> 10);
+    let seed = variable("ULPM_ORACLE_SEED").unwrap_or_else(of_now);
+    let how = format!("oracle {tracker}: ULPM_ORACLE_SEED={seed}");
+    eprintln!("{how}, {moves} moves");
+    lab.serve("a")?;
+    lab.serve("b")?;
+    let more = std::env::var("ULPM_ORACLE_ARGS").unwrap_or_default();
+    let (program, number) = (victims::program(VICTIM)?, seed.to_string());
+    let mut argv = vec![program.as_str(), "--seed", &number];
+    argv.extend(more.split_whitespace());
+    let mut victim = Victim::start_command(lab, &argv)?;
+    let mut count = Count::default();
+    let mut dice = Dice(seed);
+    let begun = Instant::now();
+    let done = many(lab, &mut victim, tracker, moves, &mut count, &mut dice);
+    let summary = format!("{how}: {} in {:.0} s", count.summary(), begun.elapsed().as_secs_f64());
+    eprintln!("{summary}");
+    let list = count.wrong.iter().fold(String::new(), |mut list, one| {
+        let _ = writeln!(list, "{one}");
+        list
+    });
+    if let Err(e) = done {
+        bail!("{e:#}\n{summary}\n{list}");
+    }
+    ensure!(count.wrong.is_empty(), "{summary}\n{list}");
+    victim.finish()
+}
+
+fn many(
+    lab: &Lab,
+    victim: &mut Victim,
+    tracker: &str,
+    moves: usize,
+    count: &mut Count,
+    dice: &mut Dice,
+) -> Result<()> {
+    let mut told = 0;
+    while count.moved < moves && count.wrong.len() < ENOUGH {
+        // a victim that is refused for ever would pass without having moved
+        ensure!(count.attempts() < 4 * moves + 20, "too few attempts end in a move: {}", count.summary());
+        std::thread::sleep(Duration::from_millis(dice.below(PAUSE)));
+        victim.check_running(lab)?;
+        let to = if victim.host == "a" { "b" } else { "a" };
+        let before = victim.outside_pid(lab)?;
+        let args = ["--verify", "--tracker", tracker];
+        let args = if tracker == "wp-scan" { &args[..1] } else { &args[..] };
+        let outcome = lab.start_live(&victim.host, victim.pid, &lab.address(to), args)?.outcome_of_many()?;
+        let wrong = count.wrong.len();
+        count.take(&outcome);
+        if outcome.exit == 0 {
+            victim.moved(lab, &outcome, before, to)?;
+        } else if count.wrong.len() > wrong {
+            eprintln!("{}", count.wrong[wrong]);
+        }
+        victim.check_running(lab)?;
+        if moves > FEW && count.moved / 10 > told {
+            told = count.moved / 10;
+            eprintln!("oracle {tracker}: of {moves}: {}", count.summary());
+        }
+    }
+    Ok(())
+}
+
+/// Pauses that can be repeated.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, sides: u64) -> u64 {
+        // SplitMix64
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut x = self.0;
+        x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (x ^ x >> 31) % sides
+    }
+}

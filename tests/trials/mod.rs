@@ -5,7 +5,7 @@ mod bad_input;
 mod commands;
 mod freezes;
 mod hosts;
-mod oracle;
+pub(crate) mod oracle;
 mod pid_modes;
 mod programs;
 mod round_trips;

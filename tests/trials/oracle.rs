@@ -34,7 +34,12 @@ const ENOUGH: usize = 10;
 const PASSING: [&str; 2] = ["child process", "/proc/self/mem"];
 
 pub(super) fn trials() -> Vec<Trial> {
-    TRACKERS.map(|tracker| trial(&format!("oracle {tracker}"), &[], move |lab| run(lab, tracker))).into()
+    TRACKERS.map(under).into()
+}
+
+/// The trial with one tracker.
+pub(crate) fn under(tracker: &'static str) -> Trial {
+    trial(&format!("oracle {tracker}"), &[], move |lab| run(lab, tracker))
 }
 
 fn variable(name: &str) -> Option<u64> {

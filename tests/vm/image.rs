@@ -71,9 +71,19 @@ struct Image {
 
 impl Image {
     fn base(&mut self, packages: &Packages) -> Result<()> {
-        for directory in
-            ["/proc", "/sys", "/dev", "/tmp", "/run", "/root", "/srv", "/var/lib", "/usr/bin", "/sbin", "/usr/sbin"]
-        {
+        for directory in [
+            "/proc",
+            "/sys",
+            "/dev",
+            "/tmp",
+            "/run",
+            "/root",
+            "/srv",
+            "/var/lib",
+            "/usr/bin",
+            "/sbin",
+            "/usr/sbin",
+        ] {
             self.archive.directory(Path::new(directory))?;
         }
         self.archive.content(Path::new("/init"), 0o755, include_bytes!("init.sh"))?;
@@ -110,8 +120,16 @@ impl Image {
         }
         // The lab inside a machine takes the names of the victims from their sources.
         let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/victims");
-        for entry in fs::read_dir(sources)?.flatten() {
-            self.archive.file(&entry.path(), &entry.path())?;
+        self.tree(&sources)
+    }
+
+    /// All files below a directory, where they are.
+    fn tree(&mut self, directory: &Path) -> Result<()> {
+        for entry in fs::read_dir(directory)?.flatten() {
+            match entry.file_type()?.is_dir() {
+                true => self.tree(&entry.path())?,
+                false => self.archive.file(&entry.path(), &entry.path())?,
+            }
         }
         Ok(())
     }

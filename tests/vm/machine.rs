@@ -26,8 +26,7 @@ use crate::lab::{SOON, strays};
 const BOOT: Duration = Duration::from_secs(240);
 /// What the kernel is told: a clock that needs no emulated device (both would read the host's counter), and nothing that
 /// protects one tenant of a processor from the other.
-const KERNEL_LINE: &str =
-    "console=ttyS0 quiet panic=-1 tsc=reliable no_timer_check random.trust_cpu=on mitigations=off rcupdate.rcu_expedited=1";
+const KERNEL_LINE: &str = "console=ttyS0 quiet panic=-1 tsc=reliable no_timer_check random.trust_cpu=on mitigations=off rcupdate.rcu_expedited=1";
 
 /// What makes a machine.
 #[derive(Debug)]

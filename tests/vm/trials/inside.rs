@@ -1,7 +1,7 @@
 //! What this program does inside a machine, apart from being its agent: the trials of `tests/trials/`, with hosts from
 //! namespaces on the machine's kernel; the oracle's moves.
 //!
-//! `__inside moves PREFIX` runs the trials whose names begin so; `__inside oracle` moves a victim again and again.
+//! `__inside moves PREFIX` runs the trials whose names begin so; `__inside oracle TRACKER` runs the oracle's with that one.
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use libtest_mimic::Arguments;
 
-use super::oracle;
 use crate::lab::process::Ended;
 use crate::lab::strays;
 use crate::trials;
@@ -23,16 +22,19 @@ const NEWS: Duration = Duration::from_millis(500);
 pub(crate) fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(2).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    let exit = match args[..] {
+    let chosen = match args[..] {
         ["moves", prefix] => {
             let mut chosen = trials::all();
             chosen.retain(|trial| trial.name().starts_with(prefix));
-            let arguments = Arguments { test_threads: Some(2), ..Arguments::default() };
-            libtest_mimic::run(&arguments, chosen).exit_code()
+            chosen
         }
-        ["oracle"] => oracle::inside(),
-        _ => ExitCode::from(2),
+        ["oracle", "soft-dirty"] => vec![trials::oracle::under("soft-dirty")],
+        ["oracle", "checksum"] => vec![trials::oracle::under("checksum")],
+        _ => return ExitCode::from(2),
     };
+    // Emulated processors are slow: one at a time keeps to the victims' time limits.
+    let arguments = Arguments { test_threads: Some(1), ..Arguments::default() };
+    let exit = libtest_mimic::run(&arguments, chosen).exit_code();
     let left = strays::left_over();
     for stray in &left {
         eprintln!("left over: {stray}");

@@ -12,8 +12,12 @@ use super::trial;
 use crate::lab::victims;
 use crate::vm::pair::Pair;
 
-/// Those that keep files open for writing, which two machines without a common file system cannot share.
-const AT_HOME: [&str; 4] = ["fds", "memory", "net", "process"];
+/// Moved from one machine to the other. The others keep files open for writing, which machines without a common file
+/// system cannot share, or expect more of a processor than an emulated one does in that time: `dirty` (96 MiB in some
+/// seconds), `rseq` (millions of instructions between two ticks).
+const ACROSS: [&str; 7] = ["blocking", "clock", "registers", "robust", "signals", "threads", "timers"];
+/// Moved between two hosts inside one machine.
+const INSIDE: [&str; 4] = ["fds", "memory", "net", "process"];
 /// How long all victims may take inside a machine.
 const PATIENCE: Duration = Duration::from_secs(1200);
 
@@ -23,10 +27,8 @@ pub(super) fn trials() -> Vec<Trial> {
 
 fn across(pair: &mut Pair) -> Result<()> {
     pair.serve()?;
-    let names: Vec<String> =
-        victims::names().into_iter().filter(|name| !AT_HOME.contains(&name.as_str())).collect();
-    for name in names {
-        one(pair, &name).with_context(|| format!("victim {name}"))?;
+    for name in ACROSS {
+        one(pair, name).with_context(|| format!("victim {name}"))?;
     }
     Ok(())
 }
@@ -42,8 +44,9 @@ fn one(pair: &mut Pair, name: &str) -> Result<()> {
 }
 
 fn within(pair: &mut Pair) -> Result<()> {
-    let ended = inside::run(&pair.a, &["moves", "move "], &[("CI", "true")], PATIENCE)?;
-    let passed = ended.stdout.lines().filter(|line| line.ends_with("... ok")).count();
-    ensure!(ended.exit == 0 && passed == victims::names().len(), "{passed} passed: {ended:?}");
+    for name in INSIDE {
+        let ended = inside::run(&pair.a, &["moves", &format!("move {name}")], &[("CI", "true")], PATIENCE)?;
+        ensure!(ended.exit == 0 && ended.stdout.contains(" 1 passed"), "{ended:?}");
+    }
     Ok(())
 }

@@ -33,6 +33,7 @@ pub trait PageSink {
 pub struct Pusher {
     pid: i32,
     mem: ProcMem,
+    /// What the target may have.
     sent: RangeSet,
     /// Found written, and so marked clean by the tracker, but not sent: outside of the mappings that were known when
     /// the scan ran, or gone when they were read. They stay owed until they are read.
@@ -89,12 +90,14 @@ impl Pusher {
 
     /// The target is about to lose what was in place there: it is owed again, should it still exist. The layouts of a
     /// running process are not of one instant, and one that lacks an area is not proof that it is gone.
+    ///
+    /// Nor is it certain that the target loses it: the layout of a freeze that was given up is never sent, and the next
+    /// one may have the area again. So it still counts as sent, that is, as something to be taken back.
     pub fn forget(&mut self, lost: &[PageRange]) {
         for range in lost {
             for part in self.sent.within(*range).collect::<Vec<_>>() {
                 self.owed.insert(part);
             }
-            self.sent.remove(*range);
             self.heat.forget(*range);
             if let Some(seen) = &mut self.seen {
                 seen.clear(*range);

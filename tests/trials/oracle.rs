@@ -22,7 +22,7 @@ use crate::lab::{Lab, victims};
 /// The victim's name.
 pub(super) const VICTIM: &str = "oracle";
 /// Trackers that this machine may have; the last of the issue's, soft-dirty, is tried in the virtual machines.
-const TRACKERS: [&str; 1] = ["wp-scan"];
+const TRACKERS: [&str; 2] = ["wp-scan", "checksum"];
 /// Moves in the test command.
 const FEW: usize = 6;
 /// Longest pause between two moves, in milliseconds.
@@ -152,8 +152,7 @@ fn many(
         let to = if victim.host == "a" { "b" } else { "a" };
         let before = victim.outside_pid(lab)?;
         let args = ["--verify", "--tracker", tracker];
-        let args = if tracker == "wp-scan" { &args[..1] } else { &args[..] };
-        let outcome = lab.start_live(&victim.host, victim.pid, &lab.address(to), args)?.outcome_of_many()?;
+        let outcome = lab.start_live(&victim.host, victim.pid, &lab.address(to), &args)?.outcome_of_many()?;
         let wrong = count.wrong.len();
         count.take(&outcome);
         if outcome.exit == 0 {

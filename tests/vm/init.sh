@@ -21,7 +21,8 @@ done
 hostname "$ULPM_NAME"
 ip link set lo up
 ip addr add "$ULPM_ADDRESS/24" dev eth0
-ip link set eth0 up
+# Every packet costs much under emulation: large ones.
+ip link set eth0 mtu 9000 up
 # The pids of the machines differ, as they would anywhere.
 echo "$ULPM_PIDS" >/proc/sys/kernel/ns_last_pid
 # What is paged out goes into compressed memory.

@@ -2,7 +2,7 @@
 # The last argument names the stop file; "ready", "PASS" or "FAIL: …" go to standard output.
 import os, random, sys, threading, time, zlib
 
-PAGE, PAGES = 4096, 3000
+PAGE, PAGES = 4096, 1500
 stop = sys.argv[-1]
 done = threading.Event()
 

@@ -247,6 +247,9 @@ impl Agent {
             thread::sleep(GLANCE);
         }
         *lock(&self.heard) = BTreeMap::new();
+        for output in fs::read_dir(OUTPUTS)?.flatten() {
+            fs::remove_file(output.path())?;
+        }
         Ok(Answer::Done)
     }
 }

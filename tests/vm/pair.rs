@@ -170,7 +170,7 @@ impl Pair {
         }
         for machine in [&self.a, &self.b] {
             let _ = writeln!(text, "--- console of {}\n{}", machine.name, machine.console());
-            let outputs = machine.run(&["sh", "-c", "tail -n 60 /run/outputs/*; dmesg | tail -n 20"]);
+            let outputs = machine.run(&["sh", "-c", "for said in /run/outputs/*.err; do echo \"== $said\"; tail -n 60 $said; done; dmesg | tail -n 8"]);
             let outputs = outputs.map_or_else(|error| format!("{error:#}"), |ended| ended.stdout);
             let _ = writeln!(text, "--- outputs in {}\n{outputs}", machine.name);
         }

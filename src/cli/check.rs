@@ -10,8 +10,8 @@ use super::abilities::{self, Ability, Needed, Tracking};
 use super::home::Home;
 use super::{Exit, Failure, say};
 use crate::image::Obstacle;
-use crate::precopy::link::Cancel;
-use crate::precopy::{self, MigrateError, Migration, Options};
+use crate::precopy::policy::Limits;
+use crate::precopy::{self, Control, MigrateError, Migration, Options};
 use crate::restore::session::chain;
 use crate::state::files::FilesOptions;
 use crate::transport::HostPort;
@@ -107,7 +107,7 @@ fn look(args: &CheckArgs, pid: i32, findings: &mut Findings) -> Result<Result<()
             connect_limit: Duration::from_secs(args.connect_timeout),
             tracker: args.tracker.into(),
         };
-        checked = Migration::check(&options, &Cancel::default()).map(drop);
+        checked = Migration::check(&options, &Control::new(Limits::default())).map(drop);
     }
     Ok(match checked {
         Err(MigrateError::Refused(all)) => {

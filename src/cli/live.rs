@@ -6,6 +6,7 @@
 
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -13,11 +14,13 @@ use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::control::Socket;
 use super::home::Home;
+use super::limits::LimitArgs;
+use super::progress::Display;
 use super::{Exit, Failure, say};
 use crate::dirty::{Choice, Kind};
-use crate::precopy::link::Cancel;
-use crate::precopy::{MigrateError, Migration, Options, Progress};
+use crate::precopy::{Control, MigrateError, Migration, Options, Progress};
 use crate::report::{Outcome, render};
 use crate::state::files::FilesOptions;
 use crate::transport::HostPort;
@@ -80,7 +83,8 @@ impl From<Tracker> for Choice {
 /// Arguments of `ulpm live`.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = format!("`ulpm serve` must run on the target, and the two hosts must trust each other (`ulpm trust`).\n\
-Ctrl-C ends a move; the process then goes on here as if nothing had been tried.\n\n{}", super::EXIT_CODES))]
+Ctrl-C ends a move; the process then goes on here as if nothing had been tried. SIGUSR1 freezes it when the round under\n\
+way is done, whatever is left. `ulpm control` does both, and more, with a move that was given a --control SOCKET.\n\n{}", super::EXIT_CODES))]
 pub struct LiveArgs {
     /// The process to move
     #[arg(long, value_parser = clap::value_parser!(i32).range(1..))]
@@ -106,6 +110,11 @@ pub struct LiveArgs {
     /// Print the report as one JSON document
     #[arg(long)]
     json: bool,
+    /// Listen at this unix socket for `ulpm control`
+    #[arg(long, value_name = "SOCKET")]
+    control: Option<PathBuf>,
+    #[command(flatten)]
+    limits: LimitArgs,
 }
 
 /// Set in the worker's environment.
@@ -118,32 +127,35 @@ pub fn run(args: &LiveArgs, quiet: bool) -> Result<Exit, Failure> {
 
 /// Starts the worker and passes the user's wishes on.
 fn supervise() -> Result<Exit, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // before there is a worker: a wish that comes early must not end us alone
+    let mut signals = runtime.block_on(async {
+        Ok::<_, io::Error>((
+            signal(SignalKind::interrupt())?,
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::hangup())?,
+            signal(SignalKind::user_defined1())?,
+        ))
+    })?;
     let mut command = Command::new("/proc/self/exe");
     command.args(std::env::args_os().skip(1)).env(WORKER, "1").stdin(Stdio::piped());
     // a process group of its own: the terminal's Ctrl-C reaches us alone
     command.process_group(0);
     let mut worker = command.spawn().context("starting the worker")?;
     let mut control = worker.stdin.take();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut signals = runtime.block_on(async {
-        Ok::<_, io::Error>((
-            signal(SignalKind::interrupt())?,
-            signal(SignalKind::terminate())?,
-            signal(SignalKind::hangup())?,
-        ))
-    })?;
     let status = std::thread::spawn(move || worker.wait());
     runtime.block_on(async {
         while !status.is_finished() {
-            tokio::select! {
-                _ = signals.0.recv() => {}
-                _ = signals.1.recv() => {}
-                _ = signals.2.recv() => {}
+            let (wish, say) = tokio::select! {
+                _ = signals.0.recv() => CANCEL,
+                _ = signals.1.recv() => CANCEL,
+                _ = signals.2.recv() => CANCEL,
+                _ = signals.3.recv() => FREEZE,
                 () = tokio::time::sleep(Duration::from_millis(10)) => continue,
-            }
+            };
             if let Some(pipe) = &mut control {
-                let _ = pipe.write_all(b"cancel\n");
-                let _ = writeln!(io::stderr(), "ulpm: ending the migration …");
+                let _ = writeln!(pipe, "{wish}");
+                let _ = writeln!(io::stderr(), "ulpm: {say} …");
             }
         }
     });
@@ -164,30 +176,51 @@ fn supervise() -> Result<Exit, Failure> {
     })
 }
 
+/// A wish as the worker hears it, and as the user does.
+const CANCEL: (&str, &str) = ("cancel", "ending the migration");
+const FREEZE: (&str, &str) = ("freeze", "freezing when the round under way is done");
+
 /// Hears from the one that the user started; its end is a wish to end, too.
-fn listen(cancel: Cancel) {
+fn listen(control: Control) {
     std::thread::spawn(move || {
         let mut lines = BufReader::new(io::stdin()).lines();
         while let Some(Ok(line)) = lines.next() {
-            if line == "cancel" {
+            if line == FREEZE.0 {
+                control.freeze_now();
+            } else {
                 break;
             }
         }
-        cancel.cancel();
+        control.cancel().cancel();
     });
+}
+
+/// The signal may hit the worker itself (`pkill -USR1 ulpm`), which it must not end.
+fn heed_signal(control: Control) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut freeze = runtime.block_on(async { signal(SignalKind::user_defined1()) })?;
+    std::thread::spawn(move || {
+        while runtime.block_on(freeze.recv()).is_some() {
+            control.freeze_now();
+        }
+    });
+    Ok(())
 }
 
 fn work(args: &LiveArgs, quiet: bool) -> Result<Exit, Failure> {
     let home = Home::open()?;
     let options = options(args, &home);
-    let cancel = Cancel::default();
-    listen(cancel.clone());
-    let tell = move |progress: Progress<'_>| {
+    let control = Control::new(args.limits.limits());
+    heed_signal(control.clone())?;
+    listen(control.clone());
+    let _socket = args.control.as_deref().map(|path| Socket::listen(path, control.clone())).transpose()?;
+    let display = Display::new();
+    let tell = |progress: Progress<'_>| {
         if !quiet {
-            show(&progress);
+            display.show(&progress);
         }
     };
-    let (report, error) = Migration::new(&options, &cancel, &tell).run();
+    let (report, error) = Migration::new(&options, &control, &tell).run();
     if args.json {
         say(&(report.to_json()? + "\n"))?;
     } else if report.outcome == Outcome::Moved {
@@ -221,18 +254,4 @@ pub fn exit_code(error: &MigrateError, outcome: Outcome) -> Exit {
         (_, Outcome::Aborted) => Exit::Aborted,
         _ => Exit::Failed,
     }
-}
-
-fn show(progress: &Progress<'_>) {
-    let line = match progress {
-        Progress::Step(what) => format!("{what} …"),
-        Progress::Round(n, round) => format!(
-            "round {n}: {} pages, {} in {:.1} ms; {}",
-            round.pages,
-            indicatif::HumanBytes(round.bytes_on_wire),
-            round.ms,
-            round.why_next
-        ),
-    };
-    let _ = writeln!(io::stderr(), "ulpm: {line}");
 }

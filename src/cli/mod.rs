@@ -5,9 +5,12 @@
 
 mod abilities;
 pub mod check;
+pub mod control;
 pub mod demo;
 pub mod home;
+pub mod limits;
 pub mod live;
+mod progress;
 pub mod recover;
 pub mod serve;
 pub mod trust;
@@ -39,6 +42,8 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Move a running process to another host
     Live(live::LiveArgs),
+    /// Ask a move under way how it stands; tell it to freeze, to end, or other limits
+    Control(control::ControlArgs),
     /// Say what this host, a process and a target can do; every obstacle at once
     Check(check::CheckArgs),
     /// Show this host's identity; say which peers are let in
@@ -117,6 +122,7 @@ pub fn run(cli: &Cli) -> Result<Exit, Failure> {
     match &cli.command {
         Command::Serve(args) => serve::run(args),
         Command::Live(args) => live::run(args, cli.quiet),
+        Command::Control(args) => control::run(args),
         Command::Check(args) => check::run(args),
         Command::Trust(args) => trust::run(args),
         Command::Recover(args) => recover::run(args),

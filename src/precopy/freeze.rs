@@ -6,7 +6,9 @@
 use std::time::Instant;
 
 use super::MigrateError;
+use super::foresight::Foresight;
 use super::link::{Link, out_of_turn};
+use super::predict::Prediction;
 use super::session::Options;
 use crate::dirty::Found;
 use crate::handover::journal::{Journal, Phase};
@@ -37,6 +39,8 @@ pub struct Freezer<'a> {
     pub difference: ClockOffsets,
     /// Our journal entry, on disk.
     pub journal: Journal,
+    /// What its length is predicted from.
+    pub foresight: Foresight,
 }
 
 impl std::fmt::Debug for Freezer<'_> {
@@ -75,6 +79,7 @@ impl Freezer<'_> {
     ) -> Result<(), MigrateError> {
         for attempt in 1.. {
             let poised = Poised::prepare(self.options.pid)?;
+            let prediction = self.foresee();
             let _urgent = Urgent::begin();
             let frozen_at = initial_clocks().boottime_ns;
             let begun = Instant::now();
@@ -91,13 +96,21 @@ impl Freezer<'_> {
                 Err(e) => return self.give_up(link, agent, captive, e),
                 Ok((image, found)) => {
                     return match self.send(link, agent, image, &found, stopped_ns) {
-                        Ok(()) => self.commit(link, captive, frozen_at),
+                        Ok(()) => self.commit(link, captive, frozen_at, &prediction),
                         Err(e) => self.give_up(link, agent, captive, e),
                     };
                 }
             }
         }
         unreachable!("the last attempt returns")
+    }
+
+    /// How long it will be, noted at the moment of stopping.
+    fn foresee(&mut self) -> Prediction {
+        let prediction = self.foresight.predict();
+        self.report.predicted_freeze_ms = Some(prediction.parts.sum());
+        self.report.predicted_freeze_parts = prediction.parts;
+        prediction
     }
 
     fn give_up(
@@ -202,7 +215,13 @@ impl Freezer<'_> {
         Ok(MemoryImage { mm, layout: agent.layout.clone(), ..described.memory.clone() })
     }
 
-    fn commit(mut self, link: &mut Link, mut captive: Captive, frozen_at: i64) -> Result<(), MigrateError> {
+    fn commit(
+        mut self,
+        link: &mut Link,
+        mut captive: Captive,
+        frozen_at: i64,
+        prediction: &Prediction,
+    ) -> Result<(), MigrateError> {
         let begun = Instant::now();
         link.ignore_cancel();
         let dir = self.options.home.join("journal");
@@ -230,6 +249,7 @@ impl Freezer<'_> {
             tracing::debug!(journal_ms, answered_ms = ms(begun), "commit");
             self.state.on(SourceEvent::Running);
             captive.kill()?;
+            self.foresight.learn(&self.options.home, prediction, self.report);
             return self.journal.close().map_err(MigrateError::journal(&dir));
         }
         self.unanswered(captive, answer.err())

@@ -18,6 +18,7 @@ use crate::preload::PreloadError;
 use crate::preload::push::PageSink;
 use crate::sys::time::ClockOffsets;
 use crate::transport::protocol::{Hello, ToSource, ToTarget, cap, kind};
+use crate::transport::wire::Frame;
 use crate::transport::{Connected, Identity, TrustStore, Wire, connect, open_wire};
 
 /// Tells a migration that its user wants it to end.
@@ -130,16 +131,53 @@ impl Link {
         })
     }
 
+    /// Drives the network for a while without sending anything.
+    pub fn idle(&mut self, span: Duration) -> Result<(), MigrateError> {
+        self.within("sending", async |_| {
+            tokio::time::sleep(span).await;
+            Ok(())
+        })
+    }
+
+    /// The next message of the target; `meanwhile` is called several times a second, and may end it. As long as bytes
+    /// leave, the target cannot have answered what comes after them.
+    pub fn hear_meanwhile(
+        &mut self,
+        step: &'static str,
+        meanwhile: &mut dyn FnMut() -> Result<(), MigrateError>,
+    ) -> Result<ToSource, MigrateError> {
+        let (mut left, mut since) = (self.left(), Instant::now());
+        loop {
+            meanwhile()?;
+            // receiving is cancel-safe: what has arrived is kept
+            let frame = self.within(step, async |wire| {
+                match tokio::time::timeout(Duration::from_millis(50), wire.recv.recv()).await {
+                    Ok(frame) => frame.map(Some),
+                    Err(_) => Ok(None),
+                }
+            })?;
+            if let Some(frame) = frame {
+                return understand(&frame);
+            }
+            // signs of life are some hundred bytes a second
+            if self.left() > left + 64 * 1024 {
+                (left, since) = (self.left(), Instant::now());
+            }
+            if since.elapsed() > PATIENCE {
+                return Err(MigrateError::Silent { seconds: PATIENCE.as_secs(), step });
+            }
+        }
+    }
+
+    /// Bytes that have really left.
+    fn left(&self) -> u64 {
+        self.connected.as_ref().map_or(0, |c| c.connection.stats().udp_tx.bytes)
+    }
+
     /// The next message of the target.
     pub fn hear(&mut self, step: &'static str) -> Result<ToSource, MigrateError> {
         let frame = self.within(step, async |wire| wire.recv.recv().await)?;
-        if frame.kind != kind::CONTROL {
-            return Err(MigrateError::Nonsense(format!("a frame of kind {}", frame.kind)));
-        }
-        match frame.decode()? {
-            ToSource::Failed(why) => Err(MigrateError::Target(why)),
-            message => Ok(message),
-        }
+        understand(&frame)
     }
 
     /// Does one thing on the wire, with a time limit, until the user cancels.
@@ -193,8 +231,13 @@ impl Link {
         self.heed_cancel = false;
     }
 
-    /// Measures the difference of the two hosts' clocks, ours minus theirs, in their initial time namespaces; and
-    /// its error bound. Zero and exact when both are one kernel.
+    /// Whether both ends are one machine.
+    pub fn same_machine(&self) -> bool {
+        self.ours.boot_id == self.theirs.boot_id
+    }
+
+    /// Measures the difference of the two hosts' clocks, ours minus theirs, in their initial time namespaces: zero and
+    /// exact when both are one kernel. And the round trip, half of which bounds the error.
     pub fn clock_difference(&mut self) -> Result<(ClockOffsets, Duration), MigrateError> {
         const SAMPLES: usize = 8;
         let mut best: Option<(ClockOffsets, Duration)> = None;
@@ -211,14 +254,12 @@ impl Link {
                 monotonic_ns: middle(before.monotonic_ns, after.monotonic_ns) - monotonic_ns,
                 boottime_ns: middle(before.boottime_ns, after.boottime_ns) - boottime_ns,
             };
-            if best.is_none_or(|(_, bound)| trip / 2 < bound) {
-                best = Some((difference, trip / 2));
+            if best.is_none_or(|(_, shortest)| trip < shortest) {
+                best = Some((difference, trip));
             }
         }
-        if self.ours.boot_id == self.theirs.boot_id {
-            return Ok((ClockOffsets::default(), Duration::ZERO));
-        }
-        best.ok_or_else(|| MigrateError::Nonsense("no clock".to_owned()))
+        let (difference, trip) = best.ok_or_else(|| MigrateError::Nonsense("no clock".to_owned()))?;
+        Ok(if self.same_machine() { (ClockOffsets::default(), trip) } else { (difference, trip) })
     }
 
     /// Bytes sent so far.
@@ -246,6 +287,16 @@ async fn silence(connection: Option<quinn::Connection>) {
         if arrived() != last {
             (last, since) = (arrived(), Instant::now());
         }
+    }
+}
+
+fn understand(frame: &Frame) -> Result<ToSource, MigrateError> {
+    if frame.kind != kind::CONTROL {
+        return Err(MigrateError::Nonsense(format!("a frame of kind {}", frame.kind)));
+    }
+    match frame.decode()? {
+        ToSource::Failed(why) => Err(MigrateError::Target(why)),
+        message => Ok(message),
     }
 }
 

@@ -4,18 +4,37 @@
 //! |---|---|
 //! | [`hello`] | what a side is; whether two sides can talk |
 //! | [`link`] | the source's end of the conversation |
-//! | [`policy`] | after each round: again, or freeze; pure |
+//! | [`rounds`] | what was measured of the rounds; bandwidth, dirty rate and what they lead to expect; pure |
+//! | [`predict`] | how long a freeze would be now, part by part; pure |
+//! | [`foresight`] | what a prediction rests on, measured on the spot |
+//! | [`learned`] | how predictions are corrected by what came of earlier ones |
+//! | [`policy`] | after each round: again, freeze, throttle or give up; pure |
+//! | [`simulate`] | the rounds of a migration that does not take place; pure |
 //! | [`session`] | the steps in order |
+//! | `ahead` | the rounds |
+//! | [`pace`] | pages on their way in a round: counted, and held back to a limit |
+//! | [`brake`] | what slowing the process down has to offer to the rounds |
+//! | [`control`] | what a user can learn of a migration under way, and change |
 //! | [`freeze`] | from the first thread stopped to the commit |
 //! | [`settle`] | migrations whose outcome is open |
 
+mod ahead;
+pub mod brake;
+pub mod control;
 pub mod error;
+pub mod foresight;
 pub mod freeze;
 pub mod hello;
+pub mod learned;
 pub mod link;
+pub mod pace;
 pub mod policy;
+pub mod predict;
+pub mod rounds;
 pub mod session;
 pub mod settle;
+pub mod simulate;
 
+pub use control::Control;
 pub use error::MigrateError;
 pub use session::{Migration, Options, Progress};

@@ -4,10 +4,12 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::MigrateError;
+use super::ahead::Ahead;
+use super::control::{Control, Phase, Status};
 use super::error::whereabouts;
+use super::foresight;
 use super::freeze;
-use super::link::{Cancel, Link, hashes, out_of_turn};
-use super::policy::{self, Limits, Measured, Next};
+use super::link::{Link, hashes, out_of_turn};
 use crate::dirty::choice::Unavailable;
 use crate::dirty::{Choice, Kind};
 use crate::handover::journal::{Entry, Journal};
@@ -17,7 +19,7 @@ use crate::image::process::ProcessImage;
 use crate::preload::agent::Agent;
 use crate::preload::describe::{Described, describe};
 use crate::report::{MigrationReport, Outcome, PidMode, Round};
-use crate::state::files::{self, FilesOptions};
+use crate::state::files::FilesOptions;
 use crate::sys::time::{ClockOffsets, Ticker};
 use crate::transport::protocol::{Description, PidChoice, ToSource, ToTarget};
 
@@ -50,6 +52,8 @@ pub struct Options {
 pub enum Progress<'a> {
     /// A step begins.
     Step(&'a str),
+    /// A round is under way: told several times a second.
+    Now(&'a Status),
     /// A round is done.
     Round(usize, &'a Round),
 }
@@ -57,7 +61,7 @@ pub enum Progress<'a> {
 /// A migration under way.
 pub struct Migration<'a> {
     options: &'a Options,
-    cancel: &'a Cancel,
+    control: &'a Control,
     tell: &'a dyn Fn(Progress<'_>),
     report: MigrationReport,
     state: Source,
@@ -74,7 +78,7 @@ impl std::fmt::Debug for Migration<'_> {
 
 impl<'a> Migration<'a> {
     /// A migration that has not begun.
-    pub fn new(options: &'a Options, cancel: &'a Cancel, tell: &'a dyn Fn(Progress<'_>)) -> Self {
+    pub fn new(options: &'a Options, control: &'a Control, tell: &'a dyn Fn(Progress<'_>)) -> Self {
         let report = MigrationReport {
             id: new_id(),
             pid: options.pid,
@@ -83,7 +87,11 @@ impl<'a> Migration<'a> {
             processes: 1,
             ..MigrationReport::default()
         };
-        Migration { options, cancel, tell, report, state: Source::Moving }
+        control.note(|status| {
+            status.id.clone_from(&report.id);
+            status.pid = report.pid;
+        });
+        Migration { options, control, tell, report, state: Source::Moving }
     }
 
     /// Carries it out. The report says how it ended; the error why it did not end well.
@@ -103,9 +111,9 @@ impl<'a> Migration<'a> {
     }
 
     /// Preflight only: `ulpm check --pid N --to HOST`.
-    pub fn check(options: &Options, cancel: &Cancel) -> Result<ProcessImage, MigrateError> {
+    pub fn check(options: &Options, control: &Control) -> Result<ProcessImage, MigrateError> {
         let quiet = |_: Progress<'_>| {};
-        let mut migration = Migration::new(options, cancel, &quiet);
+        let mut migration = Migration::new(options, control, &quiet);
         let (mut link, image) = migration.preflight()?;
         link.say(&ToTarget::Abort("only checked".to_owned()))?;
         link.close("checked");
@@ -140,8 +148,12 @@ impl<'a> Migration<'a> {
         let described = look(self.options.pid, &self.options.files, self.options.tracker)?;
         let mut obstacles = described.obstacles;
         (self.tell)(Progress::Step("connecting"));
-        let opened =
-            Link::open(&self.options.home, &self.options.to, self.cancel, self.options.connect_limit);
+        let opened = Link::open(
+            &self.options.home,
+            &self.options.to,
+            self.control.cancel(),
+            self.options.connect_limit,
+        );
         let mut link = match opened {
             // what was found here stands, whether or not the target can be asked
             Err(e) if !obstacles.is_empty() && !matches!(e, MigrateError::Cancelled) => {
@@ -181,8 +193,8 @@ impl<'a> Migration<'a> {
 
     fn move_it(&mut self, link: &mut Link, described: &ProcessImage) -> Result<(), MigrateError> {
         self.report.outcome = Outcome::Aborted;
-        let (difference, bound) = link.clock_difference()?;
-        tracing::info!(?difference, ?bound, "clock of the target");
+        let (difference, rtt) = link.clock_difference()?;
+        tracing::info!(?difference, ?rtt, "clock of the target");
         let journal_dir = self.options.home.join("journal");
         std::fs::create_dir_all(&journal_dir).map_err(MigrateError::journal(&journal_dir))?;
         link.say(&ToTarget::Begin { difference })?;
@@ -200,77 +212,36 @@ impl<'a> Migration<'a> {
         let mut agent = Agent::attach(described, self.options.pid, &self.options.home, &chosen)?;
         self.report.attach_ms = agent.attach.as_secs_f64() * 1e3;
         self.report.tracker = agent.tracker().to_owned();
-        let files = self.rounds(link, &mut agent, described)?;
+        let basis = foresight::basis(&self.options.home, link, rtt, &agent, described);
+        let ahead = Ahead {
+            options: self.options,
+            control: self.control,
+            tell: self.tell,
+            report: &mut self.report,
+            link: &mut *link,
+            agent: &mut agent,
+            basis,
+        };
+        let mut foresight = ahead.run(described)?;
+        let begun = Instant::now();
         let entry = Entry::new(&self.report.id, true, self.options.pid, &self.options.to);
         let mut journal = Journal::begin(&journal_dir, entry).map_err(MigrateError::journal(&journal_dir))?;
         // `ulpm recover` leaves it to us as long as we live
         journal.keep();
+        foresight.complete(&agent, begun.elapsed(), self.options.verify);
         link.watch();
+        self.control.note(|status| status.phase = Phase::Freezing);
         (self.tell)(Progress::Step("freezing"));
-        let described = ProcessImage { files, ..described.clone() };
+        let described = ProcessImage { files: foresight.files.clone(), ..described.clone() };
         let freezer = freeze::Freezer {
             options: self.options,
             report: &mut self.report,
             state: &mut self.state,
             difference,
             journal,
+            foresight,
         };
         freezer.run(link, &mut agent, &described)
-    }
-
-    /// Pre-copy.
-    fn rounds(
-        &mut self,
-        link: &mut Link,
-        agent: &mut Agent,
-        described: &ProcessImage,
-    ) -> Result<crate::image::files::FilesImage, MigrateError> {
-        let begun = Instant::now();
-        let mut measured: Vec<Measured> = Vec::new();
-        let mut files = described.files.clone();
-        loop {
-            let round_begun = Instant::now();
-            let bytes_before = link.bytes_sent();
-            if !measured.is_empty() {
-                // new descriptors are normal; one that cannot be carried may be gone by the freeze
-                let (now, obstacles) = files::describe(self.options.pid, &self.options.files)
-                    .map_err(crate::preload::PreloadError::from)?;
-                if obstacles.is_empty() {
-                    files = now;
-                }
-            }
-            agent.survey(&files)?;
-            let new_files = agent.new_files();
-            link.say(&ToTarget::Layout { pid: described.pid, layout: agent.layout.clone(), new_files })?;
-            let pages = agent.round(link)?.pages;
-            let number = measured.len();
-            link.say(&ToTarget::RoundEnd(number as u32))?;
-            match link.hear("placing the pages of a round")? {
-                ToSource::RoundApplied(n) if n as usize == number => {}
-                other => return Err(out_of_turn(&other)),
-            }
-            let took = round_begun.elapsed();
-            let rate = match measured.last() {
-                Some(before) => (pages as f64 / before.took.as_secs_f64().max(1e-6)) as u64,
-                None => 0,
-            };
-            measured.push(Measured { pages, took });
-            let next = policy::decide(&measured, &Limits::default());
-            self.report.rounds.push(Round {
-                pages,
-                bytes_on_wire: link.bytes_sent() - bytes_before,
-                ms: took.as_secs_f64() * 1e3,
-                dirty_pages_per_s: rate,
-                why_next: next.why().to_owned(),
-            });
-            if let Some(round) = self.report.rounds.last() {
-                (self.tell)(Progress::Round(number, round));
-            }
-            if let Next::Freeze(_) = next {
-                self.report.precopy_ms = begun.elapsed().as_secs_f64() * 1e3;
-                return Ok(files);
-            }
-        }
     }
 }
 

@@ -58,6 +58,11 @@ pub struct MigrationReport {
     pub error: Option<String>,
     /// Why this tracker was taken.
     pub tracker_reason: String,
+    /// `freeze_ms` as it was predicted at the moment of stopping.
+    #[serde(serialize_with = "three_decimals_or_null")]
+    pub predicted_freeze_ms: Option<f64>,
+    /// `freeze_parts` as they were predicted then.
+    pub predicted_freeze_parts: FreezeParts,
 }
 
 /// How a migration ended.
@@ -100,6 +105,18 @@ pub struct Round {
     pub dirty_pages_per_s: u64,
     /// Why another round followed, or why the freeze did.
     pub why_next: String,
+    /// Pages that had been written since the round before (all that were present, in the first).
+    pub written_pages: u64,
+    /// Pages held back until the freeze, since they are written again and again.
+    pub held_pages: u64,
+    /// What finding the written pages took.
+    #[serde(serialize_with = "three_decimals")]
+    pub scan_ms: f64,
+    /// Percent of the time for which the process was stopped meanwhile, to slow it down.
+    pub throttle_percent: u8,
+    /// The freeze, had it followed right after this round; null after the first.
+    #[serde(serialize_with = "three_decimals_or_null")]
+    pub predicted_freeze_ms: Option<f64>,
 }
 
 /// The freeze in its parts, in the order in which they happen. They need not add up to the whole
@@ -206,7 +223,7 @@ fn rounded(ms: f64) -> f64 {
 mod tests {
     use super::*;
 
-    const GOLDEN: &str = r#"{"id":"a1","outcome":"moved","pid":4242,"target":"10.0.0.2:3490","target_pid":4242,"pid_mode":"same","processes":1,"threads":4,"tracker":"wp-scan","resident_bytes":268435456,"attach_ms":1.235,"precopy_ms":640.0,"rounds":[{"pages":65536,"bytes_on_wire":268500000,"ms":640.125,"dirty_pages_per_s":1000,"why_next":"2.6 MiB left"}],"freeze_ms":4.2,"freeze_parts":{"stop":0.4,"capture":0.5,"scan":0.6,"send":0.7,"apply":0.8,"commit":0.9,"resume":0.1},"final_pages":12,"bytes_on_wire":268600000,"verified":true,"lazy":{"pages":0,"faults":0,"fault_p50_us":0,"fault_p99_us":0,"ms":0.0},"observed_gap_ms":5.125,"error":null,"tracker_reason":"as asked for"}"#;
+    const GOLDEN: &str = r#"{"id":"a1","outcome":"moved","pid":4242,"target":"10.0.0.2:3490","target_pid":4242,"pid_mode":"same","processes":1,"threads":4,"tracker":"wp-scan","resident_bytes":268435456,"attach_ms":1.235,"precopy_ms":640.0,"rounds":[{"pages":65536,"bytes_on_wire":268500000,"ms":640.125,"dirty_pages_per_s":1000,"why_next":"2.6 MiB left","written_pages":65536,"held_pages":0,"scan_ms":2.5,"throttle_percent":0,"predicted_freeze_ms":null}],"freeze_ms":4.2,"freeze_parts":{"stop":0.4,"capture":0.5,"scan":0.6,"send":0.7,"apply":0.8,"commit":0.9,"resume":0.1},"final_pages":12,"bytes_on_wire":268600000,"verified":true,"lazy":{"pages":0,"faults":0,"fault_p50_us":0,"fault_p99_us":0,"ms":0.0},"observed_gap_ms":5.125,"error":null,"tracker_reason":"as asked for","predicted_freeze_ms":4.5,"predicted_freeze_parts":{"stop":0.0,"capture":4.5,"scan":0.0,"send":0.0,"apply":0.0,"commit":0.0,"resume":0.0}}"#;
 
     fn sample() -> MigrationReport {
         MigrationReport {
@@ -227,6 +244,9 @@ mod tests {
                 ms: 640.125,
                 dirty_pages_per_s: 1000,
                 why_next: "2.6 MiB left".into(),
+                written_pages: 65_536,
+                scan_ms: 2.5,
+                ..Round::default()
             }],
             freeze_ms: 4.2,
             freeze_parts: FreezeParts {
@@ -243,6 +263,8 @@ mod tests {
             verified: true,
             observed_gap_ms: Some(5.125),
             tracker_reason: "as asked for".into(),
+            predicted_freeze_ms: Some(4.5),
+            predicted_freeze_parts: FreezeParts { capture: 4.5, ..FreezeParts::default() },
             ..MigrationReport::default()
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! - `migration.rs`: the report itself as serde types; its JSON is the contract of `--json`.
 //! - `text.rs`: the same report for a person at a terminal.
-//! - `units.rs`: sizes as people type and read them (`256M`, `1.5 GiB`), and durations.
+//! - `units.rs`: sizes, rates and durations as people type and read them (`256M`, `1Gbit`, `1.5s`).
 //!
 //! Nothing here measures: the rooms that do the work fill the types in.
 
@@ -12,4 +12,4 @@ mod units;
 
 pub use migration::{FreezeParts, LazyStats, MigrationReport, Outcome, PidMode, Round};
 pub use text::render;
-pub use units::{Size, SizeError, human_ms};
+pub use units::{Rate, RateError, Size, SizeError, Span, SpanError, human_ms};

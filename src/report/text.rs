@@ -7,7 +7,7 @@
 //!     round      pages      on wire        ms   dirty/s  then
 //!         0      65536    256.1 MiB     640.1      1000  2.6 MiB left
 //!     final         12
-//! freeze    4.20 ms
+//! freeze    4.20 ms (4.40 ms predicted)
 //!     stop         0.400 ms   10%  ██
 //! ```
 
@@ -105,7 +105,8 @@ fn attach_and_rounds(out: &mut String, report: &MigrationReport) {
 }
 
 fn freeze(out: &mut String, report: &MigrationReport) {
-    line(out, "freeze", &human_ms(report.freeze_ms));
+    let predicted = report.predicted_freeze_ms.map(|ms| format!(" ({} predicted)", human_ms(ms)));
+    line(out, "freeze", &(human_ms(report.freeze_ms) + &predicted.unwrap_or_default()));
     for (name, ms) in report.freeze_parts.named() {
         part(out, name, ms, report.freeze_ms);
     }
@@ -163,6 +164,7 @@ mod tests {
             ms,
             dirty_pages_per_s: 1000,
             why_next: why_next.into(),
+            ..Round::default()
         };
         MigrationReport {
             outcome: Outcome::Moved,
@@ -180,6 +182,7 @@ mod tests {
                 round(640, 2_700_000, 11.9, "freeze within goal"),
             ],
             freeze_ms: 4.0,
+            predicted_freeze_ms: Some(4.4),
             freeze_parts: FreezeParts {
                 stop: 0.4,
                 capture: 0.5,
@@ -207,7 +210,7 @@ precopy   652 ms; 258.7 MiB on the wire in all
         0      65536    256.1 MiB     640.1      1000  640 pages left
         1        640      2.6 MiB      11.9      1000  freeze within goal
     final         12
-freeze    4.00 ms
+freeze    4.00 ms (4.40 ms predicted)
     stop         0.400 ms   10%  ██
     capture      0.500 ms   12%  ███
     scan         1.000 ms   25%  ██████

@@ -1,10 +1,12 @@
 //! Sizes and durations as people type and read them.
 //!
 //! A size is typed as digits, an optional fraction and an optional unit: `4096`, `64k`, `256M`,
-//! `1.5G`, `1GiB`. Units are powers of 1024, in either case, and `B`/`iB` may follow them.
+//! `1.5G`, `1GiB`. Units are powers of 1024, in either case, and `B`/`iB` may follow them. A rate is a size per
+//! second, or bits per second in powers of 1000. A length of time needs its unit.
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use thiserror::Error;
 
@@ -89,6 +91,128 @@ impl fmt::Display for Size {
     }
 }
 
+/// Bytes per second, parsed from `100M` (powers of 1024, as sizes are) or `1Gbit` (powers of 1000, as links are).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Rate(u64);
+
+/// Why a text is no rate.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum RateError {
+    /// Neither bytes nor bits per second.
+    #[error("'{0}' is not a rate such as 100M (bytes per second) or 1Gbit (bits per second)")]
+    NotARate(String),
+    /// Nothing would ever be sent.
+    #[error("a rate of nothing ends never")]
+    Nothing,
+}
+
+impl Rate {
+    /// So many bytes per second.
+    pub const fn bytes_per_s(bytes: u64) -> Self {
+        Self(bytes)
+    }
+
+    /// Bytes per second.
+    pub const fn as_bytes_per_s(self) -> u64 {
+        self.0
+    }
+
+    /// How long so many bytes take.
+    pub fn seconds_for(self, bytes: u64) -> f64 {
+        bytes as f64 / self.0.max(1) as f64
+    }
+}
+
+impl FromStr for Rate {
+    type Err = RateError;
+
+    fn from_str(text: &str) -> Result<Self, RateError> {
+        let lower = text.trim().trim_end_matches("/s").to_ascii_lowercase();
+        let bytes = match lower.strip_suffix("bit").or_else(|| lower.strip_suffix("bps")) {
+            Some(bits) => bits_per_s(bits).map(|bits| bits / 8.0).filter(|b| *b < 1e18).map(|b| b as u64),
+            None => lower.parse::<Size>().ok().map(Size::as_bytes),
+        };
+        match bytes {
+            None => Err(RateError::NotARate(text.to_owned())),
+            Some(0) => Err(RateError::Nothing),
+            Some(bytes) => Ok(Rate(bytes)),
+        }
+    }
+}
+
+/// `1.5g` as 1.5e9.
+fn bits_per_s(text: &str) -> Option<f64> {
+    let text = text.trim();
+    let number = text.trim_end_matches(['k', 'm', 'g', 't']);
+    let scale = match &text[number.len()..] {
+        "" => 1.0,
+        "k" => 1e3,
+        "m" => 1e6,
+        "g" => 1e9,
+        "t" => 1e12,
+        _ => return None,
+    };
+    decimal(number.trim()).map(|n| n * scale)
+}
+
+/// Digits with an optional fraction: no sign, no exponent, no words.
+fn decimal(text: &str) -> Option<f64> {
+    let plain = text.starts_with(|c: char| c.is_ascii_digit())
+        && text.ends_with(|c: char| c.is_ascii_digit())
+        && text.chars().all(|c| c.is_ascii_digit() || c == '.');
+    text.parse().ok().filter(|_| plain)
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&format!("{}/s", Size(self.0)))
+    }
+}
+
+/// A length of time, parsed from `20ms`, `1.5s`, `2min`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Hash)]
+pub struct Span(Duration);
+
+/// Why a text is no length of time.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("'{0}' is not a time such as 500us, 20ms, 1.5s, 2min or 1h")]
+pub struct SpanError(String);
+
+impl Span {
+    /// As the standard library has it.
+    pub const fn duration(self) -> Duration {
+        self.0
+    }
+}
+
+impl FromStr for Span {
+    type Err = SpanError;
+
+    fn from_str(text: &str) -> Result<Self, SpanError> {
+        let wrong = || SpanError(text.to_owned());
+        let text = text.trim();
+        let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+        let scale = match text[end..].trim() {
+            "us" | "µs" => 1e-6,
+            "ms" => 1e-3,
+            "s" | "sec" => 1.0,
+            "m" | "min" => 60.0,
+            "h" => 3600.0,
+            // a number alone could mean anything
+            _ => return Err(wrong()),
+        };
+        let seconds = decimal(&text[..end]).ok_or_else(wrong)? * scale;
+        Duration::try_from_secs_f64(seconds).map(Span).map_err(|_| wrong())
+    }
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&human_ms(self.0.as_secs_f64() * 1e3))
+    }
+}
+
 /// Milliseconds for a person: three significant places where it is short, seconds where it is long.
 pub fn human_ms(ms: f64) -> String {
     match ms {
@@ -170,6 +294,39 @@ mod tests {
         assert_eq!(Size::bytes((1 << 20) - 1).to_string(), "1.0 MiB");
         assert_eq!(Size::bytes(1 << 40).to_string(), "1 TiB");
         assert_eq!(format!("[{:>8}]", Size::mib(4)), "[   4 MiB]");
+    }
+
+    #[test]
+    fn rates_are_bytes_or_bits() {
+        let rate = |text: &str| text.parse::<Rate>().map(Rate::as_bytes_per_s);
+        assert_eq!(rate("100M"), Ok(100 << 20));
+        assert_eq!(rate("100M/s"), Ok(100 << 20));
+        assert_eq!(rate("1Gbit"), Ok(125_000_000));
+        assert_eq!(rate("1.5 gbit/s"), Ok(187_500_000));
+        assert_eq!(rate("800bit"), Ok(100));
+        assert_eq!(rate("2Mbps"), Ok(250_000));
+        assert_eq!(rate("0"), Err(RateError::Nothing));
+        assert_eq!(rate("1bit"), Err(RateError::Nothing));
+        for text in ["", "fast", "bit", "-1Mbit", "1e3bit", "infbit", "1.2.3bit", "1xbit", "1gkbit"] {
+            assert!(matches!(rate(text), Err(RateError::NotARate(_))), "{text}");
+        }
+        assert_eq!(Rate::bytes_per_s(3 << 19).to_string(), "1.5 MiB/s");
+    }
+
+    #[test]
+    fn times_need_their_unit() {
+        let span = |text: &str| text.parse::<Span>().map(Span::duration);
+        assert_eq!(span("20ms"), Ok(Duration::from_millis(20)));
+        assert_eq!(span(" 1.5 s "), Ok(Duration::from_millis(1500)));
+        assert_eq!(span("500us"), Ok(Duration::from_micros(500)));
+        assert_eq!(span("2min"), Ok(Duration::from_secs(120)));
+        assert_eq!(span("1h"), Ok(Duration::from_secs(3600)));
+        assert_eq!(span("0s"), Ok(Duration::ZERO));
+        for text in ["", "20", "ms", "-1s", "1.s", ".5s", "1e3s", "5 days", "NaNs", "1s 1ms"] {
+            assert!(span(text).is_err(), "{text}");
+        }
+        assert!(span(&format!("{}h", "9".repeat(30))).is_err());
+        assert_eq!("1.5s".parse::<Span>().unwrap().to_string(), "1500 ms");
     }
 
     #[test]

@@ -1,0 +1,94 @@
+//! What a prediction of this migration's freeze rests on, measured on the spot; and what came of it, for the next.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::learned::Correction;
+use super::link::Link;
+use super::predict::{Basis, Prediction};
+use super::rounds::Measured;
+use crate::image::files::FilesImage;
+use crate::image::memory::Layout;
+use crate::image::process::ProcessImage;
+use crate::image::{PAGE_SIZE, Vma};
+use crate::preload::agent::Agent;
+use crate::report::MigrationReport;
+use crate::state::digest;
+
+/// From the prediction to the final scan: the stop, reading the mappings.
+const STOP: Duration = Duration::from_micros(700);
+
+/// Pages hashed to know what hashing costs.
+const SAMPLE: u64 = 2048;
+
+/// What is known when the process is to be frozen.
+#[derive(Clone, Debug)]
+pub struct Foresight {
+    /// The rounds.
+    pub rounds: Vec<Measured>,
+    /// When the last one's scan began.
+    pub scanned: Instant,
+    /// What else a prediction rests on.
+    pub basis: Basis,
+    /// The descriptors as last seen.
+    pub files: FilesImage,
+}
+
+/// What is known before the first round.
+pub fn basis(home: &Path, link: &Link, rtt: Duration, agent: &Agent, described: &ProcessImage) -> Basis {
+    Basis {
+        threads: described.threads.len() as u32,
+        descriptors: described.files.files.len() as u32,
+        areas: agent.layout.vmas.len() as u32,
+        resident_pages: described.memory.resident / PAGE_SIZE,
+        rtt,
+        attach: agent.attach,
+        same_machine: link.same_machine(),
+        correction: Correction::load(home),
+        ..Basis::default()
+    }
+}
+
+impl Foresight {
+    /// Takes in what was measured last, right before the process is stopped.
+    pub fn complete(&mut self, agent: &Agent, journal: Duration, verify: bool) {
+        self.basis.journal = journal;
+        self.basis.areas = agent.layout.vmas.len() as u32;
+        self.basis.descriptors = self.files.files.len() as u32;
+        if verify {
+            self.basis.hash_per_page = hash_per_page(agent.pid, &agent.layout);
+        }
+    }
+
+    /// The freeze that begins now.
+    pub fn predict(&self) -> Prediction {
+        self.basis.predict(&self.rounds, self.scanned.elapsed() + STOP)
+    }
+
+    /// Learns from how it came.
+    pub fn learn(&self, home: &Path, prediction: &Prediction, report: &MigrationReport) {
+        // what other moves taught meanwhile is not lost
+        let mut correction = Correction::load(home);
+        correction.learn(&prediction.uncorrected, &report.freeze_parts, self.basis.hash_per_page.is_some());
+        if let Err(error) = correction.save(home) {
+            tracing::warn!(%error, "what this freeze teaches for the prediction of others is not kept");
+        }
+    }
+}
+
+/// Hashes a little of the largest mapping while the process runs. `None` if that cannot be read: then nothing is known.
+fn hash_per_page(pid: i32, layout: &Layout) -> Option<Duration> {
+    let largest = layout.vmas.iter().filter(|v| v.private()).max_by_key(|v| v.end - v.start)?;
+    let begun = Instant::now();
+    let mut pages = 0;
+    for start in (largest.start..largest.end).step_by((SAMPLE * PAGE_SIZE / 4) as usize) {
+        let end = largest.end.min(start + SAMPLE * PAGE_SIZE / 4);
+        let part = Layout { vmas: vec![Vma { start, end, ..largest.clone() }], ..Layout::default() };
+        let digests = digest::private(pid, &part).ok()?;
+        pages += digests.iter().map(|(_, pages, _)| pages).sum::<u64>();
+        if pages >= SAMPLE || begun.elapsed() > Duration::from_millis(20) {
+            break;
+        }
+    }
+    (pages > 0).then(|| begun.elapsed() / pages as u32)
+}

@@ -1,0 +1,179 @@
+//! What earlier moves taught about predictions on this host: for each part of the freeze, how much longer it took
+//! than predicted. Kept in `ULPM_HOME/predictions.json`; a file that is missing or damaged teaches nothing.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::report::FreezeParts;
+
+/// What the latest move weighs against all before it.
+const LATEST: f64 = 0.25;
+
+/// A ratio outside of this was no matter of the machine but an accident.
+const SENSIBLE: std::ops::RangeInclusive<f64> = 0.2..=5.0;
+
+/// Parts shorter than this, in milliseconds, say nothing about a ratio.
+const TELLING_MS: f64 = 0.02;
+
+/// Real by predicted, of each part.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Correction {
+    stop: f64,
+    capture: f64,
+    scan: f64,
+    send: f64,
+    /// `send` where it was mostly hashing.
+    verify: f64,
+    apply: f64,
+    commit: f64,
+    resume: f64,
+}
+
+impl Default for Correction {
+    fn default() -> Self {
+        Correction {
+            stop: 1.0,
+            capture: 1.0,
+            scan: 1.0,
+            send: 1.0,
+            verify: 1.0,
+            apply: 1.0,
+            commit: 1.0,
+            resume: 1.0,
+        }
+    }
+}
+
+impl Correction {
+    /// What earlier moves from this host taught.
+    pub fn load(home: &Path) -> Self {
+        let read: Option<Self> =
+            fs::read(file(home)).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        let mut correction = read.unwrap_or_default();
+        correction.each(|ratio| *ratio = sensible(*ratio));
+        correction
+    }
+
+    /// Corrects a prediction.
+    pub fn apply(&self, p: &FreezeParts, verify: bool) -> FreezeParts {
+        FreezeParts {
+            stop: p.stop * self.stop,
+            capture: p.capture * self.capture,
+            scan: p.scan * self.scan,
+            send: p.send * if verify { self.verify } else { self.send },
+            apply: p.apply * self.apply,
+            commit: p.commit * self.commit,
+            resume: p.resume * self.resume,
+        }
+    }
+
+    /// Takes in a freeze as it was predicted, uncorrected, and as it came.
+    pub fn learn(&mut self, predicted: &FreezeParts, real: &FreezeParts, verify: bool) {
+        let one = |ratio: &mut f64, predicted: f64, real: f64| {
+            let now = real / predicted;
+            if predicted >= TELLING_MS && SENSIBLE.contains(&now) {
+                // of ratios the geometric mean: twice and half are as far off
+                *ratio = (ratio.ln() * (1.0 - LATEST) + now.ln() * LATEST).exp();
+            }
+        };
+        one(&mut self.stop, predicted.stop, real.stop);
+        one(&mut self.capture, predicted.capture, real.capture);
+        one(&mut self.scan, predicted.scan, real.scan);
+        let send = if verify { &mut self.verify } else { &mut self.send };
+        one(send, predicted.send, real.send);
+        one(&mut self.apply, predicted.apply, real.apply);
+        one(&mut self.commit, predicted.commit, real.commit);
+        one(&mut self.resume, predicted.resume, real.resume);
+    }
+
+    /// Writes it for the next move, whole or not at all.
+    pub fn save(&self, home: &Path) -> io::Result<()> {
+        let path = file(home);
+        let fresh = path.with_extension(format!("json.{}", std::process::id()));
+        let written = fs::File::create(&fresh)
+            .and_then(|mut f| f.write_all(serde_json::to_string_pretty(self)?.as_bytes()))
+            .and_then(|()| fs::rename(&fresh, &path));
+        if written.is_err() {
+            let _ = fs::remove_file(&fresh);
+        }
+        written
+    }
+
+    fn each(&mut self, mut change: impl FnMut(&mut f64)) {
+        for ratio in [
+            &mut self.stop,
+            &mut self.capture,
+            &mut self.scan,
+            &mut self.send,
+            &mut self.verify,
+            &mut self.apply,
+            &mut self.commit,
+            &mut self.resume,
+        ] {
+            change(ratio);
+        }
+    }
+}
+
+fn sensible(ratio: f64) -> f64 {
+    if ratio.is_finite() { ratio.clamp(*SENSIBLE.start(), *SENSIBLE.end()) } else { 1.0 }
+}
+
+fn file(home: &Path) -> PathBuf {
+    home.join("predictions.json")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PREDICTED: FreezeParts =
+        FreezeParts { stop: 0.2, capture: 2.0, scan: 0.0, send: 0.6, apply: 2.0, commit: 0.5, resume: 0.1 };
+
+    #[test]
+    fn it_comes_to_what_really_happens() {
+        let real = FreezeParts { capture: 4.0, apply: 1.0, ..PREDICTED };
+        let mut correction = Correction::default();
+        for _ in 0..20 {
+            correction.learn(&PREDICTED, &real, false);
+        }
+        let corrected = correction.apply(&PREDICTED, false);
+        assert!(
+            (corrected.capture - 4.0).abs() < 0.05 && (corrected.apply - 1.0).abs() < 0.02,
+            "{corrected:?}"
+        );
+        assert!((corrected.sum() - real.sum()).abs() < 0.1);
+        assert_eq!(correction.scan, 1.0);
+    }
+
+    #[test]
+    fn accidents_teach_nothing_and_hashing_is_learned_apart() {
+        let mut correction = Correction::default();
+        correction.learn(&PREDICTED, &FreezeParts { capture: 400.0, send: f64::NAN, ..PREDICTED }, false);
+        assert_eq!(correction, Correction::default());
+        correction.learn(&PREDICTED, &FreezeParts { send: 1.2, ..PREDICTED }, true);
+        assert!(correction.verify > 1.0 && correction.send == 1.0);
+    }
+
+    #[test]
+    fn it_lasts_and_garbage_is_no_harm() {
+        let home = tempfile::tempdir().unwrap();
+        assert_eq!(Correction::load(home.path()), Correction::default());
+        let mut correction = Correction::default();
+        correction.learn(&PREDICTED, &FreezeParts { commit: 1.0, ..PREDICTED }, false);
+        correction.save(home.path()).unwrap();
+        assert!((Correction::load(home.path()).commit - correction.commit).abs() < 1e-9);
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);
+        for garbage in ["", "{", "[]", "null", "{\"stop\": \"x\"}"] {
+            fs::write(file(home.path()), garbage).unwrap();
+            assert_eq!(Correction::load(home.path()), Correction::default(), "{garbage}");
+        }
+        fs::write(file(home.path()), "{\"stop\": 1e9, \"commit\": -3, \"more\": 1}").unwrap();
+        let odd = Correction::load(home.path());
+        assert_eq!((odd.stop, odd.commit, odd.apply), (5.0, 0.2, 1.0));
+    }
+}

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use libtest_mimic::Arguments;
 
+use super::mover::PATIENT;
+use crate::lab::TOLERANCE;
 use crate::lab::process::Ended;
 use crate::lab::strays;
 use crate::trials;
@@ -49,7 +51,8 @@ pub(super) fn run(
     env: &[(&str, &str)],
     patience: Duration,
 ) -> Result<Ended> {
-    let job = machine.start_job(&[&["/agent", "__inside"], args].concat(), env, Sink::File)?;
+    let env = [&[(TOLERANCE, PATIENT)], env].concat();
+    let job = machine.start_job(&[&["/agent", "__inside"], args].concat(), &env, Sink::File)?;
     let Place::Files(files) = &job.place else { bail!("its output is in no files") };
     let (mut said, deadline) = ([Vec::new(), Vec::new()], Instant::now() + patience);
     loop {

@@ -5,12 +5,14 @@
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::lab::SOON;
 use crate::lab::live::LiveOutcome;
+use crate::lab::{SOON, TOLERANCE};
 use crate::vm::machine::Job;
 use crate::vm::pair::Pair;
 use crate::vm::wire::Sink;
 
+/// Seconds that victims find acceptable between two looks at the clock, under emulation.
+pub(super) const PATIENT: &str = "60";
 const STOP: &str = "/tmp/stop";
 
 /// A process under way, wherever it is.
@@ -28,7 +30,7 @@ impl Mover {
         for machine in [&pair.a, &pair.b] {
             machine.must(&["rm", "-f", STOP])?;
         }
-        let job = pair.a.start_job(&[argv, &[STOP]].concat(), &[], Sink::Ear)?;
+        let job = pair.a.start_job(&[argv, &[STOP]].concat(), &[(TOLERANCE, PATIENT)], Sink::Ear)?;
         let said = pair.a.until(&job, &["ready", "FAIL"], SOON * 3)?;
         ensure!(said.contains("ready"), "{argv:?} is not ready: {said:?}");
         pair.note(format!("a: {argv:?} is {job:?}"));

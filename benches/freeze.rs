@@ -5,10 +5,15 @@
 //! Every move has hosts, servers and a workload of its own. The first ones are not counted: memory touched for the
 //! first time since boot can cost ten times as much.
 //!
-//! `ULPM_BENCH_MOVES=3` shortens it (20 of each size otherwise). Nothing is asserted about time.
+//! Each report has the freeze as it was predicted at the moment of stopping: the text says how many were within 30 %.
+//! The source's memory of earlier predictions goes from move to move, as it does on a host; the first has none.
+//!
+//! `-- --verify` hashes all memory inside the freeze. `ULPM_BENCH_MOVES=3` shortens it (20 of each size otherwise).
+//! Nothing is asserted about time.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
@@ -16,7 +21,7 @@ use clap::Parser;
 use serde::Serialize;
 use ulpm::demo::hosts;
 use ulpm::demo::scene::{SceneOptions, Watcher, move_once};
-use ulpm::report::{MigrationReport, Size};
+use ulpm::report::{FreezeParts, MigrationReport, Size};
 
 const SMALL: Size = Size::mib(256);
 const LARGE: Size = Size::mib(1024);
@@ -29,6 +34,9 @@ struct Args {
     /// Print one JSON document
     #[arg(long)]
     json: bool,
+    /// Compare every page at both ends while the process is frozen
+    #[arg(long)]
+    verify: bool,
     /// Cargo says so
     #[arg(long, hide = true)]
     bench: bool,
@@ -41,18 +49,27 @@ struct Series {
     freeze_ms: Spread,
     /// The parts of the freeze by name, and what no part accounts for.
     freeze_parts: BTreeMap<String, Spread>,
+    /// The freeze as it was predicted at the moment of stopping.
+    predicted_freeze_ms: Spread,
+    /// The same, its parts.
+    predicted_freeze_parts: BTreeMap<String, Spread>,
+    /// Freezes by predictions: above 1, it took longer.
+    real_by_predicted: Spread,
+    /// Freezes within 30 % of what was predicted.
+    within_30_percent: usize,
     /// The longest silence that the workload itself saw.
     observed_gap_ms: Spread,
     final_pages: Spread,
     rounds: Spread,
     precopy_ms: Spread,
-    /// `freeze_ms` of every move in order.
-    each_freeze_ms: Vec<f64>,
+    /// `freeze_ms` and `predicted_freeze_ms` of every move in order.
+    each_freeze_ms: Vec<(f64, f64)>,
 }
 
 #[derive(Debug, Serialize)]
 struct Findings {
     moves: usize,
+    verify: bool,
     dirty_pages_per_s: u64,
     debug_build: bool,
     kernel: String,
@@ -86,23 +103,37 @@ impl Spread {
 impl Series {
     fn of(mem: Size, reports: &[MigrationReport]) -> Self {
         let spread = |value: fn(&MigrationReport) -> f64| Spread::of(reports.iter().map(value));
-        let mut freeze_parts = BTreeMap::new();
-        for (i, (name, _)) in MigrationReport::default().freeze_parts.named().iter().enumerate() {
-            let part = reports.iter().map(|r| r.freeze_parts.named()[i].1);
-            freeze_parts.insert(format!("{} {name}", i + 1), Spread::of(part));
-        }
+        let parts = |of: fn(&MigrationReport) -> FreezeParts| -> BTreeMap<String, Spread> {
+            let each = |i: usize| Spread::of(reports.iter().map(|r| of(r).named()[i].1));
+            let names = FreezeParts::default().named();
+            names.iter().enumerate().map(|(i, (name, _))| (format!("{} {name}", i + 1), each(i))).collect()
+        };
+        let mut freeze_parts = parts(|r| r.freeze_parts);
         freeze_parts.insert("8 other".to_owned(), spread(|r| r.freeze_ms - r.freeze_parts.sum()));
         Self {
             mem_bytes: mem.as_bytes(),
             freeze_ms: spread(|r| r.freeze_ms),
             freeze_parts,
+            predicted_freeze_ms: spread(predicted),
+            predicted_freeze_parts: parts(|r| r.predicted_freeze_parts),
+            real_by_predicted: spread(|r| r.freeze_ms / predicted(r)),
+            within_30_percent: reports.iter().filter(|r| foretold(r)).count(),
             observed_gap_ms: spread(|r| r.observed_gap_ms.unwrap_or(f64::NAN)),
             final_pages: spread(|r| r.final_pages as f64),
             rounds: spread(|r| r.rounds.len() as f64),
             precopy_ms: spread(|r| r.precopy_ms),
-            each_freeze_ms: reports.iter().map(|r| r.freeze_ms).collect(),
+            each_freeze_ms: reports.iter().map(|r| (r.freeze_ms, predicted(r))).collect(),
         }
     }
+}
+
+fn predicted(report: &MigrationReport) -> f64 {
+    report.predicted_freeze_ms.unwrap_or(f64::NAN)
+}
+
+/// Whether it took no more than 30 % longer or shorter than predicted.
+fn foretold(report: &MigrationReport) -> bool {
+    (report.freeze_ms - predicted(report)).abs() <= 0.3 * predicted(report)
 }
 
 fn main() -> Result<()> {
@@ -114,7 +145,7 @@ fn main() -> Result<()> {
         Err(_) => MOVES,
     };
     ensure!(moves > 0, "ULPM_BENCH_MOVES is 0");
-    let findings = measure(moves)?;
+    let findings = measure(moves, args.verify)?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&findings)?);
     } else {
@@ -123,7 +154,9 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn measure(moves: usize) -> Result<Findings> {
+fn measure(moves: usize, verify: bool) -> Result<Findings> {
+    let dir = tempfile::tempdir().context("make a directory")?;
+    let one = |mem| one(mem, verify, &dir.path().join("predictions.json"));
     let load_before = load();
     eprintln!("warming up");
     for mem in [LARGE, SMALL] {
@@ -136,9 +169,10 @@ fn measure(moves: usize) -> Result<Findings> {
             let begun = Instant::now();
             let report = one(mem)?;
             eprintln!(
-                "{}/{moves} {mem}: frozen {:.2} ms, {} pages last ({:.1} s in all)",
+                "{}/{moves} {mem}: frozen {:.2} ms, {:.2} ms predicted, {} pages last ({:.1} s in all)",
                 i + 1,
                 report.freeze_ms,
+                predicted(&report),
                 report.final_pages,
                 begun.elapsed().as_secs_f64()
             );
@@ -148,6 +182,7 @@ fn measure(moves: usize) -> Result<Findings> {
     let (small, large) = (Series::of(SMALL, &small), Series::of(LARGE, &large));
     Ok(Findings {
         moves,
+        verify,
         dirty_pages_per_s: DIRTY_RATE,
         debug_build: cfg!(debug_assertions),
         kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
@@ -159,11 +194,12 @@ fn measure(moves: usize) -> Result<Findings> {
     })
 }
 
-fn one(mem: Size) -> Result<MigrationReport> {
+fn one(mem: Size, verify: bool, predictions: &Path) -> Result<MigrationReport> {
     let options = SceneOptions {
         mem,
         dirty_rate: DIRTY_RATE,
-        verify: false,
+        verify,
+        predictions: Some(predictions.to_owned()),
         program: Some(env!("CARGO_BIN_EXE_ulpm").into()),
         ..SceneOptions::default()
     };
@@ -182,9 +218,10 @@ fn load() -> String {
 
 fn text(findings: &Findings) -> String {
     let mut out = format!(
-        "{} moves of each size, {} pages written per second{}, kernel {}, load {} before, {} after\n\n",
+        "{} moves of each size, {} pages written per second{}{}, kernel {}, load {} before, {} after\n\n",
         findings.moves,
         findings.dirty_pages_per_s,
+        if findings.verify { ", verified" } else { "" },
         if findings.debug_build { ", DEBUG BUILD" } else { "" },
         findings.kernel,
         findings.load_before,
@@ -208,11 +245,24 @@ fn text(findings: &Findings) -> String {
             );
         }
     }
+    line(&mut out, "predicted", &small.predicted_freeze_ms, &large.predicted_freeze_ms);
+    for (name, part) in &small.predicted_freeze_parts {
+        if let Some(other) = large.predicted_freeze_parts.get(name) {
+            let name = name.split_once(' ').map_or(name.as_str(), |(_, n)| n);
+            line(&mut out, &format!("  {name}"), part, other);
+        }
+    }
+    line(&mut out, "real/predicted", &small.real_by_predicted, &large.real_by_predicted);
     line(&mut out, "observed_gap_ms", &small.observed_gap_ms, &large.observed_gap_ms);
     line(&mut out, "final_pages", &small.final_pages, &large.final_pages);
     line(&mut out, "rounds", &small.rounds, &large.rounds);
     line(&mut out, "precopy_ms", &small.precopy_ms, &large.precopy_ms);
-    let _ = writeln!(out, "\nratio of the medians of freeze_ms, {LARGE} to {SMALL}: {:.2}", findings.ratio);
+    let _ = writeln!(
+        out,
+        "\nwithin 30 % of what was predicted: {} of {} at {SMALL}, {} of {} at {LARGE}",
+        small.within_30_percent, findings.moves, large.within_30_percent, findings.moves
+    );
+    let _ = writeln!(out, "ratio of the medians of freeze_ms, {LARGE} to {SMALL}: {:.2}", findings.ratio);
     out
 }
 

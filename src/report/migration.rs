@@ -59,9 +59,10 @@ pub struct MigrationReport {
     /// Why this tracker was taken.
     pub tracker_reason: String,
     /// `freeze_ms` as it was predicted at the moment of stopping.
-    #[serde(serialize_with = "three_decimals_or_null")]
+    #[serde(default, serialize_with = "three_decimals_or_null")]
     pub predicted_freeze_ms: Option<f64>,
     /// `freeze_parts` as they were predicted then.
+    #[serde(default)]
     pub predicted_freeze_parts: FreezeParts,
 }
 
@@ -106,16 +107,19 @@ pub struct Round {
     /// Why another round followed, or why the freeze did.
     pub why_next: String,
     /// Pages that had been written since the round before (all that were present, in the first).
+    #[serde(default)]
     pub written_pages: u64,
     /// Pages held back until the freeze, since they are written again and again.
+    #[serde(default)]
     pub held_pages: u64,
     /// What finding the written pages took.
-    #[serde(serialize_with = "three_decimals")]
+    #[serde(default, serialize_with = "three_decimals")]
     pub scan_ms: f64,
     /// Percent of the time for which the process was stopped meanwhile, to slow it down.
+    #[serde(default)]
     pub throttle_percent: u8,
     /// The freeze, had it followed right after this round; null after the first.
-    #[serde(serialize_with = "three_decimals_or_null")]
+    #[serde(default, serialize_with = "three_decimals_or_null")]
     pub predicted_freeze_ms: Option<f64>,
 }
 

@@ -7,6 +7,8 @@ mod freezes;
 mod hosts;
 pub(crate) mod oracle;
 mod pid_modes;
+mod policy;
+mod profile;
 mod programs;
 mod round_trips;
 mod trackers;
@@ -30,7 +32,9 @@ pub(crate) fn all() -> Vec<Trial> {
     trials.extend(freezes::trials());
     trials.extend(round_trips::trials());
     trials.extend(pid_modes::trials());
+    trials.extend(policy::trials());
     trials.extend(trackers::trials());
+    trials.extend(profile::trials());
     trials.extend(programs::trials());
     trials.extend(oracle::trials());
     trials

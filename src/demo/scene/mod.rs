@@ -57,6 +57,8 @@ pub struct SceneOptions {
     pub live_args: Vec<String>,
     /// The ulpm binary; this one if `None`.
     pub program: Option<PathBuf>,
+    /// What the source has learned about its predictions, from scene to scene: hosts are new each time.
+    pub predictions: Option<PathBuf>,
 }
 
 impl Default for SceneOptions {
@@ -68,6 +70,7 @@ impl Default for SceneOptions {
             verify: true,
             live_args: vec![],
             program: None,
+            predictions: None,
         }
     }
 }
@@ -176,7 +179,15 @@ impl Scene {
         let subject = self.subject()?;
         subject.reset_gap(&watcher)?;
         let (pid, before) = (subject.pid, subject.status().clone());
+        let learned = self.hosts[from].home().join("ulpm/predictions.json");
+        let kept = self.options.predictions.clone();
+        if let Some(kept) = kept.as_ref().filter(|kept| kept.exists()) {
+            fs::copy(kept, &learned).map_err(own("hand over what was learned of predictions"))?;
+        }
         let mut report = self.live(pid, from, to)?;
+        if let Some(kept) = &kept {
+            fs::copy(&learned, kept).map_err(own("keep what was learned of predictions"))?;
+        }
         let there = report.target_pid.unwrap_or(pid);
         self.see_it_there(pid, from, there, to)?;
         self.here = to;

@@ -25,6 +25,8 @@
 use std::fs::File;
 use std::io::Write as _;
 
+use nix::errno::Errno;
+
 use super::walk::{add_entries, side_by_side, tracked};
 use super::{DirtyTracker, Found, TrackError, open_pagemap, sparse};
 use crate::image::memory::Layout;
@@ -46,13 +48,16 @@ impl SoftDirty {
     /// Whether this kernel has the bits, and we may see page frames: tried on ourselves.
     pub fn probe() -> Result<(), TrackError> {
         let own = std::process::id() as i32;
-        let mut memory = vec![1u8; 4 * PAGE_SIZE as usize];
-        let page = (memory.as_ptr() as u64).next_multiple_of(PAGE_SIZE);
-        let at = (page - memory.as_ptr() as u64) as usize;
         let map = open_pagemap(own)?;
+        // An area of its own: one that grows meanwhile, as the heap does, counts as written all over (`VM_SOFTDIRTY`).
+        let mut memory = memmap2::MmapMut::map_anon(2 * PAGE_SIZE as usize).map_err(|e| {
+            TrackError::kernel(own, "mapping a page to try")(Errno::from_raw(e.raw_os_error().unwrap_or(0)))
+        })?;
+        let page = memory.as_ptr() as u64;
+        memory[0] = 1;
         clear(own)?;
         let before = entry(&map, own, page)?;
-        *std::hint::black_box(&mut memory[at]) = 2;
+        *std::hint::black_box(&mut memory[0]) = 2;
         let after = entry(&map, own, page)?;
         if before.soft_dirty() || !after.soft_dirty() {
             return Err(TrackError::Lacking("this kernel has no soft-dirty bits (CONFIG_MEM_SOFT_DIRTY)"));

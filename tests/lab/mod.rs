@@ -248,13 +248,18 @@ impl Drop for Lab {
     }
 }
 
+/// In the environment: how patient victims are, in seconds; for emulated processors.
+pub(crate) const TOLERANCE: &str = "ULPM_VICTIM_TOLERANCE_S";
+
 fn host_options(options: &LabOptions, first_pid: i32, time: Option<TimeOffsets>) -> HostOptions {
+    let mut env = BTreeMap::from([(strays::MARK.to_owned(), std::process::id().to_string())]);
+    env.extend(std::env::var(TOLERANCE).map(|seconds| (TOLERANCE.to_owned(), seconds)));
     HostOptions {
         time,
         private: options.private.clone(),
         first_pid: Some(first_pid),
         program: Some(PathBuf::from(ULPM)),
-        env: BTreeMap::from([(strays::MARK.to_owned(), std::process::id().to_string())]),
+        env,
     }
 }
 

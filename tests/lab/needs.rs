@@ -1,7 +1,10 @@
 //! What a trial needs of this machine, and which trials may be skipped for want of it (`tests/skips.txt`).
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+use libtest_mimic::{Completion, Failed};
 
 /// Something that a machine may lack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,8 +55,29 @@ impl Need {
     }
 }
 
+/// What becomes of a trial that cannot run here: skipped, or failed in CI where that is not foreseen.
+pub(crate) fn skipped(trial: &str, reason: &str) -> Result<Completion, Failed> {
+    let in_ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
+    if in_ci && !may_skip(trial) {
+        return Err(Failed::from(format!("cannot run here and is not in tests/skips.txt: {reason}")));
+    }
+    eprintln!("skipped {trial}: {reason}");
+    Ok(Completion::ignored_with(reason))
+}
+
+/// Runs a trial; an error or a panic as a text.
+pub(crate) fn caught(run: impl FnOnce() -> anyhow::Result<()>) -> Result<(), String> {
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(result) => result.map_err(|error| format!("{error:#}")),
+        Err(panic) => Err(match panic.downcast_ref::<String>() {
+            Some(text) => format!("panic: {text}"),
+            None => format!("panic: {}", panic.downcast_ref::<&str>().unwrap_or(&"of another kind")),
+        }),
+    }
+}
+
 /// Whether `tests/skips.txt` lets this trial be skipped.
-pub(crate) fn may_skip(trial: &str) -> bool {
+fn may_skip(trial: &str) -> bool {
     let list = include_str!("../skips.txt");
     list.lines().map(|line| line.split('#').next().unwrap_or_default().trim()).any(|name| name == trial)
 }

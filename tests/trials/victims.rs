@@ -45,18 +45,18 @@ fn furnish(lab: &mut Lab, name: &str) -> Result<()> {
 }
 
 /// A victim under way, wherever it is.
-pub(super) struct Victim {
+pub(crate) struct Victim {
     process: Proc,
     stop: PathBuf,
     /// Its pid as its present host sees it.
-    pub(super) pid: i32,
+    pub(crate) pid: i32,
     /// Its present host.
-    pub(super) host: String,
+    pub(crate) host: String,
 }
 
 impl Victim {
     /// Starts a victim in host `a` and waits until it is at work.
-    pub(super) fn start(lab: &Lab, name: &str) -> Result<Self> {
+    pub(crate) fn start(lab: &Lab, name: &str) -> Result<Self> {
         Self::start_command(lab, &[&victims::program(name)?])
     }
 
@@ -75,7 +75,7 @@ impl Victim {
     }
 
     /// Its pid outside, as long as it runs.
-    pub(super) fn outside_pid(&self, lab: &Lab) -> Result<i32> {
+    pub(crate) fn outside_pid(&self, lab: &Lab) -> Result<i32> {
         Ok(lab.host(&self.host).outside_pid(Pid::from_raw(self.pid))?.as_raw())
     }
 
@@ -87,7 +87,7 @@ impl Victim {
     }
 
     /// Takes note of a verified move and checks from outside that exactly one copy is left.
-    pub(super) fn moved(&mut self, lab: &Lab, outcome: &LiveOutcome, before: i32, to: &str) -> Result<()> {
+    pub(crate) fn moved(&mut self, lab: &Lab, outcome: &LiveOutcome, before: i32, to: &str) -> Result<()> {
         self.pid = outcome.moved()?;
         self.host = to.to_owned();
         ensure!(is_gone(before), "the source's copy (outside pid {before}) still exists");
@@ -95,7 +95,7 @@ impl Victim {
     }
 
     /// Insists that it runs and found nothing wrong so far.
-    pub(super) fn check_running(&self, lab: &Lab) -> Result<()> {
+    pub(crate) fn check_running(&self, lab: &Lab) -> Result<()> {
         let said = self.process.output();
         ensure!(!said.contains("FAIL"), "the victim in {} says: {said}", self.host);
         let outside =
@@ -105,7 +105,7 @@ impl Victim {
     }
 
     /// Tells it to check all one last time and to end; insists on its PASS.
-    pub(super) fn finish(self) -> Result<()> {
+    pub(crate) fn finish(self) -> Result<()> {
         fs::write(&self.stop, "")?;
         let ended = || ["PASS", "FAIL"].iter().any(|word| self.process.output().contains(word));
         wait_until("the victim's last word", SOON, ended)

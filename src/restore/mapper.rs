@@ -3,7 +3,8 @@
 //! A piece of address space keeps its content when it shows the same thing before and after (private or
 //! shared, same file and offset). Anything else is mapped anew; the source knows from its own tracking that
 //! such pages must be sent again. Protections and flags that hinder (or are hindered by) the placing of pages
-//! are set at the end ([`finish`]).
+//! are set at the end ([`finish`]); among them all protections of private huge pages (hugetlb), through which not every
+//! kernel lets `/proc/PID/mem` write.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
@@ -12,7 +13,8 @@ use super::objects::Objects;
 use super::skeleton::Skeleton;
 use super::{RestoreError, pages};
 use crate::image::memory::Layout;
-use crate::image::{Backing, PageRange, RangeSet, Vma, VmaFlags};
+use crate::image::{Backing, PAGE_SIZE, PageRange, RangeSet, Vma, VmaFlags};
+use crate::sys::hugetlb;
 use crate::tracee::Batch;
 
 /// One step of making one layout the other.
@@ -43,7 +45,7 @@ fn difference<'a>(old: &'a [Vma], new: &'a [Vma]) -> Vec<Step<'a>> {
             (Some(b), Some(a)) if b.identity_at(range.start) != a.identity_at(range.start) => {
                 Step::Map(range, a)
             }
-            (Some(b), Some(a)) if b.prot != a.prot => Step::Protect(range, a.prot),
+            (Some(b), Some(a)) if early(b) != early(a) => Step::Protect(range, early(a)),
             _ => continue,
         };
         match (steps.last_mut(), step) {
@@ -60,6 +62,12 @@ fn difference<'a>(old: &'a [Vma], new: &'a [Vma]) -> Vec<Step<'a>> {
     steps
 }
 
+/// The protection while pages are placed.
+fn early(vma: &Vma) -> u8 {
+    const BOTH: u8 = (libc::PROT_READ | libc::PROT_WRITE) as u8;
+    if vma.huge() && vma.private() { BOTH } else { vma.prot }
+}
+
 /// The area of a sorted list that covers `range`.
 fn advance<'a>(vmas: &'a [Vma], at: &mut usize, range: PageRange) -> Option<&'a Vma> {
     while vmas.get(*at).is_some_and(|v| v.end <= range.start) {
@@ -71,11 +79,9 @@ fn advance<'a>(vmas: &'a [Vma], at: &mut usize, range: PageRange) -> Option<&'a 
 /// Applies the difference between what is mapped and `layout`.
 pub fn apply(skeleton: &mut Skeleton, objects: &mut Objects, layout: Layout) -> Result<(), RestoreError> {
     check(&layout)?;
-    let whole: Vec<PageRange> = joined(&skeleton.layout.vmas, &layout.vmas, &skeleton.written)
-        .into_iter()
-        .map(|v| v.range())
-        .collect();
-    let saved = save(skeleton, &whole)?;
+    let joined = joined(&skeleton.layout.vmas, &layout.vmas, &skeleton.written);
+    let saved = save(skeleton, joined.iter().flat_map(|j| j.parts.iter().copied()))?;
+    let whole: Vec<PageRange> = joined.iter().map(|j| j.whole).collect();
     let old = without(&skeleton.layout.vmas, &whole);
     let steps = difference(&old, &layout.vmas);
     if !steps.is_empty() {
@@ -96,25 +102,38 @@ pub fn apply(skeleton: &mut Skeleton, objects: &mut Objects, layout: Layout) -> 
 /// New areas that take in the pages of two or more old ones (`mremap`, or unmapped and mapped again). The kernel does
 /// not merge two areas that both have pages of their own (their `anon_vma` differ): kept as they are, they
 /// would stay two here, and an `mremap` of the whole would see `EFAULT`. They are made anew in one piece.
-fn joined<'a>(old: &[Vma], new: &'a [Vma], written: &RangeSet) -> Vec<&'a Vma> {
+fn joined(old: &[Vma], new: &[Vma], written: &RangeSet) -> Vec<Joined> {
     new.iter()
         .filter(|n| n.private())
-        .filter(|n| {
-            let first = old.partition_point(|o| o.end <= n.start);
-            let kept = old[first..].iter().take_while(|o| o.start < n.end).filter(|o| {
-                let at = o.start.max(n.start);
-                o.identity_at(at) == n.identity_at(at) && written.overlaps(o.range())
-            });
-            kept.count() > 1
-        })
+        .filter(|n| continued(old, n).filter(|(o, _)| written.overlaps(o.range())).count() > 1)
+        .map(|n| Joined { whole: n.range(), parts: continued(old, n).map(|(_, part)| part).collect() })
         .collect()
 }
 
+/// A new area, and what of it shows what was there before.
+#[derive(Debug, PartialEq, Eq)]
+struct Joined {
+    whole: PageRange,
+    parts: Vec<PageRange>,
+}
+
+/// What the new area continues. In between may have been something else, whose pages are lost as the source knows.
+fn continued<'a>(old: &'a [Vma], new: &'a Vma) -> impl Iterator<Item = (&'a Vma, PageRange)> {
+    let first = old.partition_point(|o| o.end <= new.start);
+    old[first..].iter().take_while(|o| o.start < new.end).filter_map(|o| {
+        let both = o.range().intersection(&new.range());
+        (o.identity_at(both.start) == new.identity_at(both.start)).then_some((o, both))
+    })
+}
+
 /// Reads the pages that are in place in these ranges.
-fn save(skeleton: &Skeleton, ranges: &[PageRange]) -> Result<Vec<(u64, Vec<u8>)>, RestoreError> {
+fn save(
+    skeleton: &Skeleton,
+    ranges: impl Iterator<Item = PageRange>,
+) -> Result<Vec<(u64, Vec<u8>)>, RestoreError> {
     const PIECE: u64 = 1024 * 1024;
     let mut saved = Vec::new();
-    let written = ranges.iter().flat_map(|r| skeleton.written.within(*r).collect::<Vec<_>>());
+    let written = ranges.flat_map(|r| skeleton.written.within(r).collect::<Vec<_>>());
     for piece in written.flat_map(|r| r.chunks(PIECE)) {
         let mut data = vec![0; piece.len() as usize];
         let step = "reading pages that change their area";
@@ -130,7 +149,7 @@ fn without(vmas: &[Vma], ranges: &[PageRange]) -> Vec<Vma> {
     vmas.iter()
         .flat_map(|vma| {
             cut.gaps(vma.range()).into_iter().map(|gap| {
-                let (_, _, offset, _) = vma.identity_at(gap.start);
+                let (_, _, offset, ..) = vma.identity_at(gap.start);
                 Vma { start: gap.start, end: gap.end, offset, ..vma.clone() }
             })
         })
@@ -141,7 +160,10 @@ fn without(vmas: &[Vma], ranges: &[PageRange]) -> Vec<Vma> {
 fn check(layout: &Layout) -> Result<(), RestoreError> {
     let mut last = 0;
     for v in &layout.vmas {
-        let aligned = v.start % 4096 == 0 && v.end % 4096 == 0 && v.offset % 4096 == 0;
+        let known = !v.huge() || hugetlb::sizes().iter().any(|s| s.bytes == v.page_size);
+        let aligned = known
+            && v.page_size >= PAGE_SIZE
+            && [v.start, v.end, v.offset].iter().all(|x| x % v.page_size == 0);
         if !aligned || v.start < last || v.end <= v.start || v.end > 1 << 47 {
             return Err(RestoreError::Nonsense(format!("an impossible mapping {:#x}-{:#x}", v.start, v.end)));
         }
@@ -232,14 +254,24 @@ fn map(batch: &mut Batch, range: PageRange, vma: &Vma, fds: &BTreeMap<Opened, u6
     }
     let (fd, offset) = match opened(vma) {
         None => {
-            flags |= libc::MAP_ANONYMOUS;
+            flags |= libc::MAP_ANONYMOUS | if vma.huge() { hugetlb::map_flags(vma.page_size) } else { 0 };
             (u64::MAX, 0)
         }
         Some(backing) => {
             (fds.get(&backing).copied().unwrap_or(u64::MAX), vma.offset + range.start - vma.start)
         }
     };
-    let args = [range.start, range.len(), u64::from(vma.prot), flags as u64, fd, offset];
+    let args = [range.start, range.len(), u64::from(early(vma)), flags as u64, fd, offset];
+    if vma.huge() {
+        // what is there may hold promises of huge pages: they are given back first
+        batch.call("munmap", libc::SYS_munmap, &[range.start, range.len()]);
+        batch.call(
+            "mmap of huge pages (ENOMEM: the target has too few free, see `sysctl vm.nr_hugepages`)",
+            libc::SYS_mmap,
+            &args,
+        );
+        return;
+    }
     batch.call("mmap", libc::SYS_mmap, &args);
     let advice =
         [(VmaFlags::HUGE_PAGE, libc::MADV_HUGEPAGE), (VmaFlags::NO_HUGE_PAGE, libc::MADV_NOHUGEPAGE)];
@@ -261,11 +293,15 @@ pub fn finish(skeleton: &Skeleton) -> Result<(), RestoreError> {
         (VmaFlags::MERGEABLE, libc::MADV_MERGEABLE),
     ];
     let late = VmaFlags::LOCKED | advice.iter().map(|(f, _)| *f).collect::<VmaFlags>();
-    let vmas: Vec<&Vma> = skeleton.layout.vmas.iter().filter(|v| v.flags.intersects(late)).collect();
+    let waits = |v: &&Vma| v.flags.intersects(late) || early(v) != v.prot;
+    let vmas: Vec<&Vma> = skeleton.layout.vmas.iter().filter(waits).collect();
     skeleton.run_all(&vmas, 0, |batch, vma| {
         let (start, len) = (vma.start, vma.end - vma.start);
         for (_, advice) in advice.iter().filter(|(flag, _)| vma.has(*flag)) {
             batch.call("madvise", libc::SYS_madvise, &[start, len, *advice as u64]);
+        }
+        if early(vma) != vma.prot {
+            batch.call("mprotect", libc::SYS_mprotect, &[start, len, u64::from(vma.prot)]);
         }
         if vma.has(VmaFlags::LOCKED) {
             batch.call("mlock", libc::SYS_mlock, &[start, len]);
@@ -286,6 +322,7 @@ mod tests {
             offset: 0,
             backing: Backing::Anonymous,
             flags: VmaFlags::empty(),
+            page_size: PAGE_SIZE,
         }
     }
 
@@ -321,11 +358,21 @@ mod tests {
         let old = [anon(1, 4, 3), anon(6, 9, 3)];
         let new = [anon(1, 9, 3)];
         let both: RangeSet = [range(1, 2), range(6, 7)].into_iter().collect();
-        assert_eq!(joined(&old, &new, &both), [&new[0]]);
+        let parts = vec![range(1, 4), range(6, 9)];
+        assert_eq!(joined(&old, &new, &both), [Joined { whole: range(1, 9), parts }]);
         // an area without pages merges by itself
         let one: RangeSet = [range(1, 2)].into_iter().collect();
         assert!(joined(&old, &new, &one).is_empty());
         assert_eq!(difference(&without(&old, &[new[0].range()]), &new), [Step::Map(range(1, 9), &new[0])]);
+    }
+
+    #[test]
+    fn of_an_area_that_took_in_others_only_what_it_continues_is_kept() {
+        let old = [anon(1, 4, 3), file(4, 6, 0), anon(6, 9, 3)];
+        let new = [anon(1, 9, 3)];
+        let all: RangeSet = [range(1, 9)].into_iter().collect();
+        let parts = vec![range(1, 4), range(6, 9)];
+        assert_eq!(joined(&old, &new, &all), [Joined { whole: range(1, 9), parts }]);
     }
 
     #[test]

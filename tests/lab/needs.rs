@@ -21,10 +21,10 @@ pub(crate) enum Need {
     TokenBucket,
     /// The right to make control groups with a limit of memory.
     MemoryGroup,
-    /// The right to add swap space.
-    Swap,
     /// The right to set huge pages of 2 MiB aside.
     HugePages,
+    /// The right to add swap space.
+    Swap,
 }
 
 impl Need {
@@ -48,8 +48,8 @@ impl Need {
             Need::MemoryGroup => {
                 memory_groups().is_none().then(|| "no control group for memory is writable".to_owned())
             }
-            Need::Swap => super::swap::Swap::missing(),
             Need::HugePages => super::huge_pages::missing(),
+            Need::Swap => super::swap::Swap::missing(),
             Need::TokenBucket => {
                 let help = Command::new("tc").arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status();
                 help.is_err().then(|| "tc (iproute2) is not installed".to_owned())

@@ -14,6 +14,7 @@ use crate::image::{PAGE_SIZE, Vma};
 use crate::preload::agent::Agent;
 use crate::report::MigrationReport;
 use crate::state::digest;
+use crate::tracee::together::Urgent;
 
 /// From the prediction to the final scan: the stop, reading the mappings.
 const STOP: Duration = Duration::from_micros(700);
@@ -69,6 +70,8 @@ impl Foresight {
     pub fn learn(&self, home: &Path, prediction: &Prediction, report: &MigrationReport) {
         // what other moves taught meanwhile is not lost
         let mut correction = Correction::load(home);
+        tracing::debug!(basis = ?self.basis, uncorrected = ?prediction.uncorrected, pages = prediction.pages,
+            came = ?report.freeze_parts, final_pages = report.final_pages, "a freeze that was predicted");
         correction.learn(&prediction.uncorrected, &report.freeze_parts, self.basis.hash_per_page.is_some());
         if let Err(error) = correction.save(home) {
             tracing::warn!(%error, "what this freeze teaches for the prediction of others is not kept");
@@ -76,8 +79,10 @@ impl Foresight {
     }
 }
 
-/// Hashes a little of the largest mapping while the process runs. `None` if that cannot be read: then nothing is known.
+/// Hashes a little of the largest mapping while the process runs, as urgently as in the freeze. `None` if that cannot be
+/// read: then nothing is known.
 fn hash_per_page(pid: i32, layout: &Layout) -> Option<Duration> {
+    let _urgent = Urgent::begin();
     let largest = layout.vmas.iter().filter(|v| v.private()).max_by_key(|v| v.end - v.start)?;
     let begun = Instant::now();
     let mut pages = 0;

@@ -37,7 +37,7 @@ pub struct Basis {
     pub rtt: Duration,
     /// What the stop for attaching took.
     pub attach: Duration,
-    /// What writing a journal entry through to the disk took.
+    /// What writing one block of the journal through to the disk took.
     pub journal: Duration,
     /// Whether both ends share one machine, its cores and its memory.
     pub same_machine: bool,
@@ -116,7 +116,7 @@ impl Basis {
         let capture = 0.9 + 0.12 * threads + 0.01 * descriptors + 0.005 * areas;
         let scan = ms(final_scan(rounds));
         // both ends hash at once
-        let share = if self.same_machine { 1.6 } else { 1.1 };
+        let share = if self.same_machine { 1.3 } else { 1.1 };
         let hashing =
             self.hash_per_page.map_or(0.0, |per_page| ms(per_page) * self.resident_pages as f64 * share);
         FreezeParts {

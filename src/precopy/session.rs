@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 
 use super::MigrateError;
 use super::ahead::Ahead;
-use super::control::{Control, Phase, Status};
+use super::control::{self, Control, Status};
 use super::error::whereabouts;
 use super::foresight;
 use super::freeze;
 use super::link::{Link, hashes, out_of_turn};
 use crate::dirty::choice::Unavailable;
 use crate::dirty::{Choice, Kind};
-use crate::handover::journal::{Entry, Journal};
+use crate::handover::journal::{Entry, Journal, Phase};
 use crate::handover::{Source, SourceAction};
 use crate::image::TreeImage;
 use crate::image::process::ProcessImage;
@@ -223,14 +223,16 @@ impl<'a> Migration<'a> {
             basis,
         };
         let mut foresight = ahead.run(described)?;
-        let begun = Instant::now();
         let entry = Entry::new(&self.report.id, true, self.options.pid, &self.options.to);
         let mut journal = Journal::begin(&journal_dir, entry).map_err(MigrateError::journal(&journal_dir))?;
         // `ulpm recover` leaves it to us as long as we live
         journal.keep();
+        // as in the commit: what the disk takes for one block
+        let begun = Instant::now();
+        journal.set(Phase::Begun).map_err(MigrateError::journal(&journal_dir))?;
         foresight.complete(&agent, begun.elapsed(), self.options.verify);
         link.watch();
-        self.control.note(|status| status.phase = Phase::Freezing);
+        self.control.note(|status| status.phase = control::Phase::Freezing);
         (self.tell)(Progress::Step("freezing"));
         let described = ProcessImage { files: foresight.files.clone(), ..described.clone() };
         let freezer = freeze::Freezer {

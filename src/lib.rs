@@ -10,6 +10,7 @@ pub mod handover;
 pub mod image;
 pub mod precopy;
 pub mod preload;
+pub mod profile;
 pub mod report;
 pub mod restore;
 pub mod state;

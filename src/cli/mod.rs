@@ -10,10 +10,12 @@ pub mod demo;
 pub mod home;
 pub mod limits;
 pub mod live;
+pub mod profile;
 mod progress;
 pub mod recover;
 pub mod serve;
 pub mod trust;
+mod worker;
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::process::{ExitCode, Termination};
@@ -46,6 +48,8 @@ enum Command {
     Control(control::ControlArgs),
     /// Say what this host, a process and a target can do; every obstacle at once
     Check(check::CheckArgs),
+    /// Watch a process without moving it: dirty rate, working set, what a move would be like
+    Profile(profile::ProfileArgs),
     /// Show this host's identity; say which peers are let in
     Trust(trust::TrustArgs),
     /// Settle migrations whose outcome a crash or a cut left open
@@ -124,6 +128,7 @@ pub fn run(cli: &Cli) -> Result<Exit, Failure> {
         Command::Live(args) => live::run(args, cli.quiet),
         Command::Control(args) => control::run(args),
         Command::Check(args) => check::run(args),
+        Command::Profile(args) => profile::run(args, cli.quiet),
         Command::Trust(args) => trust::run(args),
         Command::Recover(args) => recover::run(args),
         Command::Demo(args) => Ok(demo::run(args.clone())?),

@@ -36,6 +36,14 @@ pub enum TrackError {
         /// What the kernel said.
         source: Errno,
     },
+    /// Its memory could not be opened.
+    #[error("opening /proc/{pid}/mem")]
+    Memory {
+        /// The process.
+        pid: i32,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
     /// A file of `/proc` could not be opened.
     #[error("opening /proc/{pid}/pagemap")]
     Pagemap {

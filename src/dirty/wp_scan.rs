@@ -18,9 +18,9 @@ use nix::errno::Errno;
 use super::walk::{side_by_side, span, tracked};
 use super::{DirtyTracker, Found, TrackError, open_pagemap};
 use crate::image::memory::Layout;
-use crate::image::{Backing, PageRange, RangeSet};
+use crate::image::{Backing, PAGE_SIZE, PageRange, RangeSet};
 use crate::sys::pagemap::{self, Category, Query, Region};
-use crate::sys::process::{pidfd_getfd, pidfd_open};
+use crate::sys::process::{ProcMem, pidfd_getfd, pidfd_open};
 use crate::sys::uffd::{self, Features, UFFD_USER_MODE_ONLY};
 use crate::tracee::Remote;
 
@@ -80,6 +80,23 @@ impl WpScan {
         Ok(())
     }
 
+    /// A protected copy of a file's page leaves a marker when it is dropped (`MADV_DONTNEED`), which looks like a page in
+    /// swap: present, clean, the process's own. Touched, each shows what it is: the file's page, or the copy from swap.
+    fn bring_in(&self, range: PageRange) -> Result<(), TrackError> {
+        let mut absent = Vec::new();
+        self.scan(range, absent_ones(), |r| absent.push(PageRange::new(r.start, r.end)))?;
+        if absent.is_empty() {
+            return Ok(());
+        }
+        let memory = |source| TrackError::Memory { pid: self.pid, source };
+        let mem = ProcMem::open(self.pid).map_err(memory)?;
+        for page in absent.iter().flat_map(|r| r.chunks(PAGE_SIZE)) {
+            // what cannot be read (beyond the end of the file, a guard page) stays as it is
+            let _ = mem.read(page.start, &mut [0]);
+        }
+        Ok(())
+    }
+
     /// `false`: the range holds nothing, or something that cannot be registered.
     fn register_range(&self, range: PageRange) -> Result<bool, TrackError> {
         match uffd::register_write_protect(self.uffd.as_fd(), range.start, range.len()) {
@@ -113,13 +130,25 @@ fn everything(file: Category) -> Query {
     }
 }
 
+/// Pages of files in private mappings are left alone: once written they are no file pages any more. Protecting them would
+/// leave a marker for each that is dropped or reclaimed, which looks like a swapped page.
 fn written_ones(file: Category) -> Query {
     Query {
-        all: Category::WRITTEN,
+        all: Category::WRITTEN | file,
         any: HELD,
-        inverted: Category::empty(),
+        inverted: file,
         report: Category::WRITTEN | Category::PFNZERO | file,
         protect: true,
+    }
+}
+
+fn absent_ones() -> Query {
+    Query {
+        all: Category::SWAPPED,
+        any: Category::empty(),
+        inverted: Category::empty(),
+        report: Category::SWAPPED,
+        protect: false,
     }
 }
 
@@ -186,6 +215,9 @@ impl DirtyTracker for WpScan {
         let collect = |part: PageRange| {
             let mut all = Vec::new();
             for (range, file) in by_file(layout, part) {
+                if !file.is_empty() {
+                    self.bring_in(range)?;
+                }
                 self.scan(range, everything(file), |r| {
                     let categories = r.categories();
                     let clean =

@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use super::MigrateError;
-use super::brake::{self, Brake};
 use super::control::{Control, Phase, Status};
 use super::foresight::Foresight;
 use super::link::{Link, out_of_turn};
@@ -16,6 +15,7 @@ use crate::image::files::FilesImage;
 use crate::image::process::ProcessImage;
 use crate::preload::PreloadError;
 use crate::preload::agent::{Agent, Pushed};
+use crate::preload::throttle::Throttle;
 use crate::report::{MigrationReport, Round};
 use crate::state::files;
 use crate::transport::protocol::{ToSource, ToTarget};
@@ -46,11 +46,9 @@ impl Ahead<'_> {
     pub(super) fn run(mut self, described: &ProcessImage) -> Result<Foresight, MigrateError> {
         let mut brake = None;
         let ended = self.rounds(described, &mut brake);
-        if let Some(brake) = brake {
-            brake.end(self.agent);
-            if ended.is_err() {
-                self.agent.memory.save(&self.options.home, self.options.pid);
-            }
+        // only now may anyone else stop it
+        if brake.take().is_some() && ended.is_err() {
+            self.agent.waits.lock().save(&self.options.home, self.options.pid);
         }
         ended
     }
@@ -58,7 +56,7 @@ impl Ahead<'_> {
     fn rounds(
         &mut self,
         described: &ProcessImage,
-        brake: &mut Option<Box<dyn Brake>>,
+        slowed: &mut Option<Throttle>,
     ) -> Result<Foresight, MigrateError> {
         let begun = Instant::now();
         let mut assessed: Vec<Assessed> = Vec::new();
@@ -87,10 +85,12 @@ impl Ahead<'_> {
                 Next::Again => {}
                 Next::Throttle(step) => {
                     throttle = step;
-                    match brake {
-                        Some(brake) => brake.set(step),
-                        None => brake.insert(brake::start(self.agent)?).set(step),
-                    }
+                    let brake = match slowed.take() {
+                        Some(brake) => brake,
+                        None => Throttle::start(self.options.pid, self.agent.waits.clone())?,
+                    };
+                    brake.set(step);
+                    *slowed = Some(brake);
                 }
                 Next::GiveUp => return Err(MigrateError::Diverged(decision.why)),
                 Next::Freeze => {

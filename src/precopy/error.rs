@@ -62,9 +62,6 @@ pub enum MigrateError {
     /// The process writes faster than the link carries, or what was asked for is out of reach.
     #[error("given up (--on-divergence abort): {0}")]
     Diverged(String),
-    /// Slowing a process down.
-    #[error("this build cannot slow a process down (--on-divergence throttle)")]
-    NoBrake,
     /// The process came to its own end.
     #[error("process {pid} ended by itself before it could be moved")]
     Ended {

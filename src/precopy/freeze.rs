@@ -13,6 +13,7 @@ use super::session::Options;
 use crate::dirty::Found;
 use crate::handover::journal::{Journal, Phase};
 use crate::handover::{Source, SourceAction, SourceEvent};
+use crate::image::files::FilesImage;
 use crate::image::memory::MemoryImage;
 use crate::image::process::ProcessImage;
 use crate::image::{PAGE_SIZE, PageRange, TreeImage};
@@ -89,7 +90,7 @@ impl Freezer<'_> {
             match self.capture(agent, described, &mut captive) {
                 Err(e) if passing(&e) && attempt < ATTEMPTS => {
                     tracing::info!(error = %e, attempt, "not now; the process runs on, and is frozen again in a moment");
-                    captive.remember_waits(&mut agent.memory);
+                    captive.remember_waits(&mut agent.waits.lock());
                     captive.resume();
                     std::thread::sleep(PAUSE * attempt);
                 }
@@ -122,9 +123,9 @@ impl Freezer<'_> {
     ) -> Result<(), MigrateError> {
         self.state.on(e.event());
         self.report.outcome = Outcome::Aborted;
-        captive.remember_waits(&mut agent.memory);
+        captive.remember_waits(&mut agent.waits.lock());
         captive.resume();
-        agent.memory.save(&self.options.home, self.options.pid);
+        agent.waits.lock().save(&self.options.home, self.options.pid);
         if e.event() == SourceEvent::Cancelled {
             link.ignore_cancel();
             let _ = link.say(&ToTarget::Abort(e.to_string()));
@@ -185,11 +186,12 @@ impl Freezer<'_> {
                 leave_to_others(&scheduling::online_cpus());
                 (tracker.last(layout), newborn(pid))
             });
-            let image = captive.capture(described, memory, options, waits);
+            let image = captive.capture(described, memory, options, &waits);
             self.report.freeze_parts.capture = ms(begun);
             let found = scan.join().unwrap_or_else(|_| unreachable!("a scan does not panic"));
             (image, found)
         });
+        drop(waits);
         self.report.freeze_parts.scan = ms(begun) - self.report.freeze_parts.capture;
         let image = image?;
         children?;
@@ -210,7 +212,8 @@ impl Freezer<'_> {
             let list: Vec<String> = survey.obstacles.iter().map(ToString::to_string).collect();
             return Err(PreloadError::from(StateError::Obstacles(list.join("; "))).into());
         }
-        agent.take(survey.layout, &described.files);
+        // the descriptors come later: those described before the freeze may be closed by now
+        agent.take(survey.layout, &FilesImage::default());
         let mm = mm_fields::capture(pid).map_err(PreloadError::from)?;
         Ok(MemoryImage { mm, layout: agent.layout.clone(), ..described.memory.clone() })
     }

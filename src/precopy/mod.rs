@@ -13,13 +13,11 @@
 //! | [`session`] | the steps in order |
 //! | `ahead` | the rounds |
 //! | [`pace`] | pages on their way in a round: counted, and held back to a limit |
-//! | [`brake`] | what slowing the process down has to offer to the rounds |
 //! | [`control`] | what a user can learn of a migration under way, and change |
 //! | [`freeze`] | from the first thread stopped to the commit |
 //! | [`settle`] | migrations whose outcome is open |
 
 mod ahead;
-pub mod brake;
 pub mod control;
 pub mod error;
 pub mod foresight;

@@ -29,7 +29,8 @@ fn play_with(
         let (from, to) = (from.as_secs_f64(), to.as_secs_f64());
         writes(from, from + (to - from) * runs).max(0.0) as u64
     };
-    let (done, rounds) = play(&limits, &basis(), ms(2), &mut written, &mut |at| link(at.as_secs_f64()));
+    let (done, rounds) =
+        play(&limits, &basis(), (ms(2), ms(2)), &mut written, &mut |at| link(at.as_secs_f64()));
     assert!(rounds.len() <= limits.max_rounds + 20, "{done:?}");
     (done, rounds)
 }
@@ -231,7 +232,7 @@ fn a_workload_given_as_a_curve_goes_through_the_same_decisions() {
         written: [10, 100, 1_000, 10_000].map(ms).into_iter().zip(pages).collect(),
         resident_pages: RESIDENT,
     };
-    let link = |pages_per_s| LinkModel { pages_per_s, rtt: ms(1), per_round: ms(3) };
+    let link = |pages_per_s| LinkModel { pages_per_s, rtt: ms(1), per_round: ms(3), scan: ms(3) };
     let calm = curve([10.0, 100.0, 1_000.0, 5_000.0]);
     assert!((calm.within(ms(5)) - 5.0).abs() < 0.01 && (calm.within(ms(550)) - 550.0).abs() < 0.01);
     assert!((calm.within(ms(20_000)) - 9_444.4).abs() < 1.0, "{}", calm.within(ms(20_000)));

@@ -42,6 +42,8 @@ pub struct LinkModel {
     pub rtt: Duration,
     /// What a round takes besides sending: the scan of a process of this size, the layout.
     pub per_round: Duration,
+    /// The scan's part of that; the freeze has one, too.
+    pub scan: Duration,
 }
 
 /// How a simulated migration went.
@@ -70,7 +72,7 @@ pub fn simulate(workload: &Workload, limits: &Limits, link: &LinkModel, basis: &
     };
     let mut carries = |_: Duration| link.pages_per_s;
     let basis = Basis { resident_pages: workload.resident_pages, rtt: link.rtt, ..*basis };
-    play(limits, &basis, link.per_round, &mut writes, &mut carries).0
+    play(limits, &basis, (link.per_round, link.scan), &mut writes, &mut carries).0
 }
 
 /// The same with any process and any link: `writes(from, to, throttle)` is how many pages are written between two
@@ -78,7 +80,7 @@ pub fn simulate(workload: &Workload, limits: &Limits, link: &LinkModel, basis: &
 pub(super) fn play(
     limits: &Limits,
     basis: &Basis,
-    per_round: Duration,
+    (per_round, scan): (Duration, Duration),
     writes: &mut dyn FnMut(Duration, Duration, u8) -> u64,
     carries: &mut dyn FnMut(Duration) -> f64,
 ) -> (Simulated, Vec<Assessed>) {
@@ -90,6 +92,7 @@ pub(super) fn play(
         let written = if rounds.is_empty() { basis.resident_pages } else { writes(scanned, now, throttle) };
         scanned = now;
         let (round, took) = one_round(written, window, throttle, carries(now), limits, basis, per_round);
+        let round = Measured { scan, ..round };
         now += took;
         let mut measured: Vec<Measured> = rounds.iter().map(|r| r.round).collect();
         measured.push(round);
@@ -132,7 +135,7 @@ fn one_round(
         written,
         held: 0,
         window,
-        scan: per_round,
+        scan: Duration::ZERO,
         sending,
         paced: limited > link,
         took,

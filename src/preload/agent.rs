@@ -5,17 +5,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
 use super::PreloadError;
 use super::capture::Poised;
 use super::objects::ObjectPusher;
 use super::push::{PageSink, Pusher};
+use super::throttle::Waits;
 use crate::dirty::{Chosen, DirtyTracker, Found, Kind};
 use crate::image::files::{FileIdentity, FilesImage};
 use crate::image::memory::{Layout, MemoryObject, discontinued};
 use crate::image::process::ProcessImage;
-use crate::image::{Backing, ObjectId};
+use crate::image::{Backing, ObjectId, Vma};
 use crate::state::files::identity::identity_of_path;
 use crate::state::{memory_map, waits};
 use crate::tracee::restart::Interrupted;
@@ -43,12 +45,14 @@ pub struct Pushed {
 pub struct Agent {
     /// The process.
     pub pid: i32,
-    /// Waits that we interrupted.
-    pub memory: waits::Memory,
+    /// Waits that we interrupted, and the right to stop the process.
+    pub waits: Waits,
     /// The mappings as last seen.
     pub layout: Layout,
     /// How long the attaching stop was.
     pub attach: Duration,
+    /// The mappings that the target was told of last.
+    told: Vec<Vma>,
     files: BTreeSet<String>,
     tracker: Box<dyn DirtyTracker>,
     pages: Pusher,
@@ -85,9 +89,10 @@ impl Agent {
         let layout = with_descriptors(described.memory.layout.clone(), &described.files);
         Ok(Agent {
             pid,
-            memory,
+            waits: Waits::new(memory),
             layout,
             attach,
+            told: Vec::new(),
             files: described.memory.files.iter().map(|(path, _)| path.clone()).collect(),
             pages: Pusher::new(pid, installed.exact())?,
             tracker: installed,
@@ -111,7 +116,6 @@ impl Agent {
     /// Takes over a layout.
     pub fn take(&mut self, layout: Layout, files: &FilesImage) {
         let layout = with_descriptors(layout, files);
-        self.pages.forget(&discontinued(&self.layout.vmas, &layout.vmas));
         self.layout = layout;
         let descriptors = memfd_descriptors(files);
         self.objects.update(self.pid, &self.layout, &descriptors);
@@ -132,8 +136,16 @@ impl Agent {
         new
     }
 
-    /// Sends what was written since the last round.
+    /// The target makes its mappings those of the layout. Not so with each layout that is read: a freeze that comes to
+    /// nothing has read one, too.
+    fn told(&mut self) {
+        self.pages.forget(&discontinued(&self.told, &self.layout.vmas));
+        self.told.clone_from(&self.layout.vmas);
+    }
+
+    /// Sends what was written since the last round, after the layout.
     pub fn round(&mut self, sink: &mut impl PageSink) -> Result<Pushed, PreloadError> {
+        self.told();
         let begun = Instant::now();
         let (found, stopped) = if self.renewal_due { self.renew()? } else { (None, Duration::ZERO) };
         let found = match found {
@@ -149,11 +161,12 @@ impl Agent {
 
     /// Stops the process for as long as it takes to look and to start tracking anew; it runs on as if nothing had been.
     fn renew(&mut self) -> Result<(Option<Vec<Found>>, Duration), PreloadError> {
+        let mut waits = self.waits.lock();
         let poised = Poised::prepare(self.pid)?;
         let begun = Instant::now();
         let captive = poised.freeze()?;
         let found = self.tracker.renew(&self.layout);
-        captive.remember_waits(&mut self.memory);
+        captive.remember_waits(&mut waits);
         captive.resume();
         let stopped = if found.is_some() { begun.elapsed() } else { Duration::ZERO };
         Ok((found.transpose()?, stopped))
@@ -164,8 +177,9 @@ impl Agent {
         Ok(self.tracker.last(&self.layout)?)
     }
 
-    /// Sends what the final scan found. Returns pages with content.
+    /// Sends what the final scan found, after the layout. Returns pages with content.
     pub fn last(&mut self, found: &[Found], sink: &mut impl PageSink) -> Result<u64, PreloadError> {
+        self.told();
         let sent = self.pages.last(&self.layout, found, sink)?;
         Ok(sent.pages + self.objects.push(&self.layout, found, true, sink)?)
     }
@@ -176,12 +190,17 @@ impl Agent {
     }
 
     /// The parts that the freeze uses side by side: the tracker scans while the state is captured.
-    pub fn scanner(&mut self) -> (&mut dyn DirtyTracker, &Layout, &waits::Memory) {
-        (&mut *self.tracker, &self.layout, &self.memory)
+    pub fn scanner(&mut self) -> (&mut dyn DirtyTracker, &Layout, MutexGuard<'_, waits::Memory>) {
+        (&mut *self.tracker, &self.layout, self.waits.lock())
     }
 }
 
-fn install(pid: i32, kind: Kind, memory: &mut waits::Memory) -> Result<Box<dyn DirtyTracker>, PreloadError> {
+/// Makes a tracker, with a short stop of one thread where it needs one.
+pub fn install(
+    pid: i32,
+    kind: Kind,
+    memory: &mut waits::Memory,
+) -> Result<Box<dyn DirtyTracker>, PreloadError> {
     if !kind.needs_stop() {
         return Ok(kind.install(pid, None)?);
     }

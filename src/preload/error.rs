@@ -43,6 +43,14 @@ pub enum PreloadError {
         /// What the kernel said.
         source: std::io::Error,
     },
+    /// Slowing it down.
+    #[error("process {pid} could not be slowed down")]
+    Throttle {
+        /// The process.
+        pid: i32,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
     /// Handing pages on.
     #[error("sending")]
     Sink(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -8,6 +8,7 @@
 //! | [`heat`] | pages that are written again and again |
 //! | [`look`] | reading pages, on all cores; zeroes, hashes |
 //! | [`objects`] | shared memory objects |
+//! | [`throttle`] | slowing the process down |
 //! | [`capture`] | the frozen process, its state, and giving it back |
 //! | `standing` | preflight: who the process is, before anything else is read |
 //! | [`describe`] | preflight: the process from outside, without stopping it |
@@ -21,6 +22,7 @@ pub mod look;
 pub mod objects;
 pub mod push;
 pub mod standing;
+pub mod throttle;
 
 pub use agent::Agent;
 pub use error::PreloadError;

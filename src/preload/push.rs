@@ -33,8 +33,10 @@ pub trait PageSink {
 pub struct Pusher {
     pid: i32,
     mem: ProcMem,
-    /// What the target may have.
+    /// What the target has.
     sent: RangeSet,
+    /// Found to hold zeroes, for which the target needs nothing as long as the mapping is what it was.
+    zeroes: RangeSet,
     /// Found written, and so marked clean by the tracker, but not sent: outside of the mappings that were known when
     /// the scan ran, or gone when they were read. They stay owed until they are read.
     owed: RangeSet,
@@ -84,19 +86,19 @@ impl Pusher {
     pub fn new(pid: i32, exact: bool) -> Result<Self, PreloadError> {
         let mem = ProcMem::open(pid).map_err(|source| PreloadError::Memory { pid, addr: 0, source })?;
         let seen = (!exact).then(PageMap::default);
-        let (sent, owed, heat) = (RangeSet::default(), RangeSet::default(), Heat::default());
-        Ok(Pusher { pid, mem, sent, owed, seen, heat, begun: false })
+        let (sent, zeroes, owed) = (RangeSet::default(), RangeSet::default(), RangeSet::default());
+        Ok(Pusher { pid, mem, sent, zeroes, owed, seen, heat: Heat::default(), begun: false })
     }
 
     /// The target is about to lose what was in place there: it is owed again, should it still exist. The layouts of a
-    /// running process are not of one instant, and one that lacks an area is not proof that it is gone.
-    ///
-    /// Nor is it certain that the target loses it: the layout of a freeze that was given up is never sent, and the next
-    /// one may have the area again. So it still counts as sent, that is, as something to be taken back.
+    /// running process are not of one instant, and one that lacks an area is not proof that it is gone. Neither are zeroes
+    /// zero any more, if the mapping is a file's: they were left out because the layout said anonymous memory.
     pub fn forget(&mut self, lost: &[PageRange]) {
         for range in lost {
-            for part in self.sent.within(*range).collect::<Vec<_>>() {
-                self.owed.insert(part);
+            self.heat.held().within(*range).for_each(|part| self.owed.insert(part));
+            for had in [&mut self.sent, &mut self.zeroes] {
+                had.within(*range).for_each(|part| self.owed.insert(part));
+                had.remove(*range);
             }
             self.heat.forget(*range);
             if let Some(seen) = &mut self.seen {
@@ -150,8 +152,6 @@ impl Pusher {
         sink: &mut impl PageSink,
     ) -> Result<Sent, PreloadError> {
         let (present, _) = split(layout, found);
-        let mut gone = self.sent.clone();
-        present.iter().for_each(|(range, _)| gone.remove(*range));
         let written: Vec<Found> = found.iter().filter(|f| f.written).copied().collect();
         let mut round = Round { last: true, stale: self.heat.release(), ..Round::default() };
         written.iter().filter(|f| f.private_data()).for_each(|f| self.owed.insert(f.range));
@@ -161,6 +161,9 @@ impl Pusher {
             let source = std::io::Error::other("the page is there and cannot be read");
             return Err(PreloadError::Memory { pid: self.pid, addr: lost.start, source });
         }
+        // also what was owed and sent just now, though nothing of the process's own is there any more
+        let mut gone = self.sent.clone();
+        present.iter().for_each(|(range, _)| gone.remove(*range));
         // what lies in mappings that are gone went with them
         let gone: Vec<PageRange> = layout
             .vmas
@@ -184,7 +187,8 @@ impl Pusher {
         round: &mut Round,
         sink: &mut impl PageSink,
     ) -> Result<(), PreloadError> {
-        let known: RangeSet = layout.vmas.iter().map(|v| v.range()).collect();
+        // where the layout knows something shared, the scan may have seen what was mapped there since
+        let known: RangeSet = layout.vmas.iter().filter(|v| v.private()).map(|v| v.range()).collect();
         let (mut cold, mut warm) = (Vec::new(), Vec::new());
         for owed in std::mem::take(&mut self.owed).iter() {
             known.gaps(owed).into_iter().for_each(|gap| self.owed.insert(gap));
@@ -234,10 +238,12 @@ impl Pusher {
                 Verdict::Zero => {
                     round.zeroed.extend(self.sent.within(range));
                     self.sent.remove(range);
+                    self.zeroes.insert(range);
                 }
                 Verdict::Send => {
                     round.sent.pages += range.pages();
                     self.sent.insert(range);
+                    self.zeroes.remove(range);
                     sink.pages(range.start, look.data.slice(from..to))?;
                 }
                 Verdict::Unchanged => round.sent.unchanged += range.pages(),
@@ -268,7 +274,7 @@ impl Pusher {
 
 /// Reads a batch. Where protections refuse, `/proc/PID/mem` reads through them, page by page: what cannot be read even
 /// so has been unmapped meanwhile, and the next scan knows.
-fn read(pid: i32, mem: &ProcMem, batch: &Batch) -> Vec<(u64, Bytes)> {
+pub fn read(pid: i32, mem: &ProcMem, batch: &Batch) -> Vec<(u64, Bytes)> {
     let pieces: Vec<(u64, usize)> = batch.ranges.iter().map(|r| (r.start, r.len() as usize)).collect();
     let mut buffer = BytesMut::zeroed(pieces.iter().map(|(_, len)| len).sum());
     if read_scattered(pid, &pieces, &mut buffer).is_ok() {

@@ -19,7 +19,7 @@ use crate::tracee::freeze::tids;
 const PF_KTHREAD: u32 = 0x0020_0000;
 
 /// What stands in the way because of what the process is.
-pub(super) fn obstacles(pid: i32) -> Result<Vec<Obstacle>, PreloadError> {
+pub fn obstacles(pid: i32) -> Result<Vec<Obstacle>, PreloadError> {
     let text =
         fs::read_to_string(format!("/proc/{pid}/status")).map_err(|_| PreloadError::NoSuchProcess(pid))?;
     let status = Status(&text);

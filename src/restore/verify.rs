@@ -1,9 +1,12 @@
 //! `--verify` at the target: every page is hashed here as it is at the source, and compared before anything else
 //! touches the memory.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::RestoreError;
 use super::objects::Objects;
 use super::skeleton::Skeleton;
+use crate::image::ObjectId;
 use crate::image::memory::Layout;
 use crate::state::digest;
 use crate::transport::protocol::AreaDigest;
@@ -23,17 +26,32 @@ pub fn hash(skeleton: &Skeleton, objects: &Objects) -> Result<Vec<AreaDigest>, R
 
 /// Compares them with the source's; names every area that differs.
 pub fn compare(ours: &[AreaDigest], theirs: &[AreaDigest], layout: &Layout) -> Result<(), RestoreError> {
-    if ours.len() != theirs.len() {
-        let counts = format!("{} areas at the source, {} here", theirs.len(), ours.len());
-        return Err(RestoreError::Differs(counts));
-    }
-    let describe = |(a, b): (&AreaDigest, &AreaDigest)| {
-        let vma = layout.vmas.iter().find(|v| v.start <= a.start && a.start < v.end);
-        let what = vma.map(|v| format!("{:?}", v.backing)).unwrap_or_default();
-        format!("{:#x} ({what}; {} pages at the source, {} here)", a.start, a.pages, b.pages)
-    };
-    let wrong: Vec<String> = theirs.iter().zip(ours).filter(|(a, b)| a != b).map(describe).collect();
+    let (ours, theirs) = (by_place(ours), by_place(theirs));
+    let places: BTreeSet<_> = ours.keys().chain(theirs.keys()).collect();
+    let differing = places.into_iter().filter(|place| ours.get(place) != theirs.get(place));
+    let wrong: Vec<String> = differing
+        .map(|place| {
+            let what = match place {
+                (Some(id), _) => layout.objects.iter().find(|o| o.id == *id).map(|o| format!("{o:?}")),
+                (None, at) => layout
+                    .vmas
+                    .iter()
+                    .find(|v| v.start <= *at && *at < v.end)
+                    .map(|v| format!("{:?}", v.backing)),
+            };
+            let pages = |side: Option<&&AreaDigest>| match side {
+                Some(area) => format!("{} pages", area.pages),
+                None => "nothing".to_owned(),
+            };
+            let (there, here) = (pages(theirs.get(place)), pages(ours.get(place)));
+            format!("{:#x} ({}; {there} at the source, {here} here)", place.1, what.unwrap_or_default())
+        })
+        .collect();
     if wrong.is_empty() { Ok(()) } else { Err(RestoreError::Differs(wrong.join(", "))) }
+}
+
+fn by_place(all: &[AreaDigest]) -> BTreeMap<(Option<ObjectId>, u64), &AreaDigest> {
+    all.iter().map(|area| ((area.object, area.start), area)).collect()
 }
 
 #[cfg(test)]

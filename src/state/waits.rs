@@ -76,6 +76,11 @@ impl Memory {
         }
     }
 
+    /// Whether nothing is known.
+    pub fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+
     /// Remembers the end of a wait that had that much left at `at_ns` of `CLOCK_MONOTONIC`.
     pub fn remember(&mut self, tid: i32, regs: &Regs, wait: &Wait, at_ns: i64) {
         let end_ns = at_ns.saturating_add_unsigned(wait.left_ns);

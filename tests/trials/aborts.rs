@@ -113,7 +113,7 @@ fn check_outcome(cause: Cause, bytes: u64, outcome: &LiveOutcome) -> Result<()> 
 }
 
 /// What an abort may not change: descriptors, signals, threads, tracer, clocks, state.
-fn trace_of(outside: i32) -> Result<BTreeMap<String, String>> {
+pub(super) fn trace_of(outside: i32) -> Result<BTreeMap<String, String>> {
     let mut trace = BTreeMap::new();
     let process = Path::new("/proc").join(outside.to_string());
     for entry in fs::read_dir(process.join("fd"))? {

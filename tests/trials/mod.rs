@@ -8,6 +8,7 @@ mod hosts;
 mod oracle;
 mod pid_modes;
 mod policy;
+mod profile;
 mod programs;
 mod round_trips;
 mod trackers;
@@ -35,6 +36,7 @@ pub(crate) fn all() -> Vec<Trial> {
     trials.extend(pid_modes::trials());
     trials.extend(policy::trials());
     trials.extend(trackers::trials());
+    trials.extend(profile::trials());
     trials.extend(programs::trials());
     trials.extend(oracle::trials());
     trials

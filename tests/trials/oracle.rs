@@ -30,8 +30,19 @@ const PAUSE: u64 = 400;
 /// So many wrong moves are enough.
 const ENOUGH: usize = 10;
 
-/// What the victim has for a moment only, in the words of a refusal. Nothing else is excused.
-const PASSING: [&str; 2] = ["child process", "/proc/self/mem"];
+/// What the victim has for a moment only, in the words of a refusal: a child, what that one shares with it, and its own
+/// memory as a file. Nothing else is excused.
+const PASSING: [&str; 3] = ["child processes", "is also held by process", "/mem: a file about a process"];
+
+/// Whether each obstacle is of that kind.
+fn passing(said: &str) -> bool {
+    let mut obstacles = said.lines().filter(|line| line.starts_with("  - ")).peekable();
+    let known = |line: &str| PASSING.iter().any(|word| line.contains(word));
+    match obstacles.peek() {
+        Some(_) => obstacles.all(known),
+        None => known(said),
+    }
+}
 
 pub(super) fn trials() -> Vec<Trial> {
     TRACKERS.map(|tracker| trial(&format!("oracle {tracker}"), &[], move |lab| run(lab, tracker))).into()
@@ -59,8 +70,7 @@ impl Count {
     }
 
     fn take(&mut self, outcome: &LiveOutcome) {
-        let text = format!("{} {}", outcome.stderr, outcome.report["error"]);
-        let passing = PASSING.iter().any(|word| text.contains(word));
+        let passing = passing(&outcome.stderr);
         match (outcome.exit, outcome.outcome()) {
             (0, "moved") if outcome.report["verified"] == true => {
                 self.moved += 1;

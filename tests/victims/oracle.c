@@ -1,7 +1,7 @@
 /* The oracle: writes memory in every way there is, at random, for ever, from several threads, and knows what every byte
  * ought to be at every moment. Small (some 15 MiB), intense, cold pages among hot ones.
  *
- * usage: oracle [--seed N] [--intensity PERCENT] [--arenas NAME,...] [--hugetlb] [--no-thp] STOP-FILE
+ * usage: oracle [--seed N] [--intensity PERCENT] [--arenas NAME,...] [--without NAME,...] [--hugetlb] [--no-thp] STOP-FILE
  *
  * oracle/model.h     what every byte ought to be
  * oracle/writes.h    ways to write
@@ -53,6 +53,8 @@ static const char *op_name(unsigned op) { return op < COUNT(ops) ? ops[op].name 
 
 static int suits(const struct arena *a, const struct op *op)
 {
+	if (listed(option_without, op->name))
+		return 0;
 	if (op->act == op_become)
 		return a->changes_kind;
 	if (op->act == op_swap_extents || op->act == op_new_extent || op->act == op_huge)
@@ -123,12 +125,8 @@ static char *reserve_aligned(size_t bytes)
 
 static int wanted(const struct arena *a)
 {
-	if (option_arenas) {
-		char list[400], name[60];
-		snprintf(list, sizeof list, ",%s,", option_arenas);
-		snprintf(name, sizeof name, ",%s,", a->name);
-		return strstr(list, name) != NULL;
-	}
+	if (option_arenas)
+		return listed(option_arenas, a->name);
 	return options_huge || !(a->kind & (HUGETLB | HUGETLB_SHARED));
 }
 
@@ -198,12 +196,14 @@ static void read_options(int argc, char **argv)
 			option_intensity = strtoul(argv[++i], NULL, 10);
 		else if (strcmp(argv[i], "--arenas") == 0 && more)
 			option_arenas = argv[++i];
+		else if (strcmp(argv[i], "--without") == 0 && more)
+			option_without = argv[++i];
 		else if (strcmp(argv[i], "--hugetlb") == 0)
 			options_huge = 1;
 		else if (strcmp(argv[i], "--no-thp") == 0)
 			options_thp = 0;
 		else
-			fail("usage: %s [--seed N] [--intensity PERCENT] [--arenas NAME,...] [--hugetlb] [--no-thp] STOP-FILE", argv[0]);
+			fail("usage: %s [--seed N] [--intensity PERCENT] [--arenas NAME,...] [--without NAME,...] [--hugetlb] [--no-thp] STOP-FILE", argv[0]);
 	}
 	CHECK(option_intensity >= 1 && option_intensity <= 100, "the intensity is between 1 and 100");
 }

@@ -70,6 +70,20 @@ pub(super) fn with_writer(lab: &mut Lab) -> Result<()> {
     Ok(())
 }
 
+/// Does something while a client overwrites values all over the data, as fast as it gets answers.
+pub(in crate::trials) fn under_load<T>(lab: &Lab, act: impl FnOnce() -> Result<T>) -> Result<T> {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| lab.host("a").in_network(|| overwrite_until(&stop)));
+        let done = act();
+        stop.store(true, Ordering::Relaxed);
+        let written = writer.join().map_err(|_| anyhow::anyhow!("the writer panicked"))???;
+        ensure!(written > 100, "the writer wrote {written} values only");
+        lab.note(format!("{written} values were overwritten"));
+        done
+    })
+}
+
 /// Without `--tcp close` an established connection is named, and redis goes on.
 pub(super) fn refused(lab: &mut Lab) -> Result<()> {
     lab.serve("b")?;
@@ -82,7 +96,7 @@ pub(super) fn refused(lab: &mut Lab) -> Result<()> {
     Ok(())
 }
 
-fn start(lab: &Lab) -> Result<Proc> {
+pub(in crate::trials) fn start(lab: &Lab) -> Result<Proc> {
     let port = PORT.to_string();
     let args = ["redis-server", "--port", &port, "--bind", "0.0.0.0", "--save", "", "--appendonly", "no"];
     let debug = ["--enable-debug-command", "yes", "--protected-mode", "no"];
@@ -148,6 +162,26 @@ fn write_until(stop: &AtomicBool) -> Result<u64> {
                 Ok(answer) => bail!("redis says {answer}"),
                 Err(_) => break,
             }
+        }
+    }
+    Ok(written)
+}
+
+/// Overwrites values of `DEBUG POPULATE` until told to stop, or until redis has gone; returns how many.
+fn overwrite_until(stop: &AtomicBool) -> Result<u64> {
+    let mut written = 0;
+    let Ok(stream) = connect() else { return Ok(0) };
+    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+    let mut stream = BufReader::new(stream);
+    let mut seed = 1u64;
+    while !stop.load(Ordering::Relaxed) {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let key = (seed >> 33) % u64::from(KEYS);
+        match command(&mut stream, &format!("SETRANGE key:{key} 500 {written:016}")) {
+            Ok(answer) if answer.starts_with(':') => written += 1,
+            Ok(answer) => bail!("redis says {answer}"),
+            // it was moved away
+            Err(_) => break,
         }
     }
     Ok(written)

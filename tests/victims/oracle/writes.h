@@ -221,11 +221,28 @@ static const struct way ways[] = {
 	{ "child", EVERY, by_child, 0 },
 };
 
+/* Operations and ways that are left out, to find out which one it takes. */
+static const char *option_without;
+
+/* Whether a list, divided by commas, names it; '_' stands for a space, too. */
+static int listed(const char *list, const char *name)
+{
+	size_t length = strlen(name);
+	for (; list; list = strchr(list, ',') ? strchr(list, ',') + 1 : NULL) {
+		size_t same = 0;
+		while (same < length && (list[same] == name[same] || (list[same] == '_' && name[same] == ' ')))
+			same++;
+		if (same == length && (list[same] == ',' || list[same] == 0))
+			return 1;
+	}
+	return 0;
+}
+
 static const struct way *some_way(const struct arena *a)
 {
 	for (;;) {
 		const struct way *way = &ways[dice(COUNT(ways))];
-		if (way->kinds & a->kind)
+		if ((way->kinds & a->kind) && !listed(option_without, way->name))
 			return way;
 	}
 }

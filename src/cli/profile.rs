@@ -1,0 +1,119 @@
+//! `ulpm profile`: watches a process without moving it, and says what a move would be like.
+//!
+//! A worker does the watching: installing tracking makes a thread of the process execute calls of ours, and a `kill -9`
+//! of what the user started must not hit that moment.
+
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::home::Home;
+use super::worker::{Wishes, supervise};
+use super::{Exit, Failure, say};
+use crate::dirty::Choice;
+use crate::preload::{PreloadError, standing};
+use crate::profile::{Plan, ProfileError, assemble, draw, outlook, render, watch};
+
+/// Arguments of `ulpm profile`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = "\
+The process runs on meanwhile; a thread of it is stopped for less than a millisecond to install tracking, and nothing is
+left in it afterwards. It is also looked at without tracking for a while (a fifth of the time, at most 2 s) before and
+after, to tell what tracking costs it. Ctrl-C ends early with a report of what was seen. How to read the report:
+docs/profile.md.
+
+Exit codes: 0 done, also if the process ended meanwhile; 1 failed: no such process, or it ended before anything was
+seen; 2 wrong usage; 3 what it is, or your rights, rule it out.")]
+pub struct ProfileArgs {
+    /// The process to watch
+    #[arg(long, value_parser = clap::value_parser!(i32).range(1..))]
+    pid: i32,
+    /// For how long
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    seconds: u64,
+    /// How written pages are found
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = super::live::Tracker::Auto)]
+    tracker: super::live::Tracker,
+    /// Print the report as one JSON document
+    #[arg(long)]
+    json: bool,
+    /// Draw it, too: the dirty rate over time, the predicted freeze against bandwidth
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+}
+
+/// Set in the worker's environment.
+const WORKER: &str = "ULPM_PROFILE_WORKER";
+
+/// Runs the command, as the one that the user started or as its worker.
+pub fn run(args: &ProfileArgs, quiet: bool) -> Result<Exit, Failure> {
+    if std::env::var_os(WORKER).is_some() {
+        return work(args, quiet);
+    }
+    let status = supervise(WORKER, "ending early …")?;
+    Ok(match status.code() {
+        Some(0) => Exit::Done,
+        Some(2) => Exit::Usage,
+        Some(3) => Exit::Refused,
+        Some(_) => Exit::Failed,
+        None => {
+            return Err(
+                anyhow::anyhow!("the worker ended by itself ({status}); look after the process").into()
+            );
+        }
+    })
+}
+
+fn work(args: &ProfileArgs, quiet: bool) -> Result<Exit, Failure> {
+    let wishes = Wishes::listen();
+    if let Some(directory) = args.svg.as_ref().and_then(|file| file.parent())
+        && !directory.as_os_str().is_empty()
+        && !directory.is_dir()
+    {
+        return Err(anyhow::anyhow!("there is no directory {} to draw in", directory.display()).into());
+    }
+    let traced = |e: &crate::image::Obstacle| e.why.contains("traced") || e.why.contains("stopped");
+    match standing::obstacles(args.pid) {
+        Ok(obstacles) => {
+            if let Some(o) = obstacles.into_iter().find(traced) {
+                return Err(Failure::new(Exit::Refused, anyhow::anyhow!("{o}")));
+            }
+        }
+        Err(e @ PreloadError::Unfit(_)) => return Err(Failure::new(Exit::Refused, e)),
+        Err(e) => return Err(e.into()),
+    }
+    let tracker = Choice::from(args.tracker).resolve().map_err(|e| Failure::new(Exit::Refused, e))?;
+    let home = Home::open()?;
+    let plan = Plan::of(Duration::from_secs(args.seconds));
+    if !quiet {
+        let whole = plan.tracked + plan.untracked * 2;
+        let _ = writeln!(io::stderr(), "ulpm: watching process {} for {} s …", args.pid, whole.as_secs_f64());
+    }
+    let who = assemble::Who::of(args.pid);
+    let watched = watch(args.pid, tracker.kind, plan, home.path(), &|| wishes.end()).map_err(failure)?;
+    if wishes.alone() {
+        return Ok(Exit::Failed);
+    }
+    let (report, lines) = outlook::complete(&who, &tracker, &watched, home.path());
+    say(&if args.json { report.to_json()? + "\n" } else { render(&report) })?;
+    if let Some(file) = &args.svg {
+        std::fs::write(file, draw(&report, &lines)?)
+            .map_err(|e| anyhow::anyhow!("cannot write {}: {e}", file.display()))?;
+        if !quiet {
+            let _ = writeln!(io::stderr(), "ulpm: drew {}", file.display());
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn failure(e: ProfileError) -> Failure {
+    use crate::tracee::TraceeError;
+    match e {
+        ProfileError::Tracee(TraceeError::AlreadyTraced { .. } | TraceeError::NotPermitted { .. }) => {
+            Failure::new(Exit::Refused, e)
+        }
+        e => e.into(),
+    }
+}

@@ -1,0 +1,40 @@
+//! Which pages have changed, by their contents: for trackers that report more than what was written.
+
+use super::ProfileError;
+use crate::image::{PAGE_SIZE, PageMap, PageRange, RangeSet};
+use crate::preload::PreloadError;
+use crate::preload::look::{batches, look};
+use crate::preload::push::read;
+use crate::sys::process::ProcMem;
+
+/// Hashes of the pages as last seen.
+#[derive(Debug)]
+pub struct Contents {
+    pid: i32,
+    mem: ProcMem,
+    seen: PageMap<u128>,
+}
+
+impl Contents {
+    /// Nothing is seen yet.
+    pub fn of(pid: i32) -> Result<Self, ProfileError> {
+        let mem = ProcMem::open(pid).map_err(|source| PreloadError::Memory { pid, addr: 0, source })?;
+        Ok(Contents { pid, mem, seen: PageMap::default() })
+    }
+
+    /// Those of `pages` that are not what they were when last seen, or were never seen.
+    pub fn changed(&mut self, pages: &RangeSet) -> Result<RangeSet, ProfileError> {
+        let (pid, mem, seen) = (self.pid, &self.mem, &mut self.seen);
+        let all = batches(pages.iter().map(|range| (range, false)));
+        let mut changed = RangeSet::default();
+        look(&all, true, &|batch| Ok(read(pid, mem, batch)), |run| {
+            for (at, hash) in (run.start..).step_by(PAGE_SIZE as usize).zip(&run.hashes) {
+                if seen.set(at, *hash) != *hash {
+                    changed.insert(PageRange::new(at, at + PAGE_SIZE));
+                }
+            }
+            Ok(())
+        })?;
+        Ok(changed)
+    }
+}

@@ -1,5 +1,6 @@
 //! What a prediction of this migration's freeze rests on, measured on the spot; and what came of it, for the next.
 
+use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -7,6 +8,7 @@ use super::learned::Correction;
 use super::link::Link;
 use super::predict::{Basis, Prediction};
 use super::rounds::Measured;
+use crate::handover::journal::{Journal, Phase};
 use crate::image::files::FilesImage;
 use crate::image::memory::Layout;
 use crate::image::process::ProcessImage;
@@ -44,10 +46,24 @@ pub fn basis(home: &Path, link: &Link, rtt: Duration, agent: &Agent, described: 
         resident_pages: described.memory.resident / PAGE_SIZE,
         rtt,
         attach: agent.attach,
+        compares: agent.tracker() != "wp-scan" || !agent.layout.objects.is_empty(),
         same_machine: link.same_machine(),
         correction: Correction::load(home),
         ..Basis::default()
     }
+}
+
+/// What the disk takes for one block of the journal, as the commit will write it: the middle one of three tries, since a disk
+/// that others use answers now and then only.
+pub fn sync_time(journal: &mut Journal) -> io::Result<Duration> {
+    let mut tries = [Duration::ZERO; 3];
+    for took in &mut tries {
+        let begun = Instant::now();
+        journal.set(Phase::Begun)?;
+        *took = begun.elapsed();
+    }
+    tries.sort();
+    Ok(tries[1])
 }
 
 impl Foresight {

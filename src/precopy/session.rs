@@ -1,7 +1,7 @@
 //! One migration at the source, step by step. Runs on an OS thread of its own, which owns the tracees.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::MigrateError;
 use super::ahead::Ahead;
@@ -12,7 +12,7 @@ use super::freeze;
 use super::link::{Link, hashes, out_of_turn};
 use crate::dirty::choice::Unavailable;
 use crate::dirty::{Choice, Kind};
-use crate::handover::journal::{Entry, Journal, Phase};
+use crate::handover::journal::{Entry, Journal};
 use crate::handover::{Source, SourceAction};
 use crate::image::TreeImage;
 use crate::image::process::ProcessImage;
@@ -227,10 +227,8 @@ impl<'a> Migration<'a> {
         let mut journal = Journal::begin(&journal_dir, entry).map_err(MigrateError::journal(&journal_dir))?;
         // `ulpm recover` leaves it to us as long as we live
         journal.keep();
-        // as in the commit: what the disk takes for one block
-        let begun = Instant::now();
-        journal.set(Phase::Begun).map_err(MigrateError::journal(&journal_dir))?;
-        foresight.complete(&agent, begun.elapsed(), self.options.verify);
+        let sync = foresight::sync_time(&mut journal).map_err(MigrateError::journal(&journal_dir))?;
+        foresight.complete(&agent, sync, self.options.verify);
         link.watch();
         self.control.note(|status| status.phase = control::Phase::Freezing);
         (self.tell)(Progress::Step("freezing"));

@@ -4,13 +4,10 @@
 //! terminal's Ctrl-C, or `kill -9`, hits the first; the worker hears of it through a pipe, puts the source
 //! process back as it was, and ends. Nothing that is done to a tracee half-way may be left to chance.
 
-use std::io::{self, BufRead as _, BufReader, Write as _};
-use std::os::unix::process::CommandExt as _;
+use std::io::{self, BufRead as _, BufReader};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -18,6 +15,7 @@ use super::control::Socket;
 use super::home::Home;
 use super::limits::LimitArgs;
 use super::progress::Display;
+use super::worker::{self, Wish};
 use super::{Exit, Failure, say};
 use crate::dirty::{Choice, Kind};
 use crate::precopy::{Control, MigrateError, Migration, Options, Progress};
@@ -127,39 +125,7 @@ pub fn run(args: &LiveArgs, quiet: bool) -> Result<Exit, Failure> {
 
 /// Starts the worker and passes the user's wishes on.
 fn supervise() -> Result<Exit, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    // before there is a worker: a wish that comes early must not end us alone
-    let mut signals = runtime.block_on(async {
-        Ok::<_, io::Error>((
-            signal(SignalKind::interrupt())?,
-            signal(SignalKind::terminate())?,
-            signal(SignalKind::hangup())?,
-            signal(SignalKind::user_defined1())?,
-        ))
-    })?;
-    let mut command = Command::new("/proc/self/exe");
-    command.args(std::env::args_os().skip(1)).env(WORKER, "1").stdin(Stdio::piped());
-    // a process group of its own: the terminal's Ctrl-C reaches us alone
-    command.process_group(0);
-    let mut worker = command.spawn().context("starting the worker")?;
-    let mut control = worker.stdin.take();
-    let status = std::thread::spawn(move || worker.wait());
-    runtime.block_on(async {
-        while !status.is_finished() {
-            let (wish, say) = tokio::select! {
-                _ = signals.0.recv() => CANCEL,
-                _ = signals.1.recv() => CANCEL,
-                _ = signals.2.recv() => CANCEL,
-                _ = signals.3.recv() => FREEZE,
-                () = tokio::time::sleep(Duration::from_millis(10)) => continue,
-            };
-            if let Some(pipe) = &mut control {
-                let _ = writeln!(pipe, "{wish}");
-                let _ = writeln!(io::stderr(), "ulpm: {say} …");
-            }
-        }
-    });
-    let status = status.join().unwrap_or_else(|_| unreachable!("waiting does not panic"))?;
+    let status = worker::supervise(WORKER, CANCEL, Some(FREEZE))?;
     Ok(match status.code() {
         Some(0) => Exit::Done,
         Some(1) => Exit::Failed,
@@ -176,9 +142,8 @@ fn supervise() -> Result<Exit, Failure> {
     })
 }
 
-/// A wish as the worker hears it, and as the user does.
-const CANCEL: (&str, &str) = ("cancel", "ending the migration");
-const FREEZE: (&str, &str) = ("freeze", "freezing when the round under way is done");
+const CANCEL: Wish = ("cancel", "ending the migration");
+const FREEZE: Wish = ("freeze", "freezing when the round under way is done");
 
 /// Hears from the one that the user started; its end is a wish to end, too.
 fn listen(control: Control) {

@@ -12,9 +12,12 @@ use clap::Args;
 use super::home::Home;
 use super::worker::{Wishes, supervise};
 use super::{Exit, Failure, say};
-use crate::dirty::Choice;
 use crate::preload::{PreloadError, standing};
-use crate::profile::{Plan, ProfileError, assemble, draw, outlook, render, watch};
+use crate::profile::outlook::{self, Beyond};
+use crate::profile::{Plan, ProfileError, choose, draw, render, watch};
+use crate::report::Rate;
+use crate::tracee::TraceeError;
+use crate::tracee::thread::state_of;
 
 /// Arguments of `ulpm profile`.
 #[derive(Clone, Debug, Args)]
@@ -36,6 +39,9 @@ pub struct ProfileArgs {
     /// How written pages are found
     #[arg(long, value_enum, value_name = "HOW", default_value_t = super::live::Tracker::Auto)]
     tracker: super::live::Tracker,
+    /// Predict for this bandwidth, too, e.g. 500Mbit (bits) or 60M (bytes) per second
+    #[arg(long, value_name = "RATE")]
+    bandwidth: Option<Rate>,
     /// Print the report as one JSON document
     #[arg(long)]
     json: bool,
@@ -52,7 +58,7 @@ pub fn run(args: &ProfileArgs, quiet: bool) -> Result<Exit, Failure> {
     if std::env::var_os(WORKER).is_some() {
         return work(args, quiet);
     }
-    let status = supervise(WORKER, "ending early …")?;
+    let status = supervise(WORKER, ("end", "ending early"), None)?;
     Ok(match status.code() {
         Some(0) => Exit::Done,
         Some(2) => Exit::Usage,
@@ -74,29 +80,20 @@ fn work(args: &ProfileArgs, quiet: bool) -> Result<Exit, Failure> {
     {
         return Err(anyhow::anyhow!("there is no directory {} to draw in", directory.display()).into());
     }
-    let traced = |e: &crate::image::Obstacle| e.why.contains("traced") || e.why.contains("stopped");
-    match standing::obstacles(args.pid) {
-        Ok(obstacles) => {
-            if let Some(o) = obstacles.into_iter().find(traced) {
-                return Err(Failure::new(Exit::Refused, anyhow::anyhow!("{o}")));
-            }
-        }
-        Err(e @ PreloadError::Unfit(_)) => return Err(Failure::new(Exit::Refused, e)),
-        Err(e) => return Err(e.into()),
-    }
-    let tracker = Choice::from(args.tracker).resolve().map_err(|e| Failure::new(Exit::Refused, e))?;
+    permitted(args.pid)?;
+    let tracker = choose(args.pid, args.tracker.into()).map_err(|e| Failure::new(Exit::Refused, e))?;
     let home = Home::open()?;
     let plan = Plan::of(Duration::from_secs(args.seconds));
     if !quiet {
         let whole = plan.tracked + plan.untracked * 2;
         let _ = writeln!(io::stderr(), "ulpm: watching process {} for {} s …", args.pid, whole.as_secs_f64());
     }
-    let who = assemble::Who::of(args.pid);
     let watched = watch(args.pid, tracker.kind, plan, home.path(), &|| wishes.end()).map_err(failure)?;
     if wishes.alone() {
         return Ok(Exit::Failed);
     }
-    let (report, lines) = outlook::complete(&who, &tracker, &watched, home.path());
+    let (report, lines) =
+        outlook::complete(&tracker, &watched, &Beyond { home: home.path(), bandwidth: args.bandwidth });
     say(&if args.json { report.to_json()? + "\n" } else { render(&report) })?;
     if let Some(file) = &args.svg {
         std::fs::write(file, draw(&report, &lines)?)
@@ -108,12 +105,25 @@ fn work(args: &ProfileArgs, quiet: bool) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-fn failure(e: ProfileError) -> Failure {
-    use crate::tracee::TraceeError;
-    match e {
-        ProfileError::Tracee(TraceeError::AlreadyTraced { .. } | TraceeError::NotPermitted { .. }) => {
-            Failure::new(Exit::Refused, e)
+/// Whether it can be watched at all.
+fn permitted(pid: i32) -> Result<(), Failure> {
+    match standing::obstacles(pid) {
+        Err(e @ PreloadError::Unfit(_)) => Err(Failure::new(Exit::Refused, e)),
+        Err(e) => Err(e.into()),
+        Ok(_) if state_of(pid) == 'T' => {
+            let why = "it is stopped by job control, and so writes nothing: let it go on with `kill -CONT`";
+            Err(Failure::new(Exit::Refused, anyhow::anyhow!("process {pid}: {why}")))
         }
-        e => e.into(),
+        Ok(_) => Ok(()),
     }
+}
+
+fn failure(e: ProfileError) -> Failure {
+    let refused = matches!(
+        e,
+        ProfileError::Process(PreloadError::Tracee(
+            TraceeError::AlreadyTraced { .. } | TraceeError::NotPermitted { .. }
+        ))
+    );
+    if refused { Failure::new(Exit::Refused, e) } else { e.into() }
 }

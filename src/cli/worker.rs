@@ -3,11 +3,13 @@
 //! A terminal's Ctrl-C, or `kill -9`, hits the first; the worker hears of it through a pipe, leaves the process
 //! that it has its hands on as it was, and ends.
 
+use std::future::poll_fn;
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -47,16 +49,23 @@ impl Wishes {
     }
 }
 
+/// A wish as the worker hears it, and as the user does.
+pub(super) type Wish = (&'static str, &'static str);
+
 /// Starts this program again with the same arguments as a worker (`variable` is set in its environment), passes the
-/// user's signals on to it as a wish to end, and waits for it.
-pub(super) fn supervise(variable: &str, on_signal: &str) -> anyhow::Result<ExitStatus> {
+/// user's signals on to it as wishes, and waits for it. `on_usr1`: where SIGUSR1 means something.
+pub(super) fn supervise(variable: &str, to_end: Wish, on_usr1: Option<Wish>) -> anyhow::Result<ExitStatus> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // before there is a worker: a wish that comes early must not end us alone
     let mut signals = runtime.block_on(async {
-        Ok::<_, io::Error>((
-            signal(SignalKind::interrupt())?,
-            signal(SignalKind::terminate())?,
-            signal(SignalKind::hangup())?,
-        ))
+        let mut all = Vec::new();
+        for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
+            all.push((signal(kind)?, to_end));
+        }
+        if let Some(wish) = on_usr1 {
+            all.push((signal(SignalKind::user_defined1())?, wish));
+        }
+        Ok::<_, io::Error>(all)
     })?;
     let mut command = Command::new("/proc/self/exe");
     command.args(std::env::args_os().skip(1)).env(variable, "1").stdin(Stdio::piped());
@@ -67,15 +76,13 @@ pub(super) fn supervise(variable: &str, on_signal: &str) -> anyhow::Result<ExitS
     let status = std::thread::spawn(move || worker.wait());
     runtime.block_on(async {
         while !status.is_finished() {
-            tokio::select! {
-                _ = signals.0.recv() => {}
-                _ = signals.1.recv() => {}
-                _ = signals.2.recv() => {}
-                () = tokio::time::sleep(Duration::from_millis(10)) => continue,
-            }
-            if let Some(pipe) = &mut control {
-                let _ = pipe.write_all(b"end\n");
-                let _ = writeln!(io::stderr(), "ulpm: {on_signal}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            for (signal, (wish, say)) in &mut signals {
+                let came = poll_fn(|context| Poll::Ready(signal.poll_recv(context).is_ready())).await;
+                if let (true, Some(pipe)) = (came, &mut control) {
+                    let _ = writeln!(pipe, "{wish}");
+                    let _ = writeln!(io::stderr(), "ulpm: {say} …");
+                }
             }
         }
     });

@@ -1,54 +1,15 @@
 //! From what was watched to the report.
 
-use procfs::process::Process;
-
 use super::cost::Cost;
 use super::report::{Dirty, Mapping, ProfileReport, Rate, Window};
 use super::sampled::Sampled;
 use super::watch::{End, INTERVAL, SHARE, Watched};
+use super::who::Who;
 use crate::dirty::{Chosen, Kind};
-use crate::preload::standing::children;
-
-/// Who the process is, read while it is there.
-#[derive(Clone, Debug, Default)]
-pub struct Who {
-    /// The process.
-    pub pid: i32,
-    /// Its name.
-    pub name: String,
-    /// Its threads.
-    pub threads: u64,
-    /// Its open descriptors.
-    pub descriptors: u64,
-    /// Its resident set in bytes.
-    pub resident: u64,
-    /// It has child processes, which are not watched.
-    pub children: usize,
-}
-
-impl Who {
-    /// Reads `/proc`.
-    pub fn of(pid: i32) -> Self {
-        let Ok(process) = Process::new(pid) else { return Who { pid, ..Who::default() } };
-        let status = process.status().ok();
-        Who {
-            pid,
-            name: status.as_ref().map_or_else(String::new, |s| printable(&s.name)),
-            threads: status.as_ref().map_or(0, |s| s.threads),
-            descriptors: process.fd_count().unwrap_or(0) as u64,
-            resident: status.and_then(|s| s.vmrss).unwrap_or(0) * 1024,
-            children: children(pid).len(),
-        }
-    }
-}
-
-/// Names are the process's own choice; a terminal must not obey them.
-pub fn printable(name: &str) -> String {
-    name.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
-}
 
 /// The report, without what a move would be like.
-pub fn report(who: &Who, tracker: &Chosen, watched: &Watched) -> ProfileReport {
+pub fn report(tracker: &Chosen, watched: &Watched) -> ProfileReport {
+    let who = &watched.who;
     let sampled = &watched.sampled;
     let seconds = sampled.span.as_secs_f64();
     let [before, with, after] = &watched.used;
@@ -138,6 +99,12 @@ fn notes(who: &Who, tracker: &Chosen, watched: &Watched) -> Vec<String> {
             "soft-dirty bits of the process were cleared; other programs that use them (CRIU) start anew"
                 .to_owned(),
         );
+    }
+    if watched.unwatched > 0 {
+        notes.push(format!(
+            "{} mappings are of kinds that cannot be moved, and do not count (`ulpm check --pid {}` names them)",
+            watched.unwatched, who.pid
+        ));
     }
     if who.children > 0 {
         notes.push(format!("{} child processes were not watched", who.children));

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use procfs::process::{MMPermissions, MMapPath, MemoryMap};
 
-use super::assemble::printable;
+use super::who::printable;
 use crate::image::{PageRange, RangeSet};
 
 /// A mapping and what to call it.

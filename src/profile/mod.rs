@@ -3,6 +3,8 @@
 //! | file | owns |
 //! |---|---|
 //! | [`watch`] | attaching, taking samples, leaving without a trace |
+//! | [`mod@choose`] | which tracker |
+//! | [`who`] | who the process is |
 //! | [`contents`] | which pages have changed, for trackers that report too much |
 //! | [`sampled`] | all samples together; pure, like all below |
 //! | [`windows`] | the working set for windows of 10 ms to 10 s |
@@ -16,6 +18,7 @@
 //! | `text`, `picture` | the same for people |
 
 pub mod assemble;
+pub mod choose;
 pub mod contents;
 pub mod cost;
 pub mod curve;
@@ -28,8 +31,10 @@ pub mod sampled;
 mod text;
 pub mod timeline;
 pub mod watch;
+pub mod who;
 pub mod windows;
 
+pub use choose::choose;
 pub use error::ProfileError;
 pub use picture::draw;
 pub use report::ProfileReport;

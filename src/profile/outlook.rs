@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::assemble::{self, Who, rounded};
+use super::assemble::{self, rounded};
 use super::curve::Curve;
 use super::picture::Line;
 use super::report::{Forecast, ProfileReport};
@@ -13,14 +13,14 @@ use crate::dirty::Chosen;
 use crate::precopy::learned::Correction;
 use crate::precopy::policy::{Limits, LinkModel, OnDivergence, Simulated, Workload, simulate};
 use crate::precopy::predict::Basis;
-use crate::report::human_ms;
+use crate::report::{Rate, human_ms};
 
 /// Goals of the table in milliseconds; `None` is a move without `--max-freeze`.
 const GOALS_MS: [Option<u32>; 6] = [None, Some(5), Some(10), Some(20), Some(50), Some(100)];
 /// Bandwidths of the table in bits per second.
 const LINKS: [u64; 5] = [100_000_000, 1_000_000_000, 2_500_000_000, 10_000_000_000, 25_000_000_000];
-/// Goals that the picture shows.
-const DRAWN_MS: [Option<u32>; 4] = [None, Some(5), Some(20), Some(100)];
+/// The goal for which the picture shows what slowing the process down would do.
+const DRAWN_MS: u32 = 20;
 /// Steps of the picture's bandwidth axis for each power of ten, and how many of them, from 50 Mbit/s on.
 const STEPS: (u32, u32) = (20, 58);
 /// Bits on the wire for a page: 4096 bytes, and a twentieth for Ethernet, IP, UDP and QUIC.
@@ -40,7 +40,8 @@ pub struct Outlook {
 
 impl Outlook {
     /// From what was watched. `correction` is what earlier moves of this host taught.
-    pub fn of(who: &Who, watched: &Watched, correction: Correction) -> Self {
+    pub fn of(watched: &Watched, correction: Correction) -> Self {
+        let who = &watched.who;
         let workload = |curve: Curve| Workload { written: curve.points(), resident_pages: watched.present };
         let windows = &watched.sampled.windows;
         let count = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
@@ -93,35 +94,58 @@ impl Outlook {
         }
     }
 
-    /// The table, goal by goal.
-    pub fn table(&self) -> Vec<Forecast> {
-        GOALS_MS.iter().flat_map(|goal| LINKS.iter().map(|link| self.forecast(*goal, *link))).collect()
+    /// The table, goal by goal, for these bandwidths.
+    pub fn table(&self, links: &[u64]) -> Vec<Forecast> {
+        GOALS_MS.iter().flat_map(|goal| links.iter().map(|link| self.forecast(*goal, *link))).collect()
     }
 
-    /// The freeze against bandwidth, one line for each goal.
+    /// The freeze against bandwidth.
     pub fn lines(&self) -> Vec<Line> {
-        let point = |goal, step| {
-            let bits = 5e7 * 10f64.powf(f64::from(step) / f64::from(STEPS.0));
-            let freeze = self.play(&self.mean, goal, bits, OnDivergence::Freeze).predicted_freeze;
-            (bits, freeze.as_secs_f64() * 1e3)
+        let line = |label, workload, goal, then| {
+            let point = |step| {
+                let bits = 5e7 * 10f64.powf(f64::from(step) / f64::from(STEPS.0));
+                let freeze = self.play(workload, goal, bits, then).predicted_freeze;
+                (bits, freeze.as_secs_f64() * 1e3)
+            };
+            Line { label, points: (0..STEPS.1).map(point).collect() }
         };
-        let line = |goal: &Option<u32>| Line {
-            max_freeze_ms: goal.map(f64::from),
-            points: (0..STEPS.1).map(|step| point(*goal, step)).collect(),
-        };
-        DRAWN_MS.iter().map(line).collect()
+        vec![
+            line("as it was on average", &self.mean, None, OnDivergence::Freeze),
+            line("as in its busiest moments", &self.worst, None, OnDivergence::Freeze),
+            line("--max-freeze 20ms, throttled", &self.mean, Some(DRAWN_MS), OnDivergence::Throttle),
+        ]
     }
 }
 
-/// The report, and the lines of its picture. `home` is where earlier moves left what they taught.
-pub fn complete(who: &Who, tracker: &Chosen, watched: &Watched, home: &Path) -> (ProfileReport, Vec<Line>) {
-    let mut report = assemble::report(who, tracker, watched);
+/// What a prediction needs besides what was watched.
+#[derive(Clone, Copy, Debug)]
+pub struct Beyond<'a> {
+    /// `ULPM_HOME`, where earlier moves left what they taught.
+    pub home: &'a Path,
+    /// A bandwidth that the table shall have besides its own.
+    pub bandwidth: Option<Rate>,
+}
+
+impl Beyond<'_> {
+    /// Bandwidths of the table, slowest first.
+    fn links(&self) -> Vec<u64> {
+        let mut links = LINKS.to_vec();
+        links.extend(self.bandwidth.map(|rate| rate.as_bytes_per_s().saturating_mul(8)));
+        links.sort_unstable();
+        links.dedup();
+        links
+    }
+}
+
+/// The report, and the lines of its picture.
+pub fn complete(tracker: &Chosen, watched: &Watched, beyond: &Beyond<'_>) -> (ProfileReport, Vec<Line>) {
+    let mut report = assemble::report(tracker, watched);
     if watched.sampled.windows.is_empty() {
         report.notes.push("watched too shortly for any prediction".to_owned());
         return (report, Vec::new());
     }
-    let outlook = Outlook::of(who, watched, Correction::load(home));
-    report.table = outlook.table();
+    let outlook = Outlook::of(watched, Correction::load(beyond.home));
+    report.table = outlook.table(&beyond.links());
     report.recommendation = recommend(&report.table);
     report.notes.push(format!(
         "predictions take the process as it was while it was watched, a round trip of {:.1} ms and a link of \
@@ -138,21 +162,19 @@ pub fn recommend(table: &[Forecast]) -> Vec<String> {
     let mut links: Vec<u64> = table.iter().map(|f| f.bandwidth_bits_per_s).collect();
     links.sort_unstable();
     links.dedup();
-    let mut same: Option<Option<f64>> = None;
-    for link in links {
-        let cells: Vec<&Forecast> = table.iter().filter(|f| f.bandwidth_bits_per_s == link).collect();
-        let goals = || cells.iter().filter(|f| f.max_freeze_ms.is_some());
-        let best = goals().filter(|f| f.reached).min_by(|a, b| by_goal(a, b));
-        // a faster link with the same answer needs no sentence of its own
-        if same.replace(best.and_then(|f| f.max_freeze_ms)) == Some(best.and_then(|f| f.max_freeze_ms)) {
-            continue;
-        }
-        match best {
+    let cells = |link: u64| table.iter().filter(move |f| f.bandwidth_bits_per_s == link);
+    let goals = |link| cells(link).filter(|f| f.max_freeze_ms.is_some());
+    let best = |link: &u64| goals(*link).filter(|f| f.reached).min_by(|a, b| by_goal(a, b));
+    // links of the same answer share a sentence
+    for same in links.chunk_by(|a, b| best(a).map(|f| f.max_freeze_ms) == best(b).map(|f| f.max_freeze_ms)) {
+        let (first, last) = (same[0], same[same.len() - 1]);
+        match best(&first) {
             Some(f) => advice.push(reachable(f)),
             None => {
-                let throttled = goals().filter(|f| f.throttle_percent.is_some()).min_by(|a, b| by_goal(a, b));
-                let plain = cells.iter().find(|f| f.max_freeze_ms.is_none());
-                advice.push(unreachable(link, throttled.copied(), plain.copied()));
+                let throttled =
+                    goals(last).filter(|f| f.throttle_percent.is_some()).min_by(|a, b| by_goal(a, b));
+                let plain = cells(last).find(|f| f.max_freeze_ms.is_none());
+                advice.push(unreachable(last, throttled, plain));
             }
         }
     }
@@ -182,9 +204,9 @@ fn reachable(f: &Forecast) -> String {
 }
 
 fn unreachable(link: u64, throttled: Option<&Forecast>, plain: Option<&Forecast>) -> String {
-    let mut text = format!("at {} it writes too fast for any goal of the table", bandwidth(link));
+    let mut text = format!("up to {} no goal of the table is reached", bandwidth(link));
     if let Some(f) = plain {
-        text += &format!(": without one it would be frozen for {}", human_ms(f.freeze_ms));
+        text += &format!(": there it would be frozen for {} without one", human_ms(f.freeze_ms));
     }
     match throttled.and_then(|f| Some((f.max_freeze_ms?, f.throttle_percent?))) {
         Some((goal, percent)) => {
@@ -225,7 +247,7 @@ mod tests {
 
     #[test]
     fn a_calm_process_reaches_every_goal_but_the_impossible() {
-        let table = outlook(500.0).table();
+        let table = outlook(500.0).table(&LINKS);
         assert_eq!(table.len(), GOALS_MS.len() * LINKS.len());
         assert!(
             table.iter().filter(|f| f.max_freeze_ms.is_none_or(|g| g >= 20.0)).all(|f| f.reached),
@@ -247,18 +269,23 @@ mod tests {
         assert!(!slow.reached && slow.freeze_ms > 100.0, "{slow:?}");
         assert!(slow.throttle_percent.is_some(), "{slow:?}");
         assert!(wild.forecast(Some(20), LINKS[3]).reached, "{:?}", wild.forecast(Some(20), LINKS[3]));
-        let advice = recommend(&wild.table());
-        assert!(
-            advice[0].contains("100 Mbit/s it writes too fast") && advice[0].contains("throttle"),
-            "{advice:?}"
-        );
+        let advice = recommend(&wild.table(&LINKS));
+        assert!(advice[0].starts_with("up to ") && advice[0].contains("throttle"), "{advice:?}");
         assert!(advice.last().unwrap().contains("is reached"), "{advice:?}");
+    }
+
+    #[test]
+    fn the_users_own_link_is_in_the_table() {
+        let links =
+            |text: &str| Beyond { home: Path::new("/"), bandwidth: Some(text.parse().unwrap()) }.links();
+        assert_eq!(links("500Mbit")[..3], [LINKS[0], 500_000_000, LINKS[1]]);
+        assert_eq!(links("1Gbit"), LINKS);
     }
 
     #[test]
     fn the_freeze_falls_with_the_bandwidth() {
         let lines = outlook(20_000.0).lines();
-        assert_eq!(lines.len(), DRAWN_MS.len());
+        assert_eq!(lines.len(), 3);
         for line in &lines {
             let (first, last) = (line.points[0], line.points[line.points.len() - 1]);
             assert!(first.1 > last.1 && first.0 < last.0, "{line:?}");

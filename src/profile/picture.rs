@@ -17,11 +17,11 @@ const COLOURS: [RGBColor; 5] = [
     RGBColor(86, 180, 233),
 ];
 
-/// One line of the lower chart: a goal, and points of bandwidth (bits per second) and freeze (milliseconds).
+/// One line of the lower chart: points of bandwidth (bits per second) and freeze (milliseconds).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Line {
-    /// The goal, in milliseconds.
-    pub max_freeze_ms: Option<f64>,
+    /// What it shows.
+    pub label: &'static str,
     /// Bandwidth and predicted freeze.
     pub points: Vec<(f64, f64)>,
 }
@@ -117,12 +117,10 @@ fn against_bandwidth(area: &Area<'_>, lines: &[Line]) -> Result<(), PictureError
         .draw()
         .map_err(PictureError::of)?;
     for (line, colour) in lines.iter().zip(COLOURS.iter().cycle().copied()) {
-        let label =
-            line.max_freeze_ms.map_or_else(|| "no goal".to_owned(), |ms| format!("--max-freeze {ms}ms"));
         chart
             .draw_series(LineSeries::new(line.points.iter().copied(), colour.stroke_width(2)))
             .map_err(PictureError::of)?
-            .label(label)
+            .label(line.label)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], colour.stroke_width(2)));
     }
     legend(&mut chart)
@@ -157,7 +155,7 @@ mod tests {
     #[test]
     fn both_charts_are_drawn_and_names_are_escaped() {
         let points = (0..20).map(|n| (1e8 * f64::from(n + 1), 100.0 / f64::from(n + 1))).collect();
-        let svg = draw(&sample(), &[Line { max_freeze_ms: Some(20.0), points }]).unwrap();
+        let svg = draw(&sample(), &[Line { label: "--max-freeze 20ms", points }]).unwrap();
         assert!(svg.contains("(a&lt;b&amp;c)"), "{svg}");
         for word in
             ["pages dirtied per second", "predicted freeze", "1 Gbit/s", "--max-freeze 20ms", "mean 1 500"]

@@ -121,7 +121,11 @@ fn cost(out: &mut String, r: &ProfileReport) {
     }
     if let Some(extra) = c.extra_cpu_ms_per_s {
         let unsure = c.uncertainty_ms_per_s.map_or_else(String::new, |u| format!(" ± {u:.1}"));
-        let verdict = if c.is_certain() { "" } else { ": no difference that could be told from chance" };
+        let verdict = match c.is_certain() {
+            false => ": no difference that could be told from chance",
+            true if extra < 0.0 => ": less, so it did less meanwhile, or got less of a CPU",
+            true => "",
+        };
         let _ = writeln!(
             out,
             "    {extra:+.1}{unsure} ms CPU time per second ({:.1} with tracking){verdict}",

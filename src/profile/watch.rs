@@ -20,9 +20,10 @@ use super::contents::Contents;
 use super::cost::{Counters, Used};
 use super::heat::Named;
 use super::sampled::{Sampled, Samples, is_unknown, to_send};
+use super::who::Who;
 use crate::dirty::{DirtyTracker, Found, Kind};
+use crate::image::RangeSet;
 use crate::image::memory::Layout;
-use crate::image::{RangeSet, Vma};
 use crate::preload::agent::install;
 use crate::state::files::{self, FilesOptions};
 use crate::state::{StateError, memory_map, waits};
@@ -55,6 +56,8 @@ pub enum End {
 /// What was seen.
 #[derive(Debug)]
 pub struct Watched {
+    /// Who it was.
+    pub who: Who,
     /// Why it ended.
     pub end: End,
     /// How long a thread was stopped to install tracking.
@@ -63,6 +66,8 @@ pub struct Watched {
     pub present: u64,
     /// Mappings at the end.
     pub areas: u64,
+    /// Mappings that a move would refuse; what is written there does not count.
+    pub unwatched: usize,
     /// What the tracker took for a sample, in the middle of all.
     pub scan: Duration,
     /// What a round of a move does besides that and sending: mappings with their flags and descriptors are read.
@@ -101,14 +106,18 @@ pub fn watch(
     home: &Path,
     asked_to_end: &dyn Fn() -> bool,
 ) -> Result<Watched, ProfileError> {
-    let subject = Subject::open(pid)?;
+    let mut subject = Subject::open(pid)?;
     let survey = look_around(pid).map_err(|e| subject.explain(e))?;
-    let mut before = Usage::begin(&subject)?;
-    match before.idle(plan.untracked, asked_to_end) {
+    let mut usage = Usage::begin(&subject)?;
+    match usage.idle(plan.untracked, asked_to_end) {
         End::Time => {}
         End::Interrupted => return Err(ProfileError::Interrupted),
         End::ProcessEnded | End::OtherProgram => return Err(ProfileError::Ended(pid)),
     }
+    let before = usage.slices;
+    // until now it may have begun another program unnoticed
+    subject.stack = stack(pid).map_err(|e| subject.explain(e))?;
+    let who = Who::of(pid);
     let begun = Instant::now();
     let mut tracker = attach(pid, kind, home).map_err(|e| subject.explain(e))?;
     let attach = if kind.needs_stop() { begun.elapsed() } else { Duration::ZERO };
@@ -118,7 +127,7 @@ pub fn watch(
     let end = sampler.run(&mut *tracker, plan.tracked, &mut with, asked_to_end)?;
     let own = Duration::from_nanos((now_ns(ClockId::CLOCK_PROCESS_CPUTIME_ID) - own).max(0) as u64);
     drop(tracker);
-    let Sampler { present, layout, mut scans, samples, maps, .. } = sampler;
+    let Sampler { present, layout, unwatched, mut scans, samples, maps, .. } = sampler;
     scans.sort_unstable();
     let scan = scans.get(scans.len() / 2).copied().unwrap_or_default();
     let (areas, sampled) = (layout.vmas.len() as u64, samples.finish(&maps));
@@ -128,8 +137,8 @@ pub fn watch(
         usage.idle(plan.untracked, asked_to_end);
         after = usage.slices;
     }
-    let used = [before.slices, with.slices, after];
-    Ok(Watched { end, attach, present, areas, scan, survey, sampled, used, own })
+    let used = [before, with.slices, after];
+    Ok(Watched { who, end, attach, present, areas, unwatched, scan, survey, sampled, used, own })
 }
 
 /// How long it takes to look at mappings and descriptors as each round of a move does.
@@ -160,12 +169,15 @@ struct Subject {
     stack: u64,
 }
 
+fn stack(pid: i32) -> Result<u64, ProfileError> {
+    let stat = Process::new(pid).and_then(|p| p.stat()).map_err(StateError::proc(pid, "stat"))?;
+    Ok(stat.startstack)
+}
+
 impl Subject {
     fn open(pid: i32) -> Result<Self, ProfileError> {
         let pidfd = pidfd_open(pid).map_err(|source| ProfileError::Gone { pid, source })?;
-        let stack =
-            Process::new(pid).and_then(|p| p.stat()).map_err(StateError::proc(pid, "stat"))?.startstack;
-        Ok(Subject { pid, pidfd, stack })
+        Ok(Subject { pid, pidfd, stack: stack(pid)? })
     }
 
     /// Sleeps until then; `true` if the process has ended.
@@ -258,6 +270,9 @@ impl<'a> Usage<'a> {
 struct Sampler<'a> {
     subject: &'a Subject,
     layout: Layout,
+    /// Mappings that a move would refuse: they are no part of the layout.
+    unwatched: usize,
+    /// All that is mapped.
     known: RangeSet,
     /// Where the tracker is not exact.
     contents: Option<Contents>,
@@ -278,6 +293,7 @@ impl<'a> Sampler<'a> {
         let mut sampler = Sampler {
             subject,
             layout: Layout::default(),
+            unwatched: 0,
             known: RangeSet::default(),
             contents: if tracker.exact() { None } else { Some(Contents::of(subject.pid)?) },
             maps: Vec::new(),
@@ -298,8 +314,9 @@ impl<'a> Sampler<'a> {
         let (survey, _) = memory_map::quick(pid, &self.layout)?;
         let maps = Process::new(pid).and_then(|p| p.maps()).map_err(StateError::proc(pid, "maps"))?;
         self.layout = survey.layout;
-        self.known = self.layout.vmas.iter().map(Vma::range).collect();
+        self.unwatched = survey.obstacles.len();
         self.maps = Named::all(&maps.0);
+        self.known = self.maps.iter().map(|m| m.range).collect();
         self.surveyed = Instant::now();
         Ok(())
     }

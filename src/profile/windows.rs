@@ -84,8 +84,8 @@ impl WorkingSet {
     }
 
     fn pass_on(&mut self, index: usize, span: Duration, pages: &RangeSet) {
-        for longer in index + 1..LEVELS.len() {
-            if LEVELS[longer].1 == Some(index) {
+        for (longer, (_, made_of)) in LEVELS.iter().enumerate() {
+            if *made_of == Some(index) {
                 self.add_to(longer, span, pages);
             }
         }

@@ -17,7 +17,7 @@ use super::trial;
 use super::victims::Victim;
 use crate::lab::needs::{Need, find_program};
 use crate::lab::process::Ended;
-use crate::lab::{Lab, SOON, ULPM, wait_until};
+use crate::lab::{Lab, SOON, ULPM, victims, wait_until};
 
 /// What the `dirty` victim rewrites in a second (tests/victims/dirty.c).
 const DIRTY_PAGES_PER_S: f64 = 2000.0;
@@ -37,9 +37,10 @@ pub(super) fn trials() -> Vec<Trial> {
         trial("profile of a process that ends", &[], process_ends),
         trial("profile of a process that begins another program", &[], other_program),
         trial("profile refuses", &[Need::Program("setpriv"), Need::OtherUsers], refused),
+        trial("profile of a process with a seccomp filter", &[], filtered),
         trial(
             "profile of redis under load and a real move",
-            &[Need::Program("redis-server")],
+            &[Need::Program("redis-server"), Need::TokenBucket],
             redis_and_move,
         ),
     ]
@@ -251,10 +252,10 @@ fn interrupted(lab: &mut Lab) -> Result<()> {
 }
 
 fn process_ends(lab: &mut Lab) -> Result<()> {
-    let shell = lab.spawn("a", &["sh", "-c", "exec sleep 4"])?;
-    let report = report(lab, shell.pid(), &["--seconds", "30"])?;
+    let sleeper = lab.spawn("a", &["sleep", "6"])?;
+    let report = report(lab, sleeper.pid(), &["--seconds", "30"])?;
     ensure!(report["ended"] == "process-ended", "{report}");
-    ensure!((0.5..5.0).contains(&number(&report["seconds"])?), "{report}");
+    ensure!((0.5..6.0).contains(&number(&report["seconds"])?), "{report}");
     let short = lab.spawn("a", &["sleep", "0.5"])?;
     let ended = profile(lab, short.pid(), &["--seconds", "30"])?;
     ensure!(ended.exit == 1 && ended.stderr.contains("ended"), "{ended:?}");
@@ -268,6 +269,25 @@ fn other_program(lab: &mut Lab) -> Result<()> {
     shell.signal(Signal::SIGKILL)?;
     shell.wait(SOON)?;
     ensure!(report["ended"] == "other-program" && report["name"] == "bash", "{report}");
+    Ok(())
+}
+
+/// Nothing is executed in it: what it does not expect might kill it.
+fn filtered(lab: &mut Lab) -> Result<()> {
+    const UNUSED: &str = "461";
+    let mut filtered = lab.spawn("a", &[&victims::tool("without")?, UNUSED, "sleep", "60"])?;
+    let comm = format!("/proc/{}/comm", filtered.outside_pid());
+    wait_until("it sleeps", SOON, || fs::read_to_string(&comm).is_ok_and(|name| name.trim() == "sleep"))?;
+    let report = report(lab, filtered.pid(), &["--seconds", "1"])?;
+    ensure!(report["tracker"] != "wp-scan", "{report}");
+    ensure!(report["tracker_reason"].as_str().is_some_and(|why| why.contains("seccomp")), "{report}");
+    let forced = profile(lab, filtered.pid(), &["--tracker", "wp-scan"])?;
+    ensure!(forced.exit == 3 && forced.stderr.contains("seccomp"), "{forced:?}");
+    filtered.signal(Signal::SIGSTOP)?;
+    let stopped = profile(lab, filtered.pid(), &[])?;
+    ensure!(stopped.exit == 3 && stopped.stderr.contains("kill -CONT"), "{stopped:?}");
+    filtered.signal(Signal::SIGKILL)?;
+    filtered.wait(SOON)?.context("a killed process does not end")?;
     Ok(())
 }
 
@@ -297,38 +317,46 @@ fn refused(lab: &mut Lab) -> Result<()> {
     victim.finish()
 }
 
-/// What a profile predicts of redis while a client writes, beside the move that follows. Printed, not judged beyond the
-/// order of magnitude: docs/profile.md has the figures.
+/// The link of the comparison, slow enough for this machine to fill, in bits per second.
+const LINK: f64 = 400e6;
+/// How often the client overwrites a value.
+const WRITES_PER_S: u64 = 2000;
+
+/// What a profile predicts of redis while a client writes, beside the move that follows over a link of known bandwidth.
+/// Printed for docs/profile.md; judged by its order of magnitude only, since other trials run at the same time.
 fn redis_and_move(lab: &mut Lab) -> Result<()> {
     lab.serve("b")?;
+    lab.limit_rate("a", "400mbit")?;
     let redis = redis::start(lab)?;
-    let (report, outcome) = redis::under_load(lab, || {
+    let (report, outcome) = redis::under_load(lab, WRITES_PER_S, || {
         std::thread::sleep(Duration::from_secs(1));
-        let report = report(lab, redis.pid(), &["--seconds", "5"])?;
+        let report = report(lab, redis.pid(), &["--seconds", "10", "--bandwidth", "400Mbit"])?;
         Ok((report, lab.live("a", redis.pid(), "b", &["--tcp", "close"])?))
     })?;
     ensure!(outcome.exit == 0 && outcome.outcome() == "moved", "{}", outcome.stderr);
     let real = &outcome.report;
     let rounds = real["rounds"].as_array().context("no rounds")?;
     let first = rounds.first().context("no round")?;
-    // what the link carried is not known before: the cell for the bandwidth that the first round had
-    let bits_per_s = number(&first["bytes_on_wire"])? * 8.0 / (number(&first["ms"])? / 1e3);
     let table = report["table"].as_array().context("no table")?;
-    let plain = table.iter().filter(|f| f["max_freeze_ms"].is_null());
-    let far = |f: &Value| (f["bandwidth_bits_per_s"].as_f64().unwrap_or(1.0) / bits_per_s).ln().abs();
-    let nearest = plain.min_by(|a, b| far(a).total_cmp(&far(b))).context("no cell without a goal")?;
+    let here = |f: &&Value| f["max_freeze_ms"].is_null() && f["bandwidth_bits_per_s"].as_f64() == Some(LINK);
+    let predicted = table.iter().find(here).context("no such cell")?;
     let line = |what: &str, predicted: f64, came: f64| {
         println!("  {what:<28} predicted {predicted:>10.1}  came {came:>10.1}");
     };
-    println!("redis under load, {:.2} Gbit/s in the first round:", bits_per_s / 1e9);
+    println!("redis, {WRITES_PER_S} writes a second, link of {} Mbit/s:", LINK / 1e6);
     line("pages in the first round", number(&report["present_pages"])?, number(&first["pages"])?);
-    line("rounds", number(&nearest["rounds"])?, rounds.len() as f64);
+    line("rounds", number(&predicted["rounds"])?, rounds.len() as f64);
     let total = number(&real["precopy_ms"])? + number(&real["freeze_ms"])?;
-    line("total ms", number(&nearest["total_ms"])?, total);
-    line("freeze ms", number(&nearest["freeze_ms"])?, number(&real["freeze_ms"])?);
-    let pages = number(&report["present_pages"])? / number(&first["pages"])?;
-    ensure!((0.8..1.25).contains(&pages), "the first round's pages are off by {pages}");
-    let freeze = number(&nearest["freeze_ms"])? / number(&real["freeze_ms"])?;
-    ensure!((0.1..10.0).contains(&freeze), "the freeze is off by a factor of {freeze}: {nearest} {real}");
-    Ok(())
+    line("total ms", number(&predicted["total_ms"])?, total);
+    line("freeze ms", number(&predicted["freeze_ms"])?, number(&real["freeze_ms"])?);
+    let within = |what: &str, ratio: f64, most: f64| -> Result<()> {
+        ensure!(
+            (1.0 / most..most).contains(&ratio),
+            "{what}: off by a factor of {ratio}: {predicted} {real}"
+        );
+        Ok(())
+    };
+    within("pages", number(&report["present_pages"])? / number(&first["pages"])?, 1.25)?;
+    within("total", number(&predicted["total_ms"])? / total, 3.0)?;
+    within("freeze", number(&predicted["freeze_ms"])? / number(&real["freeze_ms"])?, 10.0)
 }

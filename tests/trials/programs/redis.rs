@@ -70,11 +70,11 @@ pub(super) fn with_writer(lab: &mut Lab) -> Result<()> {
     Ok(())
 }
 
-/// Does something while a client overwrites values all over the data, as fast as it gets answers.
-pub(in crate::trials) fn under_load<T>(lab: &Lab, act: impl FnOnce() -> Result<T>) -> Result<T> {
+/// Does something while a client overwrites values all over the data, about so many times a second.
+pub(in crate::trials) fn under_load<T>(lab: &Lab, per_s: u64, act: impl FnOnce() -> Result<T>) -> Result<T> {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let writer = scope.spawn(|| lab.host("a").in_network(|| overwrite_until(&stop)));
+        let writer = scope.spawn(|| lab.host("a").in_network(|| overwrite_until(&stop, per_s)));
         let done = act();
         stop.store(true, Ordering::Relaxed);
         let written = writer.join().map_err(|_| anyhow::anyhow!("the writer panicked"))???;
@@ -167,14 +167,19 @@ fn write_until(stop: &AtomicBool) -> Result<u64> {
     Ok(written)
 }
 
-/// Overwrites values of `DEBUG POPULATE` until told to stop, or until redis has gone; returns how many.
-fn overwrite_until(stop: &AtomicBool) -> Result<u64> {
+/// Overwrites values of `DEBUG POPULATE`, so many a second, until told to stop, or until redis has gone; returns how many.
+fn overwrite_until(stop: &AtomicBool, per_s: u64) -> Result<u64> {
     let mut written = 0;
     let Ok(stream) = connect() else { return Ok(0) };
     stream.set_read_timeout(Some(Duration::from_secs(1)))?;
     let mut stream = BufReader::new(stream);
     let mut seed = 1u64;
+    let begun = std::time::Instant::now();
     while !stop.load(Ordering::Relaxed) {
+        if written > begun.elapsed().as_millis() as u64 * per_s / 1000 {
+            std::thread::sleep(Duration::from_millis(1));
+            continue;
+        }
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let key = (seed >> 33) % u64::from(KEYS);
         match command(&mut stream, &format!("SETRANGE key:{key} 500 {written:016}")) {

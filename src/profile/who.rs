@@ -1,0 +1,43 @@
+//! Who the process is, read from `/proc` when watching begins.
+
+use procfs::process::Process;
+
+use crate::preload::standing::children;
+
+/// Who the process is, read while it is there.
+#[derive(Clone, Debug, Default)]
+pub struct Who {
+    /// The process.
+    pub pid: i32,
+    /// Its name.
+    pub name: String,
+    /// Its threads.
+    pub threads: u64,
+    /// Its open descriptors.
+    pub descriptors: u64,
+    /// Its resident set in bytes.
+    pub resident: u64,
+    /// It has child processes, which are not watched.
+    pub children: usize,
+}
+
+impl Who {
+    /// Reads `/proc`.
+    pub fn of(pid: i32) -> Self {
+        let Ok(process) = Process::new(pid) else { return Who { pid, ..Who::default() } };
+        let status = process.status().ok();
+        Who {
+            pid,
+            name: status.as_ref().map_or_else(String::new, |s| printable(&s.name)),
+            threads: status.as_ref().map_or(0, |s| s.threads),
+            descriptors: process.fd_count().unwrap_or(0) as u64,
+            resident: status.and_then(|s| s.vmrss).unwrap_or(0) * 1024,
+            children: children(pid).len(),
+        }
+    }
+}
+
+/// Names are the process's own choice; a terminal must not obey them.
+pub fn printable(name: &str) -> String {
+    name.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}

@@ -17,11 +17,15 @@
 //! write, which sets the bit. (A page that was moved by the kernel, or swapped, counts as written, too: harmless.)
 //! Frames are shown to `CAP_SYS_ADMIN` only; without it this tracker is not offered.
 //!
+//! Huge pages (hugetlb) have no such bits (`clear_refs` passes them over): they always count as written.
+//!
 //! Shared memory is beyond it: dropping the page table entry of a shared page (`MADV_DONTNEED`, reclaim) drops its bit
 //! and keeps what was written. The contents of shared objects are always compared.
 
 use std::fs::File;
 use std::io::Write as _;
+
+use nix::errno::Errno;
 
 use super::walk::{add_entries, side_by_side, tracked};
 use super::{DirtyTracker, Found, TrackError, open_pagemap, sparse};
@@ -44,13 +48,16 @@ impl SoftDirty {
     /// Whether this kernel has the bits, and we may see page frames: tried on ourselves.
     pub fn probe() -> Result<(), TrackError> {
         let own = std::process::id() as i32;
-        let mut memory = vec![1u8; 4 * PAGE_SIZE as usize];
-        let page = (memory.as_ptr() as u64).next_multiple_of(PAGE_SIZE);
-        let at = (page - memory.as_ptr() as u64) as usize;
         let map = open_pagemap(own)?;
+        // An area of its own: one that grows meanwhile, as the heap does, counts as written all over (`VM_SOFTDIRTY`).
+        let mut memory = memmap2::MmapMut::map_anon(2 * PAGE_SIZE as usize).map_err(|e| {
+            TrackError::kernel(own, "mapping a page to try")(Errno::from_raw(e.raw_os_error().unwrap_or(0)))
+        })?;
+        let page = memory.as_ptr() as u64;
+        memory[0] = 1;
         clear(own)?;
         let before = entry(&map, own, page)?;
-        *std::hint::black_box(&mut memory[at]) = 2;
+        *std::hint::black_box(&mut memory[0]) = 2;
         let after = entry(&map, own, page)?;
         if before.soft_dirty() || !after.soft_dirty() {
             return Err(TrackError::Lacking("this kernel has no soft-dirty bits (CONFIG_MEM_SOFT_DIRTY)"));
@@ -76,7 +83,9 @@ impl SoftDirty {
                 pagemap::entries(&self.pagemap, range.start, range.end, |at, piece| {
                     let known = self.frames.piece(at);
                     add_entries(&mut all, at, piece, |i, entry| {
-                        entry.soft_dirty() || known.is_none_or(|k| k[place(at) + i] != entry.frame())
+                        vma.huge()
+                            || entry.soft_dirty()
+                            || known.is_none_or(|k| k[place(at) + i] != entry.frame())
                     });
                 })
                 .map_err(TrackError::kernel(self.pid, "reading the page map"))?;
@@ -95,7 +104,7 @@ impl SoftDirty {
             pagemap::entries(&self.pagemap, vma.start, vma.end, |at, piece| {
                 let before = known.piece(at).copied().unwrap_or([0; PIECE_PAGES]);
                 add_entries(&mut all, at, piece, |i, entry| {
-                    entry.soft_dirty() || before[place(at) + i] != entry.frame()
+                    vma.huge() || entry.soft_dirty() || before[place(at) + i] != entry.frame()
                 });
                 if piece.iter().any(|e| e.held()) {
                     remember(&mut frames.piece_mut(at)[place(at)..], piece);

@@ -9,6 +9,10 @@
 //! A mapping made between two rounds, be it at an address that had another before, is not registered. That is
 //! the sign of a new one: before new areas are registered, a scan for *present pages in unregistered areas*
 //! takes them all as written, whatever marks they carry (`mremap` may have brought old ones along).
+//!
+//! Huge pages (hugetlb) are marked as wholes. Those larger than 2 MiB cannot be protected by a scan
+//! ([`crate::sys::pagemap`]): they count as written in every round. Dropping a protected page (`MADV_DONTNEED`) of
+//! huge pages or of a file leaves its mark behind, which goes before the final scan.
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -18,7 +22,7 @@ use nix::errno::Errno;
 use super::walk::{side_by_side, span, tracked};
 use super::{DirtyTracker, Found, TrackError, open_pagemap};
 use crate::image::memory::Layout;
-use crate::image::{Backing, PAGE_SIZE, PageRange, RangeSet};
+use crate::image::{Backing, PAGE_SIZE, PageRange, RangeSet, Vma};
 use crate::sys::pagemap::{self, Category, Query, Region};
 use crate::sys::process::{ProcMem, pidfd_getfd, pidfd_open};
 use crate::sys::uffd::{self, Features, UFFD_USER_MODE_ONLY};
@@ -61,6 +65,20 @@ impl WpScan {
     fn scan(&self, range: PageRange, query: Query, each: impl FnMut(Region)) -> Result<(), TrackError> {
         pagemap::scan(self.pagemap.as_fd(), range.start, range.end, query, each)
             .map_err(TrackError::kernel(self.pid, "scanning the pages"))
+    }
+
+    /// A huge page that was protected and then dropped leaves its mark in its place, which a scan cannot tell from a page in
+    /// swap, unchanged. Without the mark there is nothing. The process is stopped.
+    fn clear_marks(&self, layout: &Layout) -> Result<(), TrackError> {
+        for place in layout.vmas.iter().filter(|v| v.huge() && v.private()).map(Vma::range) {
+            let mut marks = Vec::new();
+            self.scan(place, swapped_ones(), |r| marks.push(PageRange::new(r.start, r.end)))?;
+            for mark in marks {
+                uffd::unprotect(self.uffd.as_fd(), mark.start, mark.len())
+                    .map_err(TrackError::kernel(self.pid, "clearing the marks of dropped pages"))?;
+            }
+        }
+        Ok(())
     }
 
     /// Registers whole spans between areas that cannot be registered, not area by area: the process runs and may
@@ -117,7 +135,38 @@ fn spans(layout: &Layout) -> Vec<PageRange> {
     let mut barriers: RangeSet = layout.vmas.iter().filter(|v| !tracked(v)).map(|v| v.range()).collect();
     layout.special.iter().for_each(|s| barriers.insert(*s));
     let mapped: RangeSet = layout.vmas.iter().map(|v| v.range()).collect();
-    barriers.gaps(ALL).into_iter().filter(|gap| mapped.overlaps(*gap)).collect()
+    let first = |gap: &PageRange| layout.vmas.get(layout.vmas.partition_point(|v| v.end <= gap.start));
+    barriers
+        .gaps(ALL)
+        .into_iter()
+        .filter(|gap| mapped.overlaps(*gap))
+        // the kernel wants a range whose first area is of huge pages to begin at such a page
+        .map(|gap| match first(&gap) {
+            Some(vma) if vma.huge() => PageRange::new(vma.start, gap.end),
+            _ => gap,
+        })
+        .collect()
+}
+
+/// Areas whose pages are too large for a scan to protect.
+fn gigantic(layout: &Layout) -> RangeSet {
+    const PROTECTABLE: u64 = 2 << 20;
+    layout.vmas.iter().filter(|v| v.page_size > PROTECTABLE).map(Vma::range).collect()
+}
+
+/// A range cut at the borders of areas of huge pages: the kernel refuses to work on parts of those.
+fn by_page_size(layout: &Layout, range: PageRange) -> Vec<PageRange> {
+    let first = layout.vmas.partition_point(|v| v.end <= range.start);
+    let huge = layout.vmas[first..].iter().take_while(|v| v.start < range.end).filter(|v| v.huge());
+    let mut all = Vec::new();
+    let mut at = range.start;
+    for part in huge.map(|v| v.range().intersection(&range)) {
+        all.extend([PageRange::new(at, part.start), part]);
+        at = part.end;
+    }
+    all.push(PageRange::new(at, range.end));
+    all.retain(|r| !r.is_empty());
+    all
 }
 
 fn everything(file: Category) -> Query {
@@ -147,6 +196,17 @@ fn absent_ones() -> Query {
         all: Category::SWAPPED,
         any: Category::empty(),
         inverted: Category::empty(),
+        report: Category::SWAPPED,
+        protect: false,
+    }
+}
+
+/// In swap, or a mark without a page; in either case not written since.
+fn swapped_ones() -> Query {
+    Query {
+        all: Category::SWAPPED.union(Category::WPALLOWED).union(Category::WRITTEN),
+        any: Category::SWAPPED,
+        inverted: Category::WRITTEN,
         report: Category::SWAPPED,
         protect: false,
     }
@@ -194,14 +254,20 @@ impl DirtyTracker for WpScan {
             all.push(found);
         })?;
         self.register(layout)?;
-        for range in all.iter().map(|f| f.range) {
+        for range in all.iter().flat_map(|f| by_page_size(layout, f.range)) {
             // a mark brought along by `mremap` may sit on a writable page, whose writes it would hide; where this fails
             // the area has changed again, and is new in the next round
             let _ = uffd::unprotect(self.uffd.as_fd(), range.start, range.len());
         }
         let mut again = Vec::new();
+        let gigantic = gigantic(layout);
         for (range, file) in by_file(layout, whole) {
-            self.scan(range, written_ones(file), |r| again.push(found(r, true)))?;
+            for part in gigantic.gaps(range) {
+                self.scan(part, written_ones(file), |r| again.push(found(r, true)))?;
+            }
+            for part in gigantic.within(range) {
+                self.scan(part, everything(file), |r| again.push(found(r, true)))?;
+            }
         }
         // the pages of new areas carry no marks, so most of them come a second time
         for f in again {
@@ -212,6 +278,7 @@ impl DirtyTracker for WpScan {
     }
 
     fn last(&mut self, layout: &Layout) -> Result<Vec<Found>, TrackError> {
+        self.clear_marks(layout)?;
         let collect = |part: PageRange| {
             let mut all = Vec::new();
             for (range, file) in by_file(layout, part) {

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::PAGE_SIZE;
 use super::files::FileIdentity;
 use super::ranges::{PageRange, RangeSet};
 
@@ -91,6 +92,8 @@ pub struct Vma {
     pub backing: Backing,
     /// What else was asked of it.
     pub flags: VmaFlags,
+    /// Bytes of its pages: [`PAGE_SIZE`], or those of huge pages (hugetlb).
+    pub page_size: u64,
 }
 
 impl Vma {
@@ -102,6 +105,11 @@ impl Vma {
     /// Whether a flag is set.
     pub fn has(&self, flag: VmaFlags) -> bool {
         self.flags.contains(flag)
+    }
+
+    /// Whether it is made of huge pages (hugetlb).
+    pub fn huge(&self) -> bool {
+        self.page_size > PAGE_SIZE
     }
 
     /// Whether its pages belong to this process alone.
@@ -118,12 +126,12 @@ impl Vma {
     }
 
     /// The backing that continues at `addr`: two areas are the same piece of mapping if these are equal.
-    pub fn identity_at(&self, addr: u64) -> (bool, &Backing, u64, bool) {
+    pub fn identity_at(&self, addr: u64) -> (bool, &Backing, u64, bool, u64) {
         let offset = match self.backing {
             Backing::Anonymous => 0,
             _ => self.offset + (addr - self.start),
         };
-        (self.shared, &self.backing, offset, self.has(VmaFlags::GROWS_DOWN))
+        (self.shared, &self.backing, offset, self.has(VmaFlags::GROWS_DOWN), self.page_size)
     }
 }
 
@@ -138,6 +146,24 @@ pub struct MemoryObject {
     pub memfd_name: Option<String>,
     /// Seals of a memfd (`F_GET_SEALS`), applied at the very end.
     pub seals: i32,
+    /// Bytes of its pages: [`PAGE_SIZE`], or those of huge pages (hugetlb).
+    pub page_size: u64,
+}
+
+impl MemoryObject {
+    /// Whether it is made of huge pages (hugetlb).
+    pub fn huge(&self) -> bool {
+        self.page_size > PAGE_SIZE
+    }
+}
+
+/// Huge pages of one size that a process uses or was promised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HugePages {
+    /// Bytes of a page.
+    pub page_size: u64,
+    /// How many.
+    pub count: u64,
 }
 
 /// The parts of old mappings that no new one continues: what was in place there is lost.
@@ -210,6 +236,8 @@ pub struct MemoryImage {
     pub exe: String,
     /// Files behind mappings: path and identity, each once.
     pub files: Vec<(String, FileIdentity)>,
-    /// Resident set in bytes.
+    /// Resident set in bytes, without huge pages (hugetlb).
     pub resident: u64,
+    /// Huge pages that it will need at the target.
+    pub huge_pages: Vec<HugePages>,
 }

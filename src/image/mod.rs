@@ -23,7 +23,7 @@ pub use process::{ProcessImage, ThreadImage, TreeImage};
 pub use ranges::{PageRange, RangeSet};
 
 /// Version of everything in this room; both ends must have the same.
-pub const IMAGE_VERSION: u32 = 1;
+pub const IMAGE_VERSION: u32 = 2;
 
 /// Bytes of a page. x86-64 only; other page sizes are refused in the hello.
 pub const PAGE_SIZE: u64 = 4096;

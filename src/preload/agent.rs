@@ -17,7 +17,7 @@ use crate::dirty::{Chosen, DirtyTracker, Found, Kind};
 use crate::image::files::{FileIdentity, FilesImage};
 use crate::image::memory::{Layout, MemoryObject, discontinued};
 use crate::image::process::ProcessImage;
-use crate::image::{Backing, ObjectId, Vma};
+use crate::image::{Backing, ObjectId, PAGE_SIZE, Vma};
 use crate::state::files::identity::identity_of_path;
 use crate::state::{memory_map, waits};
 use crate::tracee::restart::Interrupted;
@@ -236,6 +236,7 @@ fn with_descriptors(mut layout: Layout, files: &FilesImage) -> Layout {
             size: memfd.size,
             memfd_name: Some(memfd.name.clone()),
             seals: memfd.seals as i32,
+            page_size: memfd.huge_page.unwrap_or(PAGE_SIZE),
         };
         match layout.objects.iter_mut().find(|o| o.id.ino == memfd.object) {
             Some(known) => *known = MemoryObject { id: known.id, ..object },

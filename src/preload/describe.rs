@@ -11,7 +11,9 @@ use crate::image::memory::MemoryImage;
 use crate::image::process::{Attributes, ProcessImage, ThreadImage, Timers};
 use crate::image::{Backing, Obstacle, Vma};
 use crate::state::files::{self, FilesOptions};
-use crate::state::{StateError, attributes, credentials, memory_map, mm_fields, scheduling, threads, timers};
+use crate::state::{
+    StateError, attributes, credentials, huge_pages, memory_map, mm_fields, scheduling, threads, timers,
+};
 use crate::tracee::freeze::tids;
 
 /// A process as it looks from outside. Registers and the like are still empty.
@@ -61,6 +63,7 @@ fn look(pid: i32, options: &FilesOptions, mut obstacles: Vec<Obstacle>) -> Resul
         .to_string_lossy()
         .into_owned();
     let attributes = Attributes { dumpable: 1, ..attributes::capture(pid, &status)? };
+    let huge_pages = huge_pages::needed(pid, &survey.layout, &files)?;
     let memory = MemoryImage {
         files: mapped_files(&survey.layout.vmas, &mut obstacles),
         layout: survey.layout,
@@ -68,6 +71,7 @@ fn look(pid: i32, options: &FilesOptions, mut obstacles: Vec<Obstacle>) -> Resul
         mm: mm_fields::capture(pid)?,
         exe,
         resident: status.vmrss.unwrap_or(0) * 1024,
+        huge_pages,
     };
     let cpus = scheduling::online_cpus();
     let threads = tids(pid)?.into_iter().filter_map(|tid| thread(tid, &cpus).ok()).collect();

@@ -17,8 +17,26 @@ use crate::transport::protocol::PAGES_MAX;
 pub struct Batch {
     /// In ascending order.
     pub ranges: Vec<PageRange>,
-    /// Whether zeroes may be left out there.
+    /// How they are to be looked at.
+    pub how: How,
+}
+
+/// How pages are looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct How {
+    /// Zeroes may be left out.
     pub skip_zero: bool,
+    /// Contents are compared by hash.
+    pub hash: bool,
+    /// Of the mapping, in bytes. A huge page (hugetlb) that is all zeroes is not like one that is absent: touching it needs
+    /// no further page from the pool. So the first 4 KiB of each are not left out, and the target, too, has it.
+    pub page_size: u64,
+}
+
+impl Default for How {
+    fn default() -> Self {
+        How { skip_zero: true, hash: true, page_size: PAGE_SIZE }
+    }
 }
 
 /// A run of pages that was read.
@@ -28,21 +46,21 @@ pub struct Look {
     pub start: u64,
     /// Whole pages.
     pub data: Bytes,
-    /// One for each page, where contents are compared; see [`page_hash`].
+    /// One for each page, where contents are compared, else none; see [`page_hash`].
     pub hashes: Vec<u128>,
     /// Pages, as offsets into the data, that are zero and may be left out.
     pub zero: Vec<bool>,
 }
 
 /// Batches from runs.
-pub fn batches(runs: impl IntoIterator<Item = (PageRange, bool)>) -> Vec<Batch> {
+pub fn batches(runs: impl IntoIterator<Item = (PageRange, How)>) -> Vec<Batch> {
     let mut all: Vec<Batch> = Vec::new();
     let mut room = 0;
-    for (range, skip_zero) in runs {
+    for (range, how) in runs {
         let mut rest = range;
         while !rest.is_empty() {
-            if room == 0 || all.last().is_none_or(|b| b.skip_zero != skip_zero) {
-                all.push(Batch { ranges: Vec::new(), skip_zero });
+            if room == 0 || all.last().is_none_or(|b| b.how != how) {
+                all.push(Batch { ranges: Vec::new(), how });
                 room = PAGES_MAX as u64;
             }
             let piece = PageRange::new(rest.start, rest.end.min(rest.start + room));
@@ -67,17 +85,13 @@ pub type Read<'a> = dyn Fn(&Batch) -> Result<Vec<(u64, Bytes)>, PreloadError> + 
 /// Reads all batches and hands each run to `each`, which is called on this thread, in no certain order.
 pub fn look(
     batches: &[Batch],
-    hash: bool,
     read: &Read<'_>,
     mut each: impl FnMut(Look) -> Result<(), PreloadError>,
 ) -> Result<(), PreloadError> {
     /// Below this, other threads cost more than they bring.
     const MANY: usize = 16;
     let one = |batch: &Batch| -> Result<Vec<Look>, PreloadError> {
-        Ok(read(batch)?
-            .into_iter()
-            .map(|(start, data)| examine(start, data, batch.skip_zero, hash))
-            .collect())
+        Ok(read(batch)?.into_iter().map(|(start, data)| examine(start, data, batch.how)).collect())
     };
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     if batches.len() < MANY || cores == 1 {
@@ -102,10 +116,12 @@ pub fn look(
     })
 }
 
-fn examine(start: u64, data: Bytes, skip_zero: bool, hash: bool) -> Look {
+fn examine(start: u64, data: Bytes, how: How) -> Look {
     let pages = || data.chunks(PAGE_SIZE as usize);
-    let zero = pages().map(|p| skip_zero && is_zero(p)).collect();
-    let hashes = if hash { pages().map(page_hash).collect() } else { Vec::new() };
+    let first = |addr: u64| how.page_size > PAGE_SIZE && addr.is_multiple_of(how.page_size);
+    let addrs = (start..).step_by(PAGE_SIZE as usize);
+    let zero = pages().zip(addrs).map(|(p, addr)| how.skip_zero && is_zero(p) && !first(addr)).collect();
+    let hashes = if how.hash { pages().map(page_hash).collect() } else { Vec::new() };
     Look { start, zero, hashes, data }
 }
 
@@ -125,8 +141,13 @@ mod tests {
 
     #[test]
     fn batches_hold_every_page_once_and_no_more_than_their_size() {
-        let runs =
-            [(pages(0, 1), true), (pages(5, 200), true), (pages(300, 301), false), (pages(400, 465), true)];
+        let other = How { skip_zero: false, ..How::default() };
+        let runs = [
+            (pages(0, 1), How::default()),
+            (pages(5, 200), How::default()),
+            (pages(300, 301), other),
+            (pages(400, 465), How::default()),
+        ];
         let all = batches(runs);
         let size = |b: &Batch| b.ranges.iter().map(PageRange::len).sum::<u64>();
         assert!(all.iter().all(|b| size(b) > 0 && size(b) <= PAGES_MAX as u64), "{all:?}");
@@ -135,7 +156,7 @@ mod tests {
         let wanted: Vec<u64> = runs.iter().flat_map(|(r, _)| r.chunks(PAGE_SIZE)).map(|r| r.start).collect();
         seen.sort_unstable();
         assert_eq!(seen, wanted);
-        assert!(all.iter().all(|b| b.skip_zero != b.ranges.contains(&pages(300, 301))));
+        assert!(all.iter().all(|b| b.how.skip_zero != b.ranges.contains(&pages(300, 301))));
     }
 
     #[test]
@@ -151,7 +172,7 @@ mod tests {
         };
         for count in [3, 4000] {
             let mut seen = Vec::new();
-            look(&batches([(pages(1, count), true)]), true, &read, |look| {
+            look(&batches([(pages(1, count), How::default())]), &read, |look| {
                 let n = look.start / PAGE_SIZE;
                 assert_eq!(look.zero, [n.is_multiple_of(7)]);
                 assert_eq!(look.hashes, [page_hash(&look.data)]);
@@ -165,12 +186,19 @@ mod tests {
     }
 
     #[test]
+    fn the_first_small_page_of_a_huge_one_is_never_left_out() {
+        let how = How { page_size: 4 * PAGE_SIZE, ..How::default() };
+        let zeroes = Bytes::from(vec![0; 6 * PAGE_SIZE as usize]);
+        assert_eq!(examine(3 * PAGE_SIZE, zeroes, how).zero, [true, false, true, true, true, false]);
+    }
+
+    #[test]
     fn a_failure_ends_it() {
         let read = |_: &Batch| Err(PreloadError::NoSuchProcess(1));
-        assert!(look(&batches([(pages(0, 9000), false)]), false, &read, |_| Ok(())).is_err());
+        assert!(look(&batches([(pages(0, 9000), How::default())]), &read, |_| Ok(())).is_err());
         let read = |b: &Batch| Ok(cut(b, BytesMut::zeroed(b.ranges.iter().map(|r| r.len() as usize).sum())));
         let mut calls = 0;
-        let failed = look(&batches([(pages(0, 9000), false)]), false, &read, |_| {
+        let failed = look(&batches([(pages(0, 9000), How::default())]), &read, |_| {
             calls += 1;
             Err(PreloadError::NoSuchProcess(2))
         });

@@ -7,6 +7,7 @@
 //! | [`push`] | private pages: what to send, what to leave out |
 //! | [`heat`] | pages that are written again and again |
 //! | [`look`] | reading pages, on all cores; zeroes, hashes |
+//! | [`huge`] | huge pages (hugetlb) that were dropped |
 //! | [`objects`] | shared memory objects |
 //! | [`throttle`] | slowing the process down |
 //! | [`capture`] | the frozen process, its state, and giving it back |
@@ -18,6 +19,7 @@ pub mod capture;
 pub mod describe;
 pub mod error;
 pub mod heat;
+pub mod huge;
 pub mod look;
 pub mod objects;
 pub mod push;

@@ -12,7 +12,7 @@ use std::os::unix::fs::MetadataExt;
 use bytes::{Bytes, BytesMut};
 
 use super::PreloadError;
-use super::look::{Batch, Look, batches, cut, look};
+use super::look::{Batch, How, Look, batches, cut, look};
 use super::push::PageSink;
 use crate::dirty::Found;
 use crate::image::memory::{Layout, MemoryObject};
@@ -184,7 +184,7 @@ impl Source {
         let mut zeroed = RangeSet::default();
         let (mut hashes, mut sent) = (std::mem::take(&mut self.hashes), std::mem::take(&mut self.sent));
         let read = |batch: &Batch| self.read_batch(id, batch);
-        let done = look(&batches(wanted.into_iter().map(|r| (r, true))), true, &read, |look| {
+        let done = look(&batches(wanted.into_iter().map(|r| (r, How::default()))), &read, |look| {
             for (from, to, change) in changes(&look, &mut hashes) {
                 let range = PageRange::new(look.start + from as u64, look.start + to as u64);
                 match change {

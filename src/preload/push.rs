@@ -8,7 +8,8 @@ use bytes::{Bytes, BytesMut};
 
 use super::PreloadError;
 use super::heat::Heat;
-use super::look::{Batch, Look, batches, cut, look};
+use super::huge;
+use super::look::{Batch, How, Look, batches, cut, look};
 use crate::dirty::Found;
 use crate::image::memory::Layout;
 use crate::image::{Backing, ObjectId, PAGE_SIZE, PageMap, PageRange, RangeSet};
@@ -40,8 +41,10 @@ pub struct Pusher {
     /// Found written, and so marked clean by the tracker, but not sent: outside of the mappings that were known when
     /// the scan ran, or gone when they were read. They stay owed until they are read.
     owed: RangeSet,
-    /// Where the tracker is not exact: hashes of the contents as last looked at; 0: nothing, or zeroes.
-    seen: Option<PageMap<u128>>,
+    /// Hashes of contents as last looked at; 0: nothing, or zeroes. Of all pages where the tracker is not exact; else of huge
+    /// pages alone: one byte written marks 2 MiB.
+    seen: PageMap<u128>,
+    exact: bool,
     heat: Heat,
     begun: bool,
 }
@@ -57,8 +60,8 @@ pub struct Sent {
     pub unchanged: u64,
 }
 
-/// A run of pages to be read: where, and whether zeroes may be left out.
-type Run = (PageRange, bool);
+/// A run of pages to be read: where, and of what kind.
+type Run = (PageRange, How);
 
 /// What becomes of a page that was read.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -85,9 +88,9 @@ impl Pusher {
     /// Nothing is sent yet. `exact`: whether the tracker is; contents are compared where it is not.
     pub fn new(pid: i32, exact: bool) -> Result<Self, PreloadError> {
         let mem = ProcMem::open(pid).map_err(|source| PreloadError::Memory { pid, addr: 0, source })?;
-        let seen = (!exact).then(PageMap::default);
         let (sent, zeroes, owed) = (RangeSet::default(), RangeSet::default(), RangeSet::default());
-        Ok(Pusher { pid, mem, sent, zeroes, owed, seen, heat: Heat::default(), begun: false })
+        let (seen, heat) = (PageMap::default(), Heat::default());
+        Ok(Pusher { pid, mem, sent, zeroes, owed, seen, exact, heat, begun: false })
     }
 
     /// The target is about to lose what was in place there: it is owed again, should it still exist. The layouts of a
@@ -101,9 +104,7 @@ impl Pusher {
                 had.remove(*range);
             }
             self.heat.forget(*range);
-            if let Some(seen) = &mut self.seen {
-                seen.clear(*range);
-            }
+            self.seen.clear(*range);
         }
     }
 
@@ -122,7 +123,7 @@ impl Pusher {
         let mut round = Round::default();
         let first = !std::mem::replace(&mut self.begun, true);
         found.iter().filter(|f| f.private_data()).for_each(|f| self.owed.insert(f.range));
-        if self.seen.is_none() {
+        if self.exact {
             let written: RangeSet = split(layout, found).0.into_iter().map(|(range, _)| range).collect();
             round.sent.written = written.pages();
             if !first {
@@ -135,7 +136,7 @@ impl Pusher {
             round.stale.iter().for_each(|r| self.owed.insert(r));
         }
         self.pay(layout, found, &mut round, sink)?;
-        if self.seen.is_some() {
+        if !self.exact {
             round.sent.written = round.changed.pages();
             if !first {
                 self.heat.round(round.changed);
@@ -153,9 +154,15 @@ impl Pusher {
     ) -> Result<Sent, PreloadError> {
         let (present, _) = split(layout, found);
         let written: Vec<Found> = found.iter().filter(|f| f.written).copied().collect();
-        let mut round = Round { last: true, stale: self.heat.release(), ..Round::default() };
+        let mut round = Round { last: true, ..Round::default() };
         written.iter().filter(|f| f.private_data()).for_each(|f| self.owed.insert(f.range));
-        round.stale.iter().for_each(|r| self.owed.insert(r));
+        self.dropped(layout, found).iter().for_each(|r| self.owed.insert(*r));
+        let held = self.heat.release();
+        held.iter().for_each(|r| self.owed.insert(r));
+        if !self.exact {
+            // they were looked at without being sent
+            round.stale = held;
+        }
         self.pay(layout, &written, &mut round, sink)?;
         if let Some(lost) = present.iter().find_map(|(range, _)| self.owed.within(*range).next()) {
             let source = std::io::Error::other("the page is there and cannot be read");
@@ -179,6 +186,19 @@ impl Pusher {
         Ok(round.sent)
     }
 
+    /// Huge pages that are marked clean and are not what was sent.
+    fn dropped(&self, layout: &Layout, found: &[Found]) -> Vec<PageRange> {
+        let clean: RangeSet =
+            found.iter().filter(|f| f.private_data() && !f.written).map(|f| f.range).collect();
+        let read = |addr: u64| {
+            let mut page = vec![0; PAGE_SIZE as usize];
+            self.mem.read(addr, &mut page).ok().map(|()| page)
+        };
+        let vmas = layout.vmas.iter().filter(|v| v.huge() && v.private());
+        let pages = vmas.flat_map(|v| clean.within(v.range()).map(|r| (r, v.page_size)).collect::<Vec<_>>());
+        pages.flat_map(|(range, size)| huge::dropped(&self.seen, &self.sent, range, size, read)).collect()
+    }
+
     /// Reads what is owed and sends what must be, cold pages first; tells of pages that have become zero.
     fn pay(
         &mut self,
@@ -197,6 +217,10 @@ impl Pusher {
             cold.extend(self.heat.cold(owed).into_iter().map(of));
         }
         let runs = [split(layout, &cold).0, split(layout, &warm).0].concat();
+        let runs: Vec<Run> = runs
+            .into_iter()
+            .map(|(range, how)| (range, How { hash: how.hash || !self.exact, ..how }))
+            .collect();
         runs.iter().for_each(|(range, _)| self.owed.insert(*range));
         round.zeroed = split(layout, found)
             .1
@@ -205,16 +229,14 @@ impl Pusher {
             .collect();
         for zero in &round.zeroed {
             self.sent.remove(*zero);
-            if let Some(seen) = &mut self.seen {
-                seen.clear(*zero);
-            }
+            self.seen.clear(*zero);
         }
         let (pid, mem) = (
             self.pid,
             self.mem.try_clone().map_err(|source| PreloadError::Memory { pid: self.pid, addr: 0, source })?,
         );
         let read = |batch: &Batch| Ok(read(pid, &mem, batch));
-        look(&batches(runs), self.seen.is_some(), &read, |look| self.settle(&look, round, sink))?;
+        look(&batches(runs), &read, |look| self.settle(&look, round, sink))?;
         // not what was the zero page when the scan passed, and has been written and sent since
         let zeroed: Vec<PageRange> = round.zeroed.drain(..).flat_map(|z| self.sent.gaps(z)).collect();
         if zeroed.is_empty() { Ok(()) } else { sink.zero(zeroed) }
@@ -256,16 +278,14 @@ impl Pusher {
     fn judge(&mut self, look: &Look, i: usize, round: &mut Round) -> Verdict {
         let at = look.start + i as u64 * PAGE_SIZE;
         if look.zero[i] {
-            if let Some(seen) = &mut self.seen {
-                seen.set(at, 0);
-            }
+            self.seen.set(at, 0);
             return Verdict::Zero;
         }
-        let Some(seen) = &mut self.seen else { return Verdict::Send };
+        let Some(&hash) = look.hashes.get(i) else { return Verdict::Send };
         let page = PageRange::new(at, at + PAGE_SIZE);
-        if seen.set(at, look.hashes[i]) != look.hashes[i] {
+        if self.seen.set(at, hash) != hash {
             round.changed.insert(page);
-            let hold = !round.last && self.heat.hot_if_written(page);
+            let hold = !round.last && !self.exact && self.heat.hot_if_written(page);
             return if hold { Verdict::Hold } else { Verdict::Send };
         }
         if round.stale.overlaps(page) { Verdict::Send } else { Verdict::Unchanged }
@@ -308,13 +328,14 @@ fn split(layout: &Layout, found: &[Found]) -> (Vec<Run>, Vec<PageRange>) {
         }
         for vma in layout.vmas[first..].iter().take_while(|v| v.start < f.range.end).filter(|v| v.private()) {
             let range = f.range.intersection(&vma.range());
-            let skip_zero = vma.backing == Backing::Anonymous;
-            if f.zero && skip_zero {
+            let anonymous = vma.backing == Backing::Anonymous;
+            let how = How { skip_zero: anonymous, hash: vma.huge(), page_size: vma.page_size };
+            if f.zero && anonymous {
                 zero.push(range);
             } else if f.private_data() {
                 match data.last_mut() {
-                    Some((last, s)) if last.end == range.start && *s == skip_zero => last.end = range.end,
-                    _ => data.push((range, skip_zero)),
+                    Some((last, h)) if last.end == range.start && *h == how => last.end = range.end,
+                    _ => data.push((range, how)),
                 }
             }
         }

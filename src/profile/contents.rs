@@ -3,7 +3,7 @@
 use super::ProfileError;
 use crate::image::{PAGE_SIZE, PageMap, PageRange, RangeSet};
 use crate::preload::PreloadError;
-use crate::preload::look::{batches, look};
+use crate::preload::look::{How, batches, look};
 use crate::preload::push::read;
 use crate::sys::process::ProcMem;
 
@@ -25,9 +25,9 @@ impl Contents {
     /// Those of `pages` that are not what they were when last seen, or were never seen.
     pub fn changed(&mut self, pages: &RangeSet) -> Result<RangeSet, ProfileError> {
         let (pid, mem, seen) = (self.pid, &self.mem, &mut self.seen);
-        let all = batches(pages.iter().map(|range| (range, false)));
+        let all = batches(pages.iter().map(|range| (range, How { skip_zero: false, ..How::default() })));
         let mut changed = RangeSet::default();
-        look(&all, true, &|batch| Ok(read(pid, mem, batch)), |run| {
+        look(&all, &|batch| Ok(read(pid, mem, batch)), |run| {
             for (at, hash) in (run.start..).step_by(PAGE_SIZE as usize).zip(&run.hashes) {
                 if seen.set(at, *hash) != *hash {
                     changed.insert(PageRange::new(at, at + PAGE_SIZE));

@@ -115,7 +115,16 @@ mod tests {
 
     fn vma(from: u64, to: u64, shared: bool, backing: Backing) -> Vma {
         let PageRange { start, end } = pages(from, to);
-        Vma { start, end, prot: 3, shared, offset: 0, backing, flags: VmaFlags::empty() }
+        Vma {
+            start,
+            end,
+            prot: 3,
+            shared,
+            offset: 0,
+            backing,
+            flags: VmaFlags::empty(),
+            page_size: PAGE_SIZE,
+        }
     }
 
     #[test]

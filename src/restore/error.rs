@@ -31,6 +31,16 @@ pub enum RestoreError {
         /// What the kernel said.
         source: std::io::Error,
     },
+    /// There was no huge page to be had.
+    #[error("{step}: the target has too few free huge pages of {} kB (`sysctl vm.nr_hugepages`), or its control group allows no more", page_size / 1024)]
+    NoHugePage {
+        /// What was being done.
+        step: &'static str,
+        /// Bytes of such a page.
+        page_size: u64,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
     /// The source sent something that makes no sense; nothing was done with it.
     #[error("the source sent {0}")]
     Nonsense(String),

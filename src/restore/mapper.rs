@@ -3,7 +3,8 @@
 //! A piece of address space keeps its content when it shows the same thing before and after (private or
 //! shared, same file and offset). Anything else is mapped anew; the source knows from its own tracking that
 //! such pages must be sent again. Protections and flags that hinder (or are hindered by) the placing of pages
-//! are set at the end ([`finish`]).
+//! are set at the end ([`finish`]); among them all protections of private huge pages (hugetlb), through which not every
+//! kernel lets `/proc/PID/mem` write.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
@@ -12,7 +13,8 @@ use super::objects::Objects;
 use super::skeleton::Skeleton;
 use super::{RestoreError, pages};
 use crate::image::memory::Layout;
-use crate::image::{Backing, PageRange, RangeSet, Vma, VmaFlags};
+use crate::image::{Backing, PAGE_SIZE, PageRange, RangeSet, Vma, VmaFlags};
+use crate::sys::hugetlb;
 use crate::tracee::Batch;
 
 /// One step of making one layout the other.
@@ -43,7 +45,7 @@ fn difference<'a>(old: &'a [Vma], new: &'a [Vma]) -> Vec<Step<'a>> {
             (Some(b), Some(a)) if b.identity_at(range.start) != a.identity_at(range.start) => {
                 Step::Map(range, a)
             }
-            (Some(b), Some(a)) if b.prot != a.prot => Step::Protect(range, a.prot),
+            (Some(b), Some(a)) if early(b) != early(a) => Step::Protect(range, early(a)),
             _ => continue,
         };
         match (steps.last_mut(), step) {
@@ -58,6 +60,12 @@ fn difference<'a>(old: &'a [Vma], new: &'a [Vma]) -> Vec<Step<'a>> {
         }
     }
     steps
+}
+
+/// The protection while pages are placed.
+fn early(vma: &Vma) -> u8 {
+    const BOTH: u8 = (libc::PROT_READ | libc::PROT_WRITE) as u8;
+    if vma.huge() && vma.private() { BOTH } else { vma.prot }
 }
 
 /// The area of a sorted list that covers `range`.
@@ -130,7 +138,7 @@ fn without(vmas: &[Vma], ranges: &[PageRange]) -> Vec<Vma> {
     vmas.iter()
         .flat_map(|vma| {
             cut.gaps(vma.range()).into_iter().map(|gap| {
-                let (_, _, offset, _) = vma.identity_at(gap.start);
+                let (_, _, offset, ..) = vma.identity_at(gap.start);
                 Vma { start: gap.start, end: gap.end, offset, ..vma.clone() }
             })
         })
@@ -141,7 +149,10 @@ fn without(vmas: &[Vma], ranges: &[PageRange]) -> Vec<Vma> {
 fn check(layout: &Layout) -> Result<(), RestoreError> {
     let mut last = 0;
     for v in &layout.vmas {
-        let aligned = v.start % 4096 == 0 && v.end % 4096 == 0 && v.offset % 4096 == 0;
+        let known = !v.huge() || hugetlb::sizes().iter().any(|s| s.bytes == v.page_size);
+        let aligned = known
+            && v.page_size >= PAGE_SIZE
+            && [v.start, v.end, v.offset].iter().all(|x| x % v.page_size == 0);
         if !aligned || v.start < last || v.end <= v.start || v.end > 1 << 47 {
             return Err(RestoreError::Nonsense(format!("an impossible mapping {:#x}-{:#x}", v.start, v.end)));
         }
@@ -232,14 +243,24 @@ fn map(batch: &mut Batch, range: PageRange, vma: &Vma, fds: &BTreeMap<Opened, u6
     }
     let (fd, offset) = match opened(vma) {
         None => {
-            flags |= libc::MAP_ANONYMOUS;
+            flags |= libc::MAP_ANONYMOUS | if vma.huge() { hugetlb::map_flags(vma.page_size) } else { 0 };
             (u64::MAX, 0)
         }
         Some(backing) => {
             (fds.get(&backing).copied().unwrap_or(u64::MAX), vma.offset + range.start - vma.start)
         }
     };
-    let args = [range.start, range.len(), u64::from(vma.prot), flags as u64, fd, offset];
+    let args = [range.start, range.len(), u64::from(early(vma)), flags as u64, fd, offset];
+    if vma.huge() {
+        // what is there may hold promises of huge pages: they are given back first
+        batch.call("munmap", libc::SYS_munmap, &[range.start, range.len()]);
+        batch.call(
+            "mmap of huge pages (ENOMEM: the target has too few free, see `sysctl vm.nr_hugepages`)",
+            libc::SYS_mmap,
+            &args,
+        );
+        return;
+    }
     batch.call("mmap", libc::SYS_mmap, &args);
     let advice =
         [(VmaFlags::HUGE_PAGE, libc::MADV_HUGEPAGE), (VmaFlags::NO_HUGE_PAGE, libc::MADV_NOHUGEPAGE)];
@@ -261,11 +282,15 @@ pub fn finish(skeleton: &Skeleton) -> Result<(), RestoreError> {
         (VmaFlags::MERGEABLE, libc::MADV_MERGEABLE),
     ];
     let late = VmaFlags::LOCKED | advice.iter().map(|(f, _)| *f).collect::<VmaFlags>();
-    let vmas: Vec<&Vma> = skeleton.layout.vmas.iter().filter(|v| v.flags.intersects(late)).collect();
+    let waits = |v: &&Vma| v.flags.intersects(late) || early(v) != v.prot;
+    let vmas: Vec<&Vma> = skeleton.layout.vmas.iter().filter(waits).collect();
     skeleton.run_all(&vmas, 0, |batch, vma| {
         let (start, len) = (vma.start, vma.end - vma.start);
         for (_, advice) in advice.iter().filter(|(flag, _)| vma.has(*flag)) {
             batch.call("madvise", libc::SYS_madvise, &[start, len, *advice as u64]);
+        }
+        if early(vma) != vma.prot {
+            batch.call("mprotect", libc::SYS_mprotect, &[start, len, u64::from(vma.prot)]);
         }
         if vma.has(VmaFlags::LOCKED) {
             batch.call("mlock", libc::SYS_mlock, &[start, len]);
@@ -286,6 +311,7 @@ mod tests {
             offset: 0,
             backing: Backing::Anonymous,
             flags: VmaFlags::empty(),
+            page_size: PAGE_SIZE,
         }
     }
 

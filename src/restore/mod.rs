@@ -9,11 +9,13 @@
 //! | [`objects`] | shared memory objects |
 //! | [`activate`] | all other state, at the end |
 //! | [`reservation`] | preflight: what is missing here |
+//! | [`huge_pages`] | preflight: whether this host has huge pages enough |
 //! | [`verify`] | comparing every page with the source |
 //! | [`session`] | the conversation with the source |
 
 pub mod activate;
 pub mod error;
+pub mod huge_pages;
 pub mod mapper;
 pub mod nursery;
 pub mod objects;

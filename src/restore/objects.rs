@@ -12,6 +12,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use super::RestoreError;
 use crate::image::memory::MemoryObject;
 use crate::image::{ObjectId, PageRange};
+use crate::sys::hugetlb;
 use crate::sys::process::SharedAnonymous;
 
 /// The objects of one migration, by their name at the source.
@@ -61,16 +62,21 @@ impl Objects {
             return Err(RestoreError::Nonsense(format!("pages beyond the end of memory object {}", id.ino)));
         }
         let len = data.len().min(object.size.saturating_sub(offset) as usize);
+        if object.huge() {
+            return write_huge(file, object, offset, &data[..len]);
+        }
         file.write_all_at(&data[..len], offset).map_err(RestoreError::io("filling a memory object"))
     }
 
     /// Takes pages away.
     pub fn punch(&self, id: ObjectId, ranges: &[PageRange]) -> Result<(), RestoreError> {
-        let (file, _) = self.file(id)?;
+        let (file, object) = self.file(id)?;
         for r in ranges {
-            let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-            fallocate(file, flags, r.start as i64, r.len() as i64)
-                .map_err(RestoreError::io("punching a hole into a memory object"))?;
+            if object.huge() {
+                punch_huge(file, object, *r)?;
+                continue;
+            }
+            punch(file, *r)?;
         }
         Ok(())
     }
@@ -93,29 +99,69 @@ impl Objects {
 fn make(object: &MemoryObject) -> Result<File, RestoreError> {
     let fd = match &object.memfd_name {
         Some(name) => {
-            let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+            let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING | page_flags(object);
             memfd_create(name.as_str(), flags).map_err(RestoreError::io("making a memfd"))?
         }
-        None => return anonymous(object.size),
+        None => return anonymous(object),
     };
     let file = File::from(fd);
     file.set_len(object.size).map_err(RestoreError::io("sizing a memfd"))?;
     Ok(file)
 }
 
+/// What a memfd's flags say of its pages.
+fn page_flags(object: &MemoryObject) -> MFdFlags {
+    if object.huge() { hugetlb::memfd_flags(object.page_size) } else { MFdFlags::empty() }
+}
+
+fn punch(file: &File, range: PageRange) -> Result<(), RestoreError> {
+    let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    fallocate(file, flags, range.start as i64, range.len() as i64)
+        .map_err(RestoreError::io("punching a hole into a memory object"))
+}
+
+fn write_huge(file: &File, object: &MemoryObject, offset: u64, data: &[u8]) -> Result<(), RestoreError> {
+    let page_size = object.page_size;
+    hugetlb::write_at(file, page_size, offset, data).map_err(|source| RestoreError::NoHugePage {
+        step: "filling a memory object",
+        page_size,
+        source,
+    })
+}
+
+/// Whole huge pages go; of others (which are there, since something was placed in them) the part becomes zero.
+fn punch_huge(file: &File, object: &MemoryObject, range: PageRange) -> Result<(), RestoreError> {
+    static ZEROES: [u8; 64 * 1024] = [0; 64 * 1024];
+    let range = PageRange::new(range.start, range.end.min(object.size));
+    let (first, last) =
+        (range.start.next_multiple_of(object.page_size), range.end / object.page_size * object.page_size);
+    let whole = PageRange::new(first, last);
+    let parts = if whole.is_empty() {
+        vec![range]
+    } else {
+        punch(file, whole)?;
+        vec![PageRange::new(range.start, first), PageRange::new(last, range.end)]
+    };
+    for piece in parts.into_iter().flat_map(|part| part.chunks(ZEROES.len() as u64)) {
+        write_huge(file, object, piece.start, &ZEROES[..piece.len() as usize])?;
+    }
+    Ok(())
+}
+
 /// Shared anonymous memory has no system call that gives a descriptor; it is mapped here for a moment and taken
 /// from `/proc/self/map_files`. Where that is not permitted (a user namespace), a memfd serves: the same
 /// memory under another name.
-fn anonymous(size: u64) -> Result<File, RestoreError> {
-    let map = SharedAnonymous::new(size).map_err(RestoreError::io("making shared memory"))?;
+fn anonymous(object: &MemoryObject) -> Result<File, RestoreError> {
+    let map = SharedAnonymous::new(object.size, object.page_size)
+        .map_err(RestoreError::io("making shared memory"))?;
     let (start, end) = map.range();
     let path = format!("/proc/self/map_files/{start:x}-{end:x}");
     if let Ok(file) = File::options().read(true).write(true).open(&path) {
         return Ok(file);
     }
-    let fd = memfd_create("ulpm-shared-anonymous", MFdFlags::MFD_CLOEXEC)
+    let fd = memfd_create("ulpm-shared-anonymous", MFdFlags::MFD_CLOEXEC | page_flags(object))
         .map_err(RestoreError::io("making shared memory"))?;
     let file = File::from(fd);
-    file.set_len(size).map_err(RestoreError::io("making shared memory"))?;
+    file.set_len(object.size).map_err(RestoreError::io("making shared memory"))?;
     Ok(file)
 }

@@ -6,7 +6,7 @@
 
 use super::RestoreError;
 use super::skeleton::Skeleton;
-use crate::image::{PAGE_SIZE, PageRange};
+use crate::image::{PAGE_SIZE, PageRange, RangeSet};
 use crate::sys::process;
 use nix::errno::Errno;
 
@@ -47,11 +47,16 @@ pub fn write(skeleton: &mut Skeleton, addr: u64, data: &[u8]) -> Result<(), Rest
 pub(super) fn put(skeleton: &Skeleton, addr: u64, data: &[u8]) -> Result<(), RestoreError> {
     match process::write_memory(skeleton.pid, addr, data) {
         Ok(()) => Ok(()),
-        Err(Errno::EFAULT) => skeleton
-            .site
-            .mem
-            .write(addr, data)
-            .map_err(RestoreError::io(format!("writing pages at {addr:#x}"))),
+        Err(Errno::EFAULT) => skeleton.site.mem.write(addr, data).map_err(|source| {
+            let vmas = &skeleton.layout.vmas;
+            match vmas.get(vmas.partition_point(|v| v.end <= addr)) {
+                // they are writable while pages are placed: what fails is getting one
+                Some(v) if v.huge() => {
+                    RestoreError::NoHugePage { step: "placing pages", page_size: v.page_size, source }
+                }
+                _ => RestoreError::io(format!("writing pages at {addr:#x}"))(source),
+            }
+        }),
         Err(e) => Err(RestoreError::io(format!("writing pages at {addr:#x}"))(e)),
     }
 }
@@ -70,10 +75,28 @@ pub fn zero(skeleton: &mut Skeleton, ranges: &[PageRange]) -> Result<(), Restore
 pub fn drop_pages(skeleton: &mut Skeleton, ranges: &[PageRange]) -> Result<(), RestoreError> {
     for range in ranges {
         check(skeleton, *range)?;
+    }
+    let ranges = whole(skeleton, ranges);
+    for range in &ranges {
         skeleton.written.remove(*range);
     }
-    skeleton.run_all(ranges, 0, |batch, range| {
+    skeleton.run_all(&ranges, 0, |batch, range| {
         let args = [range.start, range.len(), libc::MADV_DONTNEED as u64];
         batch.call("madvise(DONTNEED)", libc::SYS_madvise, &args);
     })
+}
+
+/// A huge page goes as a whole: at the source, too, all of it is there or nothing.
+fn whole(skeleton: &Skeleton, ranges: &[PageRange]) -> Vec<PageRange> {
+    let vmas = &skeleton.layout.vmas;
+    let mut all = RangeSet::default();
+    for range in ranges {
+        let first = vmas.partition_point(|v| v.end <= range.start);
+        for vma in vmas[first..].iter().take_while(|v| v.start < range.end) {
+            let part = range.intersection(&vma.range());
+            let start = part.start / vma.page_size * vma.page_size;
+            all.insert(PageRange::new(start, part.end.next_multiple_of(vma.page_size)));
+        }
+    }
+    all.iter().collect()
 }

@@ -85,6 +85,7 @@ fn check_process(
         ));
     }
     check_memory(process, found);
+    found.obstacles.extend(super::huge_pages::obstacles(&process.memory.huge_pages));
 }
 
 fn check_pid(description: &Description, process: &ProcessImage, found: &mut Reservation) {

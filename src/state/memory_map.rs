@@ -10,9 +10,12 @@ use std::os::unix::fs::MetadataExt;
 
 use procfs::process::{MMPermissions, MMapPath, MemoryMap, Process, VmFlags};
 
+use nix::sys::statfs::{HUGETLBFS_MAGIC, statfs};
+
 use super::error::StateError;
 use crate::image::memory::{Layout, MemoryObject, Vdso};
-use crate::image::{Backing, ObjectId, Obstacle, PageRange, Vma, VmaFlags};
+use crate::image::{Backing, ObjectId, Obstacle, PAGE_SIZE, PageRange, Vma, VmaFlags};
+use crate::sys::hugetlb;
 
 const DELETED: &str = " (deleted)";
 
@@ -95,6 +98,7 @@ fn digest(pid: i32, maps: &[MemoryMap], mut flags: impl FnMut(&MemoryMap) -> Vma
                     },
                     backing,
                     flags: flags(map),
+                    page_size: page_size(map),
                 };
                 if let Some(id) = vma.object()
                     && seen.insert(id)
@@ -116,7 +120,7 @@ enum Kind {
 }
 
 fn backing(map: &MemoryMap) -> Kind {
-    let id = ObjectId { dev: nix::sys::stat::makedev(map.dev.0 as u64, map.dev.1 as u64), ino: map.inode };
+    let id = ObjectId { dev: device(map), ino: map.inode };
     match &map.pathname {
         MMapPath::Vsyscall => Kind::Skip,
         MMapPath::Vdso => Kind::Special("[vdso]".to_owned()),
@@ -135,9 +139,44 @@ fn backing(map: &MemoryMap) -> Kind {
             "System V shared memory is not carried yet".to_owned(),
             "use POSIX shared memory or a memfd",
         ),
+        MMapPath::Path(path) if hugetlb::page_size_of(id.dev).is_some() => {
+            huge_backing(&path.to_string_lossy(), id, map)
+        }
+        MMapPath::Path(path) if on_hugetlbfs(path, map) => Kind::Unsupported(
+            format!("the mapped file {} is on hugetlbfs, whose files are not carried", path.display()),
+            "use a memfd with MFD_HUGETLB, or anonymous memory with MAP_HUGETLB",
+        ),
         MMapPath::Path(path) => path_backing(&path.to_string_lossy(), id),
         other => Kind::Unsupported(format!("{other:?} mappings are not carried"), "unmap it"),
     }
+}
+
+fn device(map: &MemoryMap) -> u64 {
+    nix::sys::stat::makedev(map.dev.0 as u64, map.dev.1 as u64)
+}
+
+fn page_size(map: &MemoryMap) -> u64 {
+    hugetlb::page_size_of(device(map)).unwrap_or(PAGE_SIZE)
+}
+
+/// Memory of one of the kernel's own file systems of huge pages. Anonymous memory is a file there, too: each mapping
+/// has one of its own.
+fn huge_backing(path: &str, id: ObjectId, map: &MemoryMap) -> Kind {
+    if path.starts_with("/memfd:") {
+        return Kind::Carried(Backing::MemFd(id));
+    }
+    if path.starts_with("/anon_hugepage") {
+        let shared = map.perms.contains(MMPermissions::SHARED);
+        return Kind::Carried(if shared { Backing::SharedAnonymous(id) } else { Backing::Anonymous });
+    }
+    path_backing(path, id)
+}
+
+/// Whether it is a file of a mounted hugetlbfs. The file system is asked only where the borders allow it.
+fn on_hugetlbfs(path: &std::path::Path, map: &MemoryMap) -> bool {
+    let Some(smallest) = hugetlb::sizes().first() else { return false };
+    let aligned = [map.address.0, map.address.1].iter().all(|a| a.is_multiple_of(smallest.bytes));
+    aligned && statfs(path).is_ok_and(|fs| fs.filesystem_type() == HUGETLBFS_MAGIC)
 }
 
 fn path_backing(path: &str, id: ObjectId) -> Kind {
@@ -146,12 +185,6 @@ fn path_backing(path: &str, id: ObjectId) -> Kind {
     }
     if path == "/dev/zero (deleted)" {
         return Kind::Carried(Backing::SharedAnonymous(id));
-    }
-    if path.starts_with("/anon_hugepage") || path.starts_with("/dev/hugepages") {
-        return Kind::Unsupported(
-            "huge page (hugetlb) memory is not carried yet".to_owned(),
-            "use transparent huge pages",
-        );
     }
     if let Some(name) = path.strip_prefix("/SYSV") {
         return Kind::Unsupported(
@@ -222,7 +255,7 @@ fn object(pid: i32, map: &MemoryMap, id: ObjectId, maps: &[MemoryMap]) -> Memory
         _ => String::new(),
     };
     let memfd_name = path.strip_prefix("/memfd:").map(|n| n.strip_suffix(DELETED).unwrap_or(n).to_owned());
-    MemoryObject { id, size: by_link.unwrap_or(by_maps), memfd_name, seals: 0 }
+    MemoryObject { id, size: by_link.unwrap_or(by_maps), memfd_name, seals: 0, page_size: page_size(map) }
 }
 
 /// The link to what is mapped there.

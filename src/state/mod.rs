@@ -3,6 +3,7 @@
 //! | file | state |
 //! |---|---|
 //! | [`memory_map`] | mappings, their flags, the vDSO |
+//! | [`huge_pages`] | how many huge pages (hugetlb) it all takes |
 //! | [`mm_fields`] | brk, arguments, environment, auxiliary vector, exe link |
 //! | [`threads`] | registers, masks, alternate stacks, rseq, robust lists, tid addresses |
 //! | [`waits`] | system calls that the freeze interrupted |
@@ -21,6 +22,7 @@ pub mod credentials;
 pub mod digest;
 pub mod error;
 pub mod files;
+pub mod huge_pages;
 pub mod memory_map;
 pub mod mm_fields;
 pub mod scheduling;

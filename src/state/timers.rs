@@ -77,6 +77,8 @@ fn parse(text: &str) -> Option<Vec<PosixTimer>> {
             _ => {}
         }
     }
+    // older kernels list the newest first; where ids are counted up to, they must be made in order
+    timers.sort_by_key(|timer| timer.id);
     Some(timers)
 }
 
@@ -239,5 +241,8 @@ mod tests {
         assert_eq!(timers[0].value, 0x7ffe_1234_5678);
         assert_eq!((timers[1].id, timers[1].notify, timers[1].clock), (9, libc::SIGEV_NONE, 0));
         assert!(parse("signal: 3/0\n").is_none());
+        let newest_first = "ID: 2\nClockID: 7\nID: 0\nClockID: 1\n";
+        let ids: Vec<i32> = parse(newest_first).expect("well-formed").iter().map(|timer| timer.id).collect();
+        assert_eq!(ids, [0, 2]);
     }
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`ptrace`] | `PTRACE_SEIZE` and the register, mask, signal-queue and rseq requests |
 //! | [`fds`] | descriptors of another process, seen and duplicated |
+//! | [`hugetlb`] | huge pages: sizes, pools, files of them |
 //! | [`handoff`] | descriptors over unix sockets |
 //! | [`namespaces`] | entering and furnishing namespaces |
 //! | [`pagemap`] | `PAGEMAP_SCAN` on `/proc/PID/pagemap` (Linux 6.7) |
@@ -15,6 +16,7 @@
 
 pub mod fds;
 pub mod handoff;
+pub mod hugetlb;
 pub mod namespaces;
 pub mod pagemap;
 pub mod process;

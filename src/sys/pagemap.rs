@@ -5,6 +5,8 @@
 //!
 //! Facts this relies on (mm: `fs/proc/task_mmu.c`):
 //! - With `PM_SCAN_WP_MATCHING` areas that are not registered for async write-protection are skipped silently.
+//! - A huge page (hugetlb) is protected whole or not at all: a range that begins or ends inside one passes it over,
+//!   without a word but that `walk_end` points back to it. Whatever the range, that is so for pages larger than 2 MiB.
 //! - A mask of exactly `WRITTEN` takes a fast path that reports never-populated pages as written and plants
 //!   markers for them; asking for more categories avoids both.
 #![allow(unsafe_code)]
@@ -78,6 +80,8 @@ const _: () = assert!(size_of::<ScanArg>() == 96);
 /// `_IOWR('f', 16, struct pm_scan_arg)`
 const PAGEMAP_SCAN: libc::c_ulong = 0xc060_6610;
 const PM_SCAN_WP_MATCHING: u64 = 1;
+/// The largest huge page.
+const LARGEST: u64 = 1 << 30;
 
 /// Which pages a scan reports.
 #[derive(Clone, Copy, Debug)]
@@ -103,6 +107,16 @@ pub fn scan(
     query: Query,
     mut each: impl FnMut(Region),
 ) -> Result<(), Errno> {
+    walk(pagemap, start, end, query, &mut each)
+}
+
+fn walk(
+    pagemap: BorrowedFd<'_>,
+    start: u64,
+    end: u64,
+    query: Query,
+    each: &mut dyn FnMut(Region),
+) -> Result<(), Errno> {
     let mut regions = vec![Region::default(); 4096];
     let mut from = start;
     while from < end {
@@ -124,12 +138,15 @@ pub fn scan(
         let got = unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN, &raw mut arg) };
         let got = match Errno::result(got) {
             Ok(n) => usize::try_from(n).unwrap_or(0),
-            Err(Errno::EINTR) => 0,
+            Err(Errno::EINTR) => continue,
             Err(e) => return Err(e),
         };
-        regions[..got].iter().copied().for_each(&mut each);
-        if arg.walk_end <= from && got == 0 {
-            // interrupted before the first page
+        regions[..got].iter().copied().for_each(&mut *each);
+        if query.protect && arg.walk_end <= from && got == 0 {
+            // part of a huge page: reported, not protected, so that it is found again
+            let behind = end.min((from / LARGEST + 1) * LARGEST);
+            walk(pagemap, from, behind, Query { protect: false, ..query }, each)?;
+            from = behind;
             continue;
         }
         from = arg.walk_end;

@@ -197,11 +197,13 @@ pub struct SharedAnonymous {
 }
 
 impl SharedAnonymous {
-    /// Maps `size` bytes (rounded up to pages) without touching them.
-    pub fn new(size: u64) -> Result<Self, Errno> {
+    /// Maps `size` bytes (rounded up to pages of `page_size`) without touching or reserving them.
+    pub fn new(size: u64, page_size: u64) -> Result<Self, Errno> {
         use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
-        let len = std::num::NonZeroUsize::new((size as usize).next_multiple_of(4096)).ok_or(Errno::EINVAL)?;
-        let flags = MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE;
+        let len = (size as usize).next_multiple_of(page_size as usize);
+        let len = std::num::NonZeroUsize::new(len).ok_or(Errno::EINVAL)?;
+        let huge = if page_size > 4096 { super::hugetlb::map_flags(page_size) } else { 0 };
+        let flags = MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE | MapFlags::from_bits_retain(huge);
         // SAFETY: a fresh mapping at an address of the kernel's choice touches nothing that exists.
         let start = unsafe { mmap_anonymous(None, len, ProtFlags::PROT_READ, flags) }?;
         Ok(SharedAnonymous { start, len: len.get() })

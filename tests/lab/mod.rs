@@ -3,6 +3,7 @@
 //! Owns one temporary directory per lab (outputs, stop files) and the log of all that was run in it, which a
 //! failing trial prints. Built on `ulpm::demo::hosts`; everything ends when the lab is dropped.
 
+pub(crate) mod huge_pages;
 pub(crate) mod live;
 pub(crate) mod needs;
 pub(crate) mod process;
@@ -50,6 +51,8 @@ pub(crate) struct Lab {
     strangers: bool,
     count: Mutex<u32>,
     log: Mutex<Vec<String>>,
+    /// Given back when all processes of the lab have ended.
+    huge_pages: Vec<huge_pages::HugePages>,
 }
 
 impl Lab {
@@ -69,7 +72,13 @@ impl Lab {
         let hosts = BTreeMap::from([("a".to_owned(), a), ("b".to_owned(), b)]);
         let serves = BTreeMap::new();
         let (count, log) = (Mutex::new(0), Mutex::new(Vec::new()));
-        Ok(Self { dir, hosts, link, serves, strangers: options.strangers, count, log })
+        let huge_pages = Vec::new();
+        Ok(Self { dir, hosts, link, serves, strangers: options.strangers, count, log, huge_pages })
+    }
+
+    /// Keeps huge pages for as long as the lab lives.
+    pub(crate) fn hold(&mut self, pages: huge_pages::HugePages) {
+        self.huge_pages.push(pages);
     }
 
     /// Where the lab's files are.
@@ -239,13 +248,18 @@ impl Drop for Lab {
     }
 }
 
+/// In the environment: how patient victims are, in seconds; for emulated processors.
+pub(crate) const TOLERANCE: &str = "ULPM_VICTIM_TOLERANCE_S";
+
 fn host_options(options: &LabOptions, first_pid: i32, time: Option<TimeOffsets>) -> HostOptions {
+    let mut env = BTreeMap::from([(strays::MARK.to_owned(), std::process::id().to_string())]);
+    env.extend(std::env::var(TOLERANCE).map(|seconds| (TOLERANCE.to_owned(), seconds)));
     HostOptions {
         time,
         private: options.private.clone(),
         first_pid: Some(first_pid),
         program: Some(PathBuf::from(ULPM)),
-        env: BTreeMap::from([(strays::MARK.to_owned(), std::process::id().to_string())]),
+        env,
     }
 }
 

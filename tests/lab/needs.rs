@@ -1,7 +1,10 @@
 //! What a trial needs of this machine, and which trials may be skipped for want of it (`tests/skips.txt`).
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+use libtest_mimic::{Completion, Failed};
 
 /// Something that a machine may lack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,6 +21,8 @@ pub(crate) enum Need {
     TokenBucket,
     /// The right to make control groups with a limit of memory.
     MemoryGroup,
+    /// The right to set huge pages of 2 MiB aside.
+    HugePages,
 }
 
 impl Need {
@@ -41,6 +46,7 @@ impl Need {
             Need::MemoryGroup => {
                 memory_groups().is_none().then(|| "no control group for memory is writable".to_owned())
             }
+            Need::HugePages => super::huge_pages::missing(),
             Need::TokenBucket => {
                 let help = Command::new("tc").arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status();
                 help.is_err().then(|| "tc (iproute2) is not installed".to_owned())
@@ -49,8 +55,29 @@ impl Need {
     }
 }
 
+/// What becomes of a trial that cannot run here: skipped, or failed in CI where that is not foreseen.
+pub(crate) fn skipped(trial: &str, reason: &str) -> Result<Completion, Failed> {
+    let in_ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
+    if in_ci && !may_skip(trial) {
+        return Err(Failed::from(format!("cannot run here and is not in tests/skips.txt: {reason}")));
+    }
+    eprintln!("skipped {trial}: {reason}");
+    Ok(Completion::ignored_with(reason))
+}
+
+/// Runs a trial; an error or a panic as a text.
+pub(crate) fn caught(run: impl FnOnce() -> anyhow::Result<()>) -> Result<(), String> {
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(result) => result.map_err(|error| format!("{error:#}")),
+        Err(panic) => Err(match panic.downcast_ref::<String>() {
+            Some(text) => format!("panic: {text}"),
+            None => format!("panic: {}", panic.downcast_ref::<&str>().unwrap_or(&"of another kind")),
+        }),
+    }
+}
+
 /// Whether `tests/skips.txt` lets this trial be skipped.
-pub(crate) fn may_skip(trial: &str) -> bool {
+fn may_skip(trial: &str) -> bool {
     let list = include_str!("../skips.txt");
     list.lines().map(|line| line.split('#').next().unwrap_or_default().trim()).any(|name| name == trial)
 }

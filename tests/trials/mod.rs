@@ -5,7 +5,8 @@ mod bad_input;
 mod commands;
 mod freezes;
 mod hosts;
-mod oracle;
+mod huge_pages;
+pub(crate) mod oracle;
 mod pid_modes;
 mod policy;
 mod profile;
@@ -13,9 +14,7 @@ mod programs;
 mod round_trips;
 mod trackers;
 mod versions;
-mod victims;
-
-use std::panic::{AssertUnwindSafe, catch_unwind};
+pub(crate) mod victims;
 
 use anyhow::Result;
 use libtest_mimic::{Completion, Failed, Trial};
@@ -31,6 +30,7 @@ pub(crate) fn all() -> Vec<Trial> {
     trials.extend(versions::trials());
     trials.extend(commands::trials());
     trials.extend(aborts::trials());
+    trials.extend(huge_pages::trials());
     trials.extend(freezes::trials());
     trials.extend(round_trips::trials());
     trials.extend(pid_modes::trials());
@@ -61,27 +61,13 @@ fn trial_in(
         if missing.is_empty() {
             return in_lab(&options, &run).map(|()| Completion::Completed);
         }
-        let reason = missing.join("; ");
-        let in_ci = std::env::var("CI").is_ok_and(|ci| ci == "true");
-        if in_ci && !needs::may_skip(&own_name) {
-            return Err(Failed::from(format!("cannot run here and is not in tests/skips.txt: {reason}")));
-        }
-        eprintln!("skipped {own_name}: {reason}");
-        Ok(Completion::ignored_with(reason))
+        needs::skipped(&own_name, &missing.join("; "))
     })
 }
 
 fn in_lab(options: &LabOptions, run: &impl Fn(&mut Lab) -> Result<()>) -> Result<(), Failed> {
     let mut lab =
         Lab::with(options).map_err(|error| Failed::from(format!("cannot make the lab: {error:#}")))?;
-    let result = catch_unwind(AssertUnwindSafe(|| run(&mut lab)));
-    let message = match result {
-        Ok(Ok(())) => return Ok(()),
-        Ok(Err(error)) => format!("{error:#}"),
-        Err(panic) => match panic.downcast_ref::<String>() {
-            Some(text) => format!("panic: {text}"),
-            None => format!("panic: {}", panic.downcast_ref::<&str>().unwrap_or(&"of another kind")),
-        },
-    };
+    let Err(message) = needs::caught(|| run(&mut lab)) else { return Ok(()) };
     Err(Failed::from(format!("{message}\n{}", lab.dump())))
 }

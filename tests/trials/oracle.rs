@@ -45,7 +45,12 @@ fn passing(said: &str) -> bool {
 }
 
 pub(super) fn trials() -> Vec<Trial> {
-    TRACKERS.map(|tracker| trial(&format!("oracle {tracker}"), &[], move |lab| run(lab, tracker))).into()
+    TRACKERS.map(under).into()
+}
+
+/// The trial with one tracker.
+pub(crate) fn under(tracker: &'static str) -> Trial {
+    trial(&format!("oracle {tracker}"), &[], move |lab| run(lab, tracker))
 }
 
 fn variable(name: &str) -> Option<u64> {

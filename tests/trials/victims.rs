@@ -9,7 +9,9 @@ use libtest_mimic::Trial;
 use nix::unistd::Pid;
 
 use super::trial;
+use crate::lab::huge_pages::HugePages;
 use crate::lab::live::LiveOutcome;
+use crate::lab::needs::Need;
 use crate::lab::process::Proc;
 use crate::lab::{Lab, SOON, victims, wait_until};
 
@@ -21,28 +23,40 @@ pub(super) fn trials() -> Vec<Trial> {
     let rest = names
         .clone()
         .into_iter()
-        .map(|name| trial(&format!("rest {name}"), &[], move |lab| rest(lab, &name)));
+        .map(|name| trial(&format!("rest {name}"), needs(&name), move |lab| rest(lab, &name)));
     let moves = names
         .into_iter()
         // has trials of its own: a move may find it with a child, and is tried again
         .filter(|name| name != super::oracle::VICTIM)
-        .map(|name| trial(&format!("move {name}"), &[], move |lab| there_and_back(lab, &name)));
+        .map(|name| trial(&format!("move {name}"), needs(&name), move |lab| there_and_back(lab, &name)));
     rest.chain(moves).collect()
 }
 
+fn needs(name: &str) -> &'static [Need] {
+    if name == "hugetlb" { &[Need::HugePages] } else { &[] }
+}
+
+/// The `hugetlb` victim takes up to 28 huge pages, and during a move so does its copy.
+fn furnish(lab: &mut Lab, name: &str) -> Result<()> {
+    if name == "hugetlb" {
+        lab.hold(HugePages::add(72)?);
+    }
+    Ok(())
+}
+
 /// A victim under way, wherever it is.
-pub(super) struct Victim {
+pub(crate) struct Victim {
     process: Proc,
     stop: PathBuf,
     /// Its pid as its present host sees it.
-    pub(super) pid: i32,
+    pub(crate) pid: i32,
     /// Its present host.
-    pub(super) host: String,
+    pub(crate) host: String,
 }
 
 impl Victim {
     /// Starts a victim in host `a` and waits until it is at work.
-    pub(super) fn start(lab: &Lab, name: &str) -> Result<Self> {
+    pub(crate) fn start(lab: &Lab, name: &str) -> Result<Self> {
         Self::start_command(lab, &[&victims::program(name)?])
     }
 
@@ -61,7 +75,7 @@ impl Victim {
     }
 
     /// Its pid outside, as long as it runs.
-    pub(super) fn outside_pid(&self, lab: &Lab) -> Result<i32> {
+    pub(crate) fn outside_pid(&self, lab: &Lab) -> Result<i32> {
         Ok(lab.host(&self.host).outside_pid(Pid::from_raw(self.pid))?.as_raw())
     }
 
@@ -73,7 +87,7 @@ impl Victim {
     }
 
     /// Takes note of a verified move and checks from outside that exactly one copy is left.
-    pub(super) fn moved(&mut self, lab: &Lab, outcome: &LiveOutcome, before: i32, to: &str) -> Result<()> {
+    pub(crate) fn moved(&mut self, lab: &Lab, outcome: &LiveOutcome, before: i32, to: &str) -> Result<()> {
         self.pid = outcome.moved()?;
         self.host = to.to_owned();
         ensure!(is_gone(before), "the source's copy (outside pid {before}) still exists");
@@ -81,7 +95,7 @@ impl Victim {
     }
 
     /// Insists that it runs and found nothing wrong so far.
-    pub(super) fn check_running(&self, lab: &Lab) -> Result<()> {
+    pub(crate) fn check_running(&self, lab: &Lab) -> Result<()> {
         let said = self.process.output();
         ensure!(!said.contains("FAIL"), "the victim in {} says: {said}", self.host);
         let outside =
@@ -91,7 +105,7 @@ impl Victim {
     }
 
     /// Tells it to check all one last time and to end; insists on its PASS.
-    pub(super) fn finish(self) -> Result<()> {
+    pub(crate) fn finish(self) -> Result<()> {
         fs::write(&self.stop, "")?;
         let ended = || ["PASS", "FAIL"].iter().any(|word| self.process.output().contains(word));
         wait_until("the victim's last word", SOON, ended)
@@ -103,6 +117,7 @@ impl Victim {
 }
 
 fn rest(lab: &mut Lab, name: &str) -> Result<()> {
+    furnish(lab, name)?;
     let victim = Victim::start(lab, name)?;
     std::thread::sleep(WORK);
     victim.check_running(lab)?;
@@ -110,6 +125,7 @@ fn rest(lab: &mut Lab, name: &str) -> Result<()> {
 }
 
 fn there_and_back(lab: &mut Lab, name: &str) -> Result<()> {
+    furnish(lab, name)?;
     lab.serve("b")?;
     lab.serve("a")?;
     let mut victim = Victim::start(lab, name)?;

@@ -12,7 +12,8 @@ static uint64_t seeds = 1000;
 static char *heap_base;
 static size_t heap_pages;
 static uint64_t heap_seed = 77;
-static char *read_only, *no_access, *moving, *dropped, *shared, *locked, *private_file, *shared_file;
+static char *read_only, *no_access, *moving, *dropped, *shared, *locked, *private_file, *shared_file, *reverted;
+static uint64_t reverted_seed;
 static size_t moving_pages = 4;
 static int file;
 
@@ -75,6 +76,24 @@ static void churn_dropped(void)
 	verify(dropped, 4 * PAGE, 6, "before dropped");
 	verify_zero(dropped + 4 * PAGE, 8 * PAGE, "dropped");
 	verify(dropped + 12 * PAGE, 4 * PAGE, 6 + 12 * PAGE / 8, "after dropped");
+}
+
+/* Pages of a private file mapping are written, stay so for a while, are dropped (what the file has shows again) and stay
+ * so for a while, not looked at: looking puts the file's page in place. */
+static void churn_reverted(uint64_t round)
+{
+	uint64_t file_seed = 4 + 4 * PAGE / 8;
+	switch (round % 64) {
+	case 1:
+		verify(reverted, 4 * PAGE, reverted_seed ? reverted_seed : file_seed, "reverted pages of a private file mapping");
+		fill(reverted, 4 * PAGE, reverted_seed = new_seed());
+		break;
+	case 24:
+		verify(reverted, 4 * PAGE, reverted_seed, "copied pages before they are dropped");
+		MUST(madvise(reverted, 4 * PAGE, MADV_DONTNEED));
+		reverted_seed = 0;
+		break;
+	}
 }
 
 static int __attribute__((noinline)) deep(int levels)
@@ -175,6 +194,7 @@ static void prepare(void)
 	int fd = MUST(open(beside(path, sizeof path, "private"), O_RDWR | O_CREAT | O_TRUNC, 0600));
 	CHECK(write(fd, content, sizeof content) == sizeof content, "write");
 	private_file = map(sizeof content, MAP_PRIVATE, fd);
+	reverted = MUST(mmap(NULL, 4 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 4 * PAGE));
 	close(fd);
 	fill(private_file + 4 * PAGE, 4 * PAGE, 40);
 	file = MUST(open(beside(path, sizeof path, "shared"), O_RDWR | O_CREAT | O_TRUNC, 0600));
@@ -195,6 +215,7 @@ int main(int argc, char **argv)
 		churn_heap();
 		churn_moving();
 		churn_dropped();
+		churn_reverted(round);
 		CHECK(deep(round % 300) == (int)(round % 300) + 1, "stack depth");
 		check_quiet();
 		check_shared_file(round);

@@ -18,11 +18,13 @@
 
 #define MS 1000000ull
 #define SECOND 1000000000ull
-/* The longest silence that a victim accepts: freeze + 1 s, on a busy machine. A wrong clock is hours off. */
-#define TOLERANCE (3 * SECOND)
+/* The longest silence that a victim accepts: freeze + 1 s, on a busy machine; more on emulated processors. A wrong clock is
+ * hours off. */
+#define TOLERANCE (tolerance_s * SECOND)
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
 static const char *stop_file;
+static uint64_t tolerance_s = 3;
 
 static inline __attribute__((noreturn, format(printf, 1, 2))) void fail(const char *format, ...)
 {
@@ -78,6 +80,8 @@ static inline void victim_begin(int argc, char **argv)
 {
 	CHECK(argc == 2, "usage: %s STOP-FILE", argv[0]);
 	stop_file = argv[1];
+	if (getenv("ULPM_VICTIM_TOLERANCE_S"))
+		tolerance_s = strtoull(getenv("ULPM_VICTIM_TOLERANCE_S"), NULL, 10);
 	watch_clocks();
 }
 

@@ -79,15 +79,19 @@ impl ObjectPusher {
         // as the target does with the same layout: should the object come back, it begins with nothing on both sides
         self.objects.retain(|id, _| layout.objects.iter().any(|o| o.id == *id));
         for (id, source) in &mut self.objects {
-            let all = source.ranges(layout, *id)?;
+            let size = layout.objects.iter().find(|o| o.id == *id).map_or(0, |o: &MemoryObject| o.size);
+            let all = source.ranges(size, *id)?;
             let whole = last || !source.begun || source.unsure;
-            let wanted = if whole { all.clone() } else { written(layout, *id, found) };
+            let wanted = if whole { all.clone() } else { written(layout, *id, found, size) };
             source.begun = true;
             match source.push(*id, wanted, sink) {
                 // without a descriptor it is read by its mappings, which may have gone meanwhile: next time, then
                 Err(PreloadError::Memory { .. }) if !last && source.file.is_none() => source.begun = false,
                 sent => pages += sent?,
             }
+            // of a page that is cut by the end of the object the target keeps the first part only, whatever was read
+            let end = PageRange::new(size / PAGE_SIZE * PAGE_SIZE, size.next_multiple_of(PAGE_SIZE));
+            source.hashes.clear(end);
             let mut holes = source.sent.clone();
             all.iter().for_each(|r| holes.remove(*r));
             if !holes.is_empty() {
@@ -112,8 +116,8 @@ fn open(pid: i32, id: ObjectId, fd: Option<i32>, mappings: &[(PageRange, u64)]) 
     by_fd.into_iter().chain(by_map).filter_map(|path| File::open(path).ok()).find(is_it)
 }
 
-/// Offsets of the object that were written through its mappings.
-fn written(layout: &Layout, id: ObjectId, found: &[Found]) -> Vec<PageRange> {
+/// Offsets of the object that were written through its mappings, as far as the target knows it.
+fn written(layout: &Layout, id: ObjectId, found: &[Found], size: u64) -> Vec<PageRange> {
     let mut set = RangeSet::default();
     for vma in layout.vmas.iter().filter(|v| v.object() == Some(id)) {
         for f in found.iter().filter(|f| f.written) {
@@ -123,7 +127,7 @@ fn written(layout: &Layout, id: ObjectId, found: &[Found]) -> Vec<PageRange> {
             }
         }
     }
-    set.iter().collect()
+    set.within(PageRange::new(0, size.next_multiple_of(PAGE_SIZE))).collect()
 }
 
 fn in_object(vma: &Vma, range: PageRange) -> PageRange {
@@ -132,8 +136,7 @@ fn in_object(vma: &Vma, range: PageRange) -> PageRange {
 
 impl Source {
     /// Where the object has content, as far as the target knows its size: it may have grown since.
-    fn ranges(&self, layout: &Layout, id: ObjectId) -> Result<Vec<PageRange>, PreloadError> {
-        let size = layout.objects.iter().find(|o| o.id == id).map_or(0, |o: &MemoryObject| o.size);
+    fn ranges(&self, size: u64, id: ObjectId) -> Result<Vec<PageRange>, PreloadError> {
         let shown: RangeSet = match &self.file {
             Some(file) => {
                 let failed = |source| PreloadError::Memory { pid: self.pid, addr: id.ino, source };

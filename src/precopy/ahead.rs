@@ -105,6 +105,7 @@ impl Ahead<'_> {
     fn descriptors(&self, before: FilesImage) -> Result<FilesImage, MigrateError> {
         let (now, obstacles) =
             files::describe(self.options.pid, &self.options.files).map_err(PreloadError::from)?;
+        super::direct::check(self.agent.tracker(), &now)?;
         Ok(if obstacles.is_empty() { now } else { before })
     }
 

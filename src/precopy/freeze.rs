@@ -195,6 +195,7 @@ impl Freezer<'_> {
         self.report.freeze_parts.scan = ms(begun) - self.report.freeze_parts.capture;
         let image = image?;
         children?;
+        super::direct::check(agent.tracker(), &image.files)?;
         let mut found = found.map_err(PreloadError::from)?;
         touched_by_capture(&image, &mut found);
         let layout = agent.layout.clone();

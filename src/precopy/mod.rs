@@ -19,6 +19,7 @@
 
 mod ahead;
 pub mod control;
+pub mod direct;
 pub mod error;
 pub mod foresight;
 pub mod freeze;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::MigrateError;
 use super::ahead::Ahead;
 use super::control::{self, Control, Status};
+use super::direct;
 use super::error::whereabouts;
 use super::foresight;
 use super::freeze;
@@ -206,8 +207,8 @@ impl<'a> Migration<'a> {
             other => return Err(out_of_turn(&other)),
         }
         (self.tell)(Progress::Step("attaching"));
-        let chosen =
-            self.options.tracker.resolve().map_err(|e| MigrateError::Refused(vec![unavailable(&e)]))?;
+        let chosen = direct::tracker(self.options.tracker, &described.files)
+            .map_err(|obstacle| MigrateError::Refused(vec![obstacle]))?;
         self.report.tracker_reason = chosen.reason.clone();
         let mut agent = Agent::attach(described, self.options.pid, &self.options.home, &chosen)?;
         self.report.attach_ms = agent.attach.as_secs_f64() * 1e3;
@@ -248,12 +249,12 @@ impl<'a> Migration<'a> {
 /// The process from outside, and all that stands in its way on this side.
 pub fn look(pid: i32, options: &FilesOptions, tracker: Choice) -> Result<Described, MigrateError> {
     let mut described = describe(pid, options)?;
-    described.obstacles.extend(tracker.resolve().err().map(|e| unavailable(&e)));
+    described.obstacles.extend(direct::tracker(tracker, &described.image.files).err());
     Ok(described)
 }
 
 /// The tracker that was asked for does not work here.
-fn unavailable(e: &Unavailable) -> crate::image::Obstacle {
+pub(super) fn unavailable(e: &Unavailable) -> crate::image::Obstacle {
     let others: Vec<&str> = Kind::ALL.iter().filter(|k| k.probe().is_ok()).map(|k| k.name()).collect();
     crate::image::Obstacle::new(
         format!("tracker {}", e.kind),

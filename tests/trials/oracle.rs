@@ -51,17 +51,26 @@ pub(super) fn trials() -> Vec<Trial> {
     let swapping = TRACKERS.map(|tracker| {
         trial(&format!("oracle swapping {tracker}"), &[Need::Swap], move |lab| {
             let swap = Swap::add(lab.dir(), 128)?;
-            let victim = run(lab, tracker)?;
+            let victim = run(lab, tracker, &[])?;
             ensure!(swap.used() > 0, "nothing is in swap");
             victim.finish()
         })
     });
-    plain.into_iter().chain(swapping).collect()
+    plain.into_iter().chain(swapping).chain([trial("oracle direct", &[], direct)]).collect()
+}
+
+/// Reads past the page tables are seen by checksums alone.
+fn direct(lab: &mut Lab) -> Result<()> {
+    let victim = run(lab, "auto", &["--direct"])?;
+    let to = lab.address(if victim.host == "a" { "b" } else { "a" });
+    let forced = lab.live_to(&victim.host, victim.pid, &to, &["--tracker", "wp-scan"])?;
+    forced.refused(3, &["O_DIRECT", "--tracker checksum"])?;
+    victim.finish()
 }
 
 /// The trial with one tracker.
 pub(crate) fn under(tracker: &'static str) -> Trial {
-    trial(&format!("oracle {tracker}"), &[], move |lab| run(lab, tracker)?.finish())
+    trial(&format!("oracle {tracker}"), &[], move |lab| run(lab, tracker, &[])?.finish())
 }
 
 fn variable(name: &str) -> Option<u64> {
@@ -127,7 +136,7 @@ impl Count {
 }
 
 /// Gives the victim back, which is still at work.
-fn run(lab: &mut Lab, tracker: &str) -> Result<Victim> {
+fn run(lab: &mut Lab, tracker: &str, arguments: &[&str]) -> Result<Victim> {
     let moves = variable("ULPM_ORACLE_MOVES").map_or(FEW, |n| n as usize);
     let of_now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |t| t.as_nanos() as u64 >> 10);
     let seed = variable("ULPM_ORACLE_SEED").unwrap_or_else(of_now);
@@ -138,6 +147,7 @@ fn run(lab: &mut Lab, tracker: &str) -> Result<Victim> {
     let more = std::env::var("ULPM_ORACLE_ARGS").unwrap_or_default();
     let (program, number) = (victims::program(VICTIM)?, seed.to_string());
     let mut argv = vec![program.as_str(), "--seed", &number];
+    argv.extend(arguments);
     argv.extend(more.split_whitespace());
     let mut victim = Victim::start_command(lab, &argv)?;
     let mut count = Count::default();

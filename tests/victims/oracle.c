@@ -144,6 +144,11 @@ static void prepare(struct arena *a)
 	a->op = COUNT(ops);
 	MUST(pipe2(a->pipe, O_CLOEXEC));
 	MUST(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, a->pair));
+	if (options_direct) {
+		char path[400], suffix[40];
+		snprintf(suffix, sizeof suffix, "oracle-direct-%u", a->id);
+		a->direct = MUST(open(beside(path, sizeof path, suffix), O_RDWR | O_CREAT | O_DIRECT | O_CLOEXEC, 0600));
+	}
 	if (a->kind == PRIVATE_FILE || a->changes_kind)
 		make_file(a);
 	if (a->kind == HEAP) {

@@ -286,15 +286,17 @@ impl<'a> Source<'a> {
 
     fn read_file(&mut self, group: &[Descriptor]) -> Result<(), FilesError> {
         let first = &group[0];
+        let met = self.obstacles.len();
         let (kind, owner) = match self.read_kind_and_owner(first) {
             Ok((Some(kind), owner)) => (kind, owner),
-            Ok((None, _)) => return Ok(()),
-            Err(error) if self.stopped => return Err(error),
             // The process runs: if the descriptor is another one by now, there is nothing to say about it.
-            Err(error) => match self.read_descriptor(first.fd) {
-                Ok(now) if now.link == first.link => return Err(error),
-                _ => return Ok(()),
-            },
+            Ok((None, _)) if !self.is_still(first) => {
+                self.obstacles.truncate(met);
+                return Ok(());
+            }
+            Ok((None, _)) => return Ok(()),
+            Err(error) if self.is_still(first) => return Err(error),
+            Err(_) => return Ok(()),
         };
         let file = self.image.files.len();
         self.image.files.push(OpenFile {
@@ -307,6 +309,13 @@ impl<'a> Source<'a> {
         });
         self.image.slots.extend(group.iter().map(|slot| FdSlot { fd: slot.fd, file, cloexec: slot.cloexec }));
         Ok(())
+    }
+
+    fn is_still(&self, file: &Descriptor) -> bool {
+        self.stopped
+            || self
+                .read_descriptor(file.fd)
+                .is_ok_and(|now| (now.link, now.ino) == (file.link.clone(), file.ino))
     }
 
     fn read_kind_and_owner(

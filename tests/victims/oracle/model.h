@@ -44,7 +44,7 @@ struct arena {
 	struct page *page;
 	char *aside, *elsewhere; /* room for as much again; of one extent more */
 	char *scratch;		 /* MOST_PAGES pages that are not checked */
-	int pipe[2], pair[2];
+	int pipe[2], pair[2], direct;
 	uint16_t op;
 	uint64_t *done; /* by operation */
 };

@@ -142,12 +142,8 @@ static void by_device(struct arena *a, char *to, const char *bytes, size_t size)
 		by_stores(a, to, bytes, size);
 		return;
 	}
-	char path[400], suffix[40];
-	snprintf(suffix, sizeof suffix, "oracle-direct-%u", a->id);
-	int fd = MUST(open(beside(path, sizeof path, suffix), O_RDWR | O_CREAT | O_DIRECT | O_CLOEXEC, 0600));
-	CHECK(pwrite(fd, bytes, size, 0) == (ssize_t)size, "direct write");
-	CHECK(pread(fd, to, size, 0) == (ssize_t)size, "direct read");
-	close(fd);
+	CHECK(pwrite(a->direct, bytes, size, 0) == (ssize_t)size, "direct write");
+	CHECK(pread(a->direct, to, size, 0) == (ssize_t)size, "direct read");
 }
 
 static void by_file(struct arena *a, char *to, const char *bytes, size_t size)

@@ -32,6 +32,9 @@ struct Source {
     pid: i32,
     /// `None`: we may not open it, and read through the mappings.
     file: Option<File>,
+    /// As the target knows it.
+    size: u64,
+    /// Shared ones.
     mappings: Vec<(PageRange, u64)>,
     unsure: bool,
     hashes: PageMap<u128>,
@@ -43,16 +46,20 @@ impl ObjectPusher {
     /// Takes in the objects of a layout. `descriptors`: memfds by inode with one of their numbers.
     pub fn update(&mut self, pid: i32, layout: &Layout, descriptors: &BTreeMap<u64, i32>) {
         for object in &layout.objects {
+            let shows = |v: &&Vma| v.object() == Some(object.id);
+            let all: Vec<PageRange> = layout.vmas.iter().filter(shows).map(Vma::range).collect();
             let mappings: Vec<(PageRange, u64)> = layout
                 .vmas
                 .iter()
-                .filter(|v| v.object() == Some(object.id))
+                .filter(shows)
+                .filter(|v| v.shared)
                 .map(|v| (v.range(), v.offset))
                 .collect();
             let fd = descriptors.get(&object.id.ino).copied();
             let source = self.objects.entry(object.id).or_insert_with(|| Source {
                 pid,
                 file: None,
+                size: 0,
                 mappings: mappings.clone(),
                 unsure: false,
                 hashes: PageMap::default(),
@@ -60,7 +67,7 @@ impl ObjectPusher {
                 begun: false,
             });
             if source.file.is_none() {
-                source.file = open(pid, object.id, fd, &mappings);
+                source.file = open(pid, object.id, fd, &all);
             }
             source.unsure |= fd.is_some() || mappings.len() > 1 || mappings != source.mappings;
             source.mappings = mappings;
@@ -79,19 +86,16 @@ impl ObjectPusher {
         // as the target does with the same layout: should the object come back, it begins with nothing on both sides
         self.objects.retain(|id, _| layout.objects.iter().any(|o| o.id == *id));
         for (id, source) in &mut self.objects {
-            let size = layout.objects.iter().find(|o| o.id == *id).map_or(0, |o: &MemoryObject| o.size);
-            let all = source.ranges(size, *id)?;
+            source.size = layout.objects.iter().find(|o| o.id == *id).map_or(0, |o: &MemoryObject| o.size);
+            let all = source.ranges(*id)?;
             let whole = last || !source.begun || source.unsure;
-            let wanted = if whole { all.clone() } else { written(layout, *id, found, size) };
+            let wanted = if whole { all.clone() } else { written(layout, *id, found) };
             source.begun = true;
             match source.push(*id, wanted, sink) {
                 // without a descriptor it is read by its mappings, which may have gone meanwhile: next time, then
                 Err(PreloadError::Memory { .. }) if !last && source.file.is_none() => source.begun = false,
                 sent => pages += sent?,
             }
-            // of a page that is cut by the end of the object the target keeps the first part only, whatever was read
-            let end = PageRange::new(size / PAGE_SIZE * PAGE_SIZE, size.next_multiple_of(PAGE_SIZE));
-            source.hashes.clear(end);
             let mut holes = source.sent.clone();
             all.iter().for_each(|r| holes.remove(*r));
             if !holes.is_empty() {
@@ -109,15 +113,15 @@ impl ObjectPusher {
 }
 
 /// Opens an object by one of its descriptors or mappings. The process runs, and may show something else there by now.
-fn open(pid: i32, id: ObjectId, fd: Option<i32>, mappings: &[(PageRange, u64)]) -> Option<File> {
+fn open(pid: i32, id: ObjectId, fd: Option<i32>, mappings: &[PageRange]) -> Option<File> {
     let by_fd = fd.map(|fd| format!("/proc/{pid}/fd/{fd}"));
-    let by_map = mappings.iter().map(|(r, _)| map_file(pid, (r.start, r.end)));
+    let by_map = mappings.iter().map(|r| map_file(pid, (r.start, r.end)));
     let is_it = |file: &File| file.metadata().is_ok_and(|m| m.dev() == id.dev && m.ino() == id.ino);
     by_fd.into_iter().chain(by_map).filter_map(|path| File::open(path).ok()).find(is_it)
 }
 
-/// Offsets of the object that were written through its mappings, as far as the target knows it.
-fn written(layout: &Layout, id: ObjectId, found: &[Found], size: u64) -> Vec<PageRange> {
+/// Offsets of the object that were written through its mappings.
+fn written(layout: &Layout, id: ObjectId, found: &[Found]) -> Vec<PageRange> {
     let mut set = RangeSet::default();
     for vma in layout.vmas.iter().filter(|v| v.object() == Some(id)) {
         for f in found.iter().filter(|f| f.written) {
@@ -127,7 +131,7 @@ fn written(layout: &Layout, id: ObjectId, found: &[Found], size: u64) -> Vec<Pag
             }
         }
     }
-    set.within(PageRange::new(0, size.next_multiple_of(PAGE_SIZE))).collect()
+    set.iter().collect()
 }
 
 fn in_object(vma: &Vma, range: PageRange) -> PageRange {
@@ -136,7 +140,7 @@ fn in_object(vma: &Vma, range: PageRange) -> PageRange {
 
 impl Source {
     /// Where the object has content, as far as the target knows its size: it may have grown since.
-    fn ranges(&self, size: u64, id: ObjectId) -> Result<Vec<PageRange>, PreloadError> {
+    fn ranges(&self, id: ObjectId) -> Result<Vec<PageRange>, PreloadError> {
         let shown: RangeSet = match &self.file {
             Some(file) => {
                 let failed = |source| PreloadError::Memory { pid: self.pid, addr: id.ino, source };
@@ -146,7 +150,7 @@ impl Source {
                 self.mappings.iter().map(|(r, offset)| PageRange::new(*offset, offset + r.len())).collect()
             }
         };
-        Ok(shown.within(PageRange::new(0, size.next_multiple_of(PAGE_SIZE))).collect())
+        Ok(shown.within(PageRange::new(0, self.size.next_multiple_of(PAGE_SIZE))).collect())
     }
 
     fn read(&self, id: ObjectId, piece: PageRange, buffer: &mut [u8]) -> Result<(), PreloadError> {
@@ -172,6 +176,8 @@ impl Source {
         for piece in &batch.ranges {
             let (now, later) = rest.split_at_mut(piece.len() as usize);
             self.read(id, *piece, now)?;
+            // the target cuts the last page off there; what lies beyond is none of what it has when the object grows
+            now[self.size.saturating_sub(piece.start).min(piece.len()) as usize..].fill(0);
             rest = later;
         }
         Ok(cut(batch, buffer))

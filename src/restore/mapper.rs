@@ -79,11 +79,9 @@ fn advance<'a>(vmas: &'a [Vma], at: &mut usize, range: PageRange) -> Option<&'a 
 /// Applies the difference between what is mapped and `layout`.
 pub fn apply(skeleton: &mut Skeleton, objects: &mut Objects, layout: Layout) -> Result<(), RestoreError> {
     check(&layout)?;
-    let whole: Vec<PageRange> = joined(&skeleton.layout.vmas, &layout.vmas, &skeleton.written)
-        .into_iter()
-        .map(|v| v.range())
-        .collect();
-    let saved = save(skeleton, &whole)?;
+    let joined = joined(&skeleton.layout.vmas, &layout.vmas, &skeleton.written);
+    let saved = save(skeleton, joined.iter().flat_map(|j| j.parts.iter().copied()))?;
+    let whole: Vec<PageRange> = joined.iter().map(|j| j.whole).collect();
     let old = without(&skeleton.layout.vmas, &whole);
     let steps = difference(&old, &layout.vmas);
     if !steps.is_empty() {
@@ -104,25 +102,38 @@ pub fn apply(skeleton: &mut Skeleton, objects: &mut Objects, layout: Layout) -> 
 /// New areas that take in the pages of two or more old ones (`mremap`, or unmapped and mapped again). The kernel does
 /// not merge two areas that both have pages of their own (their `anon_vma` differ): kept as they are, they
 /// would stay two here, and an `mremap` of the whole would see `EFAULT`. They are made anew in one piece.
-fn joined<'a>(old: &[Vma], new: &'a [Vma], written: &RangeSet) -> Vec<&'a Vma> {
+fn joined(old: &[Vma], new: &[Vma], written: &RangeSet) -> Vec<Joined> {
     new.iter()
         .filter(|n| n.private())
-        .filter(|n| {
-            let first = old.partition_point(|o| o.end <= n.start);
-            let kept = old[first..].iter().take_while(|o| o.start < n.end).filter(|o| {
-                let at = o.start.max(n.start);
-                o.identity_at(at) == n.identity_at(at) && written.overlaps(o.range())
-            });
-            kept.count() > 1
-        })
+        .filter(|n| continued(old, n).filter(|(o, _)| written.overlaps(o.range())).count() > 1)
+        .map(|n| Joined { whole: n.range(), parts: continued(old, n).map(|(_, part)| part).collect() })
         .collect()
 }
 
+/// A new area, and what of it shows what was there before.
+#[derive(Debug, PartialEq, Eq)]
+struct Joined {
+    whole: PageRange,
+    parts: Vec<PageRange>,
+}
+
+/// What the new area continues. In between may have been something else, whose pages are lost as the source knows.
+fn continued<'a>(old: &'a [Vma], new: &'a Vma) -> impl Iterator<Item = (&'a Vma, PageRange)> {
+    let first = old.partition_point(|o| o.end <= new.start);
+    old[first..].iter().take_while(|o| o.start < new.end).filter_map(|o| {
+        let both = o.range().intersection(&new.range());
+        (o.identity_at(both.start) == new.identity_at(both.start)).then_some((o, both))
+    })
+}
+
 /// Reads the pages that are in place in these ranges.
-fn save(skeleton: &Skeleton, ranges: &[PageRange]) -> Result<Vec<(u64, Vec<u8>)>, RestoreError> {
+fn save(
+    skeleton: &Skeleton,
+    ranges: impl Iterator<Item = PageRange>,
+) -> Result<Vec<(u64, Vec<u8>)>, RestoreError> {
     const PIECE: u64 = 1024 * 1024;
     let mut saved = Vec::new();
-    let written = ranges.iter().flat_map(|r| skeleton.written.within(*r).collect::<Vec<_>>());
+    let written = ranges.flat_map(|r| skeleton.written.within(r).collect::<Vec<_>>());
     for piece in written.flat_map(|r| r.chunks(PIECE)) {
         let mut data = vec![0; piece.len() as usize];
         let step = "reading pages that change their area";
@@ -347,11 +358,21 @@ mod tests {
         let old = [anon(1, 4, 3), anon(6, 9, 3)];
         let new = [anon(1, 9, 3)];
         let both: RangeSet = [range(1, 2), range(6, 7)].into_iter().collect();
-        assert_eq!(joined(&old, &new, &both), [&new[0]]);
+        let parts = vec![range(1, 4), range(6, 9)];
+        assert_eq!(joined(&old, &new, &both), [Joined { whole: range(1, 9), parts }]);
         // an area without pages merges by itself
         let one: RangeSet = [range(1, 2)].into_iter().collect();
         assert!(joined(&old, &new, &one).is_empty());
         assert_eq!(difference(&without(&old, &[new[0].range()]), &new), [Step::Map(range(1, 9), &new[0])]);
+    }
+
+    #[test]
+    fn of_an_area_that_took_in_others_only_what_it_continues_is_kept() {
+        let old = [anon(1, 4, 3), file(4, 6, 0), anon(6, 9, 3)];
+        let new = [anon(1, 9, 3)];
+        let all: RangeSet = [range(1, 9)].into_iter().collect();
+        let parts = vec![range(1, 4), range(6, 9)];
+        assert_eq!(joined(&old, &new, &all), [Joined { whole: range(1, 9), parts }]);
     }
 
     #[test]

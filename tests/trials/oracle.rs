@@ -16,6 +16,7 @@ use libtest_mimic::Trial;
 
 use super::trial;
 use super::victims::Victim;
+use crate::lab::huge_pages::HugePages;
 use crate::lab::live::LiveOutcome;
 use crate::lab::needs::Need;
 use crate::lab::swap::Swap;
@@ -29,6 +30,8 @@ const TRACKERS: [&str; 2] = ["wp-scan", "checksum"];
 const FEW: usize = 6;
 /// Longest pause between two moves, in milliseconds.
 const PAUSE: u64 = 400;
+/// Huge pages (hugetlb) of the victim's.
+const HUGE_PAGES: u64 = 3;
 /// So many wrong moves are enough.
 const ENOUGH: usize = 10;
 
@@ -47,7 +50,6 @@ fn passing(said: &str) -> bool {
 }
 
 pub(super) fn trials() -> Vec<Trial> {
-    let plain = TRACKERS.map(under);
     let swapping = TRACKERS.map(|tracker| {
         trial(&format!("oracle swapping {tracker}"), &[Need::Swap], move |lab| {
             let swap = Swap::add(lab.dir(), 128)?;
@@ -56,7 +58,20 @@ pub(super) fn trials() -> Vec<Trial> {
             victim.finish()
         })
     });
-    plain.into_iter().chain(swapping).chain([trial("oracle direct", &[], direct)]).collect()
+    let huge = TRACKERS.map(|tracker| {
+        trial(&format!("oracle hugetlb {tracker}"), &[Need::HugePages], move |lab| {
+            // on both sides of a move, and the copies of a child
+            lab.hold(HugePages::add(3 * HUGE_PAGES)?);
+            run(lab, tracker, &["--hugetlb"])?.finish()
+        })
+    });
+    let plain = TRACKERS.map(under);
+    plain.into_iter().chain(swapping).chain(huge).chain([trial("oracle direct", &[], direct)]).collect()
+}
+
+/// The trial with one tracker.
+pub(crate) fn under(tracker: &'static str) -> Trial {
+    trial(&format!("oracle {tracker}"), &[], move |lab| run(lab, tracker, &[])?.finish())
 }
 
 /// Reads past the page tables are seen by checksums alone.
@@ -66,11 +81,6 @@ fn direct(lab: &mut Lab) -> Result<()> {
     let forced = lab.live_to(&victim.host, victim.pid, &to, &["--tracker", "wp-scan"])?;
     forced.refused(3, &["O_DIRECT", "--tracker checksum"])?;
     victim.finish()
-}
-
-/// The trial with one tracker.
-pub(crate) fn under(tracker: &'static str) -> Trial {
-    trial(&format!("oracle {tracker}"), &[], move |lab| run(lab, tracker, &[])?.finish())
 }
 
 fn variable(name: &str) -> Option<u64> {

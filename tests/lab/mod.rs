@@ -8,6 +8,7 @@ pub(crate) mod live;
 pub(crate) mod needs;
 pub(crate) mod process;
 pub(crate) mod strays;
+pub(crate) mod swap;
 pub(crate) mod udp_proxy;
 pub(crate) mod victims;
 

@@ -23,6 +23,8 @@ pub(crate) enum Need {
     MemoryGroup,
     /// The right to set huge pages of 2 MiB aside.
     HugePages,
+    /// The right to add swap space.
+    Swap,
 }
 
 impl Need {
@@ -47,6 +49,7 @@ impl Need {
                 memory_groups().is_none().then(|| "no control group for memory is writable".to_owned())
             }
             Need::HugePages => super::huge_pages::missing(),
+            Need::Swap => super::swap::Swap::missing(),
             Need::TokenBucket => {
                 let help = Command::new("tc").arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status();
                 help.is_err().then(|| "tc (iproute2) is not installed".to_owned())

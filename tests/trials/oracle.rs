@@ -17,6 +17,8 @@ use libtest_mimic::Trial;
 use super::trial;
 use super::victims::Victim;
 use crate::lab::live::LiveOutcome;
+use crate::lab::needs::Need;
+use crate::lab::swap::Swap;
 use crate::lab::{Lab, victims};
 
 /// The victim's name.
@@ -45,12 +47,21 @@ fn passing(said: &str) -> bool {
 }
 
 pub(super) fn trials() -> Vec<Trial> {
-    TRACKERS.map(under).into()
+    let plain = TRACKERS.map(under);
+    let swapping = TRACKERS.map(|tracker| {
+        trial(&format!("oracle swapping {tracker}"), &[Need::Swap], move |lab| {
+            let swap = Swap::add(lab.dir(), 128)?;
+            let victim = run(lab, tracker)?;
+            ensure!(swap.used() > 0, "nothing is in swap");
+            victim.finish()
+        })
+    });
+    plain.into_iter().chain(swapping).collect()
 }
 
 /// The trial with one tracker.
 pub(crate) fn under(tracker: &'static str) -> Trial {
-    trial(&format!("oracle {tracker}"), &[], move |lab| run(lab, tracker))
+    trial(&format!("oracle {tracker}"), &[], move |lab| run(lab, tracker)?.finish())
 }
 
 fn variable(name: &str) -> Option<u64> {
@@ -115,7 +126,8 @@ impl Count {
     }
 }
 
-fn run(lab: &mut Lab, tracker: &str) -> Result<()> {
+/// Gives the victim back, which is still at work.
+fn run(lab: &mut Lab, tracker: &str) -> Result<Victim> {
     let moves = variable("ULPM_ORACLE_MOVES").map_or(FEW, |n| n as usize);
     let of_now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |t| t.as_nanos() as u64 >> 10);
     let seed = variable("ULPM_ORACLE_SEED").unwrap_or_else(of_now);
@@ -142,7 +154,7 @@ fn run(lab: &mut Lab, tracker: &str) -> Result<()> {
         bail!("{e:#}\n{summary}\n{list}");
     }
     ensure!(count.wrong.is_empty(), "{summary}\n{list}");
-    victim.finish()
+    Ok(victim)
 }
 
 fn many(

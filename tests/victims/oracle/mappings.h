@@ -255,6 +255,23 @@ static void op_new_extent(struct arena *a)
 	op_swap_extents(a);
 }
 
+/* A long read by the device: all pages are pinned at its beginning, and written while it lasts. */
+static void op_direct(struct arena *a)
+{
+	size_t first = dice(a->pages / EXTENT_PAGES) * EXTENT_PAGES;
+	char path[400], suffix[40], *room = a->aside;
+	MUST(mmap(room, EXTENT, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0));
+	compose(a, room, first * CELLS, EXTENT_PAGES * CELLS, ++a->generation);
+	snprintf(suffix, sizeof suffix, "oracle-direct-%u", a->id);
+	int fd = MUST(open(beside(path, sizeof path, suffix), O_RDWR | O_CREAT | O_DIRECT | O_CLOEXEC, 0600));
+	CHECK(pwrite(fd, room, EXTENT, 0) == (ssize_t)EXTENT, "direct write of an extent");
+	make_writable(a, first, EXTENT_PAGES);
+	CHECK(pread(fd, a->at + first * PAGE, EXTENT, 0) == (ssize_t)EXTENT, "direct read of an extent");
+	set_pages(a, first, EXTENT_PAGES, a->generation);
+	close(fd);
+	reserve(room, EXTENT);
+}
+
 /* The pages go, the mapping stays: what shows there then is zero. */
 static void op_dontunmap(struct arena *a)
 {

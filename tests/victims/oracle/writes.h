@@ -133,6 +133,23 @@ static void by_proc_mem(struct arena *a, char *to, const char *bytes, size_t siz
 	close(mem);
 }
 
+/* Read by the device itself, past the page tables (O_DIRECT). */
+static int options_direct;
+
+static void by_device(struct arena *a, char *to, const char *bytes, size_t size)
+{
+	if (!options_direct || size % PAGE || (uintptr_t)to % PAGE) {
+		by_stores(a, to, bytes, size);
+		return;
+	}
+	char path[400], suffix[40];
+	snprintf(suffix, sizeof suffix, "oracle-direct-%u", a->id);
+	int fd = MUST(open(beside(path, sizeof path, suffix), O_RDWR | O_CREAT | O_DIRECT | O_CLOEXEC, 0600));
+	CHECK(pwrite(fd, bytes, size, 0) == (ssize_t)size, "direct write");
+	CHECK(pread(fd, to, size, 0) == (ssize_t)size, "direct read");
+	close(fd);
+}
+
 static void by_file(struct arena *a, char *to, const char *bytes, size_t size)
 {
 	off_t at = to - a->at;
@@ -219,6 +236,7 @@ static const struct way ways[] = {
 	{ "write to the memfd", MEMFD, by_file, 1 },
 	{ "alias", OBJECTS, by_alias, 0 },
 	{ "child", EVERY, by_child, 0 },
+	{ "direct read", EVERY, by_device, 0 },
 };
 
 /* Operations and ways that are left out, to find out which one it takes. */

@@ -6,14 +6,14 @@
 //! first time since boot can cost ten times as much.
 //!
 //! Each report has the freeze as it was predicted at the moment of stopping: the text says how many were within 30 %.
-//! The source's memory of earlier predictions goes from move to move, as it does on a host; the first has none.
+//! The source's memory of earlier predictions goes from move to move, as it does on a host; the first has none, or the file `ULPM_BENCH_PREDICTIONS` of an earlier run.
 //!
 //! `-- --verify` hashes all memory inside the freeze. `ULPM_BENCH_MOVES=3` shortens it (20 of each size otherwise).
 //! Nothing is asserted about time.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
@@ -156,7 +156,9 @@ fn main() -> Result<()> {
 
 fn measure(moves: usize, verify: bool) -> Result<Findings> {
     let dir = tempfile::tempdir().context("make a directory")?;
-    let one = |mem| one(mem, verify, &dir.path().join("predictions.json"));
+    let given = std::env::var_os("ULPM_BENCH_PREDICTIONS").map(PathBuf::from);
+    let predictions = given.unwrap_or_else(|| dir.path().join("predictions.json"));
+    let one = |mem| one(mem, verify, &predictions);
     let load_before = load();
     eprintln!("warming up");
     for mem in [LARGE, SMALL] {

@@ -129,7 +129,7 @@ impl Ahead<'_> {
         let scan_begun = Instant::now();
         let mut sink = Paced::new(self.link, self.control, meter, &mut on_the_way);
         let pushed = self.agent.round(&mut sink)?;
-        let first = meter.first.unwrap_or_else(Instant::now);
+        let found = scan_begun + pushed.scan;
         self.link.say(&ToTarget::RoundEnd(number as u32))?;
         match self.link.hear_meanwhile("placing the pages of a round", &mut || watch.look(meter))? {
             ToSource::RoundApplied(n) if n as usize == number => {}
@@ -139,7 +139,7 @@ impl Ahead<'_> {
         let measured = Measured {
             bytes: meter.round_bytes,
             window: if number == 0 { Duration::ZERO } else { scan_begun.duration_since(scanned) },
-            sending: first.elapsed(),
+            sending: found.elapsed(),
             paced: meter.paced,
             took: round_begun.elapsed(),
             ..Measured::of(&pushed)

@@ -1,5 +1,6 @@
 //! What a prediction of this migration's freeze rests on, measured on the spot; and what came of it, for the next.
 
+use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -7,6 +8,7 @@ use super::learned::Correction;
 use super::link::Link;
 use super::predict::{Basis, Prediction};
 use super::rounds::Measured;
+use crate::handover::journal::{Journal, Phase};
 use crate::image::files::FilesImage;
 use crate::image::memory::Layout;
 use crate::image::process::ProcessImage;
@@ -14,6 +16,7 @@ use crate::image::{PAGE_SIZE, Vma};
 use crate::preload::agent::Agent;
 use crate::report::MigrationReport;
 use crate::state::digest;
+use crate::tracee::together::Urgent;
 
 /// From the prediction to the final scan: the stop, reading the mappings.
 const STOP: Duration = Duration::from_micros(700);
@@ -43,10 +46,25 @@ pub fn basis(home: &Path, link: &Link, rtt: Duration, agent: &Agent, described: 
         resident_pages: described.memory.resident / PAGE_SIZE,
         rtt,
         attach: agent.attach,
+        compares: agent.tracker() != "wp-scan" || !agent.layout.objects.is_empty(),
         same_machine: link.same_machine(),
         correction: Correction::load(home),
         ..Basis::default()
     }
+}
+
+/// What the disk takes for one block of the journal, as the commit will write it: the middle one of three tries, since a disk
+/// that others use answers now and then only. As urgent as in the freeze, or it would be the waiting for a CPU.
+pub fn sync_time(journal: &mut Journal) -> io::Result<Duration> {
+    let _urgent = Urgent::begin();
+    let mut tries = [Duration::ZERO; 3];
+    for took in &mut tries {
+        let begun = Instant::now();
+        journal.set(Phase::Begun)?;
+        *took = begun.elapsed();
+    }
+    tries.sort();
+    Ok(tries[1])
 }
 
 impl Foresight {
@@ -69,6 +87,8 @@ impl Foresight {
     pub fn learn(&self, home: &Path, prediction: &Prediction, report: &MigrationReport) {
         // what other moves taught meanwhile is not lost
         let mut correction = Correction::load(home);
+        tracing::debug!(basis = ?self.basis, uncorrected = ?prediction.uncorrected, pages = prediction.pages,
+            came = ?report.freeze_parts, final_pages = report.final_pages, "a freeze that was predicted");
         correction.learn(&prediction.uncorrected, &report.freeze_parts, self.basis.hash_per_page.is_some());
         if let Err(error) = correction.save(home) {
             tracing::warn!(%error, "what this freeze teaches for the prediction of others is not kept");
@@ -76,8 +96,10 @@ impl Foresight {
     }
 }
 
-/// Hashes a little of the largest mapping while the process runs. `None` if that cannot be read: then nothing is known.
+/// Hashes a little of the largest mapping while the process runs, as urgently as in the freeze. `None` if that cannot be
+/// read: then nothing is known.
 fn hash_per_page(pid: i32, layout: &Layout) -> Option<Duration> {
+    let _urgent = Urgent::begin();
     let largest = layout.vmas.iter().filter(|v| v.private()).max_by_key(|v| v.end - v.start)?;
     let begun = Instant::now();
     let mut pages = 0;

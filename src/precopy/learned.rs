@@ -9,8 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::report::FreezeParts;
 
-/// What the latest move weighs against all before it.
-const LATEST: f64 = 0.25;
+/// What the latest move weighs against all before it: the first ones more, since there is little to weigh against.
+fn latest(moves: u32) -> f64 {
+    (1.0 / (f64::from(moves) + 2.0)).max(0.15)
+}
 
 /// A ratio outside of this was no matter of the machine but an accident.
 const SENSIBLE: std::ops::RangeInclusive<f64> = 0.2..=5.0;
@@ -31,6 +33,8 @@ pub struct Correction {
     apply: f64,
     commit: f64,
     resume: f64,
+    /// How many moves taught.
+    moves: u32,
 }
 
 impl Default for Correction {
@@ -44,6 +48,7 @@ impl Default for Correction {
             apply: 1.0,
             commit: 1.0,
             resume: 1.0,
+            moves: 0,
         }
     }
 }
@@ -73,11 +78,13 @@ impl Correction {
 
     /// Takes in a freeze as it was predicted, uncorrected, and as it came.
     pub fn learn(&mut self, predicted: &FreezeParts, real: &FreezeParts, verify: bool) {
+        let latest = latest(self.moves);
+        self.moves = self.moves.saturating_add(1);
         let one = |ratio: &mut f64, predicted: f64, real: f64| {
             let now = real / predicted;
             if predicted >= TELLING_MS && SENSIBLE.contains(&now) {
                 // of ratios the geometric mean: twice and half are as far off
-                *ratio = (ratio.ln() * (1.0 - LATEST) + now.ln() * LATEST).exp();
+                *ratio = (ratio.ln() * (1.0 - latest) + now.ln() * latest).exp();
             }
         };
         one(&mut self.stop, predicted.stop, real.stop);
@@ -138,7 +145,7 @@ mod tests {
     fn it_comes_to_what_really_happens() {
         let real = FreezeParts { capture: 4.0, apply: 1.0, ..PREDICTED };
         let mut correction = Correction::default();
-        for _ in 0..20 {
+        for _ in 0..30 {
             correction.learn(&PREDICTED, &real, false);
         }
         let corrected = correction.apply(&PREDICTED, false);
@@ -154,7 +161,7 @@ mod tests {
     fn accidents_teach_nothing_and_hashing_is_learned_apart() {
         let mut correction = Correction::default();
         correction.learn(&PREDICTED, &FreezeParts { capture: 400.0, send: f64::NAN, ..PREDICTED }, false);
-        assert_eq!(correction, Correction::default());
+        assert_eq!(correction, Correction { moves: 1, ..Correction::default() });
         correction.learn(&PREDICTED, &FreezeParts { send: 1.2, ..PREDICTED }, true);
         assert!(correction.verify > 1.0 && correction.send == 1.0);
     }

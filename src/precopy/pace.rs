@@ -63,8 +63,6 @@ pub struct Meter {
     bucket: Option<Bucket>,
     /// Bytes of this round.
     pub round_bytes: u64,
-    /// When this round's first page left.
-    pub first: Option<Instant>,
     /// Whether the limit has held this round up.
     pub paced: bool,
 }
@@ -72,12 +70,12 @@ pub struct Meter {
 impl Meter {
     /// Nothing has gone.
     pub fn new() -> Self {
-        Meter { begun: Instant::now(), bucket: None, round_bytes: 0, first: None, paced: false }
+        Meter { begun: Instant::now(), bucket: None, round_bytes: 0, paced: false }
     }
 
     /// Another round begins.
     pub fn next_round(&mut self) {
-        *self = Meter { round_bytes: 0, first: None, paced: false, ..*self };
+        *self = Meter { round_bytes: 0, paced: false, ..*self };
     }
 }
 
@@ -125,39 +123,30 @@ impl<'a> Paced<'a> {
         }
         Ok(())
     }
-
-    fn begin(&mut self) {
-        self.meter.first.get_or_insert_with(Instant::now);
-    }
 }
 
 impl PageSink for Paced<'_> {
     fn pages(&mut self, addr: u64, data: Bytes) -> Result<(), PreloadError> {
-        self.begin();
         let bytes = data.len();
         self.link.pages(addr, data)?;
         self.sent(bytes)
     }
 
     fn zero(&mut self, ranges: Vec<PageRange>) -> Result<(), PreloadError> {
-        self.begin();
         self.link.zero(ranges)
     }
 
     fn gone(&mut self, ranges: Vec<PageRange>) -> Result<(), PreloadError> {
-        self.begin();
         self.link.gone(ranges)
     }
 
     fn object_pages(&mut self, id: ObjectId, offset: u64, data: Bytes) -> Result<(), PreloadError> {
-        self.begin();
         let bytes = data.len();
         self.link.object_pages(id, offset, data)?;
         self.sent(bytes)
     }
 
     fn object_holes(&mut self, id: ObjectId, ranges: Vec<PageRange>) -> Result<(), PreloadError> {
-        self.begin();
         self.link.object_holes(id, ranges)
     }
 }

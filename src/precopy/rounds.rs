@@ -31,7 +31,7 @@ pub struct Measured {
     pub window: Duration,
     /// What the scan took.
     pub scan: Duration,
-    /// From the first page sent until the target had placed the last one.
+    /// From the end of the scan until the target had placed the last page.
     pub sending: Duration,
     /// Whether `--bandwidth` held it up: it says how long a round takes, not what the link could carry.
     pub paced: bool,

@@ -1,11 +1,11 @@
 //! One migration at the source, step by step. Runs on an OS thread of its own, which owns the tracees.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::MigrateError;
 use super::ahead::Ahead;
-use super::control::{Control, Phase, Status};
+use super::control::{self, Control, Status};
 use super::direct;
 use super::error::whereabouts;
 use super::foresight;
@@ -224,14 +224,14 @@ impl<'a> Migration<'a> {
             basis,
         };
         let mut foresight = ahead.run(described)?;
-        let begun = Instant::now();
         let entry = Entry::new(&self.report.id, true, self.options.pid, &self.options.to);
         let mut journal = Journal::begin(&journal_dir, entry).map_err(MigrateError::journal(&journal_dir))?;
         // `ulpm recover` leaves it to us as long as we live
         journal.keep();
-        foresight.complete(&agent, begun.elapsed(), self.options.verify);
+        let sync = foresight::sync_time(&mut journal).map_err(MigrateError::journal(&journal_dir))?;
+        foresight.complete(&agent, sync, self.options.verify);
         link.watch();
-        self.control.note(|status| status.phase = Phase::Freezing);
+        self.control.note(|status| status.phase = control::Phase::Freezing);
         (self.tell)(Progress::Step("freezing"));
         let described = ProcessImage { files: foresight.files.clone(), ..described.clone() };
         let freezer = freeze::Freezer {

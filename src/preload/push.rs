@@ -137,6 +137,10 @@ impl Pusher {
         }
         self.pay(layout, found, &mut round, sink)?;
         if !self.exact {
+            // what was held, and is gone for now, may come back as it was last seen: the target has something older
+            for lost in round.stale.iter().flat_map(|r| self.owed.within(r).collect::<Vec<_>>()) {
+                self.seen.clear(lost);
+            }
             round.sent.written = round.changed.pages();
             if !first {
                 self.heat.round(round.changed);

@@ -2,7 +2,7 @@
 //!
 //! Each stop is that of a freeze that is given up: every thread comes to rest, runs on as if nothing had been, and
 //! keeps the ends of its waits. Nothing is set that would outlive us (a control group's quota would): if we end in any
-//! way, the kernel lets the threads go. The stops are at most [`PERIOD`] long, so that what the process's users see
+//! way, the kernel lets the threads go. The stops are at most `PERIOD` long, so that what the process's users see
 //! is a slower process and not a silent one.
 //!
 //! Only one thread may trace: whoever else wants to stop the process meanwhile holds the lock on [`Waits`].

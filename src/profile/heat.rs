@@ -59,8 +59,10 @@ impl Named {
 
 /// `/memfd:NAME (deleted)` is how the kernel shows a memfd, `/dev/zero (deleted)` shared anonymous memory.
 fn readable(path: &str) -> String {
-    if path == "/dev/zero (deleted)" {
-        return "shared anonymous memory".to_owned();
+    match path {
+        "/dev/zero (deleted)" => return "shared anonymous memory".to_owned(),
+        "/anon_hugepage (deleted)" => return "anonymous huge pages (hugetlb)".to_owned(),
+        _ => {}
     }
     path.strip_prefix("/memfd:")
         .map_or_else(|| path.to_owned(), |name| format!("memfd:{}", name.trim_end_matches(" (deleted)")))
@@ -201,6 +203,7 @@ b000-c000 rw-s 00000000 00:01 9 /memfd:ring (deleted)
     fn names_are_for_people() {
         assert_eq!(readable("/memfd:ring (deleted)"), "memfd:ring");
         assert_eq!(readable("/dev/zero (deleted)"), "shared anonymous memory");
+        assert_eq!(readable("/anon_hugepage (deleted)"), "anonymous huge pages (hugetlb)");
         assert_eq!(readable("/usr/bin/x"), "/usr/bin/x");
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! | file | owns |
 //! |---|---|
-//! | [`watch`] | attaching, taking samples, leaving without a trace |
+//! | [`mod@watch`] | attaching, taking samples, leaving without a trace |
 //! | [`mod@choose`] | which tracker |
 //! | [`who`] | who the process is |
 //! | [`contents`] | which pages have changed, for trackers that report too much |

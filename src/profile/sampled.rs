@@ -1,4 +1,4 @@
-//! What all samples together say: pure, fed by [`super::watch`].
+//! What all samples together say: pure, fed by [`mod@super::watch`].
 
 use std::time::Duration;
 

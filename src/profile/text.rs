@@ -214,7 +214,7 @@ mod tests {
         let text = render(&sample());
         for word in [
             "pid 4242 (a<b&c)",
-            "the process ended",
+            "process ended, this is what was seen until then",
             "1500 pages/s (5.9 MiB/s) on average",
             "[heap]",
             "+1500 page faults",

@@ -23,6 +23,8 @@ pub(super) fn trials() -> Vec<Trial> {
     vec![
         trial("policy diverging freezes nevertheless", &[], freezes),
         trial("policy diverging gives up", &[], gives_up),
+        trial("policy diverging throttles", &[], throttles),
+        trial("policy throttling leaves no trace", &[], throttling_ends),
         trial("policy a goal out of reach gives up", &[], out_of_reach),
         trial("policy a goal that is met", &[], met),
         trial("policy max-rounds and bandwidth", &[], rounds_and_bandwidth),
@@ -112,6 +114,42 @@ fn gives_up(lab: &mut Lab) -> Result<()> {
     outcome
         .refused(4, &["given up", "it writes", "the link carries", "the freeze would take", "throttle"])?;
     ensure!(outcome.report["predicted_freeze_ms"].is_null(), "{}", outcome.report);
+    wild.unharmed(lab, &outcome)
+}
+
+/// The percentages of the rounds, each with those before it as far as they differ.
+fn throttled(outcome: &LiveOutcome) -> Result<Vec<u64>> {
+    let mut steps: Vec<u64> =
+        rounds(outcome)?.iter().filter_map(|r| r["throttle_percent"].as_u64()).collect();
+    steps.dedup();
+    Ok(steps)
+}
+
+/// A link that carries half of what the victim writes, and a freeze that is within reach once that is less.
+const HALF: u64 = 40_000_000;
+const THROTTLE: [&str; 6] = ["--on-divergence", "throttle", "--max-rounds", "60", "--max-freeze", "150ms"];
+
+fn throttles(lab: &mut Lab) -> Result<()> {
+    let wild = Wild::start(lab)?;
+    wild.proxy.rate(HALF);
+    let outcome = wild.live(lab, &THROTTLE)?;
+    let steps = throttled(&outcome)?;
+    ensure!(steps.len() > 1 && steps[0] == 0 && steps.is_sorted(), "{steps:?}: {}", outcome.report);
+    let said = rounds(&outcome)?.iter().filter_map(|r| r["why_next"].as_str());
+    ensure!(said.clone().any(|why| why.contains("% of the time")), "{:?}", said.collect::<Vec<_>>());
+    wild.moved(lab, &outcome)
+}
+
+/// A move that is given up while the process is slowed down.
+fn throttling_ends(lab: &mut Lab) -> Result<()> {
+    let wild = Wild::start(lab)?;
+    wild.proxy.rate(HALF);
+    let live = wild.begin(lab, &THROTTLE)?;
+    wait_until("it is slowed down", SOON, || live.errors().contains("% of the time"))?;
+    live.signal(Signal::SIGINT)?;
+    let outcome = live.outcome()?;
+    let status = std::fs::read_to_string(format!("/proc/{}/status", wild.outside))?;
+    ensure!(status.contains("TracerPid:\t0"), "it is still traced: {status}");
     wild.unharmed(lab, &outcome)
 }
 

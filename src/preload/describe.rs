@@ -12,7 +12,8 @@ use crate::image::process::{Attributes, ProcessImage, ThreadImage, Timers};
 use crate::image::{Backing, Obstacle, Vma};
 use crate::state::files::{self, FilesOptions};
 use crate::state::{
-    StateError, attributes, credentials, huge_pages, memory_map, mm_fields, scheduling, threads, timers,
+    StateError, attributes, credentials, guard_pages, huge_pages, memory_map, mm_fields, scheduling, threads,
+    timers,
 };
 use crate::tracee::freeze::tids;
 
@@ -54,6 +55,7 @@ fn look(pid: i32, options: &FilesOptions, mut obstacles: Vec<Obstacle>) -> Resul
     obstacles.extend(attributes::namespace_obstacles(pid));
     let survey = memory_map::survey(pid)?;
     obstacles.extend(survey.obstacles);
+    obstacles.extend(guard_pages::obstacles(pid, &survey.layout)?);
     let (files, file_obstacles) = files::describe(pid, options)?;
     obstacles.extend(file_obstacles);
     let posix = timers::list(pid)?;

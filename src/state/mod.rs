@@ -3,6 +3,7 @@
 //! | file | state |
 //! |---|---|
 //! | [`memory_map`] | mappings, their flags, the vDSO |
+//! | [`guard_pages`] | guard pages without a mapping of their own (refused) |
 //! | [`huge_pages`] | how many huge pages (hugetlb) it all takes |
 //! | [`mm_fields`] | brk, arguments, environment, auxiliary vector, exe link |
 //! | [`threads`] | registers, masks, alternate stacks, rseq, robust lists, tid addresses |
@@ -22,6 +23,7 @@ pub mod credentials;
 pub mod digest;
 pub mod error;
 pub mod files;
+pub mod guard_pages;
 pub mod huge_pages;
 pub mod memory_map;
 pub mod mm_fields;

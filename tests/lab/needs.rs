@@ -25,6 +25,8 @@ pub(crate) enum Need {
     HugePages,
     /// The right to add swap space.
     Swap,
+    /// Linux of at least this version.
+    Kernel(u32, u32),
 }
 
 impl Need {
@@ -50,6 +52,13 @@ impl Need {
             }
             Need::HugePages => super::huge_pages::missing(),
             Need::Swap => super::swap::Swap::missing(),
+            Need::Kernel(major, minor) => {
+                let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+                let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+                let ours = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+                (ours < (major, minor))
+                    .then(|| format!("Linux {major}.{minor} is not reached by {}", release.trim()))
+            }
             Need::TokenBucket => {
                 let help = Command::new("tc").arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status();
                 help.is_err().then(|| "tc (iproute2) is not installed".to_owned())

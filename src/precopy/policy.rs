@@ -204,7 +204,7 @@ impl Case<'_> {
         next > (elapsed / 10).max(Duration::from_millis(250))
     }
 
-    /// Whether the latest rounds have not shortened the freeze that would follow: two without a goal, three with one
+    /// Whether the latest rounds have shortened neither the freeze that would follow nor the rounds: two without a goal, three with one
     /// (a burst of writes may pass), one and a first one that began before it under each step of throttling.
     fn stuck(&self) -> bool {
         let throttle = self.last.round.throttle;
@@ -219,8 +219,14 @@ impl Case<'_> {
         let rounds = &self.rounds[self.rounds.len() - since..];
         let Some(judged) = rounds.get(skip..).filter(|r| r.len() > patience) else { return false };
         let (before, latest) = judged.split_at(judged.len() - patience);
-        let least = |of: &[Assessed]| of.iter().map(|r| r.freeze.total()).min().unwrap_or_default();
-        least(latest) > least(before).mul_f64(0.85)
+        let shorter = |value: &dyn Fn(&Assessed) -> Duration| {
+            let least = |of: &[Assessed]| of.iter().map(value).min().unwrap_or_default();
+            least(latest) <= least(before).mul_f64(0.85)
+        };
+        // a prediction made from few windows may be too low, and then the next ones seem to bring nothing, though each
+        // round is much shorter than the one before
+        let sending = |r: &Assessed| self.speed.time_for(r.round.pages as f64).max(LITTLE);
+        !shorter(&|r| r.freeze.total()) && !shorter(&sending)
     }
 
     /// What the user chose for a move that does not converge.

@@ -131,6 +131,14 @@ fn a_hot_set_and_a_cold_tail_freeze_with_the_hot_set() {
 }
 
 #[test]
+fn a_working_set_that_is_about_to_be_left_behind_is_not_called_stuck() {
+    // as in the trial with a slow, lossy link: rounds shrink, and the first predictions were too low
+    let limits = Limits { max_rounds: 60, ..Limits::default() };
+    let (done, _) = play_with(limits, over(24_576.0, 2_000.0), |at| 2_400.0 + 200.0 * (at * 7.0).sin());
+    assert!(!done.diverged && done.predicted_freeze < ms(200), "{done:?}");
+}
+
+#[test]
 fn bursts_are_waited_for_with_a_goal() {
     // two seconds of every six it writes as fast as the link carries
     let burst = |from: f64, to: f64| {

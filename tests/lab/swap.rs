@@ -2,7 +2,7 @@
 //! ends, however it ends.
 
 use std::io::{BufRead as _, BufReader, Read as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
@@ -13,7 +13,7 @@ use super::victims;
 #[derive(Debug)]
 pub(crate) struct Swap {
     helper: Child,
-    file: PathBuf,
+    before: u64,
 }
 
 impl Swap {
@@ -29,7 +29,7 @@ impl Swap {
             .spawn()?;
         let mut line = String::new();
         BufReader::new(helper.stdout.take().context("no output")?).read_line(&mut line)?;
-        let mut swap = Self { helper, file };
+        let mut swap = Self { helper, before: swapped_out() };
         if line.trim() != "ready" {
             let mut why = String::new();
             let _ = swap.helper.stderr.take().context("no errors")?.read_to_string(&mut why);
@@ -44,14 +44,17 @@ impl Swap {
         Self::add(directory.path(), 1).err().map(|error| format!("{error:#}"))
     }
 
-    /// Bytes in use of it.
-    pub(crate) fn used(&self) -> u64 {
-        let list = std::fs::read_to_string("/proc/swaps").unwrap_or_default();
-        let ours = |line: &&str| line.starts_with(&self.file.display().to_string());
-        let kib =
-            list.lines().find(ours).and_then(|line| line.split_whitespace().nth(3)?.parse::<u64>().ok());
-        kib.unwrap_or(0) * 1024
+    /// Pages that this kernel has written to swap space since this one was added. (Not: pages in it now. They come back
+    /// when they are read, and another trial's space may have been preferred.)
+    pub(crate) fn swapped_out(&self) -> u64 {
+        swapped_out().saturating_sub(self.before)
     }
+}
+
+fn swapped_out() -> u64 {
+    let counters = std::fs::read_to_string("/proc/vmstat").unwrap_or_default();
+    let ours = counters.lines().find_map(|line| line.strip_prefix("pswpout "));
+    ours.and_then(|pages| pages.parse().ok()).unwrap_or(0)
 }
 
 impl Drop for Swap {

@@ -54,7 +54,7 @@ pub(super) fn trials() -> Vec<Trial> {
         trial(&format!("oracle swapping {tracker}"), &[Need::Swap], move |lab| {
             let swap = Swap::add(lab.dir(), 128)?;
             let victim = run(lab, tracker, &[])?;
-            ensure!(swap.used() > 0, "nothing is in swap");
+            ensure!(swap.swapped_out() > 0, "nothing was swapped out");
             victim.finish()
         })
     });

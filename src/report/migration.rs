@@ -57,6 +57,7 @@ pub struct MigrationReport {
     /// Why it did not end as wished, as one line.
     pub error: Option<String>,
     /// Why this tracker was taken.
+    #[serde(default)]
     pub tracker_reason: String,
     /// `freeze_ms` as it was predicted at the moment of stopping.
     #[serde(default, serialize_with = "three_decimals_or_null")]

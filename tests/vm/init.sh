@@ -8,8 +8,13 @@ mount -t devtmpfs devtmpfs /dev
 mkdir -p /dev/pts /dev/shm /dev/hugepages
 mount -t devpts -o ptmxmode=0666 devpts /dev/pts
 mount -t tmpfs tmpfs /dev/shm
-mount -t tmpfs tmpfs /tmp
-mount -t tmpfs tmpfs /run
+# What is being tested may itself lie there: a clone in /tmp.
+for place in /tmp /run; do
+    mkdir -p /new
+    mount -t tmpfs tmpfs /new
+    cp -a "$place/." /new
+    mount --move /new "$place"
+done
 chmod 1777 /tmp /dev/shm
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t hugetlbfs hugetlbfs /dev/hugepages

@@ -16,6 +16,8 @@ use crate::vm::pair::Pair;
 
 /// Moves in the test command.
 const MOVES: &str = "4";
+/// At its usual pace an emulated link cannot keep up with it.
+const ARGS: &str = "--intensity 10";
 /// Longest time that one move may take on a busy machine.
 const ONE: Duration = Duration::from_secs(60);
 
@@ -32,10 +34,10 @@ fn oracle(pair: &mut Pair, tracker: &str) -> Result<()> {
     let set = |name| std::env::var(name).ok();
     let moves = set("ULPM_ORACLE_MOVES").unwrap_or_else(|| MOVES.to_owned());
     let count: u32 = moves.parse().context("ULPM_ORACLE_MOVES")?;
-    let (seed, args) = (set("ULPM_ORACLE_SEED"), set("ULPM_ORACLE_ARGS"));
+    let (seed, args) = (set("ULPM_ORACLE_SEED"), set("ULPM_ORACLE_ARGS").unwrap_or_else(|| ARGS.to_owned()));
     let mut env = vec![("ULPM_ORACLE_MOVES", moves.as_str())];
     env.extend(seed.as_deref().map(|seed| ("ULPM_ORACLE_SEED", seed)));
-    env.extend(args.as_deref().map(|args| ("ULPM_ORACLE_ARGS", args)));
+    env.push(("ULPM_ORACLE_ARGS", &args));
     let ended = inside::run(&pair.a, &["oracle", tracker], &env, ONE * (count + 4))?;
     ensure!(ended.exit == 0, "the oracle in machine a ended with {}: {}", ended.exit, ended.stdout);
     let enough = format!("{count} moved, ");

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::dirty::{Choice, Kind};
+use crate::dirty::{Kind, TrackError};
 use crate::sys::chain;
 
 /// Capability numbers of `linux/capability.h`.
@@ -92,16 +92,17 @@ pub(super) struct Tracking {
 
 /// All trackers, probed by doing, best first.
 pub(super) fn trackers() -> Vec<Tracking> {
-    let best = Choice::Auto.resolve().ok();
-    let one = |kind: Kind| {
-        let probed = kind.probe();
-        let chosen = best.as_ref().filter(|b| b.kind == kind);
-        let why = match (&probed, chosen) {
+    let probed = Kind::ALL.map(|kind| (kind, kind.probe()));
+    // what `Choice::Auto` takes
+    let best = probed.iter().find(|(_, result)| result.is_ok()).map(|(kind, _)| *kind);
+    let one = |(kind, result): (Kind, Result<(), TrackError>)| {
+        let chosen = best == Some(kind);
+        let why = match (&result, chosen) {
             (Err(e), _) => chain(e),
-            (Ok(()), Some(_)) => "taken by --tracker auto".to_owned(),
-            (Ok(()), None) => String::new(),
+            (Ok(()), true) => "taken by --tracker auto".to_owned(),
+            (Ok(()), false) => String::new(),
         };
-        Tracking { name: kind.name(), there: probed.is_ok(), chosen: chosen.is_some(), why }
+        Tracking { name: kind.name(), there: result.is_ok(), chosen, why }
     };
-    Kind::ALL.map(one).into()
+    probed.map(one).into()
 }

@@ -12,8 +12,8 @@ use super::{Exit, Failure, say};
 use crate::image::Obstacle;
 use crate::precopy::policy::Limits;
 use crate::precopy::{self, Control, MigrateError, Migration, Options};
-use crate::restore::session::chain;
 use crate::state::files::FilesOptions;
+use crate::sys::chain;
 use crate::transport::HostPort;
 
 /// Arguments of `ulpm check`.

@@ -4,7 +4,6 @@
 //! afterwards, also after Ctrl-C. An ordinary user gets a user namespace of his own, where the kernel
 //! allows it: so [`run`] must be called while the process has one thread only.
 
-use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::thread;
@@ -17,6 +16,7 @@ use super::Exit;
 use crate::demo::hosts;
 use crate::demo::scene::{Scene, SceneError, SceneOptions, Watcher, WorkloadResult};
 use crate::report::{self, MigrationReport, Size};
+use crate::sys::chain;
 
 /// Moves a workload between two hosts made on this machine and verifies everything.
 #[derive(Debug, Clone, Args)]
@@ -173,16 +173,6 @@ fn exit_of(code: i32) -> Exit {
         .into_iter()
         .find(|exit| i32::from(*exit as u8) == code)
         .unwrap_or(Exit::Failed)
-}
-
-fn chain(error: &SceneError) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(error) = source {
-        let _ = write!(text, ": {error}");
-        source = error.source();
-    }
-    text
 }
 
 fn workload_text(result: &WorkloadResult) -> String {

@@ -5,7 +5,7 @@ use clap::Args;
 use super::home::Home;
 use super::{Exit, Failure, say};
 use crate::precopy::settle::recover;
-use crate::restore::session::chain;
+use crate::sys::chain;
 
 /// Arguments of `ulpm recover`.
 #[derive(Debug, Args)]

@@ -4,11 +4,9 @@
 
 use std::fs::File;
 
-use super::walk::{add_entries, side_by_side, tracked};
-use super::{DirtyTracker, Found, TrackError, open_pagemap, sparse};
-use crate::image::PageRange;
+use super::walk::{Walk, add_entries, side_by_side};
+use super::{DirtyTracker, Found, TrackError, open_pagemap};
 use crate::image::memory::Layout;
-use crate::sys::pagemap;
 
 /// The tracker. Nothing is installed.
 #[derive(Debug)]
@@ -24,16 +22,10 @@ impl Checksum {
     }
 
     fn present(&self, layout: &Layout) -> Result<Vec<Found>, TrackError> {
-        let empty = sparse::empty_areas(self.pid, layout);
-        side_by_side(layout, |part: PageRange| {
+        let walk = Walk::of(self.pid, &self.pagemap, layout);
+        side_by_side(layout, |part| {
             let mut all = Vec::new();
-            for vma in layout.vmas.iter().filter(|v| tracked(v) && !empty.contains(&v.start)) {
-                let range = vma.range().intersection(&part);
-                pagemap::entries(&self.pagemap, range.start, range.end, |at, piece| {
-                    add_entries(&mut all, at, piece, |_, _| true);
-                })
-                .map_err(TrackError::kernel(self.pid, "reading the page map"))?;
-            }
+            walk.entries(part, |_, at, piece| add_entries(&mut all, at, piece, |_, _| true))?;
             Ok(all)
         })
     }

@@ -61,10 +61,14 @@ pub trait DirtyTracker: Send {
     /// The process runs. Mappings that appeared since are taken in.
     fn round(&mut self, layout: &Layout) -> Result<Vec<Found>, TrackError>;
 
-    /// A round while the process is stopped, after which less will be reported that was not written. `None`: there is
-    /// nothing to be won by it.
-    fn renew(&mut self, _layout: &Layout) -> Option<Result<Vec<Found>, TrackError>> {
-        None
+    /// Whether a round while the process is [stopped](DirtyTracker::renew) makes later ones report less that was not written.
+    fn gains_by_a_stop(&self) -> bool {
+        false
+    }
+
+    /// A round while the process is stopped.
+    fn renew(&mut self, layout: &Layout) -> Result<Vec<Found>, TrackError> {
+        self.round(layout)
     }
 
     /// Reports every present page, in address order. The process is stopped and will not run on here.

@@ -27,11 +27,11 @@ use std::io::Write as _;
 
 use nix::errno::Errno;
 
-use super::walk::{add_entries, side_by_side, tracked};
-use super::{DirtyTracker, Found, TrackError, open_pagemap, sparse};
+use super::walk::{Walk, add_entries, side_by_side, span};
+use super::{DirtyTracker, Found, TrackError, open_pagemap};
 use crate::image::memory::Layout;
 use crate::image::page_map::{PIECE_PAGES, place};
-use crate::image::{PAGE_SIZE, PageMap, PageRange};
+use crate::image::{PAGE_SIZE, PageMap};
 use crate::sys::pagemap::{self, Entry};
 
 /// The tracker. Leaves nothing behind but cleared bits.
@@ -75,43 +75,35 @@ impl SoftDirty {
 
     /// All present pages, and whether each counts as written.
     fn look(&self, layout: &Layout) -> Result<Vec<Found>, TrackError> {
-        let empty = sparse::empty_areas(self.pid, layout);
-        side_by_side(layout, |part: PageRange| {
+        let walk = Walk::of(self.pid, &self.pagemap, layout);
+        side_by_side(layout, |part| {
             let mut all = Vec::new();
-            for vma in layout.vmas.iter().filter(|v| tracked(v) && !empty.contains(&v.start)) {
-                let range = vma.range().intersection(&part);
-                pagemap::entries(&self.pagemap, range.start, range.end, |at, piece| {
-                    let known = self.frames.piece(at);
-                    add_entries(&mut all, at, piece, |i, entry| {
-                        vma.huge()
-                            || entry.soft_dirty()
-                            || known.is_none_or(|k| k[place(at) + i] != entry.frame())
-                    });
-                })
-                .map_err(TrackError::kernel(self.pid, "reading the page map"))?;
-            }
+            walk.entries(part, |vma, at, piece| {
+                let known = self.frames.piece(at);
+                add_entries(&mut all, at, piece, |i, entry| {
+                    vma.huge()
+                        || entry.soft_dirty()
+                        || known.is_none_or(|k| k[place(at) + i] != entry.frame())
+                });
+            })?;
             Ok(all)
         })
     }
 
     /// Looks, and remembers the frames that were seen.
     fn look_and_remember(&mut self, layout: &Layout) -> Result<Vec<Found>, TrackError> {
-        let empty = sparse::empty_areas(self.pid, layout);
         let known = std::mem::take(&mut self.frames);
         let frames = &mut self.frames;
         let mut all = Vec::new();
-        for vma in layout.vmas.iter().filter(|v| tracked(v) && !empty.contains(&v.start)) {
-            pagemap::entries(&self.pagemap, vma.start, vma.end, |at, piece| {
-                let before = known.piece(at).copied().unwrap_or([0; PIECE_PAGES]);
-                add_entries(&mut all, at, piece, |i, entry| {
-                    vma.huge() || entry.soft_dirty() || before[place(at) + i] != entry.frame()
-                });
-                if piece.iter().any(|e| e.held()) {
-                    remember(&mut frames.piece_mut(at)[place(at)..], piece);
-                }
-            })
-            .map_err(TrackError::kernel(self.pid, "reading the page map"))?;
-        }
+        Walk::of(self.pid, &self.pagemap, layout).entries(span(layout), |vma, at, piece| {
+            let before = known.piece(at).copied().unwrap_or([0; PIECE_PAGES]);
+            add_entries(&mut all, at, piece, |i, entry| {
+                vma.huge() || entry.soft_dirty() || before[place(at) + i] != entry.frame()
+            });
+            if piece.iter().any(|e| e.held()) {
+                remember(&mut frames.piece_mut(at)[place(at)..], piece);
+            }
+        })?;
         Ok(all)
     }
 }
@@ -159,15 +151,15 @@ impl DirtyTracker for SoftDirty {
         Ok(found)
     }
 
-    fn renew(&mut self, layout: &Layout) -> Option<Result<Vec<Found>, TrackError>> {
-        if !self.begun {
-            return None;
-        }
-        Some(self.look_and_remember(layout).and_then(|mut found| {
-            clear(self.pid)?;
-            found.retain(|f| f.written);
-            Ok(found)
-        }))
+    fn gains_by_a_stop(&self) -> bool {
+        self.begun
+    }
+
+    fn renew(&mut self, layout: &Layout) -> Result<Vec<Found>, TrackError> {
+        let mut found = self.look_and_remember(layout)?;
+        clear(self.pid)?;
+        found.retain(|f| f.written);
+        Ok(found)
     }
 
     fn last(&mut self, layout: &Layout) -> Result<Vec<Found>, TrackError> {

@@ -1,9 +1,12 @@
 //! Walking the address space of a layout.
 
-use super::{Found, TrackError};
+use std::collections::BTreeSet;
+use std::fs::File;
+
+use super::{Found, TrackError, sparse};
 use crate::image::memory::Layout;
 use crate::image::{PAGE_SIZE, PageRange, Vma};
-use crate::sys::pagemap::Entry;
+use crate::sys::pagemap::{self, Entry};
 
 /// The whole of the layout as one range.
 pub(super) fn span(layout: &Layout) -> PageRange {
@@ -49,6 +52,34 @@ fn halves(layout: &Layout) -> (PageRange, PageRange) {
         passed += len;
     }
     (whole, PageRange::new(whole.end, whole.end))
+}
+
+/// The page map of a process, entry by entry, where its layout has something that is tracked.
+pub(super) struct Walk<'a> {
+    pid: i32,
+    pagemap: &'a File,
+    layout: &'a Layout,
+    empty: BTreeSet<u64>,
+}
+
+impl<'a> Walk<'a> {
+    pub(super) fn of(pid: i32, pagemap: &'a File, layout: &'a Layout) -> Self {
+        Walk { pid, pagemap, layout, empty: sparse::empty_areas(pid, layout) }
+    }
+
+    /// Hands over the entries of that part, area by area, in pieces of at most one page table.
+    pub(super) fn entries(
+        &self,
+        part: PageRange,
+        mut each: impl FnMut(&Vma, u64, &[Entry]),
+    ) -> Result<(), TrackError> {
+        for vma in self.layout.vmas.iter().filter(|v| tracked(v) && !self.empty.contains(&v.start)) {
+            let range = vma.range().intersection(&part);
+            pagemap::entries(self.pagemap, range.start, range.end, |at, piece| each(vma, at, piece))
+                .map_err(TrackError::kernel(self.pid, "reading the page map"))?;
+        }
+        Ok(())
+    }
 }
 
 /// Adds the pages of a piece of the page map that are there, in runs of one kind.

@@ -106,7 +106,7 @@ impl<'a> Migration<'a> {
         if let Some(e) = &error {
             let touched = self.report.outcome != Outcome::Refused;
             let now = whereabouts(e, self.state, touched, pid).map(|now| format!("; {now}"));
-            self.report.error = Some(crate::restore::session::chain(e) + &now.unwrap_or_default());
+            self.report.error = Some(crate::sys::chain(e) + &now.unwrap_or_default());
         }
         (self.report, error)
     }
@@ -272,7 +272,7 @@ fn in_time_namespace(pid: i32) -> bool {
 fn unasked(to: &str, e: &MigrateError) -> crate::image::Obstacle {
     crate::image::Obstacle::new(
         format!("target {to}"),
-        crate::restore::session::chain(e),
+        crate::sys::chain(e),
         "there may be more in the way than is listed here",
     )
 }

@@ -147,10 +147,10 @@ impl Agent {
     pub fn round(&mut self, sink: &mut impl PageSink) -> Result<Pushed, PreloadError> {
         self.told();
         let begun = Instant::now();
-        let (found, stopped) = if self.renewal_due { self.renew()? } else { (None, Duration::ZERO) };
-        let found = match found {
-            Some(found) => found,
-            None => self.tracker.round(&self.layout)?,
+        let (found, stopped) = if self.renewal_due && self.tracker.gains_by_a_stop() {
+            self.renew()?
+        } else {
+            (self.tracker.round(&self.layout)?, Duration::ZERO)
         };
         let scan = begun.elapsed();
         let sent = self.pages.round(&self.layout, &found, sink)?;
@@ -160,7 +160,7 @@ impl Agent {
     }
 
     /// Stops the process for as long as it takes to look and to start tracking anew; it runs on as if nothing had been.
-    fn renew(&mut self) -> Result<(Option<Vec<Found>>, Duration), PreloadError> {
+    fn renew(&mut self) -> Result<(Vec<Found>, Duration), PreloadError> {
         let mut waits = self.waits.lock();
         let poised = Poised::prepare(self.pid)?;
         let begun = Instant::now();
@@ -168,13 +168,7 @@ impl Agent {
         let found = self.tracker.renew(&self.layout);
         captive.remember_waits(&mut waits);
         captive.resume();
-        let stopped = if found.is_some() { begun.elapsed() } else { Duration::ZERO };
-        Ok((found.transpose()?, stopped))
-    }
-
-    /// The final scan; the process is frozen.
-    pub fn last_scan(&mut self) -> Result<Vec<Found>, PreloadError> {
-        Ok(self.tracker.last(&self.layout)?)
+        Ok((found?, begun.elapsed()))
     }
 
     /// Sends what the final scan found, after the layout. Returns pages with content.

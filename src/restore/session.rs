@@ -18,6 +18,7 @@ use crate::image::files::{ContentHashes, FileIdentity};
 use crate::image::process::ProcessImage;
 use crate::state::files::{Access, FileCheck, RestoreContext, check_file};
 use crate::state::{scheduling, threads, waits};
+use crate::sys::chain;
 use crate::sys::time::{ClockOffsets, Ticker, now_ns};
 use crate::tracee::together::{Urgent, UrgentTracee, go_to, mask};
 use crate::transport::protocol::{
@@ -69,8 +70,6 @@ pub fn run(server: &Server, accepted: Accepted) -> Result<(), RestoreError> {
     }
     result
 }
-
-pub use crate::sys::chain;
 
 struct Session {
     server: Server,

@@ -1,6 +1,5 @@
 //! Both ends over loopback: who is let in, who is told what, and whether the bytes arrive.
 
-use std::error::Error;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
@@ -14,6 +13,7 @@ use super::frame::Header;
 use super::tuning::Tuning;
 use super::wire::{accept_wire, open_wire};
 use super::*;
+use crate::sys::chain;
 
 const LIMIT: Duration = Duration::from_secs(5);
 const MESSAGE: u16 = 1;
@@ -64,16 +64,6 @@ fn cap(kind: u16) -> Option<u32> {
         PAGES => Some(4 << 20),
         _ => None,
     }
-}
-
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    text
 }
 
 async fn connected() -> (Connected, Accepted, Listener) {

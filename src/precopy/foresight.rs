@@ -22,7 +22,10 @@ use crate::tracee::together::Urgent;
 const STOP: Duration = Duration::from_micros(700);
 
 /// Pages hashed to know what hashing costs.
-const SAMPLE: u64 = 2048;
+const SAMPLE: u64 = 4096;
+
+/// Pages of one piece of these.
+const PIECE: u64 = 512;
 
 /// What is known when the process is to be frozen.
 #[derive(Clone, Debug)]
@@ -96,21 +99,27 @@ impl Foresight {
     }
 }
 
-/// Hashes a little of the largest mapping while the process runs, as urgently as in the freeze. `None` if that cannot be
-/// read: then nothing is known.
+/// Hashes a little of the largest mapping, piece by piece, while the process runs, as urgently as in the freeze. The fastest
+/// piece counts: the others were disturbed. `None` if nothing can be read: then nothing is known.
 fn hash_per_page(pid: i32, layout: &Layout) -> Option<Duration> {
     let _urgent = Urgent::begin();
     let largest = layout.vmas.iter().filter(|v| v.private()).max_by_key(|v| v.end - v.start)?;
-    let begun = Instant::now();
+    let all = Instant::now();
     let mut pages = 0;
-    for start in (largest.start..largest.end).step_by((SAMPLE * PAGE_SIZE / 4) as usize) {
-        let end = largest.end.min(start + SAMPLE * PAGE_SIZE / 4);
+    let mut fastest: Option<Duration> = None;
+    for start in (largest.start..largest.end).step_by((PIECE * PAGE_SIZE) as usize) {
+        let end = largest.end.min(start + PIECE * PAGE_SIZE);
         let part = Layout { vmas: vec![Vma { start, end, ..largest.clone() }], ..Layout::default() };
-        let digests = digest::private(pid, &part).ok()?;
-        pages += digests.iter().map(|(_, pages, _)| pages).sum::<u64>();
-        if pages >= SAMPLE || begun.elapsed() > Duration::from_millis(20) {
+        let begun = Instant::now();
+        let hashed = digest::private(pid, &part).ok()?.iter().map(|(_, pages, _)| pages).sum::<u64>();
+        if hashed >= PIECE / 2 {
+            let per_page = begun.elapsed() / hashed as u32;
+            fastest = Some(fastest.map_or(per_page, |f| f.min(per_page)));
+        }
+        pages += hashed;
+        if pages >= SAMPLE || all.elapsed() > Duration::from_millis(30) {
             break;
         }
     }
-    (pages > 0).then(|| begun.elapsed() / pages as u32)
+    fastest
 }

@@ -119,9 +119,11 @@ impl Basis {
         let threads = f64::from(self.threads.max(1));
         let descriptors = f64::from(self.descriptors);
         let areas = f64::from(self.areas);
-        let scan = ms(final_scan(rounds));
-        // the scan runs beside the capture, and in its way: both want the address space, and on few cores the CPU
-        let capture = 0.5 + 0.12 * threads + 0.01 * descriptors + 0.005 * areas + 1.2 * scan;
+        // the final scan lists what is present, too, which the rounds' do not: 16 ns a page on one core
+        let present = self.resident_pages as f64 * 16e-6;
+        let scan = ms(final_scan(rounds)).max(present);
+        // it runs beside the capture, and in its way: both want the address space, and on few cores the CPU
+        let capture = 0.5 + 0.17 * threads + 0.01 * descriptors + 0.005 * areas + 0.7 * scan;
         // both ends hash at once; beside each other they share what the memory gives
         let share = if self.same_machine { 1.7 } else { 1.1 };
         let hashing =

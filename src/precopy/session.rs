@@ -174,6 +174,7 @@ impl<'a> Migration<'a> {
             verify: self.options.verify,
             clocks: ClockOffsets::of(&self.options.pid.to_string()),
             time_namespace: in_time_namespace(self.options.pid),
+            lazy: false,
         })))?;
         let mut answer = link.hear("checking the process")?;
         if let ToSource::NeedHashes(paths) = &answer {

@@ -27,6 +27,7 @@ pub mod endpoint;
 pub mod fingerprint;
 pub mod frame;
 pub mod identity;
+pub mod lane;
 pub mod listener;
 pub mod private_dir;
 pub mod protocol;

@@ -28,7 +28,7 @@ use crate::image::{ObjectId, Obstacle, PageRange, TreeImage};
 use crate::sys::time::ClockOffsets;
 
 /// Version of this protocol; both ends must have the same.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// Frame kinds. 0 is invalid.
 pub mod kind {
@@ -38,6 +38,8 @@ pub mod kind {
     pub const PAGES: u16 = 2;
     /// Pages of a shared object: dev, ino, offset (u64 each), content.
     pub const OBJECT_PAGES: u16 = 3;
+    /// Pages that were asked for on a lane: [`super::super::lane::PagesHead`], content.
+    pub const LAZY_PAGES: u16 = 4;
 }
 
 /// Largest content of one page frame in bytes.
@@ -51,6 +53,7 @@ pub fn cap(kind: u16) -> Option<u32> {
         kind::CONTROL => Some(CONTROL_MAX),
         kind::PAGES => Some(PAGES_MAX as u32 + 8),
         kind::OBJECT_PAGES => Some(PAGES_MAX as u32 + 24),
+        kind::LAZY_PAGES => Some((PAGES_MAX + super::lane::PagesHead::LEN) as u32),
         _ => None,
     }
 }
@@ -96,6 +99,8 @@ pub struct Description {
     pub clocks: ClockOffsets,
     /// It lives in a time namespace of its own, and so reads its clocks by way of that namespace's page.
     pub time_namespace: bool,
+    /// Its memory may come after it: [`ToTarget::Lazy`] may be said.
+    pub lazy: bool,
 }
 
 /// `--pid-mode`.
@@ -165,6 +170,15 @@ pub enum ToTarget {
     ObjectHoles(ObjectId, Vec<PageRange>),
     /// All pages of a round are sent.
     RoundEnd(u32),
+    /// What of its memory comes later, on [lanes](super::lane). Before `State`.
+    Lazy(super::lane::LazyPlan),
+    /// First and last on a connection of its own: what follows on this stream are the frames of a lane.
+    Lane {
+        /// Whose.
+        id: MigrationId,
+        /// Which of the two.
+        lane: super::lane::LaneKind,
+    },
     /// The frozen process.
     State(Box<TreeImage>, Moments),
     /// All pages are sent, and the process is frozen: hash them, as the source does meanwhile.
@@ -216,4 +230,6 @@ pub enum ToSource {
     Failed(String),
     /// Answer to `Settle`: it runs here (pid), or it never will.
     Settled(Option<i32>),
+    /// Answer to `Settle`: it runs here (pid), and still needs pages of the copy at the source.
+    SettledLazy(i32),
 }

@@ -1,0 +1,157 @@
+//! Lanes: how the memory of a process that runs already follows it.
+//!
+//! A lane is a stream of frames between the **holder** at the target, a small process that keeps the userfaultfds and
+//! knows what is outstanding, and the **page server** at the source, which reads the stopped copy. There are two, each on a
+//! QUIC connection of its own, so that no bulk data can delay a page that a thread waits for. `ulpm serve` only passes bytes
+//! on between connection and holder; either ulpm may be restarted, and a lane that broke is opened anew by the source.
+//!
+//! ```text
+//! source (page server)                     target (holder)
+//!   Lane{id, Urgent|Bulk} ────────────────▶ (ulpm serve: from here on bytes are passed on)
+//!          ◀──────────────────────────────── Want(ranges)
+//!   LAZY_PAGES* | Zero ───────────────────▶ places them
+//!          ◀──────────────────────────────── Whole(report) | Ended(why)
+//!   Bye ──────────────────────────────────▶
+//! ```
+//! Every page of a `Want` is answered once, as content or as zero, in the order of the ranges. What a broken lane has not delivered
+//! is asked for again.
+
+use serde::{Deserialize, Serialize};
+
+use crate::image::{ObjectId, PageRange};
+
+/// Which lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum LaneKind {
+    /// Pages that a thread waits for.
+    Urgent,
+    /// All others.
+    Bulk,
+}
+
+/// What of a frozen process's memory comes after it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LazyPlan {
+    /// Pages of private memory that the target does not have. What it has at these places is out of date.
+    pub outstanding: Vec<PageRange>,
+    /// The same of shared objects, as offsets.
+    pub objects: Vec<(ObjectId, Vec<PageRange>)>,
+    /// Private pages in the order in which they are likely to be needed; what is not in it comes afterwards, by address.
+    pub order: Vec<PageRange>,
+    /// Pages come with the hash of their content, which is checked before they are placed.
+    pub verify: bool,
+    /// How long the process may wait for a source that does not answer, in milliseconds, before it is given up and killed.
+    pub patience_ms: u64,
+}
+
+/// A piece of lazy memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct LazyRange {
+    /// The shared object; `None`: private memory of the process.
+    pub object: Option<ObjectId>,
+    /// The address at the source, or the offset in the object; and its end.
+    pub range: PageRange,
+}
+
+/// From holder to source.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum FromHolder {
+    /// Send these, in this order.
+    Want(Vec<LazyRange>),
+    /// Nothing is outstanding any more: the copy at the source may go.
+    Whole(Box<LazyReport>),
+    /// The process has ended, or lives on without the memory that is outstanding: the copy at the source may go.
+    Ended(String),
+}
+
+/// From source to holder, besides [pages](PagesHead).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum FromSource {
+    /// These hold zeroes, or nothing.
+    Zero(Vec<LazyRange>),
+    /// The copy at the source is gone, and what is outstanding with it.
+    Lost(String),
+    /// `Whole` or `Ended` has been heard.
+    Bye,
+}
+
+/// What comes before the content in a frame of pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PagesHead {
+    /// The shared object; `None`: private memory.
+    pub object: Option<ObjectId>,
+    /// Address at the source, or offset in the object.
+    pub start: u64,
+    /// xxh3 (128 bits) of the content; 0 if it is not to be checked.
+    pub digest: u128,
+}
+
+impl PagesHead {
+    /// Bytes of an encoded head.
+    pub const LEN: usize = 40;
+
+    /// As it is on the wire: dev, ino (both 0: private memory), start, digest; little-endian.
+    pub fn encode(&self) -> [u8; Self::LEN] {
+        let id = self.object.unwrap_or(ObjectId { dev: 0, ino: 0 });
+        let mut bytes = [0; Self::LEN];
+        bytes[..8].copy_from_slice(&id.dev.to_le_bytes());
+        bytes[8..16].copy_from_slice(&id.ino.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.start.to_le_bytes());
+        bytes[24..].copy_from_slice(&self.digest.to_le_bytes());
+        bytes
+    }
+
+    /// Splits the body of a frame; `None` if it is too short.
+    pub fn decode(body: &[u8]) -> Option<(Self, &[u8])> {
+        let (head, content) = body.split_at_checked(Self::LEN)?;
+        let word = |i: usize| head[i..i + 8].iter().rev().fold(0u64, |w, b| w << 8 | u64::from(*b));
+        let id = ObjectId { dev: word(0), ino: word(8) };
+        let object = (id != ObjectId { dev: 0, ino: 0 }).then_some(id);
+        let digest = u128::from(word(32)) << 64 | u128::from(word(24));
+        Some((PagesHead { object, start: word(16), digest }, content))
+    }
+}
+
+/// How the lazy phase went, as the holder saw it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LazyReport {
+    /// Pages placed with content.
+    pub pages: u64,
+    /// Pages placed as zeroes that the source was asked for.
+    pub zero_pages: u64,
+    /// Outstanding pages that the process gave up before they came (`munmap`, `MADV_DONTNEED`, exec).
+    pub dropped_pages: u64,
+    /// Pages that arrived and were there already.
+    pub twice: u64,
+    /// Times a thread had to wait for an outstanding page.
+    pub faults: u64,
+    /// Faults on pages that were not outstanding: answered with zeroes on the spot.
+    pub zero_faults: u64,
+    /// How many of these waits took how long: upper bound in microseconds (powers of two), count.
+    pub waits: Vec<(u64, u64)>,
+    /// Median of the waits in microseconds.
+    pub p50_us: u64,
+    /// 99th percentile of the waits in microseconds.
+    pub p99_us: u64,
+    /// The longest wait in microseconds.
+    pub max_us: u64,
+    /// From the resume to the last page, in milliseconds.
+    pub ms: f64,
+    /// How often a lane had to be opened anew.
+    pub reconnects: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heads_survive_the_wire() {
+        for object in [None, Some(ObjectId { dev: 7, ino: u64::MAX })] {
+            let head = PagesHead { object, start: 0x7fff_1234_5000, digest: u128::MAX - 5 };
+            let body = [&head.encode()[..], b"content"].concat();
+            assert_eq!(PagesHead::decode(&body), Some((head, &b"content"[..])));
+        }
+        assert_eq!(PagesHead::decode(&[0; PagesHead::LEN - 1]), None);
+    }
+}

@@ -31,6 +31,11 @@ fn answer_hidden_calls() {
         let order = args.next().unwrap_or_default();
         ulpm::restore::nursery::main(&order.to_string_lossy());
     }
+    if first == ulpm::restore::lazy::adopt::ARGUMENT {
+        let start = args.next().unwrap_or_default();
+        cli::start_log(0, false);
+        ulpm::restore::lazy::holder::main(&start.to_string_lossy());
+    }
     if first == "__workload" {
         ulpm::demo::workload::main(args);
     }

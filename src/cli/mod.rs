@@ -146,7 +146,7 @@ pub fn say(text: &str) -> anyhow::Result<()> {
 
 /// Sends what the library traces to stderr. `ULPM_LOG` overrides the options, in the syntax of
 /// tracing's `EnvFilter`.
-fn start_log(verbose: u8, quiet: bool) {
+pub fn start_log(verbose: u8, quiet: bool) {
     let default = match (quiet, verbose) {
         (true, _) => "error",
         (false, 0) => "warn",

@@ -35,6 +35,7 @@ pub fn run(args: &ServeArgs) -> Result<Exit, Failure> {
     for ability in abilities::here().iter().filter(|a| a.needed_to == Needed::Receive && !a.there) {
         tracing::warn!("this host cannot {}: {}", ability.name, ability.why);
     }
+    crate::restore::lazy::adopt::sweep(home.path());
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let server = Server { handle: runtime.handle().clone(), home: home.path().to_owned(), journal };
     runtime.block_on(async {

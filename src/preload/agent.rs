@@ -211,7 +211,7 @@ pub fn install(
 }
 
 /// The stop turns a timed wait into `restart_syscall`, which hides how long it has still to go.
-pub(super) fn remember_waits(frozen: &Frozen, memory: &mut waits::Memory) {
+pub(crate) fn remember_waits(frozen: &Frozen, memory: &mut waits::Memory) {
     for member in &frozen.threads {
         if let Ok(regs) = member.thread.regs()
             && matches!(Interrupted::of(&regs), Interrupted::Block(_))

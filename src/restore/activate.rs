@@ -8,7 +8,7 @@
 //! 5. what a change of credentials resets; limits; scheduling; mappings' flags; seals;
 //! 6. waits, registers, and the scratch area goes.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use nix::time::ClockId;
@@ -28,7 +28,8 @@ use crate::transport::protocol::Moments;
 
 const ERESTART_RESTARTBLOCK: i64 = -516;
 
-/// Puts all state of `image` into the skeleton. `moments`: since when, for timers and waits.
+/// Puts all state of `image` into the skeleton. `moments`: since when, for timers and waits. `keep`: descriptors of ours that it
+/// shall have beside its own, under these numbers, closed by exec.
 pub fn activate(
     skeleton: &mut Skeleton,
     objects: &Objects,
@@ -36,8 +37,9 @@ pub fn activate(
     cpus: &[u8],
     moments: &Moments,
     context: RestoreContext,
+    keep: &[(i32, BorrowedFd<'_>)],
 ) -> Result<waits::Memory, RestoreError> {
-    let epoll = put_files(skeleton, objects, image, context)?;
+    let epoll = put_files(skeleton, objects, image, context, keep)?;
     let tids: Vec<i32> = image.threads.iter().map(|t| t.tid).collect();
     skeleton.set_threads(&tids)?;
     put_process(skeleton, image, &epoll, moments)?;
@@ -85,16 +87,20 @@ fn put_files(
     objects: &Objects,
     image: &ProcessImage,
     mut context: RestoreContext,
+    keep: &[(i32, BorrowedFd<'_>)],
 ) -> Result<Vec<EpollAdd>, RestoreError> {
     context.ids = skeleton.threads.iter().map(|(tid, t)| (*tid, t.0)).collect();
     for (id, _) in objects.iter() {
         context.memfds.insert(id.ino, objects.fd(id)?);
     }
     let opened = files::restore(&image.files, &mut context)?;
-    let slots = &image.files.slots;
-    let base = slots.iter().map(|s| s.fd + 1).max().unwrap_or(0).max(super::nursery::SOCKET + 1) as u64;
-    raise_file_limit(skeleton, base + 2 * opened.files.len() as u64 + 16)?;
-    let borrowed: Vec<_> = opened.files.iter().map(AsFd::as_fd).collect();
+    let ours = keep.iter().enumerate().map(|(i, (fd, _))| (opened.files.len() + i, *fd, true));
+    let slots: Vec<_> = image.files.slots.iter().map(|s| (s.file, s.fd, s.cloexec)).chain(ours).collect();
+    let base =
+        slots.iter().map(|(_, fd, _)| fd + 1).max().unwrap_or(0).max(super::nursery::SOCKET + 1) as u64;
+    raise_file_limit(skeleton, base + 2 * (opened.files.len() + keep.len()) as u64 + 16)?;
+    let borrowed: Vec<_> =
+        opened.files.iter().map(AsFd::as_fd).chain(keep.iter().map(|(_, fd)| *fd)).collect();
     let received = skeleton.receive(&borrowed)?;
     let high: Vec<(u64, u64)> = received
         .iter()
@@ -108,10 +114,10 @@ fn put_files(
     let mut batch = skeleton.batch();
     batch.call("close_range", libc::SYS_close_range, &[0, first_high - 1, 0]);
     skeleton.run(&batch)?;
-    skeleton.run_all(slots, 0, |batch, slot| {
-        let flags = if slot.cloexec { libc::O_CLOEXEC as u64 } else { 0 };
-        let from = high.get(slot.file).map_or(u64::MAX, |(_, to)| *to);
-        batch.call("dup3 of a descriptor", libc::SYS_dup3, &[from, slot.fd as u64, flags]);
+    skeleton.run_all(&slots, 0, |batch, (file, fd, cloexec)| {
+        let flags = if *cloexec { libc::O_CLOEXEC as u64 } else { 0 };
+        let from = high.get(*file).map_or(u64::MAX, |(_, to)| *to);
+        batch.call("dup3 of a descriptor", libc::SYS_dup3, &[from, *fd as u64, flags]);
     })?;
     let mut batch = skeleton.batch();
     batch.call("close_range", libc::SYS_close_range, &[first_high, u64::from(u32::MAX), 0]);

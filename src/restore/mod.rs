@@ -11,11 +11,13 @@
 //! | [`reservation`] | preflight: what is missing here |
 //! | [`huge_pages`] | preflight: whether this host has huge pages enough |
 //! | [`verify`] | comparing every page with the source |
+//! | [`lazy`] | memory that comes after the process |
 //! | [`session`] | the conversation with the source |
 
 pub mod activate;
 pub mod error;
 pub mod huge_pages;
+pub mod lazy;
 pub mod mapper;
 pub mod nursery;
 pub mod objects;

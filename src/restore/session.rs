@@ -1,12 +1,15 @@
 //! The target's conversation with one source, from hello to the end. Runs on an OS thread of its own, which owns
 //! the skeleton's tracees.
 
+use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::time::ClockId;
 use tokio::runtime::Handle;
 
+use super::lazy::adopt::{self, Holder};
+use super::lazy::{self, relay};
 use super::objects::Objects;
 use super::reservation::{Reservation, check};
 use super::skeleton::Skeleton;
@@ -21,10 +24,11 @@ use crate::state::{scheduling, threads, waits};
 use crate::sys::chain;
 use crate::sys::time::{ClockOffsets, Ticker, now_ns};
 use crate::tracee::together::{Urgent, UrgentTracee, go_to, mask};
+use crate::transport::lane::LazyPlan;
 use crate::transport::protocol::{
     AreaDigest, Description, Moments, PidChoice, ToSource, ToTarget, cap, kind,
 };
-use crate::transport::{Accepted, Frame, Wire, accept_wire};
+use crate::transport::{Accepted, Fingerprint, Frame, Wire, accept_wire};
 
 /// What a session needs of the server.
 #[derive(Clone, Debug)]
@@ -43,13 +47,23 @@ const SILENCE: Duration = Duration::from_secs(300);
 /// Talks with one source until the end. What went wrong has been told to the source as far as possible.
 pub fn run(server: &Server, accepted: Accepted) -> Result<(), RestoreError> {
     let _ticker = Ticker::start(Duration::from_millis(100)).map_err(RestoreError::io("starting a timer"))?;
-    let wire = server.handle.block_on(accept_wire(&accepted.connection, cap))?;
+    let mut wire = server.handle.block_on(accept_wire(&accepted.connection, cap))?;
+    let first = server.handle.block_on(async { tokio::time::timeout(SILENCE, wire.recv.recv()).await });
+    let first = first.map_err(|_| RestoreError::Aborted(format!("silent for {} s", SILENCE.as_secs())))??;
+    if first.kind == kind::CONTROL
+        && let ToTarget::Lane { id, lane } = first.decode()?
+    {
+        return lane_of(server, &accepted, wire, &id, lane);
+    }
     let mut session = Session {
         server: server.clone(),
         wire,
+        first: Some(first),
         peer: accepted.remote.to_string(),
+        key: accepted.peer,
         theirs: None,
         settled: None,
+        lazy: false,
     };
     let result = session.converse();
     if let Err(e) = &result {
@@ -59,9 +73,10 @@ pub fn run(server: &Server, accepted: Accepted) -> Result<(), RestoreError> {
     }
     // the source closes; until it has, our last words may be under way
     let connection = accepted.connection.clone();
-    let goodbye = server
-        .handle
-        .block_on(async move { tokio::time::timeout(Duration::from_secs(2), connection.closed()).await });
+    // while memory is still to come the source stays
+    let patience = Duration::from_secs(if session.lazy { u64::from(u32::MAX) } else { 2 });
+    let goodbye =
+        server.handle.block_on(async move { tokio::time::timeout(patience, connection.closed()).await });
     if let (Some(journal), Ok(quinn::ConnectionError::ApplicationClosed(close))) = (&session.settled, goodbye)
         && close.reason.as_ref() == crate::precopy::session::MOVED.as_bytes()
     {
@@ -71,12 +86,42 @@ pub fn run(server: &Server, accepted: Accepted) -> Result<(), RestoreError> {
     result
 }
 
+/// A lane of a lazy migration: bytes between the source and the holder.
+fn lane_of(
+    server: &Server,
+    accepted: &Accepted,
+    mut wire: Wire,
+    id: &str,
+    lane: crate::transport::lane::LaneKind,
+) -> Result<(), RestoreError> {
+    server.handle.block_on(async {
+        let holder = match relay::reach(&server.home, id).await {
+            Ok(holder) => holder,
+            Err(e) => {
+                let why = format!("no memory is outstanding here of migration {id} ({e})");
+                wire.send.send_msg(kind::CONTROL, &ToSource::Failed(why)).await?;
+                let _ = tokio::time::timeout(Duration::from_secs(2), accepted.connection.closed()).await;
+                return Ok(());
+            }
+        };
+        let passed = relay::relay(holder, lane, &accepted.peer, wire).await;
+        tracing::debug!(id, ?lane, ?passed, "a lane ends");
+        accepted.connection.close(0u32.into(), b"the lane ends");
+        Ok(())
+    })
+}
+
 struct Session {
     server: Server,
     wire: Wire,
+    /// What was read to see who it is.
+    first: Option<Frame>,
     peer: String,
+    key: Fingerprint,
     theirs: Option<crate::transport::protocol::Hello>,
     settled: Option<Journal>,
+    /// The process runs, and its memory is still to come.
+    lazy: bool,
 }
 
 /// A process being built.
@@ -91,6 +136,11 @@ struct Work {
     namespace: bool,
     digests: Vec<AreaDigest>,
     own_digests: Vec<AreaDigest>,
+    /// Keeps its lazy memory, should there be any.
+    holder: Option<Holder>,
+    plan: Option<LazyPlan>,
+    /// There is, and the holder has it.
+    adopted: bool,
 }
 
 impl Session {
@@ -99,6 +149,9 @@ impl Session {
     }
 
     fn frame(&mut self) -> Result<Frame, RestoreError> {
+        if let Some(first) = self.first.take() {
+            return Ok(first);
+        }
         let wire = &mut self.wire;
         let received =
             self.server.handle.block_on(async { tokio::time::timeout(SILENCE, wire.recv.recv()).await });
@@ -129,7 +182,13 @@ impl Session {
                 ToTarget::Describe(description) => return self.receive(*description),
                 ToTarget::Settle(id) => {
                     let pid = super::reservation::settle(&self.server.journal, &id)?;
-                    self.say(&ToSource::Settled(pid))?;
+                    let answer = match pid {
+                        Some(pid) if lazy::is_outstanding(&self.server.home, &id) => {
+                            ToSource::SettledLazy(pid)
+                        }
+                        pid => ToSource::Settled(pid),
+                    };
+                    self.say(&answer)?;
                     return Ok(());
                 }
                 ToTarget::Abort(why) => return Err(RestoreError::Aborted(why)),
@@ -143,6 +202,9 @@ impl Session {
         let mut asked = false;
         let reservation = loop {
             let mut checked = check(&description, &hashes)?;
+            if description.lazy {
+                checked.obstacles.extend(adopt::obstacle());
+            }
             if let Some(theirs) = &self.theirs {
                 checked.obstacles.extend(threads::cpu_obstacles(theirs.cpu_components, &theirs.cpu_features));
             }
@@ -212,6 +274,10 @@ impl Session {
         let tids: Vec<i32> = process.threads.iter().map(|t| t.tid).collect();
         skeleton.set_threads(&tids)?;
         activate::put_exe(&skeleton, &process.memory)?;
+        let holder = match description.lazy {
+            true => Some(Holder::start(&self.server.home, &description.id, &self.key, &skeleton)?),
+            false => None,
+        };
         self.say(&ToSource::Ready(skeleton.pid, order.namespace))?;
         Ok(Work {
             skeleton,
@@ -223,6 +289,9 @@ impl Session {
             namespace: order.namespace,
             digests: Vec::new(),
             own_digests: Vec::new(),
+            holder,
+            plan: None,
+            adopted: false,
             description,
         })
     }
@@ -272,6 +341,15 @@ impl Session {
                     ToTarget::ObjectHoles(id, ranges) => work.objects.punch(id, &ranges)?,
                     ToTarget::RoundEnd(n) => self.say(&ToSource::RoundApplied(n))?,
                     ToTarget::Clock => self.say(&clock())?,
+                    ToTarget::Lazy(plan) => {
+                        if work.holder.is_none() {
+                            return Err(RestoreError::Nonsense(
+                                "lazy memory that was not announced".to_owned(),
+                            ));
+                        }
+                        adopt::clear(&mut work.skeleton, &work.objects, &plan)?;
+                        work.plan = Some(plan);
+                    }
                     ToTarget::Verify => work.own_digests = verify::hash(&work.skeleton, &work.objects)?,
                     ToTarget::Digests(digests) => work.digests = digests,
                     ToTarget::State(tree, moments) => return self.finish(work, *tree, moments),
@@ -299,7 +377,17 @@ impl Session {
                 ..Default::default()
             };
             context.prepare(&image.files)?;
-            activate::activate(&mut work.skeleton, &work.objects, image, &work.cpus, &moments, context)?
+            let keep = hold(work, image)?;
+            let keep: Vec<_> = keep.iter().map(|(number, fd)| (*number, fd.as_fd())).collect();
+            activate::activate(
+                &mut work.skeleton,
+                &work.objects,
+                image,
+                &work.cpus,
+                &moments,
+                context,
+                &keep,
+            )?
         };
         work.journal.name_process(work.skeleton.pid).map_err(RestoreError::io("writing the journal"))?;
         for action in work.state.on(TargetEvent::Applied) {
@@ -331,6 +419,10 @@ impl Session {
                 TargetAction::LetGo => {
                     released = work.skeleton.release();
                     at_boottime_ns = initial_clocks().boottime_ns;
+                    if let Some(holder) = work.holder.take_if(|_| work.adopted) {
+                        self.lazy = true;
+                        holder.go(&work.skeleton.pidfd, &self.server.home, &work.description.id);
+                    }
                 }
                 _ => {
                     let resume_ms = ms(begun) - journal_ms;
@@ -348,6 +440,20 @@ impl Session {
         reap(pid);
         released.and(said)
     }
+}
+
+/// Hands what is lazy to its holder, before anything touches the memory. Returns the descriptors of it that the process shall have,
+/// with their numbers: above its own.
+fn hold(work: &mut Work, image: &ProcessImage) -> Result<Vec<(i32, std::os::fd::OwnedFd)>, RestoreError> {
+    let outstanding = work.plan.take().filter(|p| !p.outstanding.is_empty() || !p.objects.is_empty());
+    let (Some(holder), Some(plan)) = (&work.holder, outstanding) else { return Ok(Vec::new()) };
+    let highest = image.files.slots.iter().map(|s| s.fd).max().unwrap_or(0);
+    let numbers = [highest + 64, highest + 65];
+    holder.adopt(&work.skeleton, &work.objects, &plan, &numbers)?;
+    work.adopted = true;
+    let copies = holder.userfaultfds().map(|fd| fd.try_clone_to_owned());
+    let step = "duplicating a userfaultfd";
+    numbers.into_iter().zip(copies).map(|(n, fd)| Ok((n, fd.map_err(RestoreError::io(step))?))).collect()
 }
 
 /// Brings the skeleton's threads to our CPU, ahead of others; their own CPUs and priorities are set with their state.

@@ -42,6 +42,8 @@ impl Options {
     pub const SKELETON: Options = Options(
         (libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_TRACECLONE | libc::PTRACE_O_EXITKILL) as c_long,
     );
+    /// For a process that must not outlive us, and with which nothing else is done.
+    pub const GUARDED: Options = Options(libc::PTRACE_O_EXITKILL as c_long);
     /// For a skeleton that has been handed over: it outlives the tracer.
     pub const RELEASED: Options = Options(libc::PTRACE_O_TRACESYSGOOD as c_long);
 }
@@ -73,6 +75,11 @@ pub fn set_options(tid: i32, options: Options) -> Result<(), Errno> {
 /// Lets the thread run; `signal` is injected (0: none).
 pub fn cont(tid: i32, signal: i32) -> Result<(), Errno> {
     request(libc::PTRACE_CONT, tid, NULL, signal as usize as *mut c_void).map(drop)
+}
+
+/// Leaves a thread in its group stop, which `SIGCONT` ends.
+pub fn listen(tid: i32) -> Result<(), Errno> {
+    request(libc::PTRACE_LISTEN, tid, NULL, NULL).map(drop)
 }
 
 /// Lets the thread run to the next entry or exit of a system call.

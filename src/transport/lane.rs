@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::image::{ObjectId, PageRange};
 
 /// Which lane.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum LaneKind {
     /// Pages that a thread waits for.
     Urgent,

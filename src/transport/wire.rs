@@ -53,6 +53,11 @@ impl Wire {
         (self.send, self.recv)
     }
 
+    /// The bare streams, between two frames: what comes next is not frames to us.
+    pub fn into_streams(self) -> (SendStream, RecvStream) {
+        (self.send.stream, self.recv.stream)
+    }
+
     /// See [`WireSend::send`].
     pub async fn send(&mut self, kind: u16, body: &[u8]) -> Result<(), WireError> {
         self.send.send(kind, body).await

@@ -1,0 +1,114 @@
+//! Nobody may run on zeroes instead of pages that have not arrived.
+//!
+//! When the last descriptor of a userfaultfd is closed, the kernel lets missing pages read as zeroes. So the process that was
+//! moved has one itself, high above its own, until it is whole: should the holder die, threads that fault wait for ever, and
+//! `ulpm serve` ends the process with a message ([`super::adopt`]). A child that is born meanwhile cannot be given one: the holder
+//! traces it with `PTRACE_O_EXITKILL`, so that the kernel kills it with the holder. Nothing else is done with it: each
+//! stop is answered at once by what would have happened without a tracer.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use procfs::process::Process;
+
+use crate::sys::ptrace::{self, EVENT_STOP, Options, WaitStatus};
+use crate::tracee::thread::tracer_of;
+use crate::tracee::{Frozen, Remote, Site, TraceeError};
+
+/// How long a thread may take to stop.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The children of a process that is not whole.
+#[derive(Debug, Default)]
+pub struct Guard {
+    guarded: BTreeSet<i32>,
+}
+
+impl Guard {
+    /// Guards what a process has given birth to, and their children.
+    pub fn add_children(&mut self, pid: i32) {
+        let mut all: Vec<i32> = self.guarded.iter().copied().chain([pid]).collect();
+        while let Some(pid) = all.pop() {
+            for child in children(pid) {
+                if !self.guarded.contains(&child) && self.add(child) {
+                    all.push(child);
+                }
+            }
+        }
+    }
+
+    fn add(&mut self, pid: i32) -> bool {
+        if let Err(error) = ptrace::seize(pid, Options::GUARDED) {
+            if tracer_of(pid) != std::process::id() as i32 {
+                tracing::warn!(pid, %error, "a child cannot be guarded: should the holder of its pages die, it would read zeroes");
+            }
+            return false;
+        }
+        self.guarded.insert(pid)
+    }
+
+    /// Answers all stops that there are.
+    pub fn attend(&mut self) {
+        for pid in self.guarded.iter().copied().collect::<Vec<_>>() {
+            loop {
+                match ptrace::wait(pid, false) {
+                    Ok(Some(WaitStatus::Gone)) | Err(nix::errno::Errno::ECHILD) => {
+                        self.guarded.remove(&pid);
+                        break;
+                    }
+                    Ok(Some(status)) => answer(pid, status),
+                    _ => break,
+                }
+            }
+        }
+    }
+
+    /// The guarded processes.
+    pub fn pids(&self) -> impl Iterator<Item = i32> {
+        self.guarded.iter().copied()
+    }
+
+    /// Lets go of all of them: they are whole.
+    pub fn release(&mut self) {
+        for pid in std::mem::take(&mut self.guarded) {
+            match Frozen::stop_leader(pid, PATIENCE) {
+                Ok(frozen) => frozen.thaw(),
+                Err(e) if e.died() => {}
+                Err(error) => tracing::warn!(pid, %error, "a child could not be let go"),
+            }
+        }
+    }
+}
+
+fn children(pid: i32) -> Vec<i32> {
+    let tasks = Process::new(pid).and_then(|p| p.tasks());
+    let children = tasks.into_iter().flatten().filter_map(|task| task.ok()?.children().ok());
+    children.flatten().map(|child| child as i32).collect()
+}
+
+/// What would have happened without us.
+fn answer(pid: i32, status: WaitStatus) {
+    let _ = match status {
+        WaitStatus::Signal(signal) => ptrace::cont(pid, signal),
+        // a group stop: it stays stopped, and SIGCONT ends it
+        WaitStatus::Event(EVENT_STOP, signal) if signal != libc::SIGTRAP => ptrace::listen(pid),
+        _ => ptrace::cont(pid, 0),
+    };
+}
+
+/// Closes descriptors inside a process, with a stop of one thread that the program does not notice.
+pub fn close_inside(pid: i32, fds: &[i32], home: &std::path::Path) -> Result<(), TraceeError> {
+    let mut memory = crate::state::waits::Memory::load(home, pid);
+    let site = Site::of(pid)?;
+    let frozen = Frozen::stop_leader(pid, PATIENCE)?;
+    let closed = Remote::borrow(frozen.leader(), &site).and_then(|mut remote| {
+        for fd in fds {
+            remote.single("close of a userfaultfd", libc::SYS_close, [*fd as u64, 0, 0, 0, 0, 0])?;
+        }
+        remote.finish()
+    });
+    crate::preload::agent::remember_waits(&frozen, &mut memory);
+    frozen.thaw();
+    memory.save(home, pid);
+    closed
+}

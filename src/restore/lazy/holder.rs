@@ -1,0 +1,534 @@
+//! The holder: one process per lazy migration, one thread, one loop. Faults first, then the urgent lane, then the bulk lane, a frame at a
+//! time.
+//!
+//! ```text
+//! started ── adoption ── go ── … ── whole ── source knows ── ends
+//!    │          │        │      process gone, patience over, source lost: ends, or kills the process
+//!    └──────────┴ ulpm serve gone: ends with the skeleton
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::adopt::{Adoption, SOCKET, Start, remove_files};
+use super::guard::{Guard, close_inside};
+use super::pager::Pager;
+use super::places::Places;
+use super::plan::Plan;
+use super::relay::Greeting;
+use super::space::{Area, Feeder, Shared};
+use super::wire::Lane;
+use super::{Unfinished, directory};
+use crate::handover::journal::start_time;
+use crate::sys::process::pidfd_send_signal;
+use crate::sys::time::Ticker;
+use crate::sys::{handoff, uffd};
+use crate::transport::lane::{FromHolder, FromSource, LaneKind, LazyRange, PagesHead};
+use crate::transport::protocol::kind;
+
+/// How long the source is waited for to hear that nothing is needed of it any more.
+const FAREWELL: Duration = Duration::from_secs(600);
+/// How long a process whose `ulpm serve` went away is given to die with it.
+const GRACE: Duration = Duration::from_millis(1000);
+/// From one look at what nothing tells us to the next.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// The holder itself. Never returns.
+pub fn main(text: &str) -> ! {
+    // SAFETY: ulpm serve started us with the socket at this number, and nothing else has been opened yet.
+    #[allow(unsafe_code)]
+    let control = unsafe { handoff::adopt_fd(SOCKET) };
+    let done = serde_json::from_str::<Start>(text).map_err(io::Error::other).and_then(|start| {
+        prepare();
+        let _ticker = Ticker::start(Duration::from_millis(100))?;
+        Holder::listen(start, &control)?.run(control)
+    });
+    if let Err(e) = &done {
+        tracing::error!(error = %e, "the holder of lazy memory ends");
+    }
+    std::process::exit(i32::from(done.is_err()))
+}
+
+/// Nothing that is meant for others shall end us.
+fn prepare() {
+    use nix::sys::signal::{SigHandler, Signal, signal};
+    let _ = nix::unistd::setsid();
+    for ignored in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGPIPE, Signal::SIGQUIT] {
+        // SAFETY: ignoring a signal runs no code.
+        #[allow(unsafe_code)]
+        let _ = unsafe { signal(ignored, SigHandler::SigIgn) };
+    }
+    let _ = fs::write("/proc/self/oom_score_adj", "-1000");
+    let _ = nix::sys::prctl::set_name(c"ulpm-holder");
+}
+
+struct Holder {
+    start: Start,
+    listener: UnixListener,
+    lanes: BTreeMap<LaneKind, Lane>,
+    held: Option<Held>,
+    running: bool,
+    /// Since when no lane has been there.
+    alone: Option<Instant>,
+    looked: Instant,
+}
+
+/// The process and its memory.
+struct Held {
+    pid: i32,
+    pidfd: OwnedFd,
+    pager: Pager,
+    guard: Guard,
+    inside: Vec<i32>,
+    patience: Duration,
+}
+
+/// What a turn of the loop is to lead to.
+enum Turn {
+    On,
+    Leave,
+}
+
+impl Holder {
+    fn listen(start: Start, control: &OwnedFd) -> io::Result<Self> {
+        let dir = directory(&start.home);
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+        let open = File::open(&dir)?;
+        // a socket's address holds 108 bytes, a path may be longer
+        let path = format!("/proc/self/fd/{}/{}.sock", open.as_raw_fd(), start.id);
+        let _ = fs::remove_file(&path);
+        let listener = UnixListener::bind(path)?;
+        listener.set_nonblocking(true)?;
+        handoff::send(control.as_fd(), b"listening", None)?;
+        let now = Instant::now();
+        Ok(Holder {
+            start,
+            listener,
+            lanes: BTreeMap::new(),
+            held: None,
+            running: false,
+            alone: Some(now),
+            looked: now,
+        })
+    }
+
+    fn run(mut self, control: OwnedFd) -> io::Result<()> {
+        let mut control = Some(control);
+        let done = loop {
+            if let Err(e) = self.wait(control.as_ref()) {
+                break Err(e);
+            }
+            match self.turn(&mut control) {
+                Ok(Turn::On) => {}
+                Ok(Turn::Leave) => break Ok(()),
+                Err(e) => break Err(e),
+            }
+        };
+        if let (Err(e), true, Some(held)) = (&done, self.running, &self.held) {
+            held.kill();
+            self.tell(&FromHolder::Ended(format!("the process was ended: {e}")));
+        }
+        remove_files(&self.start.home, &self.start.id);
+        done
+    }
+
+    /// Until something happens.
+    fn wait(&self, control: Option<&OwnedFd>) -> io::Result<()> {
+        let mut fds = vec![PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)];
+        fds.extend(control.map(|c| PollFd::new(c.as_fd(), PollFlags::POLLIN)));
+        let mut pause = LOOK;
+        for lane in self.lanes.values() {
+            let out = if lane.is_full() { PollFlags::POLLOUT } else { PollFlags::empty() };
+            fds.push(PollFd::new(lane.stream.as_fd(), PollFlags::POLLIN | out));
+            if lane.has_frame() {
+                pause = Duration::ZERO;
+            }
+        }
+        if let Some(held) = &self.held {
+            fds.extend(
+                held.pager.descriptors().into_iter().map(|(_, fd)| PollFd::new(fd, PollFlags::POLLIN)),
+            );
+            if held.pager.is_held_up() {
+                pause = pause.min(Duration::from_millis(1));
+            }
+        }
+        let timeout = PollTimeout::from(pause.as_millis() as u16);
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn turn(&mut self, control: &mut Option<OwnedFd>) -> io::Result<Turn> {
+        self.welcome();
+        if let Some(socket) = control
+            && readable(socket.as_fd())
+            && let Turn::Leave = self.obey(control)?
+        {
+            return Ok(Turn::Leave);
+        }
+        self.hear_faults();
+        self.hear_lane(LaneKind::Urgent, usize::MAX)?;
+        self.hear_lane(LaneKind::Bulk, 1)?;
+        if let Some(held) = &mut self.held {
+            if held.pager.is_held_up() {
+                held.pager.retry(Instant::now());
+            }
+            held.guard.attend();
+        }
+        self.ask();
+        if self.running && self.looked.elapsed() >= LOOK {
+            self.looked = Instant::now();
+            self.look()?;
+        }
+        match &self.held {
+            Some(held) if self.running && held.pager.is_whole() => self.finish(),
+            _ => Ok(Turn::On),
+        }
+    }
+
+    /// Words of `ulpm serve`.
+    fn obey(&mut self, control: &mut Option<OwnedFd>) -> io::Result<Turn> {
+        let Some(socket) = control.as_ref() else { return Ok(Turn::On) };
+        let (text, fds) = handoff::receive(socket.as_fd())?;
+        match text.as_slice() {
+            b"f" => {
+                let held = Held::take(socket.as_fd(), fds)?;
+                self.held = Some(held);
+                handoff::send(socket.as_fd(), b"holding", None)?;
+            }
+            b"go" => self.go()?,
+            _ => {
+                *control = None;
+                // before the process was let go it dies with its tracer; had it been let go, it lives
+                let Some(held) = self.held.as_ref().filter(|_| !self.running) else {
+                    return Ok(if self.running { Turn::On } else { Turn::Leave });
+                };
+                if held.dies_within(GRACE) {
+                    return Ok(Turn::Leave);
+                }
+                self.go()?;
+            }
+        }
+        Ok(Turn::On)
+    }
+
+    /// The process runs.
+    fn go(&mut self) -> io::Result<()> {
+        let Some(held) = &mut self.held else { return Ok(()) };
+        self.running = true;
+        held.pager.stats.resumed();
+        let own = std::process::id() as i32;
+        let unfinished = Unfinished {
+            id: self.start.id.clone(),
+            pid: held.pid,
+            start_time: start_time(held.pid).unwrap_or(0),
+            holder: own,
+            holder_start: start_time(own).unwrap_or(0),
+        };
+        fs::write(
+            directory(&self.start.home).join(format!("{}.json", self.start.id)),
+            serde_json::to_vec(&unfinished)?,
+        )
+    }
+
+    /// New lanes.
+    fn welcome(&mut self) {
+        while let Ok((stream, _)) = self.listener.accept() {
+            match greet(stream) {
+                Ok((greeting, stream)) if greeting.peer == self.start.peer => {
+                    if let Ok(lane) = Lane::new(stream) {
+                        self.lane_lost(greeting.lane);
+                        self.lanes.insert(greeting.lane, lane);
+                        self.alone = None;
+                    }
+                }
+                Ok((greeting, _)) => {
+                    tracing::warn!(peer = greeting.peer, "another host wanted the pages of this migration")
+                }
+                Err(error) => tracing::debug!(%error, "a lane that was none"),
+            }
+        }
+    }
+
+    fn lane_lost(&mut self, lane: LaneKind) {
+        if self.lanes.remove(&lane).is_none() {
+            return;
+        }
+        tracing::info!(?lane, "a lane broke; the source opens it anew");
+        if self.lanes.is_empty() {
+            self.alone = Some(Instant::now());
+        }
+        if let Some(held) = &mut self.held {
+            held.pager.stats.count().reconnects += 1;
+            held.pager.lane_lost(lane);
+        }
+    }
+
+    fn hear_faults(&mut self) {
+        let Some(held) = &mut self.held else { return };
+        let now = Instant::now();
+        let ready: Vec<usize> =
+            held.pager.descriptors().into_iter().filter(|(_, fd)| readable(*fd)).map(|(i, _)| i).collect();
+        let born: usize = ready.into_iter().map(|space| held.pager.hear(space, now)).sum();
+        if born > 0 {
+            held.guard.add_children(held.pid);
+        }
+    }
+
+    /// Up to so many frames of a lane.
+    fn hear_lane(&mut self, kind: LaneKind, most: usize) -> io::Result<()> {
+        let Some(lane) = self.lanes.get_mut(&kind) else { return Ok(()) };
+        if lane.fill().is_err() {
+            self.lane_lost(kind);
+            return Ok(());
+        }
+        for _ in 0..most {
+            let Some(lane) = self.lanes.get_mut(&kind) else { return Ok(()) };
+            match lane.next() {
+                Ok(Some(frame)) => self.take(kind, &frame)?,
+                Ok(None) if lane.ended() => {
+                    self.lane_lost(kind);
+                    return Ok(());
+                }
+                Ok(None) => return Ok(()),
+                Err(e) => return Err(io::Error::other(e)),
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, lane: LaneKind, frame: &crate::transport::Frame) -> io::Result<()> {
+        let Some(held) = &mut self.held else { return Ok(()) };
+        let now = Instant::now();
+        if frame.kind == kind::LAZY_PAGES {
+            let torn = || io::Error::other("the source sent pages without an address");
+            let (head, _) = PagesHead::decode(&frame.body).ok_or_else(torn)?;
+            let content = frame.body.slice(PagesHead::LEN..);
+            return held.pager.pages(lane, &head, content, now).map_err(io::Error::other);
+        }
+        match frame.decode::<FromSource>().map_err(io::Error::other)? {
+            FromSource::Zero(ranges) => held.pager.zeroes(lane, &ranges, now).map_err(io::Error::other),
+            FromSource::Lost(why) => {
+                Err(io::Error::other(format!("its memory at the source is lost: {why}")))
+            }
+            FromSource::Bye => Ok(()),
+        }
+    }
+
+    /// Asks for what is wanted.
+    fn ask(&mut self) {
+        let Some(held) = &mut self.held else { return };
+        let mut broken = Vec::new();
+        for (kind, lane) in &mut self.lanes {
+            let flushed = lane.flush();
+            let wanted =
+                if lane.is_full() { Vec::new() } else { held.pager.plan.wants(*kind, Instant::now()) };
+            let said = wanted.chunks(4096).try_for_each(|part| lane.say(&FromHolder::Want(part.to_vec())));
+            if flushed.and(said).is_err() {
+                broken.push(*kind);
+            }
+        }
+        broken.into_iter().for_each(|kind| self.lane_lost(kind));
+    }
+
+    /// What nothing tells: whether the process is there, and the source.
+    fn look(&mut self) -> io::Result<()> {
+        let Some(held) = &mut self.held else { return Ok(()) };
+        held.pager.look_round();
+        if let Some(since) = self.alone.filter(|_| held.pager.has_spaces())
+            && since.elapsed() > held.patience
+        {
+            return Err(io::Error::other(format!(
+                "the source has not been heard of for {} s, and {} pages of the process are there",
+                held.patience.as_secs(),
+                held.pager.plan.pages_left()
+            )));
+        }
+        Ok(())
+    }
+
+    fn tell(&mut self, message: &FromHolder) {
+        for lane in self.lanes.values_mut() {
+            let _ = lane.say(message);
+        }
+    }
+
+    /// Everything is in place, or nobody is left to need it: takes the userfaultfds out of the process, and tells the source.
+    fn finish(&mut self) -> io::Result<Turn> {
+        let Some(mut held) = self.held.take() else { return Ok(Turn::On) };
+        let report = held.pager.report();
+        let ended = !held.pager.has_spaces();
+        if ended {
+            tracing::info!(pid = held.pid, "the process ended before all of its memory had come");
+        } else {
+            held.let_be(&self.start.home);
+        }
+        drop(held);
+        let _ = fs::remove_file(directory(&self.start.home).join(format!("{}.json", self.start.id)));
+        let message = if ended {
+            FromHolder::Ended("the process has ended, or executed another program".to_owned())
+        } else {
+            FromHolder::Whole(Box::new(report))
+        };
+        self.farewell(&message)
+    }
+
+    /// Tells the source until it has heard.
+    fn farewell(&mut self, message: &FromHolder) -> io::Result<Turn> {
+        let begun = Instant::now();
+        self.tell(message);
+        while begun.elapsed() < FAREWELL {
+            self.wait(None)?;
+            let before: Vec<LaneKind> = self.lanes.keys().copied().collect();
+            self.welcome();
+            for (kind, lane) in &mut self.lanes {
+                if !before.contains(kind) {
+                    let _ = lane.say(message);
+                }
+            }
+            for kind in [LaneKind::Urgent, LaneKind::Bulk] {
+                let Some(lane) = self.lanes.get_mut(&kind) else { continue };
+                let broken = lane.flush().and(lane.fill()).is_err();
+                while let Some(Ok(Some(frame))) = self.lanes.get_mut(&kind).map(Lane::next) {
+                    if matches!(frame.decode(), Ok(FromSource::Bye)) {
+                        return Ok(Turn::Leave);
+                    }
+                }
+                if broken || self.lanes.get(&kind).is_some_and(Lane::ended) {
+                    self.lanes.remove(&kind);
+                }
+            }
+        }
+        Ok(Turn::Leave)
+    }
+}
+
+impl Held {
+    /// Takes over what comes in one or more messages, the first of which brought `fds`.
+    fn take(control: BorrowedFd<'_>, mut fds: Vec<OwnedFd>) -> io::Result<Self> {
+        let torn = || io::Error::other("an adoption without its descriptors");
+        if fds.len() < 4 {
+            return Err(torn());
+        }
+        let mut blob = File::from(fds.remove(0));
+        let mut bytes = Vec::new();
+        io::Seek::rewind(&mut blob)?;
+        blob.read_to_end(&mut bytes)?;
+        let adoption: Adoption = postcard::from_bytes(&bytes).map_err(io::Error::other)?;
+        while fds.len() < 3 + adoption.objects.len() {
+            let (_, more) = handoff::receive(control)?;
+            if more.is_empty() {
+                return Err(torn());
+            }
+            fds.extend(more);
+        }
+        let pidfd = fds.remove(0);
+        let (private, shared) = (fds.remove(0), fds.remove(0));
+        let pager = pager(&adoption, private, shared, &fds)?;
+        Ok(Held {
+            pid: adoption.pid,
+            pidfd,
+            pager,
+            guard: Guard::default(),
+            inside: adoption.inside,
+            patience: Duration::from_millis(adoption.patience_ms),
+        })
+    }
+
+    /// Whether the process ends within that time.
+    fn dies_within(&self, time: Duration) -> bool {
+        let mut fds = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
+        let deadline = Instant::now() + time;
+        while Instant::now() < deadline {
+            if matches!(poll(&mut fds, PollTimeout::from(50u16)), Ok(n) if n > 0) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Ends the process and its children: they would wait for ever.
+    fn kill(&self) {
+        let _ = pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL);
+        for pid in self.guard.pids() {
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL);
+        }
+    }
+
+    /// The process is whole: nothing of ours stays in it. Its threads may be in the middle of an event that only we can end: so no area
+    /// is registered any more before one of them is stopped.
+    fn let_be(&mut self, home: &Path) {
+        for pid in [self.pid].into_iter().chain(self.guard.pids()) {
+            let maps = procfs::process::Process::new(pid).and_then(|p| p.maps());
+            for area in maps.into_iter().flatten() {
+                let (start, end) = area.address;
+                for (_, fd) in self.pager.descriptors() {
+                    let _ = uffd::unregister(fd, start, end - start);
+                }
+            }
+        }
+        let now = Instant::now();
+        let spaces: Vec<usize> = self.pager.descriptors().into_iter().map(|(i, _)| i).collect();
+        for space in spaces {
+            self.pager.hear(space, now);
+        }
+        if let Err(error) = close_inside(self.pid, &self.inside, home)
+            && !error.died()
+        {
+            tracing::warn!(pid = self.pid, %error, "two descriptors of ours stay in the process");
+        }
+        self.guard.release();
+    }
+}
+
+fn pager(adoption: &Adoption, private: OwnedFd, shared: OwnedFd, objects: &[OwnedFd]) -> io::Result<Pager> {
+    let mut feeders = BTreeMap::new();
+    let mut owed: Vec<LazyRange> =
+        adoption.private.iter().map(|range| LazyRange { object: None, range: *range }).collect();
+    let mut huge: Vec<(LazyRange, u64)> = adoption
+        .huge
+        .iter()
+        .map(|(range, size)| (LazyRange { object: None, range: *range }, *size))
+        .collect();
+    for ((id, size, page_size, outstanding), fd) in adoption.objects.iter().zip(objects) {
+        feeders.insert(*id, Feeder::new(fd, *size, *page_size)?);
+        let object = Some(*id);
+        owed.extend(outstanding.iter().map(|range| LazyRange { object, range: *range }));
+        if *page_size > crate::image::PAGE_SIZE {
+            let range = crate::image::PageRange::new(0, size.next_multiple_of(*page_size));
+            huge.push((LazyRange { object, range }, *page_size));
+        }
+    }
+    let places = Places::new(&adoption.private, adoption.huge.clone());
+    let area = |(range, object, offset): &(_, _, _)| Area { range: *range, object: *object, offset: *offset };
+    let mappings = Shared { uffd: shared, areas: adoption.areas.iter().map(area).collect() };
+    let plan = Plan::new(owed, adoption.order.clone(), huge);
+    let private = (!places.is_empty()).then_some((private, places));
+    let mappings = (!mappings.areas.is_empty()).then_some(mappings);
+    Ok(Pager::new(private, mappings, feeders, plan, adoption.verify))
+}
+
+/// Who opens a lane: `ulpm serve`, which is as trusted as we are, but may hang.
+fn greet(mut stream: UnixStream) -> io::Result<(Greeting, UnixStream)> {
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+    let mut len = [0; 4];
+    stream.read_exact(&mut len)?;
+    let mut text = vec![0; (u32::from_le_bytes(len) as usize).min(1024)];
+    stream.read_exact(&mut text)?;
+    Ok((postcard::from_bytes(&text).map_err(io::Error::other)?, stream))
+}
+
+fn readable(fd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
+    matches!(poll(&mut fds, PollTimeout::ZERO), Ok(n) if n > 0)
+}

@@ -1,0 +1,462 @@
+//! The pager: what is outstanding, who waits for what, and what becomes of a page that arrives.
+//!
+//! | event | what follows |
+//! |---|---|
+//! | fault on an outstanding page | it is asked for on the urgent lane, unless it is on its way |
+//! | fault on any other page | nothing was there at the source: zeroes, at once |
+//! | `MADV_DONTNEED`, `munmap`, … | what was outstanding there is given up; who waits for it looks again, and finds zeroes or nothing |
+//! | `mremap` | what is outstanding moves along |
+//! | `fork` | the child owes the same pages; each page that arrives is placed in both |
+//! | exec, exit | the address space is gone (`ESRCH`), and what was outstanding there with it |
+//!
+//! Interleavings that matter: an event is read after the kernel has taken note of it (`mmap_changing`), and until its thread
+//! runs on, every placing is answered with `EAGAIN`: what arrived then is parked and placed later, by what is owed *then*. Faults
+//! are read before older events (`userfaultfd_ctx_read`): so a page asked for may be given up right after.
+//!
+//! On shared mappings `MADV_DONTNEED` keeps the content and `MADV_REMOVE` does not, and one event stands for both: there none is
+//! subscribed. A page that the process *removes* (`MADV_REMOVE`) before it has arrived comes back.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::places::Places;
+use super::plan::{Plan, Thing};
+use super::space::{Content, Feeder, Private, Put, Shared, Stopped, put};
+use super::stats::Stats;
+use crate::image::{ObjectId, PageRange};
+use crate::sys::uffd::{self, Event};
+use crate::transport::lane::{LaneKind, LazyRange, LazyReport, PagesHead};
+
+/// A thread that waits for a page.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    /// Its place: which address space, which page.
+    space: usize,
+    here: PageRange,
+    /// The page by its address at the source. For a shared object, its offset.
+    object: Thing,
+    source: u64,
+    since: Instant,
+}
+
+/// All of one migration.
+#[derive(Debug)]
+pub(super) struct Pager {
+    private: BTreeMap<usize, Private>,
+    shared: BTreeMap<usize, Shared>,
+    next_space: usize,
+    feeders: BTreeMap<ObjectId, Feeder>,
+    /// What to ask for.
+    pub(super) plan: Plan,
+    waiting: Vec<Waiting>,
+    /// Parts of huge pages that have arrived: by lane and the page's first byte; what there is, and how much of it.
+    gathered: BTreeMap<(LaneKind, Thing, u64), (BytesMut, u64)>,
+    parked: VecDeque<(LazyRange, Content)>,
+    /// Pages without content whose thread could not be served yet.
+    unserved: Vec<(usize, PageRange)>,
+    verify: bool,
+    /// Counters.
+    pub(super) stats: Stats,
+}
+
+/// The other end broke the rules, or its memory differs: nothing can be placed any more.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PagerError {
+    #[error("the source sent pages that nobody asked for ({0:#x})")]
+    Unasked(u64),
+    #[error("the source sent half a page")]
+    Torn,
+    #[error("the page at {0:#x} arrived with another content than it left with")]
+    Differs(u64),
+}
+
+impl Pager {
+    pub(super) fn new(
+        private: Option<(OwnedFd, Places)>,
+        shared: Option<Shared>,
+        feeders: BTreeMap<ObjectId, Feeder>,
+        plan: Plan,
+        verify: bool,
+    ) -> Self {
+        let private: BTreeMap<_, _> =
+            private.into_iter().map(|(uffd, places)| (0, Private { uffd, places })).collect();
+        let shared = shared.into_iter().map(|s| (1, s)).collect();
+        Pager {
+            private,
+            shared,
+            next_space: 2,
+            feeders,
+            plan,
+            waiting: Vec::new(),
+            gathered: BTreeMap::new(),
+            parked: VecDeque::new(),
+            unserved: Vec::new(),
+            verify,
+            stats: Stats::new(),
+        }
+    }
+
+    /// The descriptors to watch.
+    pub(super) fn descriptors(&self) -> Vec<(usize, std::os::fd::BorrowedFd<'_>)> {
+        let private = self.private.iter().map(|(i, p)| (*i, p.uffd.as_fd()));
+        private.chain(self.shared.iter().map(|(i, s)| (*i, s.uffd.as_fd()))).collect()
+    }
+
+    /// Whether any address space is left that may need pages.
+    pub(super) fn has_spaces(&self) -> bool {
+        !self.private.is_empty() || !self.shared.is_empty()
+    }
+
+    /// Whether everything is in place.
+    pub(super) fn is_whole(&self) -> bool {
+        self.plan.is_done() && self.parked.is_empty() && self.unserved.is_empty() && self.waiting.is_empty()
+    }
+
+    /// Whether something is to be tried again soon.
+    pub(super) fn is_held_up(&self) -> bool {
+        !self.parked.is_empty() || !self.unserved.is_empty()
+    }
+
+    pub(super) fn report(&self) -> LazyReport {
+        self.stats.report()
+    }
+
+    /// Takes in what a userfaultfd has to tell. Returns how many children were born.
+    pub(super) fn hear(&mut self, space: usize, now: Instant) -> usize {
+        let uffd = match (self.private.get(&space), self.shared.get(&space)) {
+            (Some(p), _) => p.uffd.as_fd(),
+            (_, Some(s)) => s.uffd.as_fd(),
+            _ => return 0,
+        };
+        let Ok(events) = uffd::events(uffd) else {
+            self.forget(space);
+            return 0;
+        };
+        let mut born = 0;
+        for event in events {
+            match event {
+                Event::Fault(at) => self.fault(space, at, now),
+                Event::Fork(child) => {
+                    born += 1;
+                    self.forked(space, child);
+                }
+                Event::Remap { from, to, len } => self.moved(space, from, to, len),
+                Event::Remove(start, end) => self.gone(space, PageRange::new(start, end), false),
+                Event::Unmap(start, end) => self.gone(space, PageRange::new(start, end), true),
+            }
+        }
+        born
+    }
+
+    fn fault(&mut self, space: usize, at: u64, now: Instant) {
+        let (object, source, here) = if let Some(private) = self.private.get(&space) {
+            let size = private.places.page_size(at);
+            let start = at / size * size;
+            let here = PageRange::new(start, start + size);
+            match private.places.of_page(here) {
+                Some(source) => (None, source, here),
+                None => return self.serve_zero(space, here),
+            }
+        } else if let Some(shared) = self.shared.get(&space) {
+            let Some((id, offset)) = shared.at(at) else { return };
+            let size = self.feeders.get(&id).map_or(crate::image::PAGE_SIZE, |f| f.page_size);
+            let source = offset / size * size;
+            let start = at - (offset - source);
+            let page = LazyRange { object: Some(id), range: PageRange::new(source, source + size) };
+            let here = PageRange::new(start, start + size);
+            if !self.plan.owes(page) {
+                return self.serve_zero(space, here);
+            }
+            (Some(id), source, here)
+        } else {
+            return;
+        };
+        self.stats.count().faults += 1;
+        self.waiting.push(Waiting { space, here, object, source, since: now });
+        self.plan.fault(object, source);
+    }
+
+    /// Nothing was there at the source: what a fresh page holds.
+    fn serve_zero(&mut self, space: usize, here: PageRange) {
+        let done = if let Some(private) = self.private.get(&space) {
+            let size = private.places.page_size(here.start);
+            put(private.uffd.as_fd(), here.start, here.len(), &Content::Zero, size)
+        } else if let Some(shared) = self.shared.get(&space) {
+            let Some((id, offset)) = shared.at(here.start) else { return };
+            let Some(feeder) = self.feeders.get(&id) else { return };
+            let done = feeder.put(offset, here.len(), &Content::Zero);
+            let _ = uffd::wake(shared.uffd.as_fd(), here.start, here.len());
+            done
+        } else {
+            return;
+        };
+        match done.stopped {
+            None => self.stats.count().zero_faults += 1,
+            Some(Stopped::Again) => self.unserved.push((space, here)),
+            Some(Stopped::Dead) => self.forget(space),
+        }
+    }
+
+    fn forked(&mut self, space: usize, child: OwnedFd) {
+        let name = self.next_space;
+        self.next_space += 1;
+        if let Some(parent) = self.private.get(&space) {
+            let places = parent.places.clone();
+            self.private.insert(name, Private { uffd: child, places });
+        } else if let Some(parent) = self.shared.get(&space) {
+            let areas = parent.areas.clone();
+            self.shared.insert(name, Shared { uffd: child, areas });
+        }
+    }
+
+    fn moved(&mut self, space: usize, from: u64, to: u64, len: u64) {
+        if let Some(private) = self.private.get_mut(&space) {
+            let lost = private.places.moved(from, to, len);
+            self.give_up(&lost);
+        } else if let Some(shared) = self.shared.get_mut(&space) {
+            shared.moved(from, to, len);
+        }
+        self.look_again(space, PageRange::new(from, from + len));
+    }
+
+    fn gone(&mut self, space: usize, range: PageRange, unmapped: bool) {
+        if let Some(private) = self.private.get_mut(&space) {
+            let lost = private.places.settle(range);
+            self.give_up(&lost);
+        } else if let Some(shared) = self.shared.get_mut(&space)
+            && unmapped
+        {
+            shared.unmapped(range);
+        }
+        self.look_again(space, range);
+    }
+
+    /// Who waits there looks again: things have changed.
+    fn look_again(&mut self, space: usize, range: PageRange) {
+        let before = self.waiting.len();
+        self.waiting.retain(|w| w.space != space || w.here.intersection(&range).is_empty());
+        self.unserved.retain(|(s, here)| *s != space || here.intersection(&range).is_empty());
+        self.stats.count().faults -= (before - self.waiting.len()) as u64;
+        let uffd = match (self.private.get(&space), self.shared.get(&space)) {
+            (Some(p), _) => p.uffd.as_fd(),
+            (_, Some(s)) => s.uffd.as_fd(),
+            _ => return,
+        };
+        let _ = uffd::wake(uffd, range.start, range.len());
+    }
+
+    /// One address space needs these pages no more. Do others?
+    fn give_up(&mut self, sources: &[PageRange]) {
+        for source in sources {
+            let mut left: crate::image::RangeSet = [*source].into_iter().collect();
+            for private in self.private.values() {
+                private.places.of_source(*source).into_iter().for_each(|(_, r)| left.remove(r));
+            }
+            for range in left.iter() {
+                self.stats.count().dropped_pages += range.pages();
+                self.plan.settled(LazyRange { object: None, range });
+            }
+        }
+    }
+
+    /// An address space is gone.
+    fn forget(&mut self, space: usize) {
+        self.shared.remove(&space);
+        self.waiting.retain(|w| w.space != space);
+        self.unserved.retain(|(s, _)| *s != space);
+        if let Some(private) = self.private.remove(&space) {
+            let all = PageRange::new(0, u64::MAX);
+            let owed: Vec<PageRange> = private.places.of_source(all).into_iter().map(|(_, r)| r).collect();
+            self.give_up(&owed);
+        }
+    }
+
+    /// Looks which address spaces are still there: nothing tells when one goes.
+    pub(super) fn look_round(&mut self) {
+        let dead: Vec<usize> =
+            self.descriptors().into_iter().filter(|(_, fd)| !uffd::alive(*fd)).map(|(i, _)| i).collect();
+        dead.into_iter().for_each(|space| self.forget(space));
+    }
+
+    /// Pages have arrived.
+    pub(super) fn pages(
+        &mut self,
+        lane: LaneKind,
+        head: &PagesHead,
+        content: Bytes,
+        now: Instant,
+    ) -> Result<(), PagerError> {
+        let len = content.len() as u64;
+        let end = head.start.checked_add(len).ok_or(PagerError::Torn)?;
+        let r = LazyRange { object: head.object, range: PageRange::new(head.start, end) };
+        if len == 0
+            || !len.is_multiple_of(crate::image::PAGE_SIZE)
+            || !head.start.is_multiple_of(crate::image::PAGE_SIZE)
+        {
+            return Err(PagerError::Torn);
+        }
+        if self.verify && xxh3_128(&content) != head.digest {
+            return Err(PagerError::Differs(head.start));
+        }
+        if self.plan.arrived(lane, r, now) != [r.range] {
+            return Err(PagerError::Unasked(head.start));
+        }
+        self.take_in(lane, r, &Content::Data(content), now);
+        Ok(())
+    }
+
+    /// Pages that hold zeroes, or nothing.
+    pub(super) fn zeroes(
+        &mut self,
+        lane: LaneKind,
+        ranges: &[LazyRange],
+        now: Instant,
+    ) -> Result<(), PagerError> {
+        for r in ranges {
+            if self.plan.arrived(lane, *r, now) != [r.range] {
+                return Err(PagerError::Unasked(r.range.start));
+            }
+            self.take_in(lane, *r, &Content::Zero, now);
+        }
+        Ok(())
+    }
+
+    /// Huge pages are gathered first; all else is placed at once.
+    fn take_in(&mut self, lane: LaneKind, r: LazyRange, content: &Content, now: Instant) {
+        let mut at = r.range.start;
+        while at < r.range.end {
+            let page = self.plan.page(r.object, at);
+            let huge = page.pages() > 1;
+            let end = if huge { page.end } else { self.plan.plain_until(r.object, at, r.range.end) };
+            let piece = LazyRange { range: PageRange::new(at, end.min(r.range.end)), ..r };
+            at = piece.range.end;
+            let part = content.slice(piece.range.start - r.range.start, piece.range.end - r.range.start);
+            self.plan.park(piece);
+            if !huge || piece.range == page {
+                self.place(piece, part, now);
+            } else if let Some(whole) = self.gather(lane, r.object, page, piece.range, &part) {
+                self.place(LazyRange { range: page, ..r }, Content::Data(whole), now);
+            }
+        }
+    }
+
+    fn gather(
+        &mut self,
+        lane: LaneKind,
+        object: Thing,
+        page: PageRange,
+        part: PageRange,
+        content: &Content,
+    ) -> Option<Bytes> {
+        let key = (lane, object, page.start);
+        let (buffer, have) =
+            self.gathered.entry(key).or_insert_with(|| (BytesMut::zeroed(page.len() as usize), 0));
+        if let Content::Data(data) = content {
+            let at = (part.start - page.start) as usize;
+            buffer[at..at + data.len()].copy_from_slice(data);
+        }
+        *have += part.len();
+        (*have >= page.len()).then(|| self.gathered.remove(&key).map(|(b, _)| b.freeze())).flatten()
+    }
+
+    /// Puts pages wherever they are missing.
+    fn place(&mut self, r: LazyRange, content: Content, now: Instant) {
+        let again = match r.object {
+            None => self.place_private(r, &content, now),
+            Some(id) => self.place_object(id, r, &content, now),
+        };
+        if again {
+            self.parked.push_back((r, content));
+        } else {
+            self.plan.settled(r);
+        }
+    }
+
+    fn place_private(&mut self, r: LazyRange, content: &Content, now: Instant) -> bool {
+        let mut again = false;
+        let spaces: Vec<usize> = self.private.keys().copied().collect();
+        for space in spaces {
+            let mut dead = false;
+            let Some(private) = self.private.get_mut(&space) else { continue };
+            let mut in_place = Vec::new();
+            for (here, source) in private.places.of_source(r.range) {
+                let part = content.slice(source.start - r.range.start, source.end - r.range.start);
+                let size = private.places.page_size(here);
+                let done = put(private.uffd.as_fd(), here, source.len(), &part, size);
+                let range = PageRange::new(here, here + done.done);
+                private.places.settle(range);
+                in_place.push(range);
+                again |= done.stopped == Some(Stopped::Again);
+                dead |= done.stopped == Some(Stopped::Dead);
+                self.stats.placed(&done, content);
+            }
+            in_place.into_iter().for_each(|range| self.served(space, range, now));
+            if dead {
+                self.forget(space);
+            }
+        }
+        again
+    }
+
+    fn place_object(&mut self, id: ObjectId, r: LazyRange, content: &Content, now: Instant) -> bool {
+        let Some(feeder) = self.feeders.get(&id) else { return false };
+        let done: Put = feeder.put(r.range.start, r.range.len(), content);
+        self.stats.placed(&done, content);
+        for shared in self.shared.values() {
+            shared.wake(id, r.range);
+        }
+        if done.stopped.is_some() {
+            return true;
+        }
+        let stats = &mut self.stats;
+        self.waiting.retain(|w| {
+            let its = w.object == Some(id) && r.range.start <= w.source && w.source < r.range.end;
+            if its {
+                stats.waited(now - w.since);
+            }
+            !its
+        });
+        false
+    }
+
+    /// Threads that waited there go on.
+    fn served(&mut self, space: usize, range: PageRange, now: Instant) {
+        let stats = &mut self.stats;
+        self.waiting.retain(|w| {
+            let its = w.space == space && !w.here.intersection(&range).is_empty();
+            if its {
+                stats.waited(now.saturating_duration_since(w.since));
+            }
+            !its
+        });
+    }
+
+    /// Tries again what was held up.
+    pub(super) fn retry(&mut self, now: Instant) {
+        for (r, content) in std::mem::take(&mut self.parked) {
+            self.place(r, content, now);
+        }
+        for (space, here) in std::mem::take(&mut self.unserved) {
+            self.serve_zero(space, here);
+        }
+    }
+
+    /// A lane broke: what threads wait for is asked for again.
+    pub(super) fn lane_lost(&mut self, lane: LaneKind) {
+        self.plan.lost(lane);
+        // huge pages that came in part come again as wholes
+        let torn: Vec<_> = self.gathered.keys().filter(|(l, ..)| *l == lane).copied().collect();
+        for key in torn {
+            self.gathered.remove(&key);
+            let (_, object, start) = key;
+            self.plan.unpark(LazyRange { object, range: self.plan.page(object, start) });
+        }
+        for w in &self.waiting {
+            self.plan.fault(w.object, w.source);
+        }
+    }
+}

@@ -1,0 +1,410 @@
+//! What to ask the source for next. Pure: ranges and moments in, ranges out.
+//!
+//! A page that a thread waits for goes on the urgent lane at once. All the rest follows on the bulk lane: first the
+//! neighbours of such pages, then what the source thinks is needed soon, then by address. No page is asked for while
+//! it is on its way.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use crate::image::{ObjectId, PAGE_SIZE, PageRange, RangeSet};
+use crate::transport::lane::{LaneKind, LazyRange};
+
+/// Most bytes asked for in one piece.
+const PIECE: u64 = 256 * 1024;
+/// How far around a fault the neighbours reach, in bytes.
+const NEAR: u64 = 64 * 1024;
+
+/// Private memory (`None`), or a shared object.
+pub(super) type Thing = Option<ObjectId>;
+
+/// Pages of several things.
+#[derive(Clone, Debug, Default)]
+struct Sets(BTreeMap<Thing, RangeSet>);
+
+impl Sets {
+    fn insert(&mut self, r: LazyRange) {
+        self.0.entry(r.object).or_default().insert(r.range);
+    }
+
+    fn remove(&mut self, r: LazyRange) {
+        if let Some(set) = self.0.get_mut(&r.object) {
+            set.remove(r.range);
+            if set.is_empty() {
+                self.0.remove(&r.object);
+            }
+        }
+    }
+
+    fn overlaps(&self, r: LazyRange) -> bool {
+        self.0.get(&r.object).is_some_and(|set| set.overlaps(r.range))
+    }
+
+    fn within(&self, r: LazyRange) -> Vec<PageRange> {
+        self.0.get(&r.object).map(|set| set.within(r.range).collect()).unwrap_or_default()
+    }
+}
+
+/// What is outstanding and what is on its way.
+#[derive(Debug)]
+pub(super) struct Plan {
+    owed: Sets,
+    in_flight: BTreeMap<LaneKind, Flight>,
+    /// What has arrived and could not be placed yet.
+    parked: Sets,
+    urgent: Vec<LazyRange>,
+    near: VecDeque<LazyRange>,
+    order: VecDeque<PageRange>,
+    cursor: Option<(Thing, u64)>,
+    /// Huge pages (hugetlb): they come as wholes.
+    huge: Vec<(LazyRange, u64)>,
+    window: Window,
+}
+
+/// What is on its way on one lane, in the order in which it was asked for.
+#[derive(Debug, Default)]
+struct Flight {
+    set: Sets,
+    asked: VecDeque<(LazyRange, Instant)>,
+    bytes: u64,
+}
+
+/// How much may be on its way on the bulk lane: as much as keeps it busy, and no more, since a thread may come to wait
+/// for what is far behind in it.
+#[derive(Debug)]
+struct Window {
+    bytes: u64,
+    shortest: Duration,
+}
+
+impl Window {
+    const LEAST: u64 = 2 * PIECE;
+    const MOST: u64 = 64 << 20;
+
+    /// A piece took that long.
+    fn learn(&mut self, took: Duration) {
+        self.shortest = self.shortest.min(took);
+        // queues build up when pieces take much longer than the fastest one did
+        self.bytes = if took > self.shortest * 3 + Duration::from_millis(2) {
+            (self.bytes - self.bytes / 8).max(Self::LEAST)
+        } else {
+            (self.bytes + PIECE / 4).min(Self::MOST)
+        };
+    }
+}
+
+impl Plan {
+    /// Nothing is asked for yet.
+    pub(super) fn new(
+        outstanding: impl IntoIterator<Item = LazyRange>,
+        order: Vec<PageRange>,
+        huge: Vec<(LazyRange, u64)>,
+    ) -> Self {
+        let mut owed = Sets::default();
+        outstanding.into_iter().for_each(|r| owed.insert(r));
+        let wholes = |r: PageRange| {
+            let size =
+                |at| huge.iter().find(|(h, _)| h.object.is_none() && h.range.start <= at && at < h.range.end);
+            let size = size(r.start).map_or(PAGE_SIZE, |(_, size)| *size);
+            PageRange::new(r.start / size * size, r.end.next_multiple_of(size))
+        };
+        let order = order.into_iter().map(wholes).collect();
+        Plan {
+            owed,
+            in_flight: BTreeMap::from([
+                (LaneKind::Urgent, Flight::default()),
+                (LaneKind::Bulk, Flight::default()),
+            ]),
+            parked: Sets::default(),
+            urgent: Vec::new(),
+            near: VecDeque::new(),
+            order,
+            cursor: None,
+            huge,
+            window: Window { bytes: 1 << 20, shortest: Duration::from_secs(1) },
+        }
+    }
+
+    /// Whether nothing is outstanding any more.
+    pub(super) fn is_done(&self) -> bool {
+        self.owed.0.is_empty()
+    }
+
+    /// Pages still to come.
+    pub(super) fn pages_left(&self) -> u64 {
+        self.owed.0.values().map(RangeSet::pages).sum()
+    }
+
+    /// The whole page around an address, and its size.
+    pub(super) fn page(&self, object: Thing, addr: u64) -> PageRange {
+        let at =
+            |(r, _): &&(LazyRange, u64)| r.object == object && r.range.start <= addr && addr < r.range.end;
+        let size = self.huge.iter().find(at).map_or(PAGE_SIZE, |(_, size)| *size);
+        let start = addr / size * size;
+        PageRange::new(start, start + size)
+    }
+
+    /// How far from `addr` there are no huge pages, at most to `end`.
+    pub(super) fn plain_until(&self, object: Thing, addr: u64, end: u64) -> u64 {
+        let starts = self.huge.iter().filter(|(r, _)| r.object == object).map(|(r, _)| r.range.start);
+        starts.filter(|start| *start > addr).fold(end, u64::min)
+    }
+
+    /// A thread waits for the page at this address of the source. Does nothing if it is on its way.
+    pub(super) fn fault(&mut self, object: Thing, addr: u64) {
+        let page = LazyRange { object, range: self.page(object, addr) };
+        for part in self.missing(page) {
+            self.urgent.push(part);
+        }
+        if page.range.len() > NEAR {
+            return;
+        }
+        let start = addr / NEAR * NEAR;
+        self.near.push_front(LazyRange { object, range: PageRange::new(start, start + NEAR) });
+        self.near.truncate(256);
+    }
+
+    /// What of a range is owed and neither on its way nor about to be asked for.
+    fn missing(&self, r: LazyRange) -> Vec<LazyRange> {
+        let mut missing: RangeSet = self.owed.within(r).into_iter().collect();
+        let about = self.urgent.iter().filter(|u| u.object == r.object).map(|u| u.range);
+        self.underway(r).into_iter().chain(about).for_each(|known| missing.remove(known));
+        missing.iter().map(|range| LazyRange { range, ..r }).collect()
+    }
+
+    /// What of a range is on its way, or here and not in place.
+    fn underway(&self, r: LazyRange) -> Vec<PageRange> {
+        self.in_flight.values().map(|f| &f.set).chain([&self.parked]).flat_map(|set| set.within(r)).collect()
+    }
+
+    /// What to ask for now on a lane.
+    pub(super) fn wants(&mut self, lane: LaneKind, now: Instant) -> Vec<LazyRange> {
+        let wanted = match lane {
+            LaneKind::Urgent => std::mem::take(&mut self.urgent),
+            LaneKind::Bulk => self.bulk(),
+        };
+        for r in &wanted {
+            self.flies(lane, *r, now);
+        }
+        wanted
+    }
+
+    fn flies(&mut self, lane: LaneKind, r: LazyRange, now: Instant) {
+        let flight = self.in_flight.entry(lane).or_default();
+        flight.set.insert(r);
+        flight.bytes += r.range.len();
+        flight.asked.push_back((r, now));
+    }
+
+    fn bulk(&mut self) -> Vec<LazyRange> {
+        let mut wanted: Vec<LazyRange> = Vec::new();
+        let mut bytes = self.in_flight.get(&LaneKind::Bulk).map_or(0, |f| f.bytes);
+        while bytes < self.window.bytes {
+            let Some(next) = self.next_piece(&wanted) else { break };
+            bytes += next.range.len();
+            wanted.push(next);
+        }
+        wanted
+    }
+
+    /// The next piece that is not among `chosen` already.
+    fn next_piece(&mut self, chosen: &[LazyRange]) -> Option<LazyRange> {
+        while let Some(near) = self.near.front().copied() {
+            match self.first_missing(near, chosen) {
+                Some(piece) => return Some(piece),
+                None => self.near.pop_front(),
+            };
+        }
+        while let Some(range) = self.order.front().copied() {
+            match self.first_missing(LazyRange { object: None, range }, chosen) {
+                Some(piece) => return Some(piece),
+                None => self.order.pop_front(),
+            };
+        }
+        let next = self.next_by_address(chosen);
+        if next.is_some() || self.cursor.take().is_none() {
+            return next;
+        }
+        // what could not be placed, or got lost, lies behind
+        self.next_by_address(chosen)
+    }
+
+    fn next_by_address(&mut self, chosen: &[LazyRange]) -> Option<LazyRange> {
+        let from = self.cursor;
+        let things: Vec<Thing> = self.owed.0.keys().copied().collect();
+        for object in things {
+            let start = match from {
+                Some((thing, _)) if object < thing => continue,
+                Some((thing, at)) if object == thing => at,
+                _ => 0,
+            };
+            let rest = LazyRange { object, range: PageRange::new(start, u64::MAX) };
+            if let Some(piece) = self.first_missing(rest, chosen) {
+                self.cursor = Some((object, piece.range.end));
+                return Some(piece);
+            }
+        }
+        None
+    }
+
+    /// The first piece of a range that is owed, not on its way and not chosen.
+    fn first_missing(&self, r: LazyRange, chosen: &[LazyRange]) -> Option<LazyRange> {
+        let set = self.owed.0.get(&r.object)?;
+        for owed in set.within(r.range) {
+            let page = self.page(r.object, owed.start);
+            let most = PIECE.max(page.len());
+            let mut at = owed.start;
+            while at < owed.end {
+                let piece = LazyRange { range: PageRange::new(at, owed.end.min(at + most)), ..r };
+                let mut free: RangeSet = [piece.range].into_iter().collect();
+                let known = self.underway(piece).into_iter();
+                let about =
+                    chosen.iter().chain(&self.urgent).filter(|c| c.object == r.object).map(|c| c.range);
+                known.chain(about).for_each(|k| free.remove(k));
+                if let Some(range) = free.iter().next() {
+                    return Some(LazyRange { range, ..r });
+                }
+                at = piece.range.end;
+            }
+        }
+        None
+    }
+
+    /// Something has arrived on a lane. Returns what of it was asked for there: the rest is nonsense.
+    pub(super) fn arrived(&mut self, lane: LaneKind, r: LazyRange, now: Instant) -> Vec<PageRange> {
+        let Some(flight) = self.in_flight.get_mut(&lane) else { return Vec::new() };
+        let asked = flight.set.within(r);
+        for range in &asked {
+            flight.set.remove(LazyRange { range: *range, ..r });
+            flight.bytes = flight.bytes.saturating_sub(range.len());
+        }
+        while let Some((front, since)) = flight.asked.front().copied() {
+            if flight.set.overlaps(front) {
+                break;
+            }
+            flight.asked.pop_front();
+            if lane == LaneKind::Bulk {
+                self.window.learn(now - since);
+            }
+        }
+        asked
+    }
+
+    /// These pages are here and will be placed; they need not be asked for.
+    pub(super) fn park(&mut self, r: LazyRange) {
+        self.parked.insert(r);
+    }
+
+    /// They got lost here: they must be asked for again.
+    pub(super) fn unpark(&mut self, r: LazyRange) {
+        self.parked.remove(r);
+    }
+
+    /// These pages are in place, or nobody wants them any more.
+    pub(super) fn settled(&mut self, r: LazyRange) {
+        self.owed.remove(r);
+        self.parked.remove(r);
+    }
+
+    /// Whether any page of the range is outstanding.
+    pub(super) fn owes(&self, r: LazyRange) -> bool {
+        self.owed.overlaps(r)
+    }
+
+    /// A lane broke: what was on its way there is not coming. What threads wait for must be told anew by [`Plan::fault`].
+    pub(super) fn lost(&mut self, lane: LaneKind) {
+        self.in_flight.insert(lane, Flight::default());
+        if lane == LaneKind::Urgent {
+            self.urgent.clear();
+        }
+        self.cursor = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pages(start: u64, end: u64) -> LazyRange {
+        LazyRange { object: None, range: PageRange::new(start << 12, end << 12) }
+    }
+
+    fn all_of(plan: &mut Plan, lane: LaneKind) -> Vec<LazyRange> {
+        let mut order = Vec::new();
+        loop {
+            let wanted = plan.wants(lane, Instant::now());
+            if wanted.is_empty() {
+                return order;
+            }
+            for r in wanted {
+                assert_eq!(plan.arrived(lane, r, Instant::now()), [r.range]);
+                plan.settled(r);
+                order.push(r);
+            }
+        }
+    }
+
+    #[test]
+    fn everything_comes_once_and_the_touched_first() {
+        let order = vec![PageRange::new(600 << 12, 620 << 12)];
+        let mut plan = Plan::new([pages(0, 1000)], order, Vec::new());
+        plan.fault(None, (500 << 12) + 77);
+        plan.fault(None, 500 << 12);
+        assert_eq!(plan.wants(LaneKind::Urgent, Instant::now()), [pages(500, 501)]);
+        let came = all_of(&mut plan, LaneKind::Bulk);
+        assert_eq!(came[0], pages(496, 500), "{came:?}");
+        assert_eq!(came[1], pages(501, 512));
+        assert_eq!(came[2], pages(600, 620));
+        assert_eq!(came[3].range.start, 0);
+        assert_eq!(came.iter().map(|r| r.range.pages()).sum::<u64>(), 999);
+        assert!(!plan.is_done());
+        assert_eq!(plan.arrived(LaneKind::Urgent, pages(500, 501), Instant::now()).len(), 1);
+        plan.settled(pages(500, 501));
+        assert!(plan.is_done());
+    }
+
+    #[test]
+    fn what_was_not_asked_for_is_nonsense() {
+        let mut plan = Plan::new([pages(0, 10)], Vec::new(), Vec::new());
+        assert!(plan.arrived(LaneKind::Bulk, pages(0, 10), Instant::now()).is_empty());
+        plan.wants(LaneKind::Bulk, Instant::now());
+        assert!(plan.arrived(LaneKind::Urgent, pages(0, 10), Instant::now()).is_empty());
+        assert_eq!(plan.arrived(LaneKind::Bulk, pages(5, 20), Instant::now()), [pages(5, 10).range]);
+        assert!(plan.arrived(LaneKind::Bulk, pages(5, 20), Instant::now()).is_empty());
+    }
+
+    #[test]
+    fn a_broken_lane_is_asked_again() {
+        let mut plan = Plan::new([pages(0, 10)], Vec::new(), Vec::new());
+        assert_eq!(plan.wants(LaneKind::Bulk, Instant::now()), [pages(0, 10)]);
+        plan.fault(None, 3 << 12);
+        assert!(plan.wants(LaneKind::Urgent, Instant::now()).is_empty(), "it is on its way");
+        plan.lost(LaneKind::Bulk);
+        plan.fault(None, 3 << 12);
+        assert_eq!(plan.wants(LaneKind::Urgent, Instant::now()), [pages(3, 4)]);
+        plan.lost(LaneKind::Urgent);
+        plan.fault(None, 3 << 12);
+        assert_eq!(plan.wants(LaneKind::Urgent, Instant::now()), [pages(3, 4)]);
+        let rest = all_of(&mut plan, LaneKind::Bulk);
+        assert_eq!(rest.iter().map(|r| r.range.pages()).sum::<u64>(), 9);
+    }
+
+    #[test]
+    fn huge_pages_come_as_wholes() {
+        let huge = pages(512, 1536);
+        let mut plan = Plan::new([huge, pages(0, 4)], Vec::new(), vec![(huge, 512 << 12)]);
+        plan.fault(None, 700 << 12);
+        assert_eq!(plan.wants(LaneKind::Urgent, Instant::now()), [pages(512, 1024)]);
+        let rest = all_of(&mut plan, LaneKind::Bulk);
+        assert!(rest.contains(&pages(1024, 1536)), "{rest:?}");
+    }
+
+    #[test]
+    fn the_window_follows_the_link() {
+        let mut window = Window { bytes: 1 << 20, shortest: Duration::from_secs(1) };
+        (0..50).for_each(|_| window.learn(Duration::from_millis(1)));
+        assert!(window.bytes > 4 << 20);
+        (0..50).for_each(|_| window.learn(Duration::from_millis(50)));
+        assert_eq!(window.bytes, Window::LEAST);
+    }
+}

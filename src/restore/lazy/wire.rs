@@ -1,0 +1,111 @@
+//! The holder's end of a lane: frames over a socket that does not block.
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+
+use bytes::{Buf as _, Bytes, BytesMut};
+use serde::Serialize;
+
+use crate::transport::frame::Header;
+use crate::transport::protocol::{PAGES_MAX, cap, kind};
+use crate::transport::{Frame, FrameError};
+
+/// Read at once.
+const CHUNK: usize = 2 * PAGES_MAX;
+
+/// One lane. An error of any call means that it is broken.
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) stream: UnixStream,
+    incoming: BytesMut,
+    outgoing: BytesMut,
+    ended: bool,
+}
+
+impl Lane {
+    pub(super) fn new(stream: UnixStream) -> std::io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        Ok(Lane { stream, incoming: BytesMut::new(), outgoing: BytesMut::new(), ended: false })
+    }
+
+    /// Reads what is there. False: the other end is closed, and nothing whole is left.
+    pub(super) fn fill(&mut self) -> std::io::Result<()> {
+        if self.incoming.len() >= CHUNK {
+            return Ok(());
+        }
+        let have = self.incoming.len();
+        self.incoming.resize(have + CHUNK, 0);
+        let read = self.stream.read(&mut self.incoming[have..]);
+        self.incoming.truncate(have + *read.as_ref().unwrap_or(&0));
+        match read {
+            Ok(0) => self.ended = true,
+            Err(e) if e.kind() != ErrorKind::WouldBlock && e.kind() != ErrorKind::Interrupted => {
+                return Err(e);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Whether the other end is closed.
+    pub(super) fn ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Whether a whole frame is there.
+    pub(super) fn has_frame(&self) -> bool {
+        let header = Header::decode(&self.incoming, lane_cap);
+        header.is_ok_and(|h| self.incoming.len() >= Header::LEN + h.len as usize)
+    }
+
+    /// The next frame that is there as a whole.
+    pub(super) fn next(&mut self) -> Result<Option<Frame>, FrameError> {
+        if self.incoming.len() < Header::LEN {
+            return Ok(None);
+        }
+        let header = Header::decode(&self.incoming, lane_cap)?;
+        let len = header.len as usize;
+        if self.incoming.len() < Header::LEN + len {
+            return Ok(None);
+        }
+        self.incoming.advance(Header::LEN);
+        let body: Bytes = self.incoming.split_to(len).freeze();
+        Ok(Some(Frame { kind: header.kind, body }))
+    }
+
+    /// Queues a message and sends what the socket takes.
+    pub(super) fn say<T: Serialize>(&mut self, message: &T) -> std::io::Result<()> {
+        let body = postcard::to_stdvec(message).map_err(std::io::Error::other)?;
+        let header = Header::new(kind::CONTROL, body.len(), cap).map_err(std::io::Error::other)?;
+        self.outgoing.extend_from_slice(&header.encode());
+        self.outgoing.extend_from_slice(&body);
+        self.flush()
+    }
+
+    /// Sends what is queued, as far as the socket takes it.
+    pub(super) fn flush(&mut self) -> std::io::Result<()> {
+        while !self.outgoing.is_empty() {
+            match self.stream.write(&self.outgoing) {
+                Ok(n) => self.outgoing.advance(n),
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether something waits to be sent.
+    pub(super) fn is_full(&self) -> bool {
+        !self.outgoing.is_empty()
+    }
+}
+
+/// What a source may send on a lane. Zero ranges of a `Want` are never more than a message of this size.
+fn lane_cap(frame: u16) -> Option<u32> {
+    match frame {
+        kind::CONTROL => Some(1 << 20),
+        kind::LAZY_PAGES => cap(frame),
+        _ => None,
+    }
+}

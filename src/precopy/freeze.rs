@@ -17,7 +17,7 @@ use crate::dirty::Found;
 use crate::handover::journal::{Journal, Phase};
 use crate::handover::{Source, SourceAction, SourceEvent};
 use crate::image::files::FilesImage;
-use crate::image::memory::MemoryImage;
+use crate::image::memory::{Layout, MemoryImage};
 use crate::image::process::ProcessImage;
 use crate::image::{PAGE_SIZE, PageRange, TreeImage};
 use crate::preload::PreloadError;
@@ -30,6 +30,7 @@ use crate::restore::session::initial_clocks;
 use crate::state::{StateError, digest, memory_map, mm_fields, scheduling};
 use crate::sys::time::ClockOffsets;
 use crate::tracee::together::{Urgent, leave_to_others};
+use crate::transport::lane::LazyRange;
 use crate::transport::protocol::{AreaDigest, Moments, ToSource, ToTarget};
 
 /// What the freeze works with.
@@ -292,11 +293,13 @@ impl Freezer<'_> {
     }
 
     /// It runs there. The copy here goes, as soon as nothing of it is needed any more.
-    fn moved(mut self, link: &mut Link, captive: Captive) -> Result<(), MigrateError> {
+    fn moved(mut self, link: &mut Link, mut captive: Captive) -> Result<(), MigrateError> {
         self.state.on(SourceEvent::Running);
         self.report.outcome = Outcome::Moved;
         if let Some(mut late) = self.late.take() {
-            let arrived = late.until_whole(Some(link), self.control, self.tell);
+            let mut release = releaser(self.options.lazy.release, &mut captive, late.layout().clone());
+            let arrived = late.until_whole(Some(link), self.control, self.tell, &mut *release);
+            drop(release);
             self.report.bytes_on_wire = link.bytes_sent() + late.bytes();
             match &arrived {
                 Ok(arrived) => {
@@ -377,6 +380,22 @@ impl Freezer<'_> {
             }
         }
     }
+}
+
+/// `--release-source`: frees here what is there. What cannot be freed stays until the end.
+fn releaser<'c>(wanted: bool, captive: &'c mut Captive, layout: Layout) -> Box<dyn FnMut(&[LazyRange]) + 'c> {
+    if !wanted {
+        return Box::new(|_| {});
+    }
+    let mut done = captive.retire();
+    Box::new(move |ranges| {
+        if done.is_ok() {
+            done = captive.free(&lazy::freeing(&layout, ranges));
+        }
+        if let Err(error) = &done {
+            tracing::info!(error = %crate::sys::chain(error), "memory of the stopped copy is not freed");
+        }
+    })
 }
 
 /// A child that was born since preflight would stay behind.

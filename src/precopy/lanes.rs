@@ -64,6 +64,8 @@ pub enum Heard {
     Whole(Box<LazyReport>),
     /// The process at the target needs nothing any more, and why.
     Ended(String),
+    /// These will not be asked for again.
+    Placed(Vec<LazyRange>),
     /// The copy here is gone; the target has been told.
     Lost(String),
     /// The target does not know (any more) what the lane is for.
@@ -132,8 +134,8 @@ impl Lanes {
     }
 
     /// From now on they answer, from this memory.
-    pub fn serve(&self, memory: Memory) {
-        self.order(Order::Serve(Arc::new(memory)));
+    pub fn serve(&self, memory: Arc<Memory>) {
+        self.order(Order::Serve(memory));
     }
 
     /// There is nothing that could be served: the target is told.
@@ -324,6 +326,7 @@ impl Lane {
                         }
                     }
                 }
+                FromHolder::Placed(ranges) => self.say(Heard::Placed(ranges)),
                 FromHolder::Whole(report) => {
                     wire.send_msg(kind::CONTROL, &FromSource::Bye).await?;
                     return Ok(Heard::Whole(report));

@@ -1,5 +1,6 @@
 //! The lazy phase at the source: the process runs at the target, and its memory follows from the stopped copy here.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -11,10 +12,11 @@ use super::page_server::Memory;
 use super::session::Progress;
 use super::settle::{Answer, ask_once};
 use crate::image::RangeSet;
+use crate::image::memory::Layout;
 use crate::preload::agent::Agent;
 use crate::preload::lazy::Later;
 use crate::report::LazyStats;
-use crate::transport::lane::{LazyPlan, LazyReport};
+use crate::transport::lane::{LazyPlan, LazyRange, LazyReport};
 use crate::transport::protocol::ToTarget;
 
 /// How often those who watch are told something.
@@ -58,6 +60,10 @@ pub struct Late {
     road: Road,
     /// Pages that were outstanding.
     outstanding: u64,
+    /// Of the stopped process.
+    memory: Option<Arc<Memory>>,
+    /// Its mappings.
+    layout: Layout,
 }
 
 impl Late {
@@ -72,7 +78,7 @@ impl Late {
                 _ => link.idle(Duration::from_millis(5))?,
             }
         }
-        Ok(Late { lanes, road, outstanding: 0 })
+        Ok(Late { lanes, road, outstanding: 0, memory: None, layout: Layout::default() })
     }
 
     /// Of a process that was left stopped here, and that runs at the target without all its memory.
@@ -80,12 +86,12 @@ impl Late {
         let lanes = Lanes::open(&road)?;
         // hashes are sent with it: whether the other side looks at them is its affair
         match Memory::of_left(pid, began, true) {
-            Ok(memory) => lanes.serve(memory),
+            Ok(memory) => lanes.serve(Arc::new(memory)),
             Err(e) => {
                 lanes.tell_lost(&format!("the stopped copy at the source is gone: {}", crate::sys::chain(&e)))
             }
         }
-        Ok(Late { lanes, road, outstanding: 0 })
+        Ok(Late { lanes, road, outstanding: 0, memory: None, layout: Layout::default() })
     }
 
     /// The process is stopped and will need `later`: tells the target what is outstanding, and lets the lanes answer.
@@ -100,18 +106,23 @@ impl Late {
             |source| MigrateError::Here { step: "opening the memory of the stopped process", source };
         let objects = agent.shown_objects().map_err(failed)?;
         let memory = Memory::of(agent.pid, &agent.layout, objects, plan.verify).map_err(failed)?;
+        let memory = Arc::new(memory);
+        self.memory = Some(memory.clone());
+        self.layout = agent.layout.clone();
         self.outstanding = later.pages();
         link.say(&ToTarget::Lazy(plan))?;
         self.lanes.serve(memory);
         Ok(())
     }
 
-    /// Serves until nothing is needed any more. The control connection is kept open for as long as it lasts.
+    /// Serves until nothing is needed any more. The control connection is kept open for as long as it lasts. `release` is
+    /// told what has arrived there for good.
     pub fn until_whole(
         &mut self,
         mut link: Option<&mut Link>,
         control: &Control,
         tell: &dyn Fn(Progress<'_>),
+        release: &mut dyn FnMut(&[LazyRange]),
     ) -> Result<Arrived, MigrateError> {
         control.note(|status| {
             status.phase = Phase::Lazy;
@@ -126,6 +137,12 @@ impl Late {
                 Some(Heard::Whole(report)) => return Ok(Arrived::Whole(Some(report))),
                 Some(Heard::Ended(why)) => return Ok(Arrived::Ended(why)),
                 Some(Heard::Lost(why)) => return Err(MigrateError::CopyLost(why)),
+                Some(Heard::Placed(ranges)) => {
+                    if let Some(memory) = &self.memory {
+                        memory.release(&ranges);
+                        release(&ranges);
+                    }
+                }
                 Some(Heard::Refused(why)) if asked.is_none_or(|at| at.elapsed() > ASK) => {
                     tracing::info!(%why, "a lane is refused: asking how the move stands");
                     asked = Some(Instant::now());
@@ -159,6 +176,11 @@ impl Late {
             status.lazy_reconnects = traffic.reconnects.load(Ordering::Relaxed);
             status.bandwidth_bytes_per_s = (bytes as f64 / elapsed.as_secs_f64().max(1e-3)) as u64;
         });
+    }
+
+    /// The mappings of the stopped process.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
     }
 
     /// Bytes of content that the lanes carried.

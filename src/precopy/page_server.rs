@@ -1,14 +1,15 @@
 //! The page server: what a lane is asked for, read from the stopped process.
 //!
 //! It keeps nothing but ways to read, and has no part in what is outstanding: what is asked for is answered, once more if
-//! need be. Only memory that may come late is ever shown.
+//! need be. Only memory that may come late is ever shown, and nothing that has been freed here (`--release-source`).
 //!
 //! Pages of zeroes are not sent as content, except those inside of a huge page (hugetlb) that is not all zero: the other
 //! end can place such a page only as a whole.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -39,6 +40,8 @@ pub struct Memory {
     objects: BTreeMap<ObjectId, Shown>,
     /// Contents go with their hash.
     verify: bool,
+    /// Freed here, since it is there.
+    released: Mutex<HashMap<Option<ObjectId>, RangeSet>>,
 }
 
 /// Why something cannot be answered.
@@ -90,6 +93,7 @@ impl Memory {
             huge: layout.vmas.iter().filter(huge).map(|v| (v.range(), v.page_size)).collect(),
             objects: objects.into_iter().map(|shown| (shown.id(), shown)).collect(),
             verify,
+            released: Mutex::default(),
         })
     }
 
@@ -110,6 +114,16 @@ impl Memory {
         matches!(poll(&mut fds, PollTimeout::ZERO), Ok(0))
     }
 
+    /// These are about to be freed here: they cannot be shown any more.
+    pub fn release(&self, ranges: &[LazyRange]) {
+        let mut released = self.released();
+        ranges.iter().for_each(|r| released.entry(r.object).or_default().insert(r.range));
+    }
+
+    fn released(&self) -> MutexGuard<'_, HashMap<Option<ObjectId>, RangeSet>> {
+        self.released.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// What is asked for, in pieces to be answered one after the other.
     pub fn pieces(&self, wanted: LazyRange) -> Result<impl Iterator<Item = Piece> + use<>, Unanswerable> {
         let range = wanted.range;
@@ -122,7 +136,8 @@ impl Memory {
                 (shown.is_some_and(within), vec![(range, shown.map_or(PAGE_SIZE, Shown::page_size))])
             }
         };
-        if !aligned || range.is_empty() || !known {
+        let released = self.released().get(&wanted.object).is_some_and(|set| set.overlaps(range));
+        if !aligned || range.is_empty() || !known || released {
             return Err(Unanswerable::Foreign(wanted));
         }
         let object = wanted.object;

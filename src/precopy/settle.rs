@@ -155,7 +155,8 @@ fn follow(home: &Path, entry: &Entry, tell: &dyn Fn(Progress<'_>)) -> Result<(),
         status.id.clone_from(&entry.id);
         status.pid = entry.pid;
     });
-    let arrived = late.until_whole(None, &control, tell)?;
+    // without a tracer nothing can be freed
+    let arrived = late.until_whole(None, &control, tell, &mut |_| {})?;
     tracing::info!(stats = ?late.stats(&arrived), "the rest of its memory has followed");
     late.close(MOVED);
     Ok(())

@@ -15,6 +15,7 @@ use crate::image::memory::{Layout, VmaFlags};
 use crate::image::process::ThreadImage;
 use crate::image::{Backing, ObjectId, PAGE_SIZE, PageRange, RangeSet, Vma};
 use crate::state::threads::from_words;
+use crate::transport::lane::LazyRange;
 
 /// Bytes of the huge pages that can come late; larger ones cannot.
 const HUGE: u64 = 2 * 1024 * 1024;
@@ -98,6 +99,34 @@ pub fn whole_pages(layout: &Layout, set: &mut RangeSet) {
 /// The whole pages of `page_size` bytes around a range.
 pub fn whole(range: PageRange, page_size: u64) -> PageRange {
     PageRange::new(range.start / page_size * page_size, range.end.next_multiple_of(page_size))
+}
+
+/// How memory that is not needed here any more is freed: addresses, lengths, `MADV_*`. Only what may come late is.
+pub fn freeing(layout: &Layout, ranges: &[LazyRange]) -> Vec<(u64, u64, i32)> {
+    let mut calls = Vec::new();
+    for LazyRange { object, range } in ranges {
+        for vma in &layout.vmas {
+            match object {
+                None if lazy_able(vma) => {
+                    let part = vma.range().intersection(range);
+                    calls.push((part.start, part.len(), libc::MADV_DONTNEED));
+                }
+                // one mapping is enough: the object itself loses its pages
+                Some(id) if vma.object() == Some(*id) && vma.shared => {
+                    let shown = PageRange::new(vma.offset, vma.offset + (vma.end - vma.start));
+                    let part = shown.intersection(range);
+                    calls.push((
+                        part.start.wrapping_sub(vma.offset).wrapping_add(vma.start),
+                        part.len(),
+                        libc::MADV_REMOVE,
+                    ));
+                }
+                _ => {}
+            }
+        }
+    }
+    calls.retain(|(_, len, _)| *len > 0);
+    calls
 }
 
 /// What the threads touch first: stacks, thread areas, what the kernel writes or reads for them, and what their registers
@@ -221,6 +250,26 @@ mod tests {
         assert_eq!(order[..2], [pages(44, 50), pages(150, 152)]);
         assert_eq!(order.iter().map(PageRange::pages).sum::<u64>(), 150);
         assert_eq!(order.into_iter().collect::<RangeSet>(), later.private);
+    }
+
+    #[test]
+    fn freeing_names_addresses_and_nothing_that_is_not_late() {
+        let id = ObjectId { dev: 1, ino: 2 };
+        let shared = Vma {
+            shared: true,
+            offset: 3 * PAGE_SIZE,
+            backing: Backing::SharedAnonymous(id),
+            ..vma(pages(100, 110))
+        };
+        let code = Vma { backing: Backing::File { path: "/x".to_owned() }, ..vma(pages(6, 9)) };
+        let layout = Layout { vmas: vec![vma(pages(1, 6)), code, shared], ..Layout::default() };
+        let of = |object, range| LazyRange { object, range };
+        let wanted = [of(None, pages(4, 8)), of(Some(id), pages(0, 5))];
+        let page = PAGE_SIZE;
+        assert_eq!(
+            freeing(&layout, &wanted),
+            [(4 * page, 2 * page, libc::MADV_DONTNEED), (100 * page, 2 * page, libc::MADV_REMOVE)]
+        );
     }
 
     #[test]

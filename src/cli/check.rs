@@ -10,6 +10,7 @@ use super::abilities::{self, Ability, Needed, Tracking};
 use super::home::Home;
 use super::{Exit, Failure, say};
 use crate::image::Obstacle;
+use crate::precopy::late::LazyOptions;
 use crate::precopy::policy::Limits;
 use crate::precopy::{self, Control, MigrateError, Migration, Options};
 use crate::state::files::FilesOptions;
@@ -38,6 +39,9 @@ pub struct CheckArgs {
     /// What `ulpm live` would be told of tracking
     #[arg(long, value_enum, value_name = "HOW", default_value_t = super::live::Tracker::Auto)]
     tracker: super::live::Tracker,
+    /// Ask the target whether memory may come after the process
+    #[arg(long, requires = "to")]
+    lazy: bool,
     /// Time limit for reaching the target, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
     connect_timeout: u64,
@@ -92,10 +96,12 @@ pub fn run(args: &CheckArgs) -> Result<Exit, Failure> {
 /// What stands in the way of a process, here and at the target.
 fn look(args: &CheckArgs, pid: i32, findings: &mut Findings) -> Result<Result<(), MigrateError>, Failure> {
     let files = FilesOptions { tcp_close: args.tcp == super::live::Tcp::Close };
-    let mut checked = precopy::session::look(pid, &files, args.tracker.into()).map(|described| {
-        findings.notes = described.image.files.notes;
-        findings.obstacles = described.obstacles;
-    });
+    let home = Home::open()?;
+    let mut checked =
+        precopy::session::look(home.path(), pid, &files, args.tracker.into()).map(|described| {
+            findings.notes = described.image.files.notes;
+            findings.obstacles = described.obstacles;
+        });
     if let (Ok(()), Some(to)) = (&checked, &args.to) {
         let options = Options {
             pid,
@@ -103,11 +109,15 @@ fn look(args: &CheckArgs, pid: i32, findings: &mut Findings) -> Result<Result<()
             pid_mode: args.pid_mode.into(),
             verify: false,
             files,
-            home: Home::open()?.path().to_owned(),
+            home: home.path().to_owned(),
             connect_limit: Duration::from_secs(args.connect_timeout),
             tracker: args.tracker.into(),
+            lazy: LazyOptions { from_start: args.lazy, ..LazyOptions::default() },
+            wait: false,
         };
-        checked = Migration::check(&options, &Control::new(Limits::default())).map(drop);
+        let control = Control::new(Limits::default());
+        let control = if args.lazy { control.lazily() } else { control };
+        checked = Migration::check(&options, &control).map(drop);
     }
     Ok(match checked {
         Err(MigrateError::Refused(all)) => {

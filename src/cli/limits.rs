@@ -15,6 +15,8 @@ pub enum Diverging {
     Throttle,
     /// The move is given up (exit code 4); the process runs on here
     Abort,
+    /// The process goes first; what is left of its memory follows it while it runs there
+    Lazy,
 }
 
 impl From<Diverging> for OnDivergence {
@@ -23,6 +25,7 @@ impl From<Diverging> for OnDivergence {
             Diverging::Freeze => OnDivergence::Freeze,
             Diverging::Throttle => OnDivergence::Throttle,
             Diverging::Abort => OnDivergence::Abort,
+            Diverging::Lazy => OnDivergence::Lazy,
         }
     }
 }

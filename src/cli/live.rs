@@ -18,8 +18,10 @@ use super::progress::Display;
 use super::worker::{self, Wish};
 use super::{Exit, Failure, say};
 use crate::dirty::{Choice, Kind};
+use crate::precopy::control::rounds;
+use crate::precopy::late::LazyOptions;
 use crate::precopy::{Control, MigrateError, Migration, Options, Progress};
-use crate::report::{Outcome, render};
+use crate::report::{Outcome, Span, render};
 use crate::state::files::FilesOptions;
 use crate::transport::HostPort;
 use crate::transport::protocol::PidChoice;
@@ -111,8 +113,42 @@ pub struct LiveArgs {
     /// Listen at this unix socket for `ulpm control`
     #[arg(long, value_name = "SOCKET")]
     control: Option<PathBuf>,
+    /// Wait while its memory of an earlier move has not all arrived here; else such a process is refused
+    #[arg(long)]
+    wait: bool,
     #[command(flatten)]
     limits: LimitArgs,
+    #[command(flatten)]
+    lazy: LazyArgs,
+}
+
+/// The process first, its memory later.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "The process first, its memory later")]
+pub struct LazyArgs {
+    /// Freeze at once: memory follows the process while it runs there, what it waits for first
+    #[arg(long)]
+    lazy: bool,
+    /// Freeze after that many rounds; what is left of its memory follows it
+    #[arg(long, value_name = "ROUNDS", value_parser = rounds, conflicts_with = "lazy")]
+    lazy_after: Option<usize>,
+    /// How long the process may wait there for memory when this host cannot be reached, before it is given up
+    #[arg(long, value_name = "TIME", default_value = "10min")]
+    lazy_patience: Span,
+    /// Free the memory here as it arrives there
+    #[arg(long)]
+    release_source: bool,
+}
+
+impl LazyArgs {
+    fn options(&self) -> LazyOptions {
+        LazyOptions {
+            from_start: self.lazy,
+            after: self.lazy_after,
+            patience: self.lazy_patience.duration(),
+            release: self.release_source,
+        }
+    }
 }
 
 /// Set in the worker's environment.
@@ -176,6 +212,8 @@ fn work(args: &LiveArgs, quiet: bool) -> Result<Exit, Failure> {
     let home = Home::open()?;
     let options = options(args, &home);
     let control = Control::new(args.limits.limits());
+    let lazy = args.lazy.lazy || args.lazy.lazy_after.is_some();
+    let control = if lazy { control.lazily() } else { control };
     heed_signal(control.clone())?;
     listen(control.clone());
     let _socket = args.control.as_deref().map(|path| Socket::listen(path, control.clone())).transpose()?;
@@ -206,6 +244,8 @@ fn options(args: &LiveArgs, home: &Home) -> Options {
         home: home.path().to_owned(),
         connect_limit: Duration::from_secs(args.connect_timeout),
         tracker: args.tracker.into(),
+        lazy: args.lazy.options(),
+        wait: args.wait,
     }
 }
 
@@ -213,6 +253,7 @@ fn options(args: &LiveArgs, home: &Home) -> Options {
 pub fn exit_code(error: &MigrateError, outcome: Outcome) -> Exit {
     match (error, outcome) {
         // moved, but not cleared up here: `ulpm recover` does the rest
+        (MigrateError::CopyLost(_), _) => Exit::Failed,
         (MigrateError::Open { .. }, _) | (_, Outcome::Unknown | Outcome::Moved) => Exit::Open,
         (MigrateError::Ended { .. }, _) => Exit::Failed,
         (MigrateError::Refused(_), _) => Exit::Refused,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::precopy::Progress;
-use crate::precopy::control::Status;
+use crate::precopy::control::{Phase, Status};
 use crate::report::{Rate, Size, human_ms};
 
 /// Where there is no terminal, a line may follow the one before after so long.
@@ -67,6 +67,9 @@ fn fresh() -> ProgressBar {
 }
 
 fn now(status: &Status) -> String {
+    if status.phase == Phase::Lazy {
+        return following(status);
+    }
     let mut parts = vec![format!(
         "round {}: {} sent, {} in all",
         status.round,
@@ -89,9 +92,37 @@ fn now(status: &Status) -> String {
     parts.join("; ")
 }
 
+/// Of a process that runs at the target.
+fn following(status: &Status) -> String {
+    let size = |pages: u64| Size::bytes(pages * 4096);
+    let of = match status.lazy_pages {
+        // after a restart nobody here knows
+        0 => String::new(),
+        all => format!(" of {}", size(all)),
+    };
+    let mut parts =
+        vec![format!("it runs there; {}{of} of its memory followed", size(status.lazy_sent_pages))];
+    if status.bandwidth_bytes_per_s > 0 {
+        parts.push(format!("link {}", Rate::bytes_per_s(status.bandwidth_bytes_per_s)));
+    }
+    if status.lazy_reconnects > 0 {
+        parts.push(format!("{} reconnects", status.lazy_reconnects));
+    }
+    parts.join("; ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_follows_is_told() {
+        let mut status = Status { phase: Phase::Lazy, lazy_sent_pages: 256, ..Status::default() };
+        assert_eq!(now(&status), "it runs there; 1 MiB of its memory followed");
+        status.lazy_pages = 512;
+        status.lazy_reconnects = 2;
+        assert_eq!(now(&status), "it runs there; 1 MiB of 2 MiB of its memory followed; 2 reconnects");
+    }
 
     #[test]
     fn what_is_not_known_is_not_said() {

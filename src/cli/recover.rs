@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::home::Home;
+use super::progress::Display;
 use super::{Exit, Failure, say};
 use crate::precopy::settle::recover;
 use crate::sys::chain;
@@ -11,7 +12,8 @@ use crate::sys::chain;
 #[derive(Debug, Args)]
 #[command(
     after_help = "Run it where `ulpm live` ran. The target's journal decides: the copy here is ended if the process runs there,
-and goes on if it does not. A migration whose target cannot be reached stays open (exit code 5): try again later."
+and goes on if it does not. If the process there still needs memory of the copy here (a lazy move), it gets that first, however
+long that takes; ending `ulpm recover` meanwhile does no harm. A migration whose target cannot be reached stays open (exit code 5): try again later."
 )]
 pub struct RecoverArgs {
     /// Settle this migration only (`ulpm live` named it)
@@ -22,7 +24,8 @@ pub struct RecoverArgs {
 /// Asks the target of every open migration; exit code 5 if one stays open.
 pub fn run(args: &RecoverArgs) -> Result<Exit, Failure> {
     let home = Home::open()?;
-    let settled = recover(home.path(), args.id.as_deref())?;
+    let display = Display::new();
+    let settled = recover(home.path(), args.id.as_deref(), &|progress| display.show(&progress))?;
     if settled.is_empty() {
         if let Some(id) = &args.id {
             return Err(Failure::from(anyhow::anyhow!(

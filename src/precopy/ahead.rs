@@ -80,6 +80,7 @@ impl Ahead<'_> {
                 true => Decision::by_hand(),
                 false => decide(&assessed, &self.control.limits(), self.basis.rtt, begun.elapsed()),
             };
+            let decision = self.lazily(decision, assessed.len());
             self.note(&assessed, &decision, done.bytes);
             match decision.next {
                 Next::Again => {}
@@ -93,11 +94,30 @@ impl Ahead<'_> {
                     *slowed = Some(brake);
                 }
                 Next::GiveUp => return Err(MigrateError::Diverged(decision.why)),
-                Next::Freeze => {
+                next @ (Next::Freeze | Next::Lazy) => {
                     self.report.precopy_ms = begun.elapsed().as_secs_f64() * 1e3;
-                    return Ok(Foresight { rounds, scanned, basis: self.basis, files });
+                    let lazy = next == Next::Lazy;
+                    return Ok(Foresight { rounds, scanned, basis: self.basis, files, lazy });
                 }
             }
+        }
+    }
+
+    /// Whether the user wants the process to go first, after so many rounds.
+    fn lazily(&self, decision: Decision, rounds: usize) -> Decision {
+        let lazy = &self.options.lazy;
+        let by_hand = self.control.wants_freeze() && self.control.may_be_lazy();
+        match decision.next {
+            Next::Freeze if lazy.from_start => {
+                decision.lazily("the rest of its memory comes after it (--lazy)")
+            }
+            Next::Freeze if by_hand => decision.lazily("what is left of its memory comes after it"),
+            Next::Again | Next::Freeze | Next::Throttle(_)
+                if lazy.after.is_some_and(|after| rounds >= after) =>
+            {
+                decision.lazily("what is left of its memory comes after it (--lazy-after)")
+            }
+            _ => decision,
         }
     }
 

@@ -23,6 +23,8 @@ pub enum Phase {
     Rounds,
     /// The process is stopped.
     Freezing,
+    /// The process runs at the target; its memory follows.
+    Lazy,
 }
 
 /// A migration under way, as `status` prints it. Times in milliseconds, sizes in bytes.
@@ -52,6 +54,12 @@ pub struct Status {
     pub time_left_ms: Option<f64>,
     /// Percent of the time for which the process is stopped to slow it down.
     pub throttle_percent: u8,
+    /// Pages that were outstanding when the process was let go at the target.
+    pub lazy_pages: u64,
+    /// Of these, sent since then.
+    pub lazy_sent_pages: u64,
+    /// How often a lane had to be opened anew.
+    pub lazy_reconnects: u64,
     /// `--max-freeze`.
     pub max_freeze_ms: Option<f64>,
     /// `--max-rounds`.
@@ -75,14 +83,28 @@ pub struct Control {
 struct Shared {
     limits: Limits,
     freeze_now: bool,
+    /// The target has been asked whether the memory may come later.
+    lazily: bool,
     status: Status,
 }
 
 impl Control {
     /// Of a migration that begins with these limits.
     pub fn new(limits: Limits) -> Self {
-        let shared = Shared { limits, freeze_now: false, status: Status::default() };
+        let lazily = limits.on_divergence == OnDivergence::Lazy;
+        let shared = Shared { limits, freeze_now: false, lazily, status: Status::default() };
         Control { shared: Arc::new(Mutex::new(shared)), cancel: Cancel::default() }
+    }
+
+    /// Also where the limits do not say so, the memory may come later.
+    pub fn lazily(self) -> Self {
+        self.shared().lazily = true;
+        self
+    }
+
+    /// Whether the memory may come later.
+    pub fn may_be_lazy(&self) -> bool {
+        self.shared().lazily
     }
 
     /// What ends it.
@@ -125,12 +147,17 @@ impl Control {
     }
 
     /// Carries out a command; the answer is one line.
-    pub fn obey(&self, command: &Command) -> Result<String, TooLate> {
-        let freezing = self.shared().status.phase == Phase::Freezing;
+    pub fn obey(&self, command: &Command) -> Result<String, Disobeyed> {
+        let (phase, lazily) = {
+            let shared = self.shared();
+            (shared.status.phase, shared.lazily)
+        };
+        let freezing = phase == Phase::Freezing;
         match command {
             Command::Status => {
                 Ok(serde_json::to_string(&self.status()).unwrap_or_else(|e| format!("{{\"error\":\"{e}\"}}")))
             }
+            _ if phase == Phase::Lazy => Err(Disobeyed::RunsThere),
             Command::Abort => {
                 self.cancel.cancel();
                 Ok(match freezing {
@@ -138,7 +165,8 @@ impl Control {
                     false => "ok, the process runs on here".to_owned(),
                 })
             }
-            _ if freezing => Err(TooLate),
+            _ if freezing => Err(Disobeyed::TooLate),
+            Command::Set(Setting::OnDivergence(OnDivergence::Lazy)) if !lazily => Err(Disobeyed::NotLazy),
             Command::FreezeNow => {
                 self.freeze_now();
                 Ok("ok, it is frozen when the round under way is done".to_owned())
@@ -155,10 +183,19 @@ impl Control {
     }
 }
 
-/// The process is frozen: nothing can be set any more.
+/// Why a command is not carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("it is too late: the process is being frozen")]
-pub struct TooLate;
+pub enum Disobeyed {
+    /// The process is frozen: nothing can be set any more.
+    #[error("it is too late: the process is being frozen")]
+    TooLate,
+    /// The process is let go at the target.
+    #[error("it is too late: the process runs at the target, and its memory follows")]
+    RunsThere,
+    /// The target has not been asked.
+    #[error("the move did not begin as one that may be lazy (--lazy, --lazy-after, --on-divergence lazy)")]
+    NotLazy,
+}
 
 /// A command.
 #[derive(Clone, Debug, PartialEq)]
@@ -269,7 +306,8 @@ impl FromStr for OnDivergence {
             "freeze" => Ok(OnDivergence::Freeze),
             "throttle" => Ok(OnDivergence::Throttle),
             "abort" => Ok(OnDivergence::Abort),
-            _ => Err(format!("'{text}' is none of freeze, throttle and abort")),
+            "lazy" => Ok(OnDivergence::Lazy),
+            _ => Err(format!("'{text}' is none of freeze, throttle, abort and lazy")),
         }
     }
 }
@@ -346,7 +384,8 @@ mod tests {
             ("set max-freeze=20", "max-freeze: '20' is not a time"),
             ("set max-rounds=0", "number of rounds"),
             ("set bandwidth=0", "ends never"),
-            ("set on-divergence=lazy", "none of freeze, throttle and abort"),
+            ("set on-divergence=later", "none of freeze, throttle, abort and lazy"),
+            ("set on-divergence=lazy", "did not begin as one that may be lazy"),
         ] {
             let error = obey(&control, line).unwrap_err();
             assert!(error.contains(says), "{line:?}: {error}");
@@ -365,5 +404,17 @@ mod tests {
         assert!(obey(&control, "freeze-now").is_err() && obey(&control, "status").is_ok());
         assert!(obey(&control, "abort").unwrap().contains("unless"));
         assert!(control.cancel().is_set());
+    }
+
+    #[test]
+    fn what_runs_at_the_target_cannot_be_called_back() {
+        let control = Control::new(Limits::default()).lazily();
+        obey(&control, "set on-divergence=lazy").unwrap();
+        control.note(|status| status.phase = Phase::Lazy);
+        for line in ["abort", "freeze-now", "set max-rounds=3"] {
+            assert!(obey(&control, line).unwrap_err().contains("runs at the target"), "{line}");
+        }
+        assert!(!control.cancel().is_set());
+        assert!(obey(&control, "status").unwrap().contains("\"phase\":\"lazy\""));
     }
 }

@@ -70,6 +70,9 @@ pub enum MigrateError {
         /// How that was noticed.
         source: Box<MigrateError>,
     },
+    /// What had not been sent of the memory of a process that runs at the target is lost.
+    #[error("{0}: the process at the target cannot live without it and was ended there")]
+    CopyLost(String),
     /// Our journal.
     #[error("the journal in {dir}")]
     Journal {
@@ -162,7 +165,10 @@ impl From<PreloadError> for MigrateError {
 ///
 /// `touched`: the migration went further than looking.
 pub fn whereabouts(error: &MigrateError, state: Source, touched: bool, pid: i32) -> Option<String> {
-    if error.is_about_nobody() || matches!(error, MigrateError::Refused(_) | MigrateError::Open { .. }) {
+    let says_it = |e: &MigrateError| {
+        matches!(e, MigrateError::Refused(_) | MigrateError::Open { .. } | MigrateError::CopyLost(_))
+    };
+    if error.is_about_nobody() || says_it(error) {
         return None;
     }
     Some(match state {

@@ -12,7 +12,7 @@ use crate::handover::journal::{Journal, Phase};
 use crate::image::files::FilesImage;
 use crate::image::memory::Layout;
 use crate::image::process::ProcessImage;
-use crate::image::{PAGE_SIZE, Vma};
+use crate::image::{PAGE_SIZE, RangeSet, Vma};
 use crate::preload::agent::Agent;
 use crate::report::MigrationReport;
 use crate::state::digest;
@@ -38,6 +38,8 @@ pub struct Foresight {
     pub basis: Basis,
     /// The descriptors as last seen.
     pub files: FilesImage,
+    /// What is left of the memory comes after the process.
+    pub lazy: bool,
 }
 
 /// What is known before the first round.
@@ -83,11 +85,22 @@ impl Foresight {
 
     /// The freeze that begins now.
     pub fn predict(&self) -> Prediction {
-        self.basis.predict(&self.rounds, self.scanned.elapsed() + STOP)
+        let window = self.scanned.elapsed() + STOP;
+        if !self.lazy {
+            return self.basis.predict(&self.rounds, window);
+        }
+        // what was written is not sent in it; a round that took everything would count as if all had been
+        let quiet = |r: &Measured| Measured { written: 0, held: 0, window: r.window.max(STOP), ..*r };
+        let rounds: Vec<Measured> = self.rounds.iter().map(quiet).collect();
+        self.basis.predict(&rounds, window)
     }
 
     /// Learns from how it came.
     pub fn learn(&self, home: &Path, prediction: &Prediction, report: &MigrationReport) {
+        if self.lazy {
+            // another kind of freeze
+            return;
+        }
         // what other moves taught meanwhile is not lost
         let mut correction = Correction::load(home);
         tracing::debug!(basis = ?self.basis, uncorrected = ?prediction.uncorrected, pages = prediction.pages,
@@ -111,7 +124,11 @@ fn hash_per_page(pid: i32, layout: &Layout) -> Option<Duration> {
         let end = largest.end.min(start + PIECE * PAGE_SIZE);
         let part = Layout { vmas: vec![Vma { start, end, ..largest.clone() }], ..Layout::default() };
         let begun = Instant::now();
-        let hashed = digest::private(pid, &part).ok()?.iter().map(|(_, pages, _)| pages).sum::<u64>();
+        let hashed = digest::private(pid, &part, &RangeSet::default())
+            .ok()?
+            .iter()
+            .map(|(_, pages, _)| pages)
+            .sum::<u64>();
         if hashed >= PIECE / 2 {
             let per_page = begun.elapsed() / hashed as u32;
             fastest = Some(fastest.map_or(per_page, |f| f.min(per_page)));

@@ -6,26 +6,31 @@
 use std::time::Instant;
 
 use super::MigrateError;
+use super::control::Control;
 use super::foresight::Foresight;
+use super::late::{Arrived, Late, plan};
 use super::link::{Link, out_of_turn};
 use super::predict::Prediction;
-use super::session::Options;
+use super::session::{MOVED, Options, Progress};
+use super::settle::Answer;
 use crate::dirty::Found;
 use crate::handover::journal::{Journal, Phase};
 use crate::handover::{Source, SourceAction, SourceEvent};
 use crate::image::files::FilesImage;
-use crate::image::memory::MemoryImage;
+use crate::image::memory::{Layout, MemoryImage};
 use crate::image::process::ProcessImage;
 use crate::image::{PAGE_SIZE, PageRange, TreeImage};
 use crate::preload::PreloadError;
 use crate::preload::agent::Agent;
 use crate::preload::capture::{Captive, Poised};
+use crate::preload::lazy::{self, Later};
 use crate::preload::standing::children;
 use crate::report::{MigrationReport, Outcome};
 use crate::restore::session::initial_clocks;
 use crate::state::{StateError, digest, memory_map, mm_fields, scheduling};
 use crate::sys::time::ClockOffsets;
 use crate::tracee::together::{Urgent, leave_to_others};
+use crate::transport::lane::LazyRange;
 use crate::transport::protocol::{AreaDigest, Moments, ToSource, ToTarget};
 
 /// What the freeze works with.
@@ -42,6 +47,12 @@ pub struct Freezer<'a> {
     pub journal: Journal,
     /// What its length is predicted from.
     pub foresight: Foresight,
+    /// For those who ask.
+    pub control: &'a Control,
+    /// For those who watch.
+    pub tell: &'a dyn Fn(Progress<'_>),
+    /// Its memory comes after it.
+    pub late: Option<Late>,
 }
 
 impl std::fmt::Debug for Freezer<'_> {
@@ -81,7 +92,7 @@ impl Freezer<'_> {
         for attempt in 1.. {
             let poised = Poised::prepare(self.options.pid)?;
             let prediction = self.foresee();
-            let _urgent = Urgent::begin();
+            let urgent = Urgent::begin();
             let frozen_at = initial_clocks().boottime_ns;
             let begun = Instant::now();
             let mut captive = poised.freeze()?;
@@ -97,7 +108,7 @@ impl Freezer<'_> {
                 Err(e) => return self.give_up(link, agent, captive, e),
                 Ok((image, found)) => {
                     return match self.send(link, agent, image, &found, stopped_ns) {
-                        Ok(()) => self.commit(link, captive, frozen_at, &prediction),
+                        Ok(()) => self.commit(link, captive, (frozen_at, prediction), urgent),
                         Err(e) => self.give_up(link, agent, captive, e),
                     };
                 }
@@ -148,11 +159,11 @@ impl Freezer<'_> {
         let begun = Instant::now();
         let new_files = agent.new_files();
         link.say(&ToTarget::Layout { pid: image.pid, layout: agent.layout.clone(), new_files })?;
-        self.report.final_pages = agent.last(found, link)?;
+        let later = self.last_pages(link, agent, &image, found)?;
         if self.options.verify {
             link.say(&ToTarget::Verify)?;
             link.flush()?;
-            let digests = digests(self.options.pid, agent)?;
+            let digests = digests(self.options.pid, agent, &later)?;
             link.say(&ToTarget::Digests(digests))?;
         }
         self.report.threads = image.threads.len() as u32;
@@ -165,6 +176,29 @@ impl Freezer<'_> {
         self.report.freeze_parts.apply = apply_ms;
         self.report.freeze_parts.send = (ms(begun) - apply_ms).max(0.0);
         Ok(())
+    }
+
+    /// Sends the last pages, and says what comes later.
+    fn last_pages(
+        &mut self,
+        link: &mut Link,
+        agent: &mut Agent,
+        image: &ProcessImage,
+        found: &[Found],
+    ) -> Result<Later, MigrateError> {
+        let touched = self.late.as_ref().map(|_| lazy::touched(&agent.layout, &image.threads));
+        let (pages, later) = agent.last(found, touched.as_ref(), link)?;
+        self.report.final_pages = pages;
+        match &mut self.late {
+            Some(late) if !later.is_empty() => {
+                let patience = self.options.lazy.patience;
+                let plan = plan(&later, &touched.unwrap_or_default(), self.options.verify, patience);
+                late.begin(link, agent, &later, plan)?;
+            }
+            // nothing is left: a move like any other
+            _ => self.late = None,
+        }
+        Ok(later)
     }
 
     fn capture(
@@ -223,8 +257,8 @@ impl Freezer<'_> {
         mut self,
         link: &mut Link,
         mut captive: Captive,
-        frozen_at: i64,
-        prediction: &Prediction,
+        (frozen_at, prediction): (i64, Prediction),
+        urgent: Urgent,
     ) -> Result<(), MigrateError> {
         let begun = Instant::now();
         link.ignore_cancel();
@@ -251,12 +285,37 @@ impl Freezer<'_> {
             self.report.freeze_parts.commit = self.commit_ms(journal_ms);
             self.report.bytes_on_wire = link.bytes_sent();
             tracing::debug!(journal_ms, answered_ms = ms(begun), "commit");
-            self.state.on(SourceEvent::Running);
-            captive.kill()?;
-            self.foresight.learn(&self.options.home, prediction, self.report);
-            return self.journal.close().map_err(MigrateError::journal(&dir));
+            drop(urgent);
+            self.foresight.learn(&self.options.home, &prediction, self.report);
+            return self.moved(link, captive);
         }
-        self.unanswered(captive, answer.err())
+        self.unanswered(link, captive, answer.err())
+    }
+
+    /// It runs there. The copy here goes, as soon as nothing of it is needed any more.
+    fn moved(mut self, link: &mut Link, mut captive: Captive) -> Result<(), MigrateError> {
+        self.state.on(SourceEvent::Running);
+        self.report.outcome = Outcome::Moved;
+        if let Some(mut late) = self.late.take() {
+            let mut release = releaser(self.options.lazy.release, &mut captive, late.layout().clone());
+            let arrived = late.until_whole(Some(link), self.control, self.tell, &mut *release);
+            drop(release);
+            self.report.bytes_on_wire = link.bytes_sent() + late.bytes();
+            match &arrived {
+                Ok(arrived) => {
+                    self.report.lazy = late.stats(arrived);
+                    if let Arrived::Ended(why) = arrived {
+                        (self.tell)(Progress::Step(&format!("nothing more of its memory is needed: {why}")));
+                    }
+                    late.close(MOVED);
+                }
+                Err(_) => self.report.outcome = Outcome::Unknown,
+            }
+            arrived?;
+        }
+        captive.kill()?;
+        let dir = self.options.home.join("journal");
+        self.journal.close().map_err(MigrateError::journal(&dir))
     }
 
     /// What of the freeze lies between `PREPARED` and the target letting go.
@@ -276,7 +335,7 @@ impl Freezer<'_> {
     ) -> Result<(), MigrateError> {
         if at == SourceAction::SendCommit {
             // part of it may have left
-            return self.unanswered(captive, Some(e));
+            return self.unanswered(link, captive, Some(e));
         }
         let _ = link.say(&ToTarget::Abort(e.to_string()));
         self.state.on(SourceEvent::Never);
@@ -287,25 +346,27 @@ impl Freezer<'_> {
     }
 
     /// The target has not said whether it runs there: ask again for a while, by new connections.
-    fn unanswered(self, captive: Captive, e: Option<MigrateError>) -> Result<(), MigrateError> {
+    fn unanswered(
+        self,
+        link: &mut Link,
+        captive: Captive,
+        e: Option<MigrateError>,
+    ) -> Result<(), MigrateError> {
         tracing::warn!(error = ?e, "the target did not answer the commit; asking again");
         let id = self.report.id.clone();
         let event = match super::settle::ask(self.options, &id) {
-            Ok(Some(pid)) => {
+            Ok(Answer::Runs(pid) | Answer::RunsLazily(pid)) => {
                 self.report.target_pid = Some(pid);
                 SourceEvent::Running
             }
-            Ok(None) => SourceEvent::Never,
+            Ok(Answer::Never) => SourceEvent::Never,
             Err(_) => SourceEvent::Lost,
         };
+        if event == SourceEvent::Running {
+            return self.moved(link, captive);
+        }
         self.state.on(event);
         match event {
-            SourceEvent::Running => {
-                self.report.outcome = Outcome::Moved;
-                captive.kill()?;
-                let _ = self.journal.close();
-                Ok(())
-            }
             SourceEvent::Never => {
                 self.report.outcome = Outcome::Aborted;
                 captive.resume();
@@ -319,6 +380,22 @@ impl Freezer<'_> {
             }
         }
     }
+}
+
+/// `--release-source`: frees here what is there. What cannot be freed stays until the end.
+fn releaser<'c>(wanted: bool, captive: &'c mut Captive, layout: Layout) -> Box<dyn FnMut(&[LazyRange]) + 'c> {
+    if !wanted {
+        return Box::new(|_| {});
+    }
+    let mut done = captive.retire();
+    Box::new(move |ranges| {
+        if done.is_ok() {
+            done = captive.free(&lazy::freeing(&layout, ranges));
+        }
+        if let Err(error) = &done {
+            tracing::info!(error = %crate::sys::chain(error), "memory of the stopped copy is not freed");
+        }
+    })
 }
 
 /// A child that was born since preflight would stay behind.
@@ -346,15 +423,16 @@ fn touched_by_capture(image: &ProcessImage, found: &mut Vec<Found>) {
     found.sort_by_key(|f| f.range.start);
 }
 
-/// Hashes of all memory, as the target computes them.
-fn digests(pid: i32, agent: &Agent) -> Result<Vec<AreaDigest>, MigrateError> {
-    let mut all: Vec<AreaDigest> = digest::private(pid, &agent.layout)
+/// Hashes of all memory but that which comes later, as the target computes them.
+fn digests(pid: i32, agent: &Agent, except: &Later) -> Result<Vec<AreaDigest>, MigrateError> {
+    let mut all: Vec<AreaDigest> = digest::private(pid, &agent.layout, &except.private)
         .map_err(PreloadError::from)?
         .into_iter()
         .map(|(start, pages, hash)| AreaDigest { start, object: None, pages, hash })
         .collect();
     for (id, file) in agent.object_files() {
-        let (start, pages, hash) = digest::object(id, file).map_err(PreloadError::from)?;
+        let (start, pages, hash) =
+            digest::object(id, file, &except.object(id)).map_err(PreloadError::from)?;
         all.push(AreaDigest { start, object: Some(id), pages, hash });
     }
     Ok(all)

@@ -197,7 +197,7 @@ impl Link {
                 biased;
                 result = operation(wire) => result.map_err(MigrateError::from),
                 () = cancel.wait(), if heed => Err(MigrateError::Cancelled),
-                () = silence(connection) => Err(MigrateError::NoSignOfLife { ms: SIGN_OF_LIFE.as_millis(), step }),
+                () = silence(connection, SIGN_OF_LIFE) => Err(MigrateError::NoSignOfLife { ms: SIGN_OF_LIFE.as_millis(), step }),
                 () = tokio::time::sleep(PATIENCE) => Err(MigrateError::Silent { seconds: PATIENCE.as_secs(), step }),
             }
         });
@@ -277,13 +277,13 @@ impl Link {
     }
 }
 
-/// Ends when nothing has arrived for [`SIGN_OF_LIFE`]; never without a connection.
-async fn silence(connection: Option<quinn::Connection>) {
+/// Ends when nothing has arrived for `patience`; never without a connection.
+pub(super) async fn silence(connection: Option<quinn::Connection>, patience: Duration) {
     let Some(connection) = connection else { return std::future::pending().await };
     let arrived = || connection.stats().udp_rx.datagrams;
     let (mut last, mut since) = (arrived(), Instant::now());
-    while since.elapsed() < SIGN_OF_LIFE {
-        tokio::time::sleep(SIGN_OF_LIFE / 15).await;
+    while since.elapsed() < patience {
+        tokio::time::sleep(patience / 15).await;
         if arrived() != last {
             (last, since) = (arrived(), Instant::now());
         }

@@ -15,6 +15,10 @@
 //! | [`pace`] | pages on their way in a round: counted, and held back to a limit |
 //! | [`control`] | what a user can learn of a migration under way, and change |
 //! | [`freeze`] | from the first thread stopped to the commit |
+//! | [`late`] | the process runs there, its memory follows |
+//! | [`lanes`] | the connections on which it does |
+//! | [`page_server`] | what is asked for on them, read from the stopped process |
+//! | [`whole`] | whether a process still misses memory of an earlier move |
 //! | [`settle`] | migrations whose outcome is open |
 
 mod ahead;
@@ -24,15 +28,19 @@ pub mod error;
 pub mod foresight;
 pub mod freeze;
 pub mod hello;
+pub mod lanes;
+pub mod late;
 pub mod learned;
 pub mod link;
 pub mod pace;
+pub mod page_server;
 pub mod policy;
 pub mod predict;
 pub mod rounds;
 pub mod session;
 pub mod settle;
 pub mod simulate;
+pub mod whole;
 
 pub use control::Control;
 pub use error::MigrateError;

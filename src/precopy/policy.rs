@@ -38,6 +38,8 @@ pub enum OnDivergence {
     Throttle,
     /// The move is given up; the process runs on here.
     Abort,
+    /// The process goes first, and what is left of its memory follows.
+    Lazy,
 }
 
 impl fmt::Display for OnDivergence {
@@ -46,6 +48,7 @@ impl fmt::Display for OnDivergence {
             OnDivergence::Freeze => "freeze",
             OnDivergence::Throttle => "throttle",
             OnDivergence::Abort => "abort",
+            OnDivergence::Lazy => "lazy",
         })
     }
 }
@@ -93,6 +96,8 @@ pub enum Next {
     Again,
     /// Freeze.
     Freeze,
+    /// Freeze; what is left of the memory comes after the process.
+    Lazy,
     /// Another round, with the process stopped for so many percent of the time.
     Throttle(u8),
     /// End the move; the process runs on.
@@ -113,6 +118,12 @@ pub struct Decision {
 impl Decision {
     fn plain(next: Next, why: impl Into<String>) -> Self {
         Decision { next, why: why.into(), diverged: false }
+    }
+
+    /// The process goes first after this round, whatever the policy says.
+    pub fn lazily(self, why: &str) -> Self {
+        let before = self.why;
+        Decision { next: Next::Lazy, why: format!("{before}; {why}"), diverged: self.diverged }
     }
 
     /// The user wants the freeze now.
@@ -235,6 +246,9 @@ impl Case<'_> {
         let now = self.last.round.throttle;
         let (next, why) = match (self.limits.on_divergence, self.slower()) {
             (OnDivergence::Freeze, _) => (Next::Freeze, format!("{why}; frozen nevertheless: {state}")),
+            (OnDivergence::Lazy, _) => {
+                (Next::Lazy, format!("{why}; the process goes first, its memory follows: {state}"))
+            }
             (OnDivergence::Abort, _) => (Next::GiveUp, format!("{why}: {state}; {}", self.advice())),
             (OnDivergence::Throttle, Some(step)) => (
                 Next::Throttle(step),
@@ -292,7 +306,7 @@ impl Case<'_> {
             _ => "slow it down (`--on-divergence throttle`), ",
         };
         format!(
-            "{goal}{slower}freeze it nevertheless (`--on-divergence freeze`), or move it when it writes less"
+            "{goal}{slower}let its memory follow it (`--on-divergence lazy`), freeze it nevertheless (`--on-divergence freeze`), or move it when it writes less"
         )
     }
 }

@@ -96,6 +96,16 @@ fn a_wild_process_is_throttled_until_it_converges() {
 }
 
 #[test]
+fn a_wild_process_goes_first_and_its_memory_follows() {
+    let limits = on(OnDivergence::Lazy, Limits::default());
+    let (done, _) = play_with(limits, |from, to| (2e5 * (to - from)).min(65_536.0), |_| 1e5);
+    assert!(done.diverged && done.rounds <= 7 && done.why.contains("its memory follows"), "{done:?}");
+    assert!(done.predicted_freeze < ms(20), "what is written is not sent in the freeze: {done:?}");
+    let (calm, _) = play_with(limits, over(65_536.0, 1_000.0), |_| 1e5);
+    assert!(!calm.diverged && !calm.why.contains("follows"), "{calm:?}");
+}
+
+#[test]
 fn throttling_ends_when_it_does_not_help() {
     // whatever is done to it, it writes all it has
     let limits = on(OnDivergence::Throttle, goal(ms(50)));

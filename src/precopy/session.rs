@@ -1,6 +1,6 @@
 //! One migration at the source, step by step. Runs on an OS thread of its own, which owns the tracees.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::MigrateError;
@@ -10,7 +10,10 @@ use super::direct;
 use super::error::whereabouts;
 use super::foresight;
 use super::freeze;
+use super::lanes::Road;
+use super::late::{Late, LazyOptions};
 use super::link::{Link, hashes, out_of_turn};
+use super::whole;
 use crate::dirty::choice::Unavailable;
 use crate::dirty::{Choice, Kind};
 use crate::handover::journal::{Entry, Journal};
@@ -46,6 +49,10 @@ pub struct Options {
     pub connect_limit: Duration,
     /// `--tracker`.
     pub tracker: Choice,
+    /// `--lazy` and the like.
+    pub lazy: LazyOptions,
+    /// `--wait`: for a process that still misses memory of an earlier move.
+    pub wait: bool,
 }
 
 /// Told as it happens.
@@ -145,8 +152,13 @@ impl<'a> Migration<'a> {
 
     /// Everything that can be known before anything is stopped.
     fn preflight(&mut self) -> Result<(Link, ProcessImage), MigrateError> {
+        if self.options.wait && whole::unfinished(&self.options.home, self.options.pid).is_some() {
+            (self.tell)(Progress::Step("waiting until its memory from the last move is complete"));
+            whole::wait(&self.options.home, self.options.pid, self.control.cancel())?;
+        }
         (self.tell)(Progress::Step("looking at the process"));
-        let described = look(self.options.pid, &self.options.files, self.options.tracker)?;
+        let options = self.options;
+        let described = look(&options.home, options.pid, &options.files, options.tracker)?;
         let mut obstacles = described.obstacles;
         (self.tell)(Progress::Step("connecting"));
         let opened = Link::open(
@@ -174,7 +186,7 @@ impl<'a> Migration<'a> {
             verify: self.options.verify,
             clocks: ClockOffsets::of(&self.options.pid.to_string()),
             time_namespace: in_time_namespace(self.options.pid),
-            lazy: false,
+            lazy: self.control.may_be_lazy(),
         })))?;
         let mut answer = link.hear("checking the process")?;
         if let ToSource::NeedHashes(paths) = &answer {
@@ -214,6 +226,9 @@ impl<'a> Migration<'a> {
         let mut agent = Agent::attach(described, self.options.pid, &self.options.home, &chosen)?;
         self.report.attach_ms = agent.attach.as_secs_f64() * 1e3;
         self.report.tracker = agent.tracker().to_owned();
+        if self.options.lazy.from_start {
+            agent.withhold();
+        }
         let basis = foresight::basis(&self.options.home, link, rtt, &agent, described);
         let ahead = Ahead {
             options: self.options,
@@ -225,6 +240,7 @@ impl<'a> Migration<'a> {
             basis,
         };
         let mut foresight = ahead.run(described)?;
+        let late = foresight.lazy.then(|| Late::open(self.road(), link)).transpose()?;
         let entry = Entry::new(&self.report.id, true, self.options.pid, &self.options.to);
         let mut journal = Journal::begin(&journal_dir, entry).map_err(MigrateError::journal(&journal_dir))?;
         // `ulpm recover` leaves it to us as long as we live
@@ -242,14 +258,32 @@ impl<'a> Migration<'a> {
             difference,
             journal,
             foresight,
+            control: self.control,
+            tell: self.tell,
+            late,
         };
         freezer.run(link, &mut agent, &described)
+    }
+
+    fn road(&self) -> Road {
+        Road {
+            home: self.options.home.clone(),
+            to: self.options.to.clone(),
+            id: self.report.id.clone(),
+            limit: self.options.connect_limit,
+        }
     }
 }
 
 /// The process from outside, and all that stands in its way on this side.
-pub fn look(pid: i32, options: &FilesOptions, tracker: Choice) -> Result<Described, MigrateError> {
+pub fn look(
+    home: &Path,
+    pid: i32,
+    options: &FilesOptions,
+    tracker: Choice,
+) -> Result<Described, MigrateError> {
     let mut described = describe(pid, options)?;
+    described.obstacles.extend(whole::obstacle(home, pid));
     described.obstacles.extend(direct::tracker(tracker, &described.image.files).err());
     Ok(described)
 }

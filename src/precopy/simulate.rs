@@ -103,8 +103,9 @@ pub(super) fn play(
         match decision.next {
             Next::Again => {}
             Next::Throttle(step) => throttle = step,
-            Next::Freeze | Next::GiveUp => {
-                let (predicted_freeze, why) = (freeze.total(), decision.why);
+            next @ (Next::Freeze | Next::Lazy | Next::GiveUp) => {
+                let total = if next == Next::Lazy { freeze.floor() } else { freeze.total() };
+                let (predicted_freeze, why) = (total, decision.why);
                 let made = rounds.len();
                 return (
                     Simulated { rounds: made, total: now, predicted_freeze, diverged, throttle, why },

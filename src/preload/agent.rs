@@ -10,14 +10,15 @@ use std::time::{Duration, Instant};
 
 use super::PreloadError;
 use super::capture::Poised;
-use super::objects::ObjectPusher;
+use super::lazy::{self, Later};
+use super::objects::{ObjectPusher, Shown};
 use super::push::{PageSink, Pusher};
 use super::throttle::Waits;
 use crate::dirty::{Chosen, DirtyTracker, Found, Kind};
 use crate::image::files::{FileIdentity, FilesImage};
 use crate::image::memory::{Layout, MemoryObject, discontinued};
 use crate::image::process::ProcessImage;
-use crate::image::{Backing, ObjectId, PAGE_SIZE, Vma};
+use crate::image::{Backing, ObjectId, PAGE_SIZE, RangeSet, Vma};
 use crate::state::files::identity::identity_of_path;
 use crate::state::{memory_map, waits};
 use crate::tracee::restart::Interrupted;
@@ -59,6 +60,8 @@ pub struct Agent {
     objects: ObjectPusher,
     /// The last round looked at many pages for nothing.
     renewal_due: bool,
+    /// Rounds leave out what may come after the process.
+    withhold: bool,
 }
 
 /// Pages looked at for nothing in a round from which on it is better to stop the process for a moment and to track anew:
@@ -98,7 +101,13 @@ impl Agent {
             tracker: installed,
             objects: ObjectPusher::default(),
             renewal_due: false,
+            withhold: false,
         })
+    }
+
+    /// Rounds carry only what cannot come after the process.
+    pub fn withhold(&mut self) {
+        self.withhold = true;
     }
 
     /// The tracker's name.
@@ -153,9 +162,12 @@ impl Agent {
             (self.tracker.round(&self.layout)?, Duration::ZERO)
         };
         let scan = begun.elapsed();
+        if self.withhold {
+            self.pages.withhold(lazy::private(&self.layout));
+        }
         let sent = self.pages.round(&self.layout, &found, sink)?;
         self.renewal_due = sent.unchanged > WASTE;
-        let pages = sent.pages + self.objects.push(&self.layout, &found, false, sink)?;
+        let pages = sent.pages + self.objects.push(&self.layout, &found, (false, self.withhold), sink)?.0;
         Ok(Pushed { pages, written: sent.written, held: self.pages.held(), scan, stopped })
     }
 
@@ -171,11 +183,30 @@ impl Agent {
         Ok((found?, begun.elapsed()))
     }
 
-    /// Sends what the final scan found, after the layout. Returns pages with content.
-    pub fn last(&mut self, found: &[Found], sink: &mut impl PageSink) -> Result<u64, PreloadError> {
+    /// Sends what the final scan found, after the layout. Returns pages with content, and what comes after the process: nothing,
+    /// unless `touched` is given, pages that come with it all the same.
+    pub fn last(
+        &mut self,
+        found: &[Found],
+        touched: Option<&RangeSet>,
+        sink: &mut impl PageSink,
+    ) -> Result<(u64, Later), PreloadError> {
         self.told();
-        let sent = self.pages.last(&self.layout, found, sink)?;
-        Ok(sent.pages + self.objects.push(&self.layout, found, true, sink)?)
+        let may_wait = touched.map(|touched| {
+            let mut all = lazy::private(&self.layout);
+            all.subtract(touched);
+            all
+        });
+        let lazily = may_wait.is_some();
+        let (sent, private, hot) =
+            self.pages.last(&self.layout, found, &may_wait.unwrap_or_default(), sink)?;
+        let (pages, objects) = self.objects.push(&self.layout, found, (true, lazily), sink)?;
+        Ok((sent.pages + pages, Later { private, objects, hot }))
+    }
+
+    /// The shared objects as they can be read, for other threads.
+    pub fn shown_objects(&self) -> std::io::Result<Vec<Shown>> {
+        self.objects.shown()
     }
 
     /// Descriptors of the shared objects.

@@ -16,11 +16,15 @@ use crate::state::{
 use crate::sys::process::{pidfd_open, pidfd_send_signal};
 use crate::tracee::freeze::{Armed, Frozen, Member};
 use crate::tracee::together::{UrgentTracee, go_to};
-use crate::tracee::{Remote, Scratch, Site};
+use crate::tracee::{Batch, Remote, Scratch, Site};
 
 /// Bytes of scratch memory inside the process while it is frozen.
 const TABLE: usize = 64 * 1024;
 const DATA: usize = 64 * 1024;
+
+/// `pause()`, again and again: `mov eax, 34; syscall; jmp` back. And where it lies on the code page of the scratch area.
+const SLEEP: [u8; 9] = [0xb8, 0x22, 0, 0, 0, 0x0f, 0x05, 0xeb, 0xf7];
+const SLEEP_AT: u64 = 256;
 
 /// A process that is about to be frozen: all that can be done before is done.
 #[derive(Debug)]
@@ -41,7 +45,14 @@ impl Poised {
     /// Stops every thread.
     pub fn freeze(self) -> Result<Captive, PreloadError> {
         let frozen = self.armed.stop(PATIENCE)?;
-        Ok(Captive { frozen: Some(frozen), site: self.site, pidfd: self.pidfd, scratch: None, held: false })
+        Ok(Captive {
+            frozen: Some(frozen),
+            site: self.site,
+            pidfd: self.pidfd,
+            scratch: None,
+            held: false,
+            retired: false,
+        })
     }
 }
 
@@ -53,6 +64,8 @@ pub struct Captive {
     pidfd: OwnedFd,
     scratch: Option<Scratch>,
     held: bool,
+    /// See [`Captive::retire`].
+    retired: bool,
 }
 
 impl Captive {
@@ -123,6 +136,54 @@ impl Captive {
         Ok(())
     }
 
+    /// The process runs elsewhere, and only the memory of this copy is of use: from now on its threads would sleep for ever,
+    /// with every signal blocked, should they ever be let go. That holds it in the place of the `SIGSTOP`, which stands in the
+    /// way of remote calls: one that is pending is taken before our code runs, and is gone then.
+    pub fn retire(&mut self) -> Result<(), PreloadError> {
+        let (Some(frozen), Some(scratch)) = (&self.frozen, self.scratch) else {
+            return Err(PreloadError::NoSuchProcess(0));
+        };
+        let at = scratch.code + SLEEP_AT;
+        let failed = |source| PreloadError::Memory { pid: frozen.pid, addr: at, source };
+        self.site.mem.write(at, &SLEEP).map_err(failed)?;
+        for member in &frozen.threads {
+            let mut regs = member.thread.regs()?;
+            regs.rip = at;
+            regs.orig_rax = u64::MAX;
+            member.thread.set_regs(&regs)?;
+            member.thread.set_sigmask(u64::MAX)?;
+        }
+        self.retired = true;
+        if self.held
+            && let Err(e) = self.unhold()
+        {
+            self.hold()?;
+            return Err(e);
+        }
+        Ok(())
+    }
+
+    /// Frees memory of a [retired](Captive::retire) process: addresses, lengths, `MADV_*`. What the kernel does not free stays.
+    pub fn free(&mut self, calls: &[(u64, u64, i32)]) -> Result<(), PreloadError> {
+        let (Some(frozen), Some(scratch)) = (&self.frozen, self.scratch) else {
+            return Err(PreloadError::NoSuchProcess(0));
+        };
+        for some in calls.chunks(512) {
+            let mut remote = Remote::borrow(frozen.leader(), &self.site)?;
+            let mut batch = Batch::new(&scratch);
+            for (start, len, advice) in some {
+                batch.attempt("madvise", libc::SYS_madvise, &[*start, *len, *advice as u64]);
+            }
+            let outcome = remote.run(&scratch, &batch)?;
+            remote.finish()?;
+            let failed = outcome.results.iter().filter(|r| **r < 0).count();
+            if failed > 0 {
+                tracing::debug!(failed, "pieces of the stopped copy were not freed");
+            }
+        }
+        Ok(())
+    }
+
     /// Leaves the process stopped when we go: nobody knows where it runs.
     pub fn leave_stopped(mut self) {
         self.let_go();
@@ -130,7 +191,7 @@ impl Captive {
 
     fn let_go(&mut self) {
         let Some(frozen) = self.frozen.take() else { return };
-        if let Some(scratch) = self.scratch.take() {
+        if let Some(scratch) = self.scratch.take().filter(|_| !self.retired) {
             let cleaned = Remote::borrow(frozen.leader(), &self.site).and_then(|mut remote| {
                 remote.unmap_scratch(scratch)?;
                 remote.finish()

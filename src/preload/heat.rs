@@ -46,6 +46,12 @@ impl Heat {
         Sorted { hot, cooled }
     }
 
+    /// Pages that are written often, the hottest first.
+    pub fn often(&self) -> Vec<RangeSet> {
+        let streaks = self.streaks.iter().rev().cloned();
+        std::iter::once(self.held.clone()).chain(streaks).collect()
+    }
+
     /// What is held back.
     pub fn held(&self) -> &RangeSet {
         &self.held

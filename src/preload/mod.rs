@@ -6,6 +6,7 @@
 //! | [`agent`] | attaching, and what is known of the process between rounds |
 //! | [`push`] | private pages: what to send, what to leave out |
 //! | [`heat`] | pages that are written again and again |
+//! | [`lazy`] | memory that may come after the process |
 //! | [`look`] | reading pages, on all cores; zeroes, hashes |
 //! | [`huge`] | huge pages (hugetlb) that were dropped |
 //! | [`objects`] | shared memory objects |
@@ -20,6 +21,7 @@ pub mod describe;
 pub mod error;
 pub mod heat;
 pub mod huge;
+pub mod lazy;
 pub mod look;
 pub mod objects;
 pub mod push;

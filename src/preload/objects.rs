@@ -12,6 +12,7 @@ use std::os::unix::fs::MetadataExt;
 use bytes::{Bytes, BytesMut};
 
 use super::PreloadError;
+use super::lazy;
 use super::look::{Batch, How, Look, batches, cut, look};
 use super::push::PageSink;
 use crate::dirty::Found;
@@ -27,16 +28,27 @@ pub struct ObjectPusher {
     objects: BTreeMap<ObjectId, Source>,
 }
 
+/// An object as it can be read.
 #[derive(Debug)]
-struct Source {
+pub struct Shown {
     pid: i32,
+    id: ObjectId,
     /// `None`: we may not open it, and read through the mappings.
     file: Option<File>,
     /// As the target knows it.
     size: u64,
+    /// Bytes of its pages.
+    page_size: u64,
     /// Shared ones.
     mappings: Vec<(PageRange, u64)>,
+}
+
+#[derive(Debug)]
+struct Source {
+    shown: Shown,
     unsure: bool,
+    /// It may come after the process.
+    lazy: bool,
     hashes: PageMap<u128>,
     sent: RangeSet,
     begun: bool,
@@ -57,44 +69,72 @@ impl ObjectPusher {
                 .collect();
             let fd = descriptors.get(&object.id.ino).copied();
             let source = self.objects.entry(object.id).or_insert_with(|| Source {
-                pid,
-                file: None,
-                size: 0,
-                mappings: mappings.clone(),
+                shown: Shown {
+                    pid,
+                    id: object.id,
+                    file: None,
+                    size: object.size,
+                    page_size: object.page_size,
+                    mappings: mappings.clone(),
+                },
                 unsure: false,
+                lazy: false,
                 hashes: PageMap::default(),
                 sent: RangeSet::default(),
                 begun: false,
             });
-            if source.file.is_none() {
-                source.file = open(pid, object.id, fd, &all);
+            let shown = &mut source.shown;
+            if shown.file.is_none() {
+                shown.file = open(pid, object.id, fd, &all);
             }
-            source.unsure |= fd.is_some() || mappings.len() > 1 || mappings != source.mappings;
-            source.mappings = mappings;
+            source.unsure |= fd.is_some() || mappings.len() > 1 || mappings != shown.mappings;
+            shown.mappings = mappings;
+            source.lazy = lazy::object(layout, object.id, fd.is_some());
         }
     }
 
-    /// Sends what is new; in the `last` round everything is looked at. Returns the number of pages with content.
+    /// Sends what is new; in the `last` round everything is looked at. Returns the number of pages with content, and what
+    /// comes after the process. `lazy`: in a round, objects that may do so are left out; in the last one, what the target
+    /// lacks of them is not sent.
     pub fn push(
         &mut self,
         layout: &Layout,
         found: &[Found],
-        last: bool,
+        (last, lazy): (bool, bool),
         sink: &mut impl PageSink,
-    ) -> Result<u64, PreloadError> {
-        let mut pages = 0;
+    ) -> Result<(u64, BTreeMap<ObjectId, RangeSet>), PreloadError> {
+        let (mut pages, mut later) = (0, BTreeMap::new());
         // as the target does with the same layout: should the object come back, it begins with nothing on both sides
         self.objects.retain(|id, _| layout.objects.iter().any(|o| o.id == *id));
         for (id, source) in &mut self.objects {
-            source.size = layout.objects.iter().find(|o| o.id == *id).map_or(0, |o: &MemoryObject| o.size);
-            let all = source.ranges(*id)?;
+            source.shown.size =
+                layout.objects.iter().find(|o| o.id == *id).map_or(0, |o: &MemoryObject| o.size);
+            let late = lazy && source.lazy;
+            if late && !last {
+                // what was written meanwhile is not noted: should it have to be sent after all, then all of it
+                source.begun = false;
+                continue;
+            }
+            let all = source.shown.ranges()?;
+            if late && source.sent.is_empty() {
+                later.insert(*id, source.shown.whole_pages(all.into_iter().collect()));
+                continue;
+            }
             let whole = last || !source.begun || source.unsure;
             let wanted = if whole { all.clone() } else { written(layout, *id, found) };
             source.begun = true;
-            match source.push(*id, wanted, sink) {
+            let mut lacks = late.then(RangeSet::default);
+            match source.push(wanted, lacks.as_mut(), sink) {
                 // without a descriptor it is read by its mappings, which may have gone meanwhile: next time, then
-                Err(PreloadError::Memory { .. }) if !last && source.file.is_none() => source.begun = false,
+                Err(PreloadError::Memory { .. }) if !last && source.shown.file.is_none() => {
+                    source.begun = false
+                }
                 sent => pages += sent?,
+            }
+            if let Some(lacks) = lacks {
+                let lacks = source.shown.whole_pages(lacks);
+                source.sent.subtract(&lacks);
+                later.insert(*id, lacks);
             }
             let mut holes = source.sent.clone();
             all.iter().for_each(|r| holes.remove(*r));
@@ -103,12 +143,17 @@ impl ObjectPusher {
                 sink.object_holes(*id, holes.iter().collect())?;
             }
         }
-        Ok(pages)
+        Ok((pages, later))
     }
 
     /// The descriptor of an object, for hashing.
     pub fn files(&self) -> impl Iterator<Item = (ObjectId, &File)> {
-        self.objects.iter().filter_map(|(id, s)| s.file.as_ref().map(|f| (*id, f)))
+        self.objects.iter().filter_map(|(id, s)| s.shown.file.as_ref().map(|f| (*id, f)))
+    }
+
+    /// The objects as they can be read, for other threads.
+    pub fn shown(&self) -> std::io::Result<Vec<Shown>> {
+        self.objects.values().map(|s| s.shown.try_clone()).collect()
     }
 }
 
@@ -138,12 +183,42 @@ fn in_object(vma: &Vma, range: PageRange) -> PageRange {
     PageRange::new(range.start - vma.start + vma.offset, range.end - vma.start + vma.offset)
 }
 
-impl Source {
+impl Shown {
+    /// Which one it is.
+    pub fn id(&self) -> ObjectId {
+        self.id
+    }
+
+    /// Bytes of its pages.
+    pub fn page_size(&self) -> u64 {
+        self.page_size
+    }
+
+    /// All of it, in whole pages.
+    pub fn range(&self) -> PageRange {
+        PageRange::new(0, self.size.next_multiple_of(self.page_size))
+    }
+
+    /// Its descriptor, if it could be opened.
+    pub fn file(&self) -> Option<&File> {
+        self.file.as_ref()
+    }
+
+    fn try_clone(&self) -> std::io::Result<Self> {
+        let file = self.file.as_ref().map(File::try_clone).transpose()?;
+        let Shown { pid, id, size, page_size, .. } = *self;
+        Ok(Shown { pid, id, file, size, page_size, mappings: self.mappings.clone() })
+    }
+
+    fn whole_pages(&self, set: RangeSet) -> RangeSet {
+        set.iter().map(|r| lazy::whole(r, self.page_size)).collect()
+    }
+
     /// Where the object has content, as far as the target knows its size: it may have grown since.
-    fn ranges(&self, id: ObjectId) -> Result<Vec<PageRange>, PreloadError> {
+    fn ranges(&self) -> Result<Vec<PageRange>, PreloadError> {
         let shown: RangeSet = match &self.file {
             Some(file) => {
-                let failed = |source| PreloadError::Memory { pid: self.pid, addr: id.ino, source };
+                let failed = |source| PreloadError::Memory { pid: self.pid, addr: self.id.ino, source };
                 data_ranges(file).map_err(failed)?.into_iter().collect()
             }
             None => {
@@ -153,8 +228,16 @@ impl Source {
         Ok(shown.within(PageRange::new(0, self.size.next_multiple_of(PAGE_SIZE))).collect())
     }
 
-    fn read(&self, id: ObjectId, piece: PageRange, buffer: &mut [u8]) -> Result<(), PreloadError> {
-        let failed = |source| PreloadError::Memory { pid: self.pid, addr: id.ino, source };
+    /// Reads a piece into a buffer of zeroes. What lies beyond the object's end is zero: the target cuts the last page off
+    /// there, and it is none of what it has when the object grows.
+    pub fn read(&self, piece: PageRange, buffer: &mut [u8]) -> Result<(), PreloadError> {
+        let read = self.read_all(piece, buffer);
+        buffer[self.size.saturating_sub(piece.start).min(piece.len()) as usize..].fill(0);
+        read
+    }
+
+    fn read_all(&self, piece: PageRange, buffer: &mut [u8]) -> Result<(), PreloadError> {
+        let failed = |source| PreloadError::Memory { pid: self.pid, addr: self.id.ino, source };
         if let Some(file) = &self.file {
             return read_up_to(file, piece.start, buffer).map_err(failed);
         }
@@ -170,34 +253,37 @@ impl Source {
         Ok(())
     }
 
-    fn read_batch(&self, id: ObjectId, batch: &Batch) -> Result<Vec<(u64, Bytes)>, PreloadError> {
+    fn read_batch(&self, batch: &Batch) -> Result<Vec<(u64, Bytes)>, PreloadError> {
         let mut buffer = BytesMut::zeroed(batch.ranges.iter().map(|r| r.len() as usize).sum());
         let mut rest = &mut buffer[..];
         for piece in &batch.ranges {
             let (now, later) = rest.split_at_mut(piece.len() as usize);
-            self.read(id, *piece, now)?;
-            // the target cuts the last page off there; what lies beyond is none of what it has when the object grows
-            now[self.size.saturating_sub(piece.start).min(piece.len()) as usize..].fill(0);
+            self.read(*piece, now)?;
             rest = later;
         }
         Ok(cut(batch, buffer))
     }
+}
 
+impl Source {
+    /// Sends what is new of `wanted`; or notes it in `later`.
     fn push(
         &mut self,
-        id: ObjectId,
         wanted: Vec<PageRange>,
+        mut later: Option<&mut RangeSet>,
         sink: &mut impl PageSink,
     ) -> Result<u64, PreloadError> {
+        let id = self.shown.id;
         let mut pages = 0;
         let mut zeroed = RangeSet::default();
         let (mut hashes, mut sent) = (std::mem::take(&mut self.hashes), std::mem::take(&mut self.sent));
-        let read = |batch: &Batch| self.read_batch(id, batch);
+        let read = |batch: &Batch| self.shown.read_batch(batch);
         let done = look(&batches(wanted.into_iter().map(|r| (r, How::default()))), &read, |look| {
             for (from, to, change) in changes(&look, &mut hashes) {
                 let range = PageRange::new(look.start + from as u64, look.start + to as u64);
                 match change {
                     Change::Zero => sent.within(range).for_each(|r| zeroed.insert(r)),
+                    Change::New if later.is_some() => later.iter_mut().for_each(|later| later.insert(range)),
                     Change::New => {
                         pages += range.pages();
                         sent.insert(range);

@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 use super::PreloadError;
 use super::heat::Heat;
 use super::huge;
+use super::lazy;
 use super::look::{Batch, How, Look, batches, cut, look};
 use crate::dirty::Found;
 use crate::image::memory::Layout;
@@ -47,6 +48,8 @@ pub struct Pusher {
     exact: bool,
     heat: Heat,
     begun: bool,
+    /// What rounds leave out; it stays owed.
+    withheld: RangeSet,
 }
 
 /// What a round did.
@@ -69,6 +72,7 @@ enum Verdict {
     Send,
     Zero,
     Hold,
+    Later,
     Unchanged,
 }
 
@@ -82,6 +86,10 @@ struct Round {
     /// Held back until now: sent even if they did not change since they were last looked at.
     stale: RangeSet,
     last: bool,
+    /// May come after the process: not sent in the freeze.
+    may_wait: RangeSet,
+    /// Of that, what the target does not have.
+    later: RangeSet,
 }
 
 impl Pusher {
@@ -89,8 +97,8 @@ impl Pusher {
     pub fn new(pid: i32, exact: bool) -> Result<Self, PreloadError> {
         let mem = ProcMem::open(pid).map_err(|source| PreloadError::Memory { pid, addr: 0, source })?;
         let (sent, zeroes, owed) = (RangeSet::default(), RangeSet::default(), RangeSet::default());
-        let (seen, heat) = (PageMap::default(), Heat::default());
-        Ok(Pusher { pid, mem, sent, zeroes, owed, seen, exact, heat, begun: false })
+        let (seen, heat, withheld) = (PageMap::default(), Heat::default(), RangeSet::default());
+        Ok(Pusher { pid, mem, sent, zeroes, owed, seen, exact, heat, begun: false, withheld })
     }
 
     /// The target is about to lose what was in place there: it is owed again, should it still exist. The layouts of a
@@ -108,9 +116,14 @@ impl Pusher {
         }
     }
 
+    /// The rounds from now on leave this out: it comes after the process.
+    pub fn withhold(&mut self, lazy: RangeSet) {
+        self.withheld = lazy;
+    }
+
     /// Pages that are held back until the freeze.
     pub fn held(&self) -> u64 {
-        self.heat.held().pages()
+        pages_without(self.heat.held(), &self.withheld)
     }
 
     /// Sends what a round found.
@@ -125,7 +138,7 @@ impl Pusher {
         found.iter().filter(|f| f.private_data()).for_each(|f| self.owed.insert(f.range));
         if self.exact {
             let written: RangeSet = split(layout, found).0.into_iter().map(|(range, _)| range).collect();
-            round.sent.written = written.pages();
+            round.sent.written = pages_without(&written, &self.withheld);
             if !first {
                 let sorted = self.heat.round(written);
                 self.owed.subtract(&sorted.hot);
@@ -149,16 +162,20 @@ impl Pusher {
         Ok(round.sent)
     }
 
-    /// Sends what the last scan found written, and takes back what is there no more.
+    /// Sends what the last scan found written, and takes back what is there no more. Of what may wait nothing is sent:
+    /// what the target lacks of it is returned, and where pages are written often.
     pub fn last(
         &mut self,
         layout: &Layout,
         found: &[Found],
+        may_wait: &RangeSet,
         sink: &mut impl PageSink,
-    ) -> Result<Sent, PreloadError> {
+    ) -> Result<(Sent, RangeSet, Vec<RangeSet>), PreloadError> {
         let (present, _) = split(layout, found);
         let written: Vec<Found> = found.iter().filter(|f| f.written).copied().collect();
-        let mut round = Round { last: true, ..Round::default() };
+        let mut round = Round { last: true, may_wait: may_wait.clone(), ..Round::default() };
+        let often = if may_wait.is_empty() { Vec::new() } else { self.heat.often() };
+        self.withheld = RangeSet::default();
         written.iter().filter(|f| f.private_data()).for_each(|f| self.owed.insert(f.range));
         self.dropped(layout, found).iter().for_each(|r| self.owed.insert(*r));
         let held = self.heat.release();
@@ -167,7 +184,12 @@ impl Pusher {
             // they were looked at without being sent
             round.stale = held;
         }
+        if !may_wait.is_empty() {
+            round.later = self.postpone(may_wait, &present);
+        }
         self.pay(layout, &written, &mut round, sink)?;
+        lazy::whole_pages(layout, &mut round.later);
+        self.sent.subtract(&round.later);
         if let Some(lost) = present.iter().find_map(|(range, _)| self.owed.within(*range).next()) {
             let source = std::io::Error::other("the page is there and cannot be read");
             return Err(PreloadError::Memory { pid: self.pid, addr: lost.start, source });
@@ -187,7 +209,29 @@ impl Pusher {
             sink.gone(gone)?;
         }
         round.sent.written = round.sent.pages;
-        Ok(round.sent)
+        Ok((round.sent, round.later, often))
+    }
+
+    /// Takes what may wait off what is owed, and returns what the target certainly lacks of it. Where contents tell what was
+    /// written, what the target has in some form stays owed: it is compared.
+    fn postpone(&mut self, may_wait: &RangeSet, present: &[Run]) -> RangeSet {
+        let mut has = self.sent.clone();
+        self.zeroes.iter().for_each(|r| has.insert(r));
+        let (mut lacks, mut compared) = (RangeSet::default(), RangeSet::default());
+        for part in present.iter().flat_map(|(range, _)| may_wait.within(*range)) {
+            has.gaps(part).into_iter().for_each(|r| lacks.insert(r));
+            for written in self.owed.within(part) {
+                if self.exact {
+                    lacks.insert(written);
+                } else {
+                    has.within(written).for_each(|r| compared.insert(r));
+                }
+            }
+        }
+        // what is owed and not present has nothing behind it any more, and goes if it was sent
+        self.owed.subtract(may_wait);
+        compared.iter().for_each(|r| self.owed.insert(r));
+        lacks
     }
 
     /// Huge pages that are marked clean and are not what was sent.
@@ -216,9 +260,12 @@ impl Pusher {
         let (mut cold, mut warm) = (Vec::new(), Vec::new());
         for owed in std::mem::take(&mut self.owed).iter() {
             known.gaps(owed).into_iter().for_each(|gap| self.owed.insert(gap));
+            self.withheld.within(owed).for_each(|part| self.owed.insert(part));
             let of = |range| Found { range, file: false, zero: false, written: true };
-            warm.extend(self.heat.warm(owed).map(of));
-            cold.extend(self.heat.cold(owed).into_iter().map(of));
+            for now in self.withheld.gaps(owed) {
+                warm.extend(self.heat.warm(now).map(of));
+                cold.extend(self.heat.cold(now).into_iter().map(of));
+            }
         }
         let runs = [split(layout, &cold).0, split(layout, &warm).0].concat();
         let runs: Vec<Run> = runs
@@ -273,6 +320,7 @@ impl Pusher {
                     sink.pages(range.start, look.data.slice(from..to))?;
                 }
                 Verdict::Unchanged => round.sent.unchanged += range.pages(),
+                Verdict::Later => round.later.insert(range),
                 Verdict::Hold => {}
             }
         }
@@ -285,14 +333,15 @@ impl Pusher {
             self.seen.set(at, 0);
             return Verdict::Zero;
         }
-        let Some(&hash) = look.hashes.get(i) else { return Verdict::Send };
         let page = PageRange::new(at, at + PAGE_SIZE);
+        let send = if round.may_wait.overlaps(page) { Verdict::Later } else { Verdict::Send };
+        let Some(&hash) = look.hashes.get(i) else { return send };
         if self.seen.set(at, hash) != hash {
             round.changed.insert(page);
             let hold = !round.last && !self.exact && self.heat.hot_if_written(page);
-            return if hold { Verdict::Hold } else { Verdict::Send };
+            return if hold { Verdict::Hold } else { send };
         }
-        if round.stale.overlaps(page) { Verdict::Send } else { Verdict::Unchanged }
+        if round.stale.overlaps(page) { send } else { Verdict::Unchanged }
     }
 }
 
@@ -319,6 +368,10 @@ fn read_range(pid: i32, mem: &ProcMem, range: PageRange) -> Vec<(u64, Bytes)> {
             mem.read(page.start, &mut buffer).ok().map(|()| (page.start, buffer.freeze()))
         })
         .collect()
+}
+
+fn pages_without(set: &RangeSet, without: &RangeSet) -> u64 {
+    set.pages() - set.iter().flat_map(|r| without.within(r)).map(|r| r.pages()).sum::<u64>()
 }
 
 /// The private pages with content among what was found, mapping by mapping; and those that are the zero page.

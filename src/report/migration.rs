@@ -152,7 +152,7 @@ pub struct FreezeParts {
 }
 
 /// Pages fetched on demand after the process was let go.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct LazyStats {
     /// Pages that came late.
     pub pages: u64,
@@ -165,6 +165,27 @@ pub struct LazyStats {
     /// From the resume to the last page.
     #[serde(serialize_with = "three_decimals")]
     pub ms: f64,
+    /// Pages that turned out to be zero when they were asked for.
+    #[serde(default)]
+    pub zero_pages: u64,
+    /// Pages that the process gave up before they came.
+    #[serde(default)]
+    pub dropped_pages: u64,
+    /// Pages that arrived and were there already.
+    #[serde(default)]
+    pub sent_twice: u64,
+    /// Faults on pages with nothing behind them, answered with zeroes on the spot.
+    #[serde(default)]
+    pub zero_faults: u64,
+    /// How many waits took how long: at most so many microseconds, count.
+    #[serde(default)]
+    pub waits: Vec<(u64, u64)>,
+    /// The longest wait, in microseconds.
+    #[serde(default)]
+    pub max_us: u64,
+    /// How often a lane had to be opened anew.
+    #[serde(default)]
+    pub reconnects: u64,
 }
 
 impl MigrationReport {
@@ -228,7 +249,7 @@ fn rounded(ms: f64) -> f64 {
 mod tests {
     use super::*;
 
-    const GOLDEN: &str = r#"{"id":"a1","outcome":"moved","pid":4242,"target":"10.0.0.2:3490","target_pid":4242,"pid_mode":"same","processes":1,"threads":4,"tracker":"wp-scan","resident_bytes":268435456,"attach_ms":1.235,"precopy_ms":640.0,"rounds":[{"pages":65536,"bytes_on_wire":268500000,"ms":640.125,"dirty_pages_per_s":1000,"why_next":"2.6 MiB left","written_pages":65536,"held_pages":0,"scan_ms":2.5,"throttle_percent":0,"predicted_freeze_ms":null}],"freeze_ms":4.2,"freeze_parts":{"stop":0.4,"capture":0.5,"scan":0.6,"send":0.7,"apply":0.8,"commit":0.9,"resume":0.1},"final_pages":12,"bytes_on_wire":268600000,"verified":true,"lazy":{"pages":0,"faults":0,"fault_p50_us":0,"fault_p99_us":0,"ms":0.0},"observed_gap_ms":5.125,"error":null,"tracker_reason":"as asked for","predicted_freeze_ms":4.5,"predicted_freeze_parts":{"stop":0.0,"capture":4.5,"scan":0.0,"send":0.0,"apply":0.0,"commit":0.0,"resume":0.0}}"#;
+    const GOLDEN: &str = r#"{"id":"a1","outcome":"moved","pid":4242,"target":"10.0.0.2:3490","target_pid":4242,"pid_mode":"same","processes":1,"threads":4,"tracker":"wp-scan","resident_bytes":268435456,"attach_ms":1.235,"precopy_ms":640.0,"rounds":[{"pages":65536,"bytes_on_wire":268500000,"ms":640.125,"dirty_pages_per_s":1000,"why_next":"2.6 MiB left","written_pages":65536,"held_pages":0,"scan_ms":2.5,"throttle_percent":0,"predicted_freeze_ms":null}],"freeze_ms":4.2,"freeze_parts":{"stop":0.4,"capture":0.5,"scan":0.6,"send":0.7,"apply":0.8,"commit":0.9,"resume":0.1},"final_pages":12,"bytes_on_wire":268600000,"verified":true,"lazy":{"pages":0,"faults":0,"fault_p50_us":0,"fault_p99_us":0,"ms":0.0,"zero_pages":0,"dropped_pages":0,"sent_twice":0,"zero_faults":0,"waits":[],"max_us":0,"reconnects":0},"observed_gap_ms":5.125,"error":null,"tracker_reason":"as asked for","predicted_freeze_ms":4.5,"predicted_freeze_parts":{"stop":0.0,"capture":4.5,"scan":0.0,"send":0.0,"apply":0.0,"commit":0.0,"resume":0.0}}"#;
 
     fn sample() -> MigrationReport {
         MigrationReport {

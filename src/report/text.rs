@@ -13,7 +13,7 @@
 
 use std::fmt::Write as _;
 
-use super::{MigrationReport, Outcome, PidMode, Size, human_ms};
+use super::{LazyStats, MigrationReport, Outcome, PidMode, Size, human_ms};
 
 const BAR_WIDTH: f64 = 24.0;
 /// Below this the difference between the freeze and the sum of its parts is clock noise.
@@ -29,8 +29,9 @@ pub fn render(report: &MigrationReport) -> String {
     if report.freeze_ms > 0.0 {
         freeze(&mut out, report);
     }
-    if report.lazy.pages > 0 {
-        line(&mut out, "lazy", &lazy(report));
+    let late = &report.lazy;
+    if late.pages + late.zero_pages + late.faults > 0 {
+        lazy(&mut out, late);
     }
     if let Some(gap) = report.observed_gap_ms {
         line(&mut out, "gap", &format!("{} was the longest silence the process itself saw", human_ms(gap)));
@@ -124,16 +125,35 @@ fn part(out: &mut String, name: &str, ms: f64, whole: f64) {
     let _ = writeln!(out, "{}", row.trim_end());
 }
 
-fn lazy(report: &MigrationReport) -> String {
-    let lazy = &report.lazy;
-    format!(
+fn lazy(out: &mut String, lazy: &LazyStats) {
+    let waits = format!(
         "{} pages came after the resume, within {}; {} waits, p50 {} µs, p99 {} µs",
         lazy.pages,
         human_ms(lazy.ms),
         lazy.faults,
         lazy.fault_p50_us,
         lazy.fault_p99_us
-    )
+    );
+    line(out, "lazy", &waits);
+    let all: u64 = lazy.waits.iter().map(|(_, count)| count).sum();
+    for (at_most, count) in lazy.waits.iter().filter(|(_, count)| *count > 0) {
+        let share = *count as f64 / all as f64;
+        let bar = "█".repeat((share * BAR_WIDTH).round() as usize);
+        let row = format!("    ≤ {at_most:>8} µs {count:>9}  {:>3.0}%  {bar}", share * 100.0);
+        let _ = writeln!(out, "{}", row.trim_end());
+    }
+    let others = [
+        (lazy.zero_pages, "were zero"),
+        (lazy.dropped_pages, "were given up before they came"),
+        (lazy.zero_faults, "were new, and zero on the spot"),
+    ];
+    let mut said: Vec<String> =
+        others.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
+    said.push(format!("{} were sent twice", lazy.sent_twice));
+    if lazy.reconnects > 0 {
+        said.push(format!("lanes opened anew {} times", lazy.reconnects));
+    }
+    let _ = writeln!(out, "    pages: {}", said.join("; "));
 }
 
 fn verified(report: &MigrationReport) -> &'static str {
@@ -154,7 +174,7 @@ fn line(out: &mut String, name: &str, text: &str) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{FreezeParts, LazyStats, Round};
+    use super::super::{FreezeParts, Round};
     use super::*;
 
     fn moved() -> MigrationReport {
@@ -243,10 +263,24 @@ verified  every page hashed at both ends while frozen: all equal
 
     #[test]
     fn late_pages_and_a_missing_check_are_said() {
-        let lazy = LazyStats { pages: 10, faults: 3, fault_p50_us: 90, fault_p99_us: 400, ms: 12.0 };
+        let lazy = LazyStats {
+            pages: 10,
+            faults: 3,
+            fault_p50_us: 90,
+            fault_p99_us: 400,
+            ms: 12.0,
+            waits: vec![(64, 0), (128, 2), (512, 1)],
+            zero_pages: 4,
+            ..LazyStats::default()
+        };
         let text = render(&MigrationReport { lazy, verified: false, ..moved() });
         assert!(
             text.contains("10 pages came after the resume, within 12.0 ms; 3 waits, p50 90 µs"),
+            "{text}"
+        );
+        assert!(text.contains("    ≤      128 µs         2   67%  ████████████████\n"), "{text}");
+        assert!(
+            text.contains("    pages: 4 were zero; 0 were sent twice\n") && !text.contains("64 µs"),
             "{text}"
         );
         assert!(text.contains("verified  no (run with --verify"), "{text}");

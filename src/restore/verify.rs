@@ -6,19 +6,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::RestoreError;
 use super::objects::Objects;
 use super::skeleton::Skeleton;
-use crate::image::ObjectId;
 use crate::image::memory::Layout;
+use crate::image::{ObjectId, RangeSet};
 use crate::state::digest;
 use crate::transport::protocol::AreaDigest;
 
 /// Hashes of all memory here.
 pub fn hash(skeleton: &Skeleton, objects: &Objects) -> Result<Vec<AreaDigest>, RestoreError> {
-    let mut all: Vec<AreaDigest> = digest::private(skeleton.pid, &skeleton.layout)?
+    let mut all: Vec<AreaDigest> = digest::private(skeleton.pid, &skeleton.layout, &RangeSet::default())?
         .into_iter()
         .map(|(start, pages, hash)| AreaDigest { start, object: None, pages, hash })
         .collect();
     for (id, file) in objects.iter() {
-        let (start, pages, hash) = digest::object(id, file)?;
+        let (start, pages, hash) = digest::object(id, file, &RangeSet::default())?;
         all.push(AreaDigest { start, object: Some(id), pages, hash });
     }
     Ok(all)

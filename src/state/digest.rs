@@ -12,7 +12,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::error::StateError;
 use crate::image::memory::Layout;
-use crate::image::{Backing, ObjectId, PAGE_SIZE, PageRange, Vma};
+use crate::image::{Backing, ObjectId, PAGE_SIZE, PageRange, RangeSet, Vma};
 use crate::sys::pagemap;
 use crate::sys::process::{ProcMem, read_memory};
 
@@ -23,12 +23,12 @@ const PIECE: u64 = 1024 * 1024;
 /// forgery; the peer is trusted).
 pub type Digest = (u64, u64, u128);
 
-/// Hashes all private mappings of a layout: start address, pages, hash.
-pub fn private(pid: i32, layout: &Layout) -> Result<Vec<Digest>, StateError> {
+/// Hashes all private mappings of a layout, without the pages in `except`: start address, pages, hash.
+pub fn private(pid: i32, layout: &Layout, except: &RangeSet) -> Result<Vec<Digest>, StateError> {
     let pagemap =
         File::open(format!("/proc/{pid}/pagemap")).map_err(StateError::io(pid, "opening the page map"))?;
     let mem = ProcMem::open(pid).map_err(StateError::io(pid, "opening the memory"))?;
-    merged(layout).into_iter().map(|vma| private_vma(pid, &vma, &pagemap, &mem)).collect()
+    merged(layout).into_iter().map(|vma| private_vma(pid, &vma, except, &pagemap, &mem)).collect()
 }
 
 /// Neighbouring pieces of one mapping count as one: the two sides may have them split differently.
@@ -47,13 +47,19 @@ fn merged(layout: &Layout) -> Vec<Vma> {
     all
 }
 
-fn private_vma(pid: i32, vma: &Vma, pagemap: &File, mem: &ProcMem) -> Result<Digest, StateError> {
+fn private_vma(
+    pid: i32,
+    vma: &Vma,
+    except: &RangeSet,
+    pagemap: &File,
+    mem: &ProcMem,
+) -> Result<Digest, StateError> {
     let mut ranges = Vec::new();
     pagemap::private_pages(pagemap, vma.start, vma.end, |start, end| ranges.push(PageRange::new(start, end)))
         .map_err(StateError::errno(pid, "scanning the pages"))?;
     let mut hasher = PageHasher::new(vma.backing == Backing::Anonymous);
     let mut buffer = vec![0; PIECE as usize];
-    for piece in ranges.into_iter().flat_map(|r| r.chunks(PIECE)) {
+    for piece in ranges.into_iter().flat_map(|r| except.gaps(r)).flat_map(|r| r.chunks(PIECE)) {
         let bytes = &mut buffer[..piece.len() as usize];
         if read_memory(pid, piece.start, bytes).is_err() {
             mem.read(piece.start, bytes)
@@ -64,12 +70,13 @@ fn private_vma(pid: i32, vma: &Vma, pagemap: &File, mem: &ProcMem) -> Result<Dig
     Ok(hasher.digest(vma.start))
 }
 
-/// Hashes the content of a shared object.
-pub fn object(id: ObjectId, file: &File) -> Result<Digest, StateError> {
+/// Hashes the content of a shared object, without the pages in `except`.
+pub fn object(id: ObjectId, file: &File, except: &RangeSet) -> Result<Digest, StateError> {
     let failed = |e| StateError::io(0, format!("reading the memory object {}", id.ino))(e);
     let mut hasher = PageHasher::new(true);
     let mut buffer = vec![0; PIECE as usize];
-    for piece in data_ranges(file).map_err(failed)?.into_iter().flat_map(|r| r.chunks(PIECE)) {
+    let ranges = data_ranges(file).map_err(failed)?;
+    for piece in ranges.into_iter().flat_map(|r| except.gaps(r)).flat_map(|r| r.chunks(PIECE)) {
         let bytes = &mut buffer[..piece.len() as usize];
         bytes.fill(0);
         read_up_to(file, piece.start, bytes).map_err(failed)?;

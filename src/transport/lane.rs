@@ -10,6 +10,7 @@
 //!   Lane{id, Urgent|Bulk} ────────────────▶ (ulpm serve: from here on bytes are passed on)
 //!          ◀──────────────────────────────── Want(ranges)
 //!   LAZY_PAGES* | Zero ───────────────────▶ places them
+//!          ◀──────────────────────────────── [Placed(ranges)]
 //!          ◀──────────────────────────────── Whole(report) | Ended(why)
 //!   Bye ──────────────────────────────────▶
 //! ```
@@ -62,6 +63,8 @@ pub enum FromHolder {
     Whole(Box<LazyReport>),
     /// The process has ended, or lives on without the memory that is outstanding: the copy at the source may go.
     Ended(String),
+    /// These are in place, or given up, and will never be asked for again: the source may free them (`--release-source`).
+    Placed(Vec<LazyRange>),
 }
 
 /// From source to holder, besides [pages](PagesHead).

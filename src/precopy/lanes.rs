@@ -1,0 +1,399 @@
+//! The lanes of the source: two OS threads, each with a connection of its own, that answer what the holder at the target
+//! asks for.
+//!
+//! A thread connects before the freeze, waits until the process is stopped and the target knows what is outstanding, and
+//! says which lane it is. When its connection breaks, or nothing arrives on it for a while, it connects anew, for ever: the
+//! holder asks again for what has not arrived. It ends when the holder has said that nothing more is needed, when the
+//! stopped process is gone, or when it is told to.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::MigrateError;
+use super::link::silence;
+use super::page_server::{Answer, Memory, Unanswerable};
+use crate::image::PAGE_SIZE;
+use crate::tracee::together::Urgent;
+use crate::transport::lane::{FromHolder, FromSource, LaneKind, LazyRange, LazyReport};
+use crate::transport::protocol::{MigrationId, ToSource, ToTarget, cap, kind};
+use crate::transport::wire::Frame;
+use crate::transport::{Connected, Identity, TrustStore, Wire, WireError, connect, open_wire};
+
+/// Pauses before connecting again: from, to.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// How long connecting anew may take.
+const CONNECTING: Duration = Duration::from_secs(3);
+
+/// How long nothing at all may arrive.
+const SILENCE: Duration = Duration::from_secs(2);
+
+/// How often an idle lane sees whether the stopped process is still there.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// How long the last word may take to arrive.
+const LAST_WORD: Duration = Duration::from_secs(2);
+
+/// Whither, and what for.
+#[derive(Clone, Debug)]
+pub struct Road {
+    /// `ULPM_HOME`.
+    pub home: PathBuf,
+    /// `HOST[:PORT]`.
+    pub to: String,
+    /// The migration.
+    pub id: MigrationId,
+    /// Time limit of the first connection.
+    pub limit: Duration,
+}
+
+/// What a lane tells.
+#[derive(Debug)]
+pub enum Heard {
+    /// It is connected for the first time.
+    Ready,
+    /// It could not be connected at first; it goes on trying.
+    NotYet(MigrateError),
+    /// Nothing is outstanding.
+    Whole(Box<LazyReport>),
+    /// The process at the target needs nothing any more, and why.
+    Ended(String),
+    /// These will not be asked for again.
+    Placed(Vec<LazyRange>),
+    /// The copy here is gone; the target has been told.
+    Lost(String),
+    /// The target does not know (any more) what the lane is for.
+    Refused(String),
+}
+
+/// What has been answered.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    /// Pages sent with content.
+    pub pages: AtomicU64,
+    /// Pages said to be zero.
+    pub zero_pages: AtomicU64,
+    /// Bytes of content.
+    pub bytes: AtomicU64,
+    /// Times that a lane that had worked was opened anew.
+    pub reconnects: AtomicU64,
+}
+
+#[derive(Clone, Debug)]
+enum Order {
+    Wait,
+    Serve(Arc<Memory>),
+    /// There is nothing to serve from: the target is to be told so.
+    Tell(String),
+    Close(String),
+}
+
+/// Both lanes.
+#[derive(Debug)]
+pub struct Lanes {
+    orders: watch::Sender<Order>,
+    heard: Receiver<Heard>,
+    traffic: Arc<Traffic>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Lanes {
+    /// Begins to connect both.
+    pub fn open(road: &Road) -> Result<Self, MigrateError> {
+        let failed = |source| MigrateError::Here { step: "starting a lane", source };
+        let (orders, told) = watch::channel(Order::Wait);
+        let (tell, heard) = channel();
+        let mut lanes = Lanes { orders, heard, traffic: Arc::default(), threads: Vec::new() };
+        for (what, name) in [(LaneKind::Urgent, "lane-urgent"), (LaneKind::Bulk, "lane-bulk")] {
+            let lane = Lane {
+                kind: what,
+                road: road.clone(),
+                identity: Identity::load_or_create(&road.home)?,
+                orders: told.clone(),
+                tell: tell.clone(),
+                traffic: lanes.traffic.clone(),
+            };
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+            let run = move || {
+                let _urgent = (what == LaneKind::Urgent).then(Urgent::begin);
+                runtime.block_on(lane.run());
+                // a name lookup that hangs must not hold us
+                runtime.shutdown_background();
+            };
+            let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run).map_err(failed)?;
+            lanes.threads.push(thread);
+        }
+        Ok(lanes)
+    }
+
+    /// From now on they answer, from this memory.
+    pub fn serve(&self, memory: Arc<Memory>) {
+        self.order(Order::Serve(memory));
+    }
+
+    /// There is nothing that could be served: the target is told.
+    pub fn tell_lost(&self, why: &str) {
+        self.order(Order::Tell(why.to_owned()));
+    }
+
+    /// What one of them tells next, if it does within that time.
+    pub fn hear(&self, patience: Duration) -> Option<Heard> {
+        match self.heard.recv_timeout(patience) {
+            Ok(heard) => Some(heard),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => {
+                std::thread::sleep(patience);
+                None
+            }
+        }
+    }
+
+    /// What has been answered so far.
+    pub fn traffic(&self) -> &Traffic {
+        &self.traffic
+    }
+
+    /// Closes both.
+    pub fn close(mut self, reason: &str) {
+        self.end(reason);
+    }
+
+    fn end(&mut self, reason: &str) {
+        self.order(Order::Close(reason.to_owned()));
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+
+    fn order(&self, order: Order) {
+        self.orders.send_replace(order);
+    }
+}
+
+impl Drop for Lanes {
+    fn drop(&mut self) {
+        self.end("given up");
+    }
+}
+
+/// Why a lane broke.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error("the connection of the lane broke")]
+    Wire(#[from] WireError),
+    #[error("nothing arrived for {} ms", SILENCE.as_millis())]
+    Silent,
+    #[error("the target refused it: {0}")]
+    Refused(String),
+    #[error(transparent)]
+    Nonsense(#[from] Unanswerable),
+}
+
+struct Lane {
+    kind: LaneKind,
+    road: Road,
+    identity: Identity,
+    orders: watch::Receiver<Order>,
+    tell: Sender<Heard>,
+    traffic: Arc<Traffic>,
+}
+
+impl Lane {
+    async fn run(mut self) {
+        let mut orders = self.orders.clone();
+        tokio::select! {
+            () = self.keep_going() => {}
+            _ = orders.wait_for(|order| matches!(order, Order::Close(_))) => {}
+        }
+    }
+
+    /// Connects and serves until the last word.
+    async fn keep_going(&mut self) {
+        let mut pause = BACKOFF.0;
+        let mut limit = self.road.limit;
+        let mut ready = false;
+        loop {
+            match self.connect(limit).await {
+                Err(e) if !ready => {
+                    self.say(Heard::NotYet(e));
+                    ready = true;
+                }
+                Err(e) => tracing::debug!(lane = ?self.kind, error = %crate::sys::chain(&e), "not connected"),
+                Ok(connected) => {
+                    if !std::mem::replace(&mut ready, true) {
+                        self.say(Heard::Ready);
+                    }
+                    let begun = std::time::Instant::now();
+                    match self.use_it(&connected).await {
+                        Ok(last) => {
+                            self.say(last);
+                            return self.until_closed(connected).await;
+                        }
+                        Err(e) => {
+                            tracing::info!(lane = ?self.kind, error = %crate::sys::chain(&e), "a lane broke");
+                            if let Broken::Refused(why) = e {
+                                self.say(Heard::Refused(why));
+                            } else if matches!(*self.orders.borrow(), Order::Serve(_)) {
+                                self.traffic.reconnects.fetch_add(1, Ordering::Relaxed);
+                            }
+                        }
+                    }
+                    if begun.elapsed() > BACKOFF.1 {
+                        pause = BACKOFF.0;
+                    }
+                    connected.connection.close(0u32.into(), b"again");
+                }
+            }
+            limit = CONNECTING;
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(BACKOFF.1);
+        }
+    }
+
+    fn say(&self, heard: Heard) {
+        // nobody listens any more: then nobody needs to know
+        let _ = self.tell.send(heard);
+    }
+
+    async fn connect(&self, limit: Duration) -> Result<Connected, MigrateError> {
+        Ok(connect(&self.identity, &TrustStore::new(&self.road.home), &self.road.to, limit).await?)
+    }
+
+    async fn until_closed(&mut self, connected: Connected) {
+        let reason = match self.orders.wait_for(|order| matches!(order, Order::Close(_))).await.as_deref() {
+            Ok(Order::Close(reason)) => reason.clone(),
+            _ => String::new(),
+        };
+        connected.close(&reason).await;
+    }
+
+    /// Serves on a connection, until the last word.
+    async fn use_it(&mut self, connected: &Connected) -> Result<Heard, Broken> {
+        let connection = &connected.connection;
+        let mut orders = self.orders.clone();
+        let order = tokio::select! {
+            order = orders.wait_for(|order| !matches!(order, Order::Wait)) => match order {
+                Ok(order) => order.clone(),
+                Err(_) => return std::future::pending().await,
+            },
+            lost = connection.closed() => return Err(WireError::Open(lost).into()),
+        };
+        let mut wire = open_wire(connection, cap).await?;
+        let begin = ToTarget::Lane { id: self.road.id.clone(), lane: self.kind };
+        wire.send_msg(kind::CONTROL, &begin).await?;
+        let served = async {
+            match order {
+                Order::Serve(memory) => self.serve(&mut wire, &memory).await,
+                Order::Tell(why) => self.lost(&mut wire, why).await,
+                Order::Wait | Order::Close(_) => std::future::pending().await,
+            }
+        };
+        let last = tokio::select! {
+            last = served => last?,
+            () = silence(Some(connection.clone()), SILENCE) => return Err(Broken::Silent),
+        };
+        // the last word must not be overtaken by the close; if it is lost, the process runs all the same
+        let _ = tokio::time::timeout(LAST_WORD, wire.send.finish()).await;
+        Ok(last)
+    }
+
+    async fn serve(&self, wire: &mut Wire, memory: &Memory) -> Result<Heard, Broken> {
+        loop {
+            // receiving is cancel-safe: what has arrived is kept
+            let Ok(frame) = tokio::time::timeout(LOOK, wire.recv.recv()).await else {
+                if memory.lives() {
+                    continue;
+                }
+                return self
+                    .lost(wire, "the stopped copy at the source has been ended there".to_owned())
+                    .await;
+            };
+            match understand(&frame?)? {
+                FromHolder::Want(ranges) => {
+                    for wanted in ranges {
+                        match self.answer(wire, memory, wanted).await {
+                            Err(Broken::Nonsense(e)) if !matches!(e, Unanswerable::Foreign(_)) => {
+                                return self.lost(wire, e.to_string()).await;
+                            }
+                            answered => answered?,
+                        }
+                    }
+                }
+                FromHolder::Placed(ranges) => self.say(Heard::Placed(ranges)),
+                FromHolder::Whole(report) => {
+                    wire.send_msg(kind::CONTROL, &FromSource::Bye).await?;
+                    return Ok(Heard::Whole(report));
+                }
+                FromHolder::Ended(why) => {
+                    wire.send_msg(kind::CONTROL, &FromSource::Bye).await?;
+                    return Ok(Heard::Ended(why));
+                }
+            }
+        }
+    }
+
+    async fn lost(&self, wire: &mut Wire, why: String) -> Result<Heard, Broken> {
+        wire.send_msg(kind::CONTROL, &FromSource::Lost(why.clone())).await?;
+        Ok(Heard::Lost(why))
+    }
+
+    async fn answer(&self, wire: &mut Wire, memory: &Memory, wanted: LazyRange) -> Result<(), Broken> {
+        let mut zero: Vec<LazyRange> = Vec::new();
+        for piece in memory.pieces(wanted)? {
+            for answer in memory.answer(&piece)? {
+                match answer {
+                    Answer::Zero(range) => append(&mut zero, range),
+                    Answer::Pages(head, content) => {
+                        self.zero(wire, &mut zero).await?;
+                        let bytes = content.len() as u64;
+                        wire.send.send_bytes(kind::LAZY_PAGES, &head.encode(), content).await?;
+                        self.traffic.pages.fetch_add(bytes / PAGE_SIZE, Ordering::Relaxed);
+                        self.traffic.bytes.fetch_add(bytes, Ordering::Relaxed);
+                    }
+                }
+            }
+        }
+        self.zero(wire, &mut zero).await
+    }
+
+    /// Says what is zero, before anything that comes after it.
+    async fn zero(&self, wire: &mut Wire, zero: &mut Vec<LazyRange>) -> Result<(), Broken> {
+        if zero.is_empty() {
+            return Ok(());
+        }
+        let ranges = std::mem::take(zero);
+        let pages: u64 = ranges.iter().map(|z| z.range.pages()).sum();
+        wire.send_msg(kind::CONTROL, &FromSource::Zero(ranges)).await?;
+        self.traffic.zero_pages.fetch_add(pages, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// What one piece ends with, the next may go on with.
+fn append(zero: &mut Vec<LazyRange>, range: LazyRange) {
+    match zero.last_mut() {
+        Some(last) if last.object == range.object && last.range.end == range.range.start => {
+            last.range.end = range.range.end;
+        }
+        _ => zero.push(range),
+    }
+}
+
+/// What the holder says, or `ulpm serve` in its place.
+fn understand(frame: &Frame) -> Result<FromHolder, Broken> {
+    if let Ok(ToSource::Failed(why)) = frame.decode::<ToSource>() {
+        return Err(Broken::Refused(why));
+    }
+    Ok(frame.decode::<FromHolder>()?)
+}
+
+#[cfg(test)]
+#[path = "lanes_tests.rs"]
+mod tests;

@@ -1,0 +1,242 @@
+//! The lazy phase at the source: the process runs at the target, and its memory follows from the stopped copy here.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::MigrateError;
+use super::control::{Control, Phase};
+use super::lanes::{Heard, Lanes, Road};
+use super::link::Link;
+use super::page_server::Memory;
+use super::session::Progress;
+use super::settle::{Answer, ask_once};
+use crate::image::RangeSet;
+use crate::image::memory::Layout;
+use crate::preload::agent::Agent;
+use crate::preload::lazy::Later;
+use crate::report::LazyStats;
+use crate::transport::lane::{LazyPlan, LazyRange, LazyReport};
+use crate::transport::protocol::ToTarget;
+
+/// How often those who watch are told something.
+const TELL: Duration = Duration::from_millis(100);
+
+/// How often the target is asked about a lane that it refuses.
+const ASK: Duration = Duration::from_secs(2);
+
+/// What the user wants of the lazy phase.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LazyOptions {
+    /// `--lazy`: nothing that can come later goes ahead.
+    pub from_start: bool,
+    /// `--lazy-after`.
+    pub after: Option<usize>,
+    /// `--lazy-patience`.
+    pub patience: Duration,
+    /// `--release-source`.
+    pub release: bool,
+}
+
+impl Default for LazyOptions {
+    fn default() -> Self {
+        LazyOptions { from_start: false, after: None, patience: Duration::from_secs(600), release: false }
+    }
+}
+
+/// How the lazy phase ended.
+#[derive(Debug)]
+pub enum Arrived {
+    /// All memory is there. No report if the target had already forgotten about it.
+    Whole(Option<Box<LazyReport>>),
+    /// The process at the target has ended, or begun another program.
+    Ended(String),
+}
+
+/// The lazy phase, from the lanes' first connection.
+#[derive(Debug)]
+pub struct Late {
+    lanes: Lanes,
+    road: Road,
+    /// Pages that were outstanding.
+    outstanding: u64,
+    /// Of the stopped process.
+    memory: Option<Arc<Memory>>,
+    /// Its mappings.
+    layout: Layout,
+}
+
+impl Late {
+    /// Connects both lanes, before the freeze.
+    pub fn open(road: Road, link: &mut Link) -> Result<Self, MigrateError> {
+        let lanes = Lanes::open(&road)?;
+        let mut ready = 0;
+        while ready < 2 {
+            match lanes.hear(Duration::from_millis(1)) {
+                Some(Heard::Ready) => ready += 1,
+                Some(Heard::NotYet(e)) => return Err(e),
+                _ => link.idle(Duration::from_millis(5))?,
+            }
+        }
+        Ok(Late { lanes, road, outstanding: 0, memory: None, layout: Layout::default() })
+    }
+
+    /// Of a process that was left stopped here, and that runs at the target without all its memory.
+    pub fn resume(road: Road, pid: i32, began: u64) -> Result<Self, MigrateError> {
+        let lanes = Lanes::open(&road)?;
+        // hashes are sent with it: whether the other side looks at them is its affair
+        match Memory::of_left(pid, began, true) {
+            Ok(memory) => lanes.serve(Arc::new(memory)),
+            Err(e) => {
+                lanes.tell_lost(&format!("the stopped copy at the source is gone: {}", crate::sys::chain(&e)))
+            }
+        }
+        Ok(Late { lanes, road, outstanding: 0, memory: None, layout: Layout::default() })
+    }
+
+    /// The process is stopped and will need `later`: tells the target what is outstanding, and lets the lanes answer.
+    pub fn begin(
+        &mut self,
+        link: &mut Link,
+        agent: &Agent,
+        later: &Later,
+        plan: LazyPlan,
+    ) -> Result<(), MigrateError> {
+        let failed =
+            |source| MigrateError::Here { step: "opening the memory of the stopped process", source };
+        let objects = agent.shown_objects().map_err(failed)?;
+        let memory = Memory::of(agent.pid, &agent.layout, objects, plan.verify).map_err(failed)?;
+        let memory = Arc::new(memory);
+        self.memory = Some(memory.clone());
+        self.layout = agent.layout.clone();
+        self.outstanding = later.pages();
+        link.say(&ToTarget::Lazy(plan))?;
+        self.lanes.serve(memory);
+        Ok(())
+    }
+
+    /// Serves until nothing is needed any more. The control connection is kept open for as long as it lasts. `release` is
+    /// told what has arrived there for good.
+    pub fn until_whole(
+        &mut self,
+        mut link: Option<&mut Link>,
+        control: &Control,
+        tell: &dyn Fn(Progress<'_>),
+        release: &mut dyn FnMut(&[LazyRange]),
+    ) -> Result<Arrived, MigrateError> {
+        control.note(|status| {
+            status.phase = Phase::Lazy;
+            status.time_left_ms = None;
+            status.lazy_pages = self.outstanding;
+        });
+        tell(Progress::Step("it runs there; its memory follows"));
+        let begun = Instant::now();
+        let (mut cancelled, mut asked) = (false, None::<Instant>);
+        loop {
+            match self.lanes.hear(if link.is_some() { Duration::from_millis(1) } else { TELL }) {
+                Some(Heard::Whole(report)) => return Ok(Arrived::Whole(Some(report))),
+                Some(Heard::Ended(why)) => return Ok(Arrived::Ended(why)),
+                Some(Heard::Lost(why)) => return Err(MigrateError::CopyLost(why)),
+                Some(Heard::Placed(ranges)) => {
+                    if let Some(memory) = &self.memory {
+                        memory.release(&ranges);
+                        release(&ranges);
+                    }
+                }
+                Some(Heard::Refused(why)) if asked.is_none_or(|at| at.elapsed() > ASK) => {
+                    tracing::info!(%why, "a lane is refused: asking how the move stands");
+                    asked = Some(Instant::now());
+                    if let Ok(Answer::Runs(_)) = ask_once(&self.road.home, &self.road.to, &self.road.id) {
+                        return Ok(Arrived::Whole(None));
+                    }
+                }
+                _ => {}
+            }
+            if control.cancel().is_set() && !std::mem::replace(&mut cancelled, true) {
+                tell(Progress::Step(
+                    "the process runs at the target already, and its memory is still here: it goes on following",
+                ));
+            }
+            // it moves only while we wait for something; its end means nothing any more
+            if link.as_mut().is_some_and(|link| link.idle(TELL).is_err()) {
+                tracing::info!("the control connection broke; the lanes go on by themselves");
+                link = None;
+            }
+            self.note(control, begun.elapsed());
+            tell(Progress::Now(&control.status()));
+        }
+    }
+
+    fn note(&self, control: &Control, elapsed: Duration) {
+        let traffic = self.lanes.traffic();
+        let bytes = traffic.bytes.load(Ordering::Relaxed);
+        control.note(|status| {
+            status.lazy_sent_pages =
+                traffic.pages.load(Ordering::Relaxed) + traffic.zero_pages.load(Ordering::Relaxed);
+            status.lazy_reconnects = traffic.reconnects.load(Ordering::Relaxed);
+            status.bandwidth_bytes_per_s = (bytes as f64 / elapsed.as_secs_f64().max(1e-3)) as u64;
+        });
+    }
+
+    /// The mappings of the stopped process.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Bytes of content that the lanes carried.
+    pub fn bytes(&self) -> u64 {
+        self.lanes.traffic().bytes.load(Ordering::Relaxed)
+    }
+
+    /// For the report.
+    pub fn stats(&self, arrived: &Arrived) -> LazyStats {
+        let traffic = self.lanes.traffic();
+        let reconnects = traffic.reconnects.load(Ordering::Relaxed);
+        match arrived {
+            Arrived::Whole(Some(report)) => {
+                LazyStats { reconnects: report.reconnects.max(reconnects), ..stats(report) }
+            }
+            _ => LazyStats {
+                pages: traffic.pages.load(Ordering::Relaxed),
+                zero_pages: traffic.zero_pages.load(Ordering::Relaxed),
+                reconnects,
+                ..LazyStats::default()
+            },
+        }
+    }
+
+    /// All is said.
+    pub fn close(self, reason: &str) {
+        self.lanes.close(reason);
+    }
+}
+
+/// The holder's account, as the report has it.
+fn stats(report: &LazyReport) -> LazyStats {
+    LazyStats {
+        pages: report.pages,
+        faults: report.faults,
+        fault_p50_us: report.p50_us,
+        fault_p99_us: report.p99_us,
+        ms: report.ms,
+        zero_pages: report.zero_pages,
+        dropped_pages: report.dropped_pages,
+        sent_twice: report.twice,
+        zero_faults: report.zero_faults,
+        waits: report.waits.clone(),
+        max_us: report.max_us,
+        reconnects: report.reconnects,
+    }
+}
+
+/// What the target is told of it.
+pub fn plan(later: &Later, touched: &RangeSet, verify: bool, patience: Duration) -> LazyPlan {
+    let objects = later.objects.iter().filter(|(_, set)| !set.is_empty());
+    LazyPlan {
+        outstanding: later.private.iter().collect(),
+        objects: objects.map(|(id, set)| (*id, set.iter().collect())).collect(),
+        order: later.order(touched),
+        verify,
+        patience_ms: u64::try_from(patience.as_millis()).unwrap_or(u64::MAX),
+    }
+}

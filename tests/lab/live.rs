@@ -67,6 +67,16 @@ impl Live {
         self.process.signal(signal)
     }
 
+    /// Kills it and its worker, which does the work.
+    pub(crate) fn kill_both(&self) -> Result<()> {
+        let pid = self.process.outside_pid();
+        let workers = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+        for worker in workers.split_whitespace() {
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(worker.parse()?), Signal::SIGKILL)?;
+        }
+        self.signal(Signal::SIGKILL)
+    }
+
     /// Whether it has ended.
     pub(crate) fn has_ended(&mut self) -> Result<bool> {
         Ok(self.process.wait(Duration::ZERO)?.is_some())

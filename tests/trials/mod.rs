@@ -6,6 +6,7 @@ mod commands;
 mod freezes;
 mod hosts;
 mod huge_pages;
+mod lazy;
 pub(crate) mod oracle;
 mod pid_modes;
 mod policy;
@@ -32,6 +33,7 @@ pub(crate) fn all() -> Vec<Trial> {
     trials.extend(aborts::trials());
     trials.extend(huge_pages::trials());
     trials.extend(freezes::trials());
+    trials.extend(lazy::trials());
     trials.extend(round_trips::trials());
     trials.extend(pid_modes::trials());
     trials.extend(policy::trials());

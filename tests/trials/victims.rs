@@ -32,12 +32,12 @@ pub(super) fn trials() -> Vec<Trial> {
     rest.chain(moves).collect()
 }
 
-fn needs(name: &str) -> &'static [Need] {
+pub(super) fn needs(name: &str) -> &'static [Need] {
     if name == "hugetlb" { &[Need::HugePages] } else { &[] }
 }
 
 /// The `hugetlb` victim takes up to 28 huge pages, and during a move so does its copy.
-fn furnish(lab: &mut Lab, name: &str) -> Result<()> {
+pub(super) fn furnish(lab: &mut Lab, name: &str) -> Result<()> {
     if name == "hugetlb" {
         lab.hold(HugePages::add(72)?);
     }
@@ -92,6 +92,11 @@ impl Victim {
         self.host = to.to_owned();
         ensure!(is_gone(before), "the source's copy (outside pid {before}) still exists");
         self.check_running(lab)
+    }
+
+    /// What it said so far.
+    pub(super) fn said(&self) -> String {
+        self.process.output()
     }
 
     /// Insists that it runs and found nothing wrong so far.

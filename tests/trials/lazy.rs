@@ -1,0 +1,217 @@
+//! Lazy moves: the process first, its memory afterwards. Post-copy from the start (`--lazy`) and after rounds (`--lazy-after`).
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use libtest_mimic::Trial;
+use nix::sys::signal::Signal;
+
+use super::trial;
+use super::victims::{Victim, furnish, needs};
+use crate::lab::live::{Live, LiveOutcome};
+use crate::lab::udp_proxy::UdpProxy;
+use crate::lab::{Lab, PORT, SOON, ULPM, victims, wait_until};
+
+/// The victim of the lazy phase.
+const LATE: &str = "late";
+/// How a victim is moved.
+const WAYS: [(&str, &[&str]); 2] =
+    [("lazy", &["--verify", "--lazy"]), ("hybrid", &["--verify", "--lazy-after", "1"])];
+/// Bytes per second through the proxy, so that the lazy phase lasts: the `late` victim has 100 MiB.
+const RATE: u64 = 25_000_000;
+
+pub(super) fn trials() -> Vec<Trial> {
+    let mut trials = Vec::new();
+    let names = victims::names().into_iter().filter(|name| name != super::oracle::VICTIM);
+    for name in names {
+        for (way, args) in WAYS {
+            let victim = name.clone();
+            let run = move |lab: &mut Lab| there_and_back(lab, &victim, args);
+            trials.push(trial(&format!("{way} {name}"), needs(&name), run));
+        }
+    }
+    for (way, args) in WAYS {
+        trials.push(trial(&format!("late events {way}"), &[], move |lab| wild(lab, args)));
+        trials.push(trial(&format!("late exec {way}"), &[], move |lab| replaced(lab, args, "exec")));
+        trials.push(trial(&format!("late exit {way}"), &[], move |lab| replaced(lab, args, "exit")));
+        trials.push(trial(&format!("late cut {way}"), &[], move |lab| cut(lab, args)));
+        trials.push(trial(&format!("late serve restarted {way}"), &[], move |lab| serve_restarted(lab, args)));
+        trials.push(trial(&format!("late live restarted {way}"), &[], move |lab| live_restarted(lab, args)));
+    }
+    trials.push(trial("late holder killed", &[], holder_killed));
+    trials.push(trial("late source lost", &[], source_lost));
+    trials.push(trial("late again", &[], again));
+    trials
+}
+
+fn there_and_back(lab: &mut Lab, name: &str, args: &[&str]) -> Result<()> {
+    furnish(lab, name)?;
+    lab.serve("b")?;
+    lab.serve("a")?;
+    let mut victim = Victim::start(lab, name)?;
+    for to in ["b", "a"] {
+        std::thread::sleep(Duration::from_millis(700));
+        victim.check_running(lab)?;
+        let before = victim.outside_pid(lab)?;
+        let outcome = lab.live(&victim.host, victim.pid, to, args)?;
+        victim.moved(lab, &outcome, before, to)?;
+        ensure!(outcome.report["lazy"]["sent_twice"] == 0, "pages were sent twice: {}", outcome.report);
+    }
+    std::thread::sleep(Duration::from_millis(700));
+    victim.check_running(lab)?;
+    victim.finish()
+}
+
+/// A lazy move under way, in its lazy phase, through a slow wire.
+struct Phase {
+    victim: Victim,
+    live: Live,
+    proxy: UdpProxy,
+    before: i32,
+}
+
+impl Phase {
+    fn begin(lab: &mut Lab, args: &[&str]) -> Result<Self> {
+        lab.serve("b")?;
+        let victim = Victim::start(lab, LATE)?;
+        let before = victim.outside_pid(lab)?;
+        let proxy = UdpProxy::between(lab.host("a"), lab.host("b"), PORT)?;
+        if args.contains(&"--lazy") {
+            proxy.rate(RATE);
+        }
+        let mut live = lab.start_live("a", victim.pid, &proxy.address(), args)?;
+        let mut early = false;
+        wait_until("the lazy phase begins", SOON * 3, || {
+            early = live.has_ended().unwrap_or(true);
+            early || unfinished(lab, "b").is_some()
+        })?;
+        proxy.rate(RATE);
+        ensure!(!early, "the move ended before its lazy phase: {}", live.errors());
+        Ok(Phase { victim, live, proxy, before })
+    }
+
+    fn say(&self, lab: &Lab, word: &str) -> Result<()> {
+        Ok(fs::write(lab.dir().join(format!("stop.{word}")), "")?)
+    }
+
+    /// The move ends well, and so does the victim.
+    fn ends(mut self, lab: &Lab) -> Result<LiveOutcome> {
+        let outcome = self.live.outcome()?;
+        lab.note(format!("{outcome:?}"));
+        self.victim.moved(lab, &outcome, self.before, "b")?;
+        ensure!(unfinished(lab, "b").is_none(), "something of the lazy phase is left at the target");
+        self.victim.finish()?;
+        Ok(outcome)
+    }
+}
+
+/// What a host says of a process that is not whole.
+fn unfinished(lab: &Lab, host: &str) -> Option<serde_json::Value> {
+    let dir = lab.host(host).home().join("ulpm").join("lazy");
+    let files: Vec<_> = fs::read_dir(dir).ok()?.flatten().map(|e| e.path()).collect();
+    let path = files.into_iter().find(|p| p.extension().is_some_and(|e| e == "json"))?;
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
+}
+
+fn wild(lab: &mut Lab, args: &[&str]) -> Result<()> {
+    let phase = Phase::begin(lab, args)?;
+    phase.say(lab, "wild")?;
+    let outcome = phase.ends(lab)?;
+    ensure!(outcome.report["lazy"]["sent_twice"] == 0, "pages were sent twice: {}", outcome.report);
+    Ok(())
+}
+
+/// The process ends, or begins another program, before its memory has come.
+fn replaced(lab: &mut Lab, args: &[&str], word: &str) -> Result<()> {
+    let Phase { victim, live, proxy, before } = Phase::begin(lab, args)?;
+    fs::write(lab.dir().join(format!("stop.{word}")), "")?;
+    let outcome = live.outcome()?;
+    drop(proxy);
+    ensure!(outcome.exit == 0 && outcome.outcome() == "moved", "{outcome:?}");
+    ensure!(super::victims::is_gone(before), "the source's copy still exists");
+    victim.finish()
+}
+
+fn cut(lab: &mut Lab, args: &[&str]) -> Result<()> {
+    let phase = Phase::begin(lab, args)?;
+    for span in [1, 5, 15] {
+        std::thread::sleep(Duration::from_millis(300));
+        phase.proxy.cut();
+        std::thread::sleep(Duration::from_secs(span));
+        phase.proxy.heal();
+        ensure!(!phase.victim.said().contains("FAIL"), "the victim says: {}", phase.victim.said());
+    }
+    phase.ends(lab).map(drop)
+}
+
+fn serve_restarted(lab: &mut Lab, args: &[&str]) -> Result<()> {
+    let phase = Phase::begin(lab, args)?;
+    for _ in 0..2 {
+        std::thread::sleep(Duration::from_millis(400));
+        lab.server("b")?.signal(Signal::SIGKILL)?;
+        std::thread::sleep(Duration::from_millis(400));
+        lab.serve("b")?;
+    }
+    phase.ends(lab).map(drop)
+}
+
+/// `ulpm live` and its worker are killed; `ulpm recover` goes on where they were.
+fn live_restarted(lab: &mut Lab, args: &[&str]) -> Result<()> {
+    let Phase { mut victim, live, proxy, before } = Phase::begin(lab, args)?;
+    std::thread::sleep(Duration::from_millis(300));
+    live.kill_both()?;
+    live.outcome()?;
+    ensure!(!super::victims::is_gone(before), "the copy at the source is gone, and its memory with it");
+    let recovered = lab.run("a", &[ULPM, "recover"], Duration::from_secs(100))?;
+    ensure!(recovered.exit == 0, "ulpm recover: {recovered:?}");
+    drop(proxy);
+    ensure!(super::victims::is_gone(before), "the source's copy still exists");
+    victim.host = "b".to_owned();
+    victim.check_running(lab)?;
+    victim.finish()
+}
+
+/// Without its holder nobody knows what is outstanding: the process is ended, not left to wait or to run on zeroes.
+fn holder_killed(lab: &mut Lab) -> Result<()> {
+    let Phase { victim, live, .. } = Phase::begin(lab, WAYS[0].1)?;
+    let holder = unfinished(lab, "b").and_then(|u| u["holder"].as_i64()).context("no holder")?;
+    let holder = lab.host("b").outside_pid(nix::unistd::Pid::from_raw(holder as i32))?;
+    nix::sys::signal::kill(holder, Signal::SIGKILL)?;
+    let pid = nix::unistd::Pid::from_raw(victim.pid);
+    wait_until("the process is ended", SOON, || lab.host("b").outside_pid(pid).is_err())?;
+    ensure!(!victim.said().contains("FAIL"), "it saw wrong memory: {}", victim.said());
+    drop(live);
+    Ok(())
+}
+
+/// The copy at the source is killed: what is outstanding can never come.
+fn source_lost(lab: &mut Lab) -> Result<()> {
+    let Phase { victim, live, before, .. } = Phase::begin(lab, WAYS[0].1)?;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(before), Signal::SIGKILL)?;
+    let pid = nix::unistd::Pid::from_raw(victim.pid);
+    wait_until("the process is ended", SOON * 2, || lab.host("b").outside_pid(pid).is_err())?;
+    ensure!(!victim.said().contains("FAIL"), "it saw wrong memory: {}", victim.said());
+    let outcome = live.outcome()?;
+    ensure!(outcome.exit == 5 && outcome.stderr.contains("lost"), "{outcome:?}");
+    Ok(())
+}
+
+/// A process that is not whole is not moved on, unless one waits.
+fn again(lab: &mut Lab) -> Result<()> {
+    lab.serve("a")?;
+    let Phase { mut victim, live, proxy, before } = Phase::begin(lab, WAYS[0].1)?;
+    let to = lab.address("a");
+    let refused = lab.live_to("b", victim.pid, &to, &[])?;
+    refused.refused(3, &["lazy", "--wait"])?;
+    let waits = lab.start_live("b", victim.pid, &to, &["--wait", "--verify"])?;
+    let first = live.outcome()?;
+    drop(proxy);
+    ensure!(first.exit == 0 && super::victims::is_gone(before), "{first:?}");
+    victim.host = "b".to_owned();
+    let outcome = waits.outcome()?;
+    victim.pid = outcome.moved()?;
+    victim.host = "a".to_owned();
+    victim.check_running(lab)?;
+    victim.finish()
+}

@@ -24,6 +24,7 @@ use crate::preload::objects::{ObjectPusher, Shown};
 use crate::state::digest::runs_of_zero;
 use crate::state::memory_map;
 use crate::sys::process::{ProcMem, pidfd_open, read_memory};
+use crate::tracee::thread::state_of;
 use crate::transport::lane::{LazyRange, PagesHead};
 use crate::transport::protocol::PAGES_MAX;
 
@@ -108,10 +109,11 @@ impl Memory {
         if start_time(pid) == Some(began) { Ok(memory) } else { Err(PreloadError::NoSuchProcess(pid)) }
     }
 
-    /// Whether the stopped process is still there.
+    /// Whether the stopped process is still there. One that was killed while we trace it ends for its pidfd only when we have taken
+    /// the death notice of each thread; its leader is a zombie at once.
     pub fn lives(&self) -> bool {
         let mut fds = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
-        matches!(poll(&mut fds, PollTimeout::ZERO), Ok(0))
+        matches!(poll(&mut fds, PollTimeout::ZERO), Ok(0)) && !matches!(state_of(self.pid), 'Z' | 'X' | '?')
     }
 
     /// These are about to be freed here: they cannot be shown any more.

@@ -36,7 +36,8 @@ pub(super) fn trials() -> Vec<Trial> {
         trials.push(trial(&format!("late exec {way}"), &[], move |lab| replaced(lab, args, "exec")));
         trials.push(trial(&format!("late exit {way}"), &[], move |lab| replaced(lab, args, "exit")));
         trials.push(trial(&format!("late cut {way}"), &[], move |lab| cut(lab, args)));
-        trials.push(trial(&format!("late serve restarted {way}"), &[], move |lab| serve_restarted(lab, args)));
+        trials
+            .push(trial(&format!("late serve restarted {way}"), &[], move |lab| serve_restarted(lab, args)));
         trials.push(trial(&format!("late live restarted {way}"), &[], move |lab| live_restarted(lab, args)));
     }
     trials.push(trial("late holder killed", &[], holder_killed));

@@ -299,9 +299,14 @@ impl Lane {
             last = served => last?,
             () = silence(Some(connection.clone()), SILENCE) => return Err(Broken::Silent),
         };
-        // the last word must not be overtaken by the close; if it is lost, the process runs all the same
-        let _ = tokio::time::timeout(LAST_WORD, wire.send.finish()).await;
-        Ok(last)
+        // the last word must not be overtaken by the close
+        let heard = tokio::time::timeout(LAST_WORD, wire.send.finish()).await;
+        match last {
+            // the process over there waits until it hears that
+            Heard::Lost(_) if !matches!(heard, Ok(Ok(()))) => Err(Broken::Silent),
+            // if it is lost, the process runs all the same
+            last => Ok(last),
+        }
     }
 
     async fn serve(&self, wire: &mut Wire, memory: &Memory) -> Result<Heard, Broken> {

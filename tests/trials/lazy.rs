@@ -175,25 +175,26 @@ fn live_restarted(lab: &mut Lab, args: &[&str]) -> Result<()> {
 
 /// Without its holder nobody knows what is outstanding: the process is ended, not left to wait or to run on zeroes.
 fn holder_killed(lab: &mut Lab) -> Result<()> {
-    let Phase { victim, live, .. } = Phase::begin(lab, WAYS[0].1)?;
+    let Phase { victim, live, proxy, .. } = Phase::begin(lab, WAYS[0].1)?;
     let holder = unfinished(lab, "b").and_then(|u| u["holder"].as_i64()).context("no holder")?;
     let holder = lab.host("b").outside_pid(nix::unistd::Pid::from_raw(holder as i32))?;
     nix::sys::signal::kill(holder, Signal::SIGKILL)?;
     let pid = nix::unistd::Pid::from_raw(victim.pid);
     wait_until("the process is ended", SOON, || lab.host("b").outside_pid(pid).is_err())?;
     ensure!(!victim.said().contains("FAIL"), "it saw wrong memory: {}", victim.said());
-    drop(live);
+    drop((live, proxy));
     Ok(())
 }
 
 /// The copy at the source is killed: what is outstanding can never come.
 fn source_lost(lab: &mut Lab) -> Result<()> {
-    let Phase { victim, live, before, .. } = Phase::begin(lab, WAYS[0].1)?;
+    let Phase { victim, live, before, proxy } = Phase::begin(lab, WAYS[0].1)?;
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(before), Signal::SIGKILL)?;
     let pid = nix::unistd::Pid::from_raw(victim.pid);
     wait_until("the process is ended", SOON * 2, || lab.host("b").outside_pid(pid).is_err())?;
     ensure!(!victim.said().contains("FAIL"), "it saw wrong memory: {}", victim.said());
     let outcome = live.outcome()?;
+    drop(proxy);
     ensure!(outcome.exit == 5 && outcome.stderr.contains("lost"), "{outcome:?}");
     Ok(())
 }

@@ -328,6 +328,11 @@ impl Holder {
     fn ask(&mut self) {
         let Some(held) = &mut self.held else { return };
         let mut broken = Vec::new();
+        if let Some(lane) = self.lanes.get_mut(&LaneKind::Bulk).filter(|lane| !lane.is_full()) {
+            // a failure shows below
+            let _ =
+                held.pager.placed().chunks(4096).try_for_each(|p| lane.say(&FromHolder::Placed(p.to_vec())));
+        }
         for (kind, lane) in &mut self.lanes {
             let flushed = lane.flush();
             let wanted =

@@ -59,6 +59,8 @@ pub(super) struct Pager {
     /// Pages without content whose thread could not be served yet.
     unserved: Vec<(usize, PageRange)>,
     verify: bool,
+    /// In place since this was last asked: the source may free its own.
+    placed: Vec<LazyRange>,
     /// Counters.
     pub(super) stats: Stats,
 }
@@ -96,6 +98,7 @@ impl Pager {
             parked: VecDeque::new(),
             unserved: Vec::new(),
             verify,
+            placed: Vec::new(),
             stats: Stats::new(),
         }
     }
@@ -373,7 +376,13 @@ impl Pager {
             self.parked.push_back((r, content));
         } else {
             self.plan.settled(r);
+            self.placed.push(r);
         }
+    }
+
+    /// What is in place since this was last asked.
+    pub(super) fn placed(&mut self) -> Vec<LazyRange> {
+        std::mem::take(&mut self.placed)
     }
 
     fn place_private(&mut self, r: LazyRange, content: &Content, now: Instant) -> bool {

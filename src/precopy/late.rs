@@ -133,24 +133,23 @@ impl Late {
         let begun = Instant::now();
         let (mut cancelled, mut asked) = (false, None::<Instant>);
         loop {
-            match self.lanes.hear(if link.is_some() { Duration::from_millis(1) } else { TELL }) {
-                Some(Heard::Whole(report)) => return Ok(Arrived::Whole(Some(report))),
-                Some(Heard::Ended(why)) => return Ok(Arrived::Ended(why)),
-                Some(Heard::Lost(why)) => return Err(MigrateError::CopyLost(why)),
-                Some(Heard::Placed(ranges)) => {
-                    if let Some(memory) = &self.memory {
-                        memory.release(&ranges);
-                        release(&ranges);
+            // all that is there: a busy process has many pages placed one by one
+            let mut pause = if link.is_some() { Duration::from_millis(1) } else { TELL };
+            while let Some(heard) = self.lanes.hear(std::mem::take(&mut pause)) {
+                match heard {
+                    Heard::Placed(ranges) => self.free(&ranges, release),
+                    Heard::Refused(why) if asked.is_none_or(|at| at.elapsed() > ASK) => {
+                        tracing::info!(%why, "a lane is refused: asking how the move stands");
+                        asked = Some(Instant::now());
+                        if let Ok(Answer::Runs(_)) = ask_once(&self.road.home, &self.road.to, &self.road.id) {
+                            return Ok(Arrived::Whole(None));
+                        }
                     }
+                    Heard::Whole(report) => return Ok(Arrived::Whole(Some(report))),
+                    Heard::Ended(why) => return Ok(Arrived::Ended(why)),
+                    Heard::Lost(why) => return Err(MigrateError::CopyLost(why)),
+                    _ => {}
                 }
-                Some(Heard::Refused(why)) if asked.is_none_or(|at| at.elapsed() > ASK) => {
-                    tracing::info!(%why, "a lane is refused: asking how the move stands");
-                    asked = Some(Instant::now());
-                    if let Ok(Answer::Runs(_)) = ask_once(&self.road.home, &self.road.to, &self.road.id) {
-                        return Ok(Arrived::Whole(None));
-                    }
-                }
-                _ => {}
             }
             if control.cancel().is_set() && !std::mem::replace(&mut cancelled, true) {
                 tell(Progress::Step(
@@ -164,6 +163,14 @@ impl Late {
             }
             self.note(control, begun.elapsed());
             tell(Progress::Now(&control.status()));
+        }
+    }
+
+    /// What is in place there is not needed here.
+    fn free(&self, ranges: &[LazyRange], release: &mut dyn FnMut(&[LazyRange])) {
+        if let Some(memory) = &self.memory {
+            memory.release(ranges);
+            release(ranges);
         }
     }
 

@@ -40,6 +40,10 @@ const FAREWELL: Duration = Duration::from_secs(600);
 const GRACE: Duration = Duration::from_millis(1000);
 /// From one look at what nothing tells us to the next.
 const LOOK: Duration = Duration::from_millis(200);
+/// Connections that may be silent at the same time.
+const GUESTS: usize = 16;
+/// From one word about a standstill to the next.
+const QUIET: Duration = Duration::from_secs(10);
 
 /// The holder itself. Never returns.
 pub fn main(text: &str) -> ! {
@@ -74,11 +78,15 @@ struct Holder {
     start: Start,
     listener: UnixListener,
     lanes: BTreeMap<LaneKind, Lane>,
+    /// Connections that have not said yet which lane they are.
+    guests: Vec<Guest>,
     held: Option<Held>,
     running: bool,
     /// Since when no lane has been there.
     alone: Option<Instant>,
     looked: Instant,
+    /// What was the state when, for [`Holder::murmur`].
+    told: (Instant, String),
 }
 
 /// The process and its memory.
@@ -113,10 +121,12 @@ impl Holder {
             start,
             listener,
             lanes: BTreeMap::new(),
+            guests: Vec::new(),
             held: None,
             running: false,
             alone: Some(now),
             looked: now,
+            told: (now, String::new()),
         })
     }
 
@@ -143,6 +153,7 @@ impl Holder {
     /// Until something happens.
     fn wait(&self, control: Option<&OwnedFd>) -> io::Result<()> {
         let mut fds = vec![PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)];
+        fds.extend(self.guests.iter().map(|g| PollFd::new(g.stream.as_fd(), PollFlags::POLLIN)));
         fds.extend(control.map(|c| PollFd::new(c.as_fd(), PollFlags::POLLIN)));
         let mut pause = LOOK;
         for lane in self.lanes.values() {
@@ -187,6 +198,7 @@ impl Holder {
         self.ask();
         if self.running && self.looked.elapsed() >= LOOK {
             self.looked = Instant::now();
+            self.murmur();
             self.look()?;
         }
         match &self.held {
@@ -240,19 +252,23 @@ impl Holder {
         )
     }
 
-    /// New lanes.
+    /// New lanes, once they have said which they are.
     fn welcome(&mut self) {
         while let Ok((stream, _)) = self.listener.accept() {
-            match greet(stream) {
-                Ok((greeting, stream)) if greeting.peer == self.start.peer => {
-                    if let Ok(lane) = Lane::new(stream) {
-                        self.lane_lost(greeting.lane);
-                        self.lanes.insert(greeting.lane, lane);
-                        self.alone = None;
-                    }
+            if stream.set_nonblocking(true).is_ok() && self.guests.len() < GUESTS {
+                self.guests.push(Guest { stream, said: Vec::new() });
+            }
+        }
+        for mut guest in std::mem::take(&mut self.guests) {
+            match guest.listen() {
+                Ok(None) => self.guests.push(guest),
+                Ok(Some(greeting)) if greeting.peer == self.start.peer => {
+                    self.lane_lost(greeting.lane);
+                    self.lanes.insert(greeting.lane, Lane::new(guest.stream));
+                    self.alone = None;
                 }
-                Ok((greeting, _)) => {
-                    tracing::warn!(peer = greeting.peer, "another host wanted the pages of this migration")
+                Ok(Some(greeting)) => {
+                    tracing::warn!(peer = greeting.peer, "another host wanted the pages of this migration");
                 }
                 Err(error) => tracing::debug!(%error, "a lane that was none"),
             }
@@ -343,6 +359,18 @@ impl Holder {
             }
         }
         broken.into_iter().for_each(|kind| self.lane_lost(kind));
+    }
+
+    /// Says now and then how far it is when nothing moves.
+    fn murmur(&mut self) {
+        let Some(held) = &self.held else { return };
+        let state = held.pager.state();
+        if state != self.told.1 {
+            self.told = (Instant::now(), state);
+        } else if self.told.0.elapsed() > QUIET {
+            tracing::warn!(pid = held.pid, lanes = self.lanes.len(), "lazy memory does not come: {state}");
+            self.told.0 = Instant::now();
+        }
     }
 
     /// What nothing tells: whether the process is there, and the source.
@@ -522,15 +550,32 @@ fn pager(adoption: &Adoption, private: OwnedFd, shared: OwnedFd, objects: &[Owne
     Ok(Pager::new(private, mappings, feeders, plan, adoption.verify))
 }
 
-/// Who opens a lane: `ulpm serve`, which is as trusted as we are, but may hang.
-fn greet(mut stream: UnixStream) -> io::Result<(Greeting, UnixStream)> {
-    stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
-    let mut len = [0; 4];
-    stream.read_exact(&mut len)?;
-    let mut text = vec![0; (u32::from_le_bytes(len) as usize).min(1024)];
-    stream.read_exact(&mut text)?;
-    Ok((postcard::from_bytes(&text).map_err(io::Error::other)?, stream))
+/// A connection that has not said yet which lane it is.
+struct Guest {
+    stream: UnixStream,
+    said: Vec<u8>,
+}
+
+impl Guest {
+    /// The greeting, if it is there: its length, then itself. Nothing of what follows is read.
+    fn listen(&mut self) -> io::Result<Option<Greeting>> {
+        loop {
+            let want = match self.said.first_chunk::<4>() {
+                None => 4,
+                Some(len) => 4 + (u32::from_le_bytes(*len) as usize).min(1024),
+            };
+            if self.said.len() == want {
+                return postcard::from_bytes(&self.said[4..]).map(Some).map_err(io::Error::other);
+            }
+            let mut more = vec![0; want - self.said.len()];
+            match self.stream.read(&mut more) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(n) => self.said.extend_from_slice(&more[..n]),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(e) => return Err(e),
+            }
+        }
+    }
 }
 
 fn readable(fd: BorrowedFd<'_>) -> bool {

@@ -124,6 +124,16 @@ impl Pager {
         !self.parked.is_empty() || !self.unserved.is_empty()
     }
 
+    /// Where it stands, in words.
+    pub(super) fn state(&self) -> String {
+        format!(
+            "{} pages outstanding, {} pieces not placed yet, {} threads waiting",
+            self.plan.pages_left(),
+            self.parked.len() + self.unserved.len(),
+            self.waiting.len()
+        )
+    }
+
     pub(super) fn report(&self) -> LazyReport {
         self.stats.report()
     }

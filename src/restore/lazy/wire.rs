@@ -23,9 +23,9 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub(super) fn new(stream: UnixStream) -> std::io::Result<Self> {
-        stream.set_nonblocking(true)?;
-        Ok(Lane { stream, incoming: BytesMut::new(), outgoing: BytesMut::new(), ended: false })
+    /// Of a stream that does not block.
+    pub(super) fn new(stream: UnixStream) -> Self {
+        Lane { stream, incoming: BytesMut::new(), outgoing: BytesMut::new(), ended: false }
     }
 
     /// Reads what is there. False: the other end is closed, and nothing whole is left.

@@ -6,7 +6,8 @@
 #include <sys/timerfd.h>
 
 #define WORKERS 4
-#define KINDS 8 /* periods of 1 to 8 ms; delays of up to that */
+#define KINDS 8
+#define SHORTEST (200 * 1000ull) /* the period of the first kind; delays of up to the period */
 #define TIMERS (3 * KINDS)
 /* Expirations may come late: by the freeze, and by what the timers' reading takes in each move. */
 #define LATE TOLERANCE
@@ -33,7 +34,7 @@ static void make(struct timer *t, int number)
 {
 	t->fd = MUST(timerfd_create(number & 1 ? CLOCK_BOOTTIME : CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC));
 	t->kind = number % 3;
-	t->period = (1 + number / 3) * MS;
+	t->period = (1 + number / 3) * SHORTEST;
 	if (t->kind != ONCE)
 		arm(t, t->kind == PERIODIC ? t->period : 0, t->period);
 	else
@@ -46,8 +47,8 @@ static int look(struct timer *t)
 	uint64_t count;
 	if (read(t->fd, &count, sizeof count) < 0) {
 		CHECK(errno == EAGAIN, "%s timer: read", names[t->kind]);
-		CHECK(t->kind == NEVER || now() - t->last < TOLERANCE, "%s timer of %llu ms: nothing any more after %llu",
-		      names[t->kind], (unsigned long long)(t->period / MS), (unsigned long long)t->expired);
+		CHECK(t->kind == NEVER || now() - t->last < TOLERANCE, "%s timer of %llu us: nothing any more after %llu",
+		      names[t->kind], (unsigned long long)(t->period / 1000), (unsigned long long)t->expired);
 		return 0;
 	}
 	CHECK(t->kind != NEVER, "a disarmed timer expired");
@@ -59,8 +60,8 @@ static int look(struct timer *t)
 		return 1;
 	}
 	uint64_t shown = t->expired * t->period, elapsed = t->last - t->begin;
-	CHECK(shown < elapsed + EARLY && elapsed < shown + t->period + LATE, "timer of %llu ms: %llu expirations in %llu ms",
-	      (unsigned long long)(t->period / MS), (unsigned long long)t->expired, (unsigned long long)(elapsed / MS));
+	CHECK(shown < elapsed + EARLY && elapsed < shown + t->period + LATE, "timer of %llu us: %llu expirations in %llu ms",
+	      (unsigned long long)(t->period / 1000), (unsigned long long)t->expired, (unsigned long long)(elapsed / MS));
 	return 1;
 }
 
@@ -83,13 +84,13 @@ static void *work(void *argument)
 		watch_clocks();
 		for (int i = 0; i < TIMERS; i++)
 			look(&mine[i]);
-		MUST(usleep(300));
+		MUST(usleep(500));
 	}
 	/* Each must still expire. */
 	for (int i = 0; i < TIMERS; i++) {
 		mine[i].last = now();
 		while (mine[i].kind != NEVER && !look(&mine[i]))
-			MUST(usleep(300));
+			MUST(usleep(500));
 	}
 	return NULL;
 }

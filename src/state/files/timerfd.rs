@@ -9,7 +9,7 @@
 //!
 //! 1. *Due, and its interrupt not yet taken*, ticks 0. The interrupt comes on the CPU that armed the timer, which is
 //!    another one than ours, and may be late: by microseconds, on a virtual CPU that the host has put aside by tens
-//!    of milliseconds. See [`let_due_timers_expire`].
+//!    of milliseconds. See `let_due_timers_expire`.
 //! 2. *Periodic, expired, not read*: it stands still; it is counted up.
 //! 3. *Counted up, and expired again before we looked*: the period is short, or we were not running. It is counted up
 //!    again, until it is caught running; one that is too quick for that is started with a whole period.

@@ -58,7 +58,7 @@ pub fn run(args: DemoArgs) -> anyhow::Result<Exit> {
         verify: !args.no_verify,
         live_args: args.live_args,
         program: args.program,
-        predictions: None,
+        ..SceneOptions::default()
     };
     let mut reports = vec![];
     let played = prepare().and_then(|watcher| play(&options, args.moves, &watcher, &mut reports));

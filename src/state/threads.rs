@@ -133,7 +133,6 @@ pub fn capture<Q>(
         sigmask: remote.mask(),
         rseq: (rseq.address, rseq.size, rseq.signature),
         robust_list: process::robust_list(tid).map_err(kernel("reading the robust list"))?,
-        queued: signals::queued(tid, false)?,
         comm: status.name.clone(),
         creds: credentials::of_status(tid, &status)?,
         sched: scheduling::capture(tid, context.cpus)?,
@@ -151,6 +150,8 @@ pub fn capture<Q>(
     let urgent = UrgentTracee::begin(thread);
     let outcome = remote.run(context.scratch, &batch)?;
     drop(urgent);
+    // After the timers were asked: one that fires in between shows nothing left, so its signal must be seen here.
+    image.queued = signals::queued(tid, false)?;
     remote.finish()?;
     image.altstack = (outcome.word(altstack), outcome.half(altstack + 8) as i32, outcome.word(altstack + 16));
     image.clear_child_tid = outcome.word(tid_address);

@@ -2,7 +2,7 @@
 //!
 //! The kernel keeps the end of `nanosleep`, `poll` and relative `futex` waits in the thread's `restart_block`, which no
 //! interface shows and which does not travel. At the source the time left is worked out from the arguments and
-//! the age of the wait (`tracee::restart`). At the target the fresh thread is made to issue the call with that
+//! the age of the wait (`tracee::restart`), or read where the kernel was told to write it. At the target the fresh thread is made to issue the call with that
 //! time, and is stopped inside it at once: so its own kernel fills its `restart_block`. Then it gets the
 //! registers of the source, in which the call looks interrupted, and the kernel continues it by itself. No
 //! register differs, no code is planted.
@@ -130,23 +130,25 @@ pub fn capture(frozen: &Frozen, member: &Member, regs: &Regs, memory: &Memory) -
             Ok(Taken { patch: again.patch, ..Taken::plain(again.regs) })
         }
         Interrupted::Block(nr) => {
-            let recalled = if nr == libc::SYS_restart_syscall {
-                memory.recall(tid, regs, frozen.stopped_ns())
-            } else {
-                None
+            let restarted = nr == libc::SYS_restart_syscall;
+            let recalled = memory.recall(tid, regs, frozen.stopped_ns()).filter(|_| restarted);
+            let nr = match recalled {
+                Some((nr, _)) => nr,
+                None if restarted => hidden(member, pid, regs),
+                None => nr,
             };
-            if let Some((nr, left_ns)) = recalled {
-                return Ok(waiting(Wait { nr, args: args(regs), left_ns }));
-            }
-            let nr = if nr == libc::SYS_restart_syscall { hidden(member, pid, regs) } else { nr };
-            match total(pid, nr, regs)? {
-                Some(total) => {
-                    let left = total.saturating_sub(frozen.age(member));
+            let left = match (remainder(pid, nr, regs)?, recalled) {
+                (Some(left), _) => Some(left),
+                (None, Some((_, left_ns))) => Some(Duration::from_nanos(left_ns)),
+                (None, None) => total(pid, nr, regs)?.map(|total| total.saturating_sub(frozen.age(member))),
+            };
+            Ok(left.map_or_else(
+                || Taken::plain(restart::restart_by_kernel(regs, nr)),
+                |left| {
                     let left_ns = u64::try_from(left.as_nanos()).unwrap_or(u64::MAX);
-                    Ok(waiting(Wait { nr, args: args(regs), left_ns }))
-                }
-                None => Ok(Taken::plain(restart::restart_by_kernel(regs, nr))),
-            }
+                    waiting(Wait { nr, args: args(regs), left_ns })
+                },
+            ))
         }
     }
 }
@@ -155,7 +157,30 @@ pub fn capture(frozen: &Frozen, member: &Member, regs: &Regs, memory: &Memory) -
 fn hidden(member: &Member, pid: i32, regs: &Regs) -> i64 {
     let mut code = [0; 32];
     let in_code = read_memory(pid, regs.rip - 32, &mut code).ok().and_then(|()| restart::hidden_call(&code));
-    in_code.or_else(|| restart::call_of_wchan(member.wchan())).unwrap_or(libc::SYS_restart_syscall)
+    match in_code.or_else(|| restart::call_of_wchan(member.wchan())) {
+        // both sleep in the same function, but this one's first argument is no clock: it is an address
+        Some(libc::SYS_clock_nanosleep) if !is_clock(regs.rdi) => libc::SYS_nanosleep,
+        found => found.unwrap_or(libc::SYS_restart_syscall),
+    }
+}
+
+/// Whether an argument can be a `clockid_t`: a small number, or a negative one of 32 bits.
+fn is_clock(argument: u64) -> bool {
+    let negative =
+        u32::try_from(argument).is_ok_and(|low| low.cast_signed() < 0) || argument.cast_signed() < 0;
+    argument <= 16 || negative
+}
+
+/// What is left of a sleep that was told where to write it (`rem` of `nanosleep`): our stop has just made the kernel write
+/// it there (`nanosleep_copyout`). `sleep(3)` and Rust's `thread::sleep` name the place of the request itself, which
+/// then does not tell any more how long the sleep was to be: the age of the wait would be taken off twice.
+fn remainder(pid: i32, nr: i64, regs: &Regs) -> Result<Option<Duration>, StateError> {
+    let place = match nr {
+        libc::SYS_nanosleep => regs.rsi,
+        libc::SYS_clock_nanosleep if regs.rsi & TIMER_ABSTIME == 0 => regs.r10,
+        _ => 0,
+    };
+    if place == 0 { Ok(None) } else { timespec(pid, place).map(Some) }
 }
 
 /// How long the call was asked to wait; `None` when its end is absolute or never.
@@ -209,5 +234,20 @@ impl Rearm {
             }
         };
         Rearm { nr: wait.nr, args, timespec, timespec_arg }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_no_clocks() {
+        for clock in [0, 1, 7, 11, 0xffff_fffa, -6_i64 as u64] {
+            assert!(is_clock(clock), "{clock:#x}");
+        }
+        for address in [0x40_4000, 0x7fff_b9a8_d998, 0x5555_8000_0000] {
+            assert!(!is_clock(address), "{address:#x}");
+        }
     }
 }

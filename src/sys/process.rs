@@ -126,6 +126,23 @@ pub fn affinity(tid: i32) -> Result<Vec<u8>, Errno> {
     Ok(mask)
 }
 
+/// Does something on each of these CPUs in turn, by bringing the calling thread there; afterwards it may run where it
+/// could before. Says whether it got to all of them.
+pub fn on_each_cpu(cpus: impl IntoIterator<Item = usize>, mut visit: impl FnMut(usize)) -> bool {
+    let Ok(home) = affinity(0) else { return false };
+    let mut all = true;
+    for cpu in cpus {
+        let mut mask = vec![0u8; (cpu / 64 + 1) * 8];
+        mask[cpu / 8] |= 1 << (cpu % 8);
+        match set_affinity(0, &mask) {
+            Ok(()) => visit(cpu),
+            Err(_) => all = false,
+        }
+    }
+    let _ = set_affinity(0, &home);
+    all
+}
+
 /// Scheduling policy and parameters of a thread (`struct sched_attr`, version 1 and later).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

@@ -14,10 +14,12 @@
 //! before the stop and after it, with one more sleep in between (the stop itself), it was one and the same
 //! wait, and it began when the first sample says.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use nix::time::ClockId;
 
+use crate::sys::process::on_each_cpu;
 use crate::sys::ptrace::Regs;
 use crate::sys::time::now_ns;
 
@@ -237,34 +239,24 @@ impl SleepSample {
 /// interrupts and the hypervisor took is left out of them (`rq_clock_task`).
 #[derive(Clone, Debug, Default)]
 pub struct CpuClocks {
-    ahead_ns: std::collections::BTreeMap<usize, i64>,
+    ahead_ns: BTreeMap<usize, i64>,
 }
 
 impl CpuClocks {
     /// Measures it for these CPUs, by running on each for a moment.
     pub fn measure(cpus: impl IntoIterator<Item = usize>) -> Self {
-        use crate::sys::process::{affinity, set_affinity};
         let mut clocks = CpuClocks::default();
-        let Ok(home) = affinity(0) else { return clocks };
         let tid = nix::unistd::gettid().as_raw();
-        for cpu in cpus {
-            if clocks.ahead_ns.contains_key(&cpu) {
-                continue;
-            }
-            let mut mask = vec![0u8; (cpu / 64 + 1) * 8];
-            mask[cpu / 8] |= 1 << (cpu % 8);
+        let cpus: BTreeSet<usize> = cpus.into_iter().collect();
+        on_each_cpu(cpus, |cpu| {
             // going to sleep there and waking up brings our own account up to date
-            if set_affinity(0, &mask).is_err() {
-                continue;
-            }
             std::thread::sleep(Duration::from_micros(1));
             if let Some(own) = SleepSample::of(tid) {
                 // read afterwards: whatever comes between makes waits look younger, never older
                 let now = now_ns(ClockId::CLOCK_MONOTONIC);
                 clocks.ahead_ns.insert(cpu, own.exec_start_ns - now);
             }
-        }
-        let _ = set_affinity(0, &home);
+        });
         clocks
     }
 

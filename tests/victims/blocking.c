@@ -144,6 +144,17 @@ static void sleep_clock(struct worker *w, uint64_t ns)
 	struct timespec t = from_ns(ns);
 	must_be(w, clock_nanosleep(CLOCK_BOOTTIME, 0, &t, NULL), 0);
 }
+/* What is left goes where the request was, as sleep(3) and others have it. */
+static void sleep_rest(struct worker *w, uint64_t ns)
+{
+	struct timespec t = from_ns(ns);
+	must_be(w, syscall(SYS_nanosleep, &t, &t), 0);
+}
+static void sleep_clock_rest(struct worker *w, uint64_t ns)
+{
+	struct timespec t = from_ns(ns);
+	must_be(w, clock_nanosleep(CLOCK_MONOTONIC, 0, &t, &t), 0);
+}
 static void sleep_until(struct worker *w, uint64_t ns)
 {
 	struct timespec t = from_ns(now() + ns);
@@ -237,6 +248,7 @@ static const struct kind kinds[] = {
 	{ "ppoll with timeout", ppoll_timed, NULL }, { "select", select_woken, give_byte },
 	{ "select with timeout", select_timed, NULL }, { "nanosleep", sleep_nano, NULL },
 	{ "clock_nanosleep", sleep_clock, NULL },  { "clock_nanosleep until", sleep_until, NULL },
+	{ "nanosleep with remainder", sleep_rest, NULL }, { "clock_nanosleep with remainder", sleep_clock_rest, NULL },
 	{ "read of a pipe", read_pipe, give_byte }, { "epoll_wait", epoll_woken, give_byte },
 	{ "epoll_wait with timeout", epoll_timed, NULL }, { "read of a timerfd", timerfd_read, NULL },
 	{ "sigtimedwait", signal_timed, NULL },    { "sigwaitinfo", signal_woken, signal_wake },

@@ -84,7 +84,7 @@ pub enum SceneError {
         serve: Tail,
     },
     /// The workload is not as it should be.
-    #[error("the workload {what}{serve}")]
+    #[error("the workload {what}{serve}{threads}")]
     Workload {
         /// What is wrong with it.
         what: String,
@@ -92,6 +92,8 @@ pub enum SceneError {
         last: Box<Status>,
         /// The end of what `ulpm serve` said where it is.
         serve: Tail,
+        /// What its threads were doing, if anybody looked.
+        threads: Tail,
     },
     /// Someone asked to stop.
     #[error("interrupted; both hosts and all that ran in them are gone")]

@@ -11,6 +11,7 @@
 //! The caller's `main` must have called [`init_if_asked`](super::hosts::init_if_asked), or
 //! `SceneOptions::program` must be a `ulpm` that does. Dropping a scene ends all that runs on it.
 
+mod autopsy;
 mod command;
 mod error;
 mod subject;
@@ -37,8 +38,6 @@ const SHORT_COMMAND: Duration = Duration::from_secs(20);
 const SERVE_READY: Duration = Duration::from_secs(20);
 const MOVE_DONE: Duration = Duration::from_secs(600);
 const SOURCE_GONE: Duration = Duration::from_secs(3);
-/// How long the workload runs on after a move before its gap is read.
-const SETTLE: Duration = Duration::from_secs(1);
 /// Far apart, so that a pid of one host is free in the other.
 const FIRST_PIDS: [i32; 2] = [1000, 2000];
 
@@ -59,6 +58,8 @@ pub struct SceneOptions {
     pub program: Option<PathBuf>,
     /// What the source has learned about its predictions, from scene to scene: hosts are new each time.
     pub predictions: Option<PathBuf>,
+    /// How long the workload runs on after a move before its gap is read.
+    pub settle: Duration,
 }
 
 impl Default for SceneOptions {
@@ -71,6 +72,7 @@ impl Default for SceneOptions {
             live_args: vec![],
             program: None,
             predictions: None,
+            settle: Duration::from_secs(1),
         }
     }
 }
@@ -193,7 +195,8 @@ impl Scene {
         self.here = to;
         let subject = self.subject()?;
         subject.pid = there;
-        subject.see_it_go_on(&before, &watcher)?;
+        let gone_on = subject.see_it_go_on(&before, &watcher);
+        gone_on.map_err(|error| self.looked_at(error, there, to))?;
         watcher.say(&format!("{}: the workload goes on as pid {there}", self.hosts[to].name()));
         self.settle()?;
         report.observed_gap_ms = Some(self.subject()?.status().longest_gap_ms);
@@ -286,7 +289,7 @@ impl Scene {
         let wrong = |scene: &mut Self, what: String| {
             let last = Box::new(scene.subject()?.status().clone());
             let serve = scene.servers[to].as_ref().map(Running::tail).unwrap_or_default();
-            Err(SceneError::Workload { what, last, serve })
+            Err(SceneError::Workload { what, last, serve, threads: Tail::default() })
         };
         if !exists(&self.hosts[to], there) {
             let host = self.hosts[to].name();
@@ -306,8 +309,23 @@ impl Scene {
         Ok(())
     }
 
+    /// An error about the workload, with what its threads are doing.
+    fn looked_at(&self, error: SceneError, there: i32, to: usize) -> SceneError {
+        match error {
+            SceneError::Workload { what, last, serve, .. } => {
+                let outside = self.hosts[to].outside_pid(nix::unistd::Pid::from_raw(there));
+                let threads = outside.map_or_else(
+                    |_| Tail { whose: "/proc".into(), lines: vec!["the process has ended".into()] },
+                    |pid| autopsy::look_at(pid.as_raw()),
+                );
+                SceneError::Workload { what, last, serve, threads }
+            }
+            other => other,
+        }
+    }
+
     fn settle(&self) -> Result<(), SceneError> {
-        let end = Instant::now() + SETTLE;
+        let end = Instant::now() + self.options.settle;
         while Instant::now() < end {
             self.watcher.go_on()?;
             thread::sleep(Duration::from_millis(20));

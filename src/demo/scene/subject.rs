@@ -76,12 +76,18 @@ impl Subject {
     /// `earlier` of itself, with nothing lost since.
     pub(super) fn see_it_go_on(&mut self, earlier: &Status, watcher: &Watcher) -> Result<(), SceneError> {
         let here = self.status().clone();
-        self.wait_until("does not go on", watcher, |now| {
-            let new = now.instance != earlier.instance;
-            new || now.sequence >= here.sequence + 3
-                && now.token_hops > here.token_hops
-                && now.file_records > here.file_records
-                && now.timer_ticks > here.timer_ticks
+        let begun = Instant::now();
+        let gone_on = self.wait_until("does not go on", watcher, |now| {
+            now.instance != earlier.instance || standing_still(&here, now).is_empty()
+        });
+        gone_on.map_err(|error| match error {
+            SceneError::Workload { .. } => {
+                let still = standing_still(&here, &self.last).join(", ");
+                let seconds = begun.elapsed().as_secs();
+                let last = said(&self.last);
+                self.wrong(&format!("does not go on: within {seconds} s no more {still}; it says: {last}"))
+            }
+            other => other,
         })?;
         let lost = lost_since(earlier, &self.last);
         lost.map_or(Ok(()), |what| Err(self.wrong(&what)))
@@ -123,8 +129,34 @@ impl Subject {
             what: format!("(pid {}) {what}", self.pid),
             last: Box::new(self.last.clone()),
             serve: Tail { whose: "the workload".into(), lines },
+            threads: Tail::default(),
         }
     }
+}
+
+/// What of a running workload has not grown since `here`.
+fn standing_still(here: &Status, now: &Status) -> Vec<&'static str> {
+    let counters = [
+        ("statuses", now.sequence >= here.sequence + 3),
+        ("hops through pipes", now.token_hops > here.token_hops),
+        ("file records", now.file_records > here.file_records),
+        ("timer ticks", now.timer_ticks > here.timer_ticks),
+    ];
+    counters.into_iter().filter(|(_, grown)| !grown).map(|(what, _)| what).collect()
+}
+
+/// A status in words.
+fn said(status: &Status) -> String {
+    format!(
+        "status {}, {} pages written, {} hops, {} file records, {} timer ticks, {} errors{}",
+        status.sequence,
+        status.pages_written,
+        status.token_hops,
+        status.file_records,
+        status.timer_ticks,
+        status.errors,
+        status.first_errors.iter().fold(String::new(), |all, error| format!("{all}; {error}"))
+    )
 }
 
 /// What of `earlier` is not in `now`, if anything.
@@ -147,6 +179,15 @@ fn lost_since(earlier: &Status, now: &Status) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_stands_still_is_named() {
+        let here =
+            Status { sequence: 5, token_hops: 6, file_records: 7, timer_ticks: 8, ..Status::default() };
+        let now = Status { sequence: 8, token_hops: 9, file_records: 8, timer_ticks: 8, ..Status::default() };
+        assert_eq!(standing_still(&here, &now), ["timer ticks"]);
+        assert_eq!(standing_still(&here, &Status { timer_ticks: 9, ..now }), Vec::<&str>::new());
+    }
 
     #[test]
     fn another_or_an_older_workload_is_not_taken_for_it() {

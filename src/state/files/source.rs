@@ -100,6 +100,8 @@ pub(super) struct Source<'a> {
     pub(super) fresh_options: HashMap<(i32, i32, i32), Vec<SocketOption>>,
     /// The way to ask about unix sockets, opened with the first one.
     pub(super) unix_diag: Option<UnixDiag>,
+    /// What was due when the table was read has expired by now.
+    pub(super) due_timers_expired: bool,
 }
 
 impl<'a> Source<'a> {
@@ -126,6 +128,7 @@ impl<'a> Source<'a> {
             outside_peers: Vec::new(),
             fresh_options: HashMap::new(),
             unix_diag: None,
+            due_timers_expired: false,
         }
     }
 

@@ -4,16 +4,30 @@
 //! left) and `it_interval:`. A periodic timer that expired and was not read stands still in the kernel; a
 //! `timerfd_gettime` on our duplicate lets it count up, which the program cannot tell from its own `read`.
 //!
+//! **Nothing left is not disarmed.** For POSIX timers the kernel says at least 1 ns of one that runs; for these
+//! it says 0 (`timerfd_get_remaining`) in three more states, and a timer set with 0 would never expire again:
+//!
+//! 1. *Due, and its interrupt not yet taken*, ticks 0. The interrupt comes on the CPU that armed the timer, which is
+//!    another one than ours, and may be late: by microseconds, on a virtual CPU that the host has put aside by tens
+//!    of milliseconds. See `let_due_timers_expire`.
+//! 2. *Periodic, expired, not read*: it stands still; it is counted up.
+//! 3. *Counted up, and expired again before we looked*: the period is short, or we were not running. It is counted up
+//!    again, until it is caught running; one that is too quick for that is started with a whole period.
+//!
 //! Remaining times need no conversion between time namespaces, so all timers are set again relatively, less
 //! the time that passed since the capture; only absolute wall-clock timers keep their date.
 //! `TFD_IOC_SET_TICKS` puts the unread expirations back.
 
 use std::os::fd::OwnedFd;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::thread::sleep;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::image::files::{FileKind, OpenFile, TimerFd};
 use crate::image::obstacle::Obstacle;
+use crate::state::scheduling;
 use crate::sys::fds;
+use crate::sys::process::on_each_cpu;
+use crate::tracee::together::ahead_of_the_urgent;
 
 use super::FilesError;
 use super::source::{Descriptor, Source};
@@ -21,20 +35,66 @@ use super::target::{Maker, TargetCheck, failed, set_flags};
 
 const CLOCK_REALTIME_ALARM: i32 = 8;
 
-/// Reads the timer.
-pub(super) fn read(source: &Source<'_>, file: &Descriptor) -> Result<Option<FileKind>, FilesError> {
+/// How often a periodic timer is counted up before it counts as too quick to be caught running.
+const CATCHES: usize = 16;
+
+/// Reads the timer; what it waits for matters once the process is stopped.
+pub(super) fn read(source: &mut Source<'_>, file: &Descriptor) -> Result<Option<FileKind>, FilesError> {
     let mut timer = parse(file)?;
-    if timer.interval_ns != 0 && timer.remaining_ns == 0 && timer.ticks != 0 {
-        let copy = source.duplicate(file)?;
-        fds::timerfd_count_up(&copy).map_err(|error| source.failed(file, "count up the timer", error))?;
-        timer = parse(&source.read_descriptor(file.fd)?)?;
+    if source.stopped && timer.remaining_ns == 0 {
+        timer = with_nothing_left(source, file, timer)?;
     }
     let on_wall_clock = timer.clock == libc::CLOCK_REALTIME || timer.clock == CLOCK_REALTIME_ALARM;
     if on_wall_clock && timer.settime_flags & libc::TFD_TIMER_ABSTIME as u32 != 0 && timer.remaining_ns != 0 {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-        timer.expires_at_ns = i64::try_from(now + u128::from(timer.remaining_ns)).ok();
+        timer.expires_at_ns = i64::try_from(wall_clock_ns() + u128::from(timer.remaining_ns)).ok();
     }
     Ok(Some(FileKind::TimerFd(timer)))
+}
+
+/// What a timer with nothing left really is: see the head of this file.
+fn with_nothing_left(
+    source: &mut Source<'_>,
+    file: &Descriptor,
+    mut timer: TimerFd,
+) -> Result<TimerFd, FilesError> {
+    let again = |source: &Source<'_>| parse(&source.read_descriptor(file.fd)?);
+    if timer.ticks == 0 {
+        // Those of the whole table were read before: once is enough for all of them.
+        if !std::mem::replace(&mut source.due_timers_expired, true) {
+            let_due_timers_expire();
+        }
+        timer = again(source)?;
+    }
+    if timer.ticks == 0 || timer.interval_ns == 0 {
+        return Ok(timer);
+    }
+    let copy = source.duplicate(file)?;
+    for _ in 0..CATCHES {
+        if timer.remaining_ns != 0 {
+            return Ok(timer);
+        }
+        fds::timerfd_count_up(&copy).map_err(|error| source.failed(file, "count up the timer", error))?;
+        timer = again(source)?;
+    }
+    if timer.remaining_ns == 0 {
+        timer.remaining_ns = timer.interval_ns;
+    }
+    Ok(timer)
+}
+
+/// Returns when every timer that was due has expired. A short sleep on each CPU sees to it: it ends by a timer of that
+/// CPU that is due later, and the interrupt that brings its end takes all earlier ones first (`__hrtimer_run_queues`).
+fn let_due_timers_expire() {
+    let online = scheduling::online_cpus();
+    let cpus = (0..online.len() * 8).filter(|cpu| online[cpu / 8] & 1 << (cpu % 8) != 0);
+    if !ahead_of_the_urgent(|| on_each_cpu(cpus, |_| sleep(Duration::from_nanos(1)))) {
+        // A CPU that we may not run on: its interrupts are not held up for that long but by the host.
+        sleep(Duration::from_millis(2));
+    }
+}
+
+fn wall_clock_ns() -> u128 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos()
 }
 
 fn parse(file: &Descriptor) -> Result<TimerFd, FilesError> {
@@ -88,25 +148,41 @@ fn run_on(timer: &TimerFd, passed: Duration) -> (u64, u64) {
     (timer.interval_ns - late % timer.interval_ns, timer.ticks + 1 + late / timer.interval_ns)
 }
 
-/// Makes and arms the timer.
+/// How a timer is set: flags, first expiration, unread expirations; and the time until the first.
+fn setting(timer: &TimerFd, passed: Duration) -> (i32, u64, u64, u64) {
+    let Some(date) = timer.expires_at_ns.and_then(|date| u64::try_from(date).ok()) else {
+        let (left, ticks) = run_on(timer, passed);
+        return (0, left, ticks, left);
+    };
+    let (mut date, mut ticks) = (date, timer.ticks);
+    let now = u64::try_from(wall_clock_ns()).unwrap_or(u64::MAX);
+    // One that expires once has nothing unread as long as it runs.
+    if timer.interval_ns != 0 && now >= date {
+        let missed = 1 + (now - date) / timer.interval_ns;
+        ticks += missed;
+        date += missed * timer.interval_ns;
+    }
+    (timer.settime_flags as i32, date, ticks, date.saturating_sub(now))
+}
+
+/// Makes and arms the timer. Arming forgets the unread expirations, setting them forgets what expired in between: where that
+/// can have been, it is done again.
 pub(super) fn make(maker: &Maker<'_>, file: &OpenFile, timer: &TimerFd) -> Result<OwnedFd, FilesError> {
     let made = fds::timerfd_create(timer.clock, 0).map_err(failed(file, "make the timer"))?;
-    let interval = i64::try_from(timer.interval_ns).unwrap_or(i64::MAX);
-    let ticks = match timer.expires_at_ns {
-        Some(date) => {
-            fds::timerfd_settime(&made, timer.settime_flags as i32, date, interval)
-                .map_err(failed(file, "arm the timer"))?;
-            timer.ticks
+    let signed = |ns| i64::try_from(ns).unwrap_or(i64::MAX);
+    let begun = Instant::now();
+    for _ in 0..CATCHES {
+        let now = Instant::now();
+        let (flags, first, ticks, left) = setting(timer, maker.context.since_capture + (now - begun));
+        fds::timerfd_settime(&made, flags, signed(first), signed(timer.interval_ns))
+            .map_err(failed(file, "arm the timer"))?;
+        if ticks == 0 {
+            break;
         }
-        None => {
-            let (left, ticks) = run_on(timer, maker.context.since_capture);
-            let left = i64::try_from(left).unwrap_or(i64::MAX);
-            fds::timerfd_settime(&made, 0, left, interval).map_err(failed(file, "arm the timer"))?;
-            ticks
-        }
-    };
-    if ticks != 0 {
         fds::timerfd_set_ticks(&made, ticks).map_err(failed(file, "set the expirations"))?;
+        if first == 0 || now.elapsed() < Duration::from_nanos(left) {
+            break;
+        }
     }
     set_flags(file, &made)?;
     Ok(made)
@@ -117,7 +193,9 @@ mod tests {
     use super::super::testing::{captured, moved, only_kind, quiet};
     use super::*;
     use nix::errno::Errno;
-    use std::thread::sleep;
+    use std::os::fd::{AsFd, AsRawFd};
+
+    use crate::state::files::FilesOptions;
 
     fn timer(clock: i32, flags: i32, first_ns: i64, interval_ns: i64) -> OwnedFd {
         let made = fds::timerfd_create(clock, libc::TFD_NONBLOCK).unwrap();
@@ -175,6 +253,88 @@ mod tests {
         let there = seen(&made[0]);
         assert_eq!(there.settime_flags, flags as u32);
         assert!((there.expires_at_ns.unwrap() - date).abs() < 5_000_000, "{there:?}");
+    }
+
+    /// What a walk over a stopped process finds.
+    fn look(fd: &OwnedFd) -> TimerFd {
+        let pid = i32::try_from(std::process::id()).unwrap();
+        let pidfd = crate::sys::process::pidfd_open(pid).unwrap();
+        let options = FilesOptions::default();
+        let mut source = Source::new(pid, pidfd.as_fd(), &options, None, true);
+        let file = source.read_descriptor(fd.as_raw_fd()).unwrap();
+        match read(&mut source, &file).unwrap() {
+            Some(FileKind::TimerFd(timer)) => timer,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The interrupt of another CPU comes when it comes, and the timer must not be taken for a disarmed one meanwhile.
+    #[test]
+    fn a_timer_that_is_due_on_another_cpu_has_expired() {
+        const AHEAD: Duration = Duration::from_micros(300);
+        let online = scheduling::online_cpus();
+        let last = (0..online.len() * 8).rfind(|cpu| online[cpu / 8] & 1 << (cpu % 8) != 0).unwrap();
+        for period in [0, 60_000_000_000].into_iter().cycle().take(1000) {
+            let mut armed = None;
+            on_each_cpu([last], |_| {
+                armed =
+                    Some((timer(libc::CLOCK_MONOTONIC, 0, AHEAD.as_nanos() as i64, period), Instant::now()));
+            });
+            on_each_cpu([0], |_| {
+                let (timer, since) = armed.take().unwrap();
+                while since.elapsed() < AHEAD {}
+                let found = look(&timer);
+                assert_eq!((found.ticks, found.remaining_ns == 0), (1, period == 0), "{found:?}");
+            });
+        }
+    }
+
+    #[test]
+    fn a_quick_timer_is_caught_running() {
+        for period in [1_000, 20_000, 50_000, 100_000, 1_000_000] {
+            for _ in 0..100 {
+                let ours = timer(libc::CLOCK_MONOTONIC, 0, 1, period);
+                sleep(Duration::from_micros(10));
+                let found = look(&ours);
+                assert!((1..=period as u64).contains(&found.remaining_ns), "{found:?}");
+            }
+            let (_, made) = moved(&[&timer(libc::CLOCK_MONOTONIC, 0, 1, period)]);
+            expirations(&made[0]).ok();
+            sleep(Duration::from_millis(20));
+            let (count, full) = (expirations(&made[0]).unwrap(), 20_000_000 / period as u64);
+            assert!(count >= full - 1, "{count} of {full}");
+        }
+    }
+
+    #[test]
+    fn a_disarmed_timer_stays_disarmed() {
+        for period in [0, 1_000_000] {
+            let ours = timer(libc::CLOCK_MONOTONIC, 0, 0, period);
+            let (_, made) = moved(&[&ours]);
+            sleep(Duration::from_millis(5));
+            assert_eq!(expirations(&made[0]), Err(Errno::EAGAIN));
+            assert_eq!(look(&made[0]).interval_ns, period as u64);
+        }
+    }
+
+    #[test]
+    fn a_missed_date_counts_and_keeps_its_phase() {
+        let now = u64::try_from(wall_clock_ns()).unwrap();
+        let image = |date: u64, interval_ns, ticks| TimerFd {
+            clock: libc::CLOCK_REALTIME,
+            ticks,
+            remaining_ns: 1,
+            interval_ns,
+            settime_flags: libc::TFD_TIMER_ABSTIME as u32,
+            expires_at_ns: i64::try_from(date).ok(),
+        };
+        const HOUR: u64 = 3_600_000_000_000;
+        let date = now - HOUR / 2;
+        let (flags, first, ticks, left) = setting(&image(date, HOUR, 2), Duration::ZERO);
+        assert_eq!((flags, first, ticks), (libc::TFD_TIMER_ABSTIME, date + HOUR, 3));
+        assert!(left <= HOUR / 2, "{left}");
+        // once only: the kernel sees that it is over
+        assert_eq!(setting(&image(date, 0, 0), Duration::ZERO).1, date);
     }
 
     #[test]

@@ -92,6 +92,29 @@ pub enum MigrateError {
     /// Another ulpm is at work on this migration.
     #[error("`ulpm live` is still at work on it")]
     UnderWay,
+    /// The target's host went down with the process.
+    #[error(
+        "it ran at the target and went down with that host; the copy here stays stopped, as it was at the hand-over: \
+         `ulpm recover --force-source {id}` lets it go on from there, `ulpm recover --force-target {id}` ends it"
+    )]
+    Down {
+        /// The migration.
+        id: String,
+    },
+    /// The user wants what is not so.
+    #[error(
+        "{peer} answers that {}; nothing was done: run `ulpm recover` without force",
+        if *runs { "it runs there" } else { "it never will run there" }
+    )]
+    Known {
+        /// The target.
+        peer: String,
+        /// What it says.
+        runs: bool,
+    },
+    /// The user wants a copy that there cannot be.
+    #[error("the commit was never sent: there is no copy at the target, and the one here stays")]
+    NeverSent,
     /// Nobody knows where the process runs.
     #[error(
         "the target is out of reach since the commit was sent, and nobody here knows whether the process runs \
@@ -112,6 +135,7 @@ impl MigrateError {
             MigrateError::Wire(_)
             | MigrateError::Silent { .. }
             | MigrateError::NoSignOfLife { .. }
+            | MigrateError::Down { .. }
             | MigrateError::Open { .. } => E::Lost,
             _ => E::Cancelled,
         }
@@ -162,7 +186,9 @@ impl From<PreloadError> for MigrateError {
 ///
 /// `touched`: the migration went further than looking.
 pub fn whereabouts(error: &MigrateError, state: Source, touched: bool, pid: i32) -> Option<String> {
-    if error.is_about_nobody() || matches!(error, MigrateError::Refused(_) | MigrateError::Open { .. }) {
+    if error.is_about_nobody()
+        || matches!(error, MigrateError::Refused(_) | MigrateError::Open { .. } | MigrateError::Down { .. })
+    {
         return None;
     }
     Some(match state {

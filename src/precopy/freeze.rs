@@ -10,6 +10,7 @@ use super::foresight::Foresight;
 use super::link::{Link, out_of_turn};
 use super::predict::Prediction;
 use super::session::Options;
+use super::settle::Answer;
 use crate::dirty::Found;
 use crate::handover::journal::{Journal, Phase};
 use crate::handover::{Source, SourceAction, SourceEvent};
@@ -279,7 +280,7 @@ impl Freezer<'_> {
             return self.unanswered(captive, Some(e));
         }
         let _ = link.say(&ToTarget::Abort(e.to_string()));
-        self.state.on(SourceEvent::Never);
+        self.state.on(SourceEvent::NotSent);
         self.report.outcome = Outcome::Aborted;
         captive.resume();
         let _ = self.journal.close();
@@ -290,32 +291,27 @@ impl Freezer<'_> {
     fn unanswered(self, captive: Captive, e: Option<MigrateError>) -> Result<(), MigrateError> {
         tracing::warn!(error = ?e, "the target did not answer the commit; asking again");
         let id = self.report.id.clone();
-        let event = match super::settle::ask(self.options, &id) {
-            Ok(Some(pid)) => {
+        self.state.on(SourceEvent::Lost);
+        let answer = super::settle::ask(self.options, &id);
+        self.state.on(answer.as_ref().map_or(SourceEvent::Unsettled, |answer| answer.event()));
+        match answer {
+            Ok(Answer::Running(pid)) => {
                 self.report.target_pid = Some(pid);
-                SourceEvent::Running
-            }
-            Ok(None) => SourceEvent::Never,
-            Err(_) => SourceEvent::Lost,
-        };
-        self.state.on(event);
-        match event {
-            SourceEvent::Running => {
                 self.report.outcome = Outcome::Moved;
                 captive.kill()?;
                 let _ = self.journal.close();
                 Ok(())
             }
-            SourceEvent::Never => {
+            Ok(Answer::Never) => {
                 self.report.outcome = Outcome::Aborted;
                 captive.resume();
                 let _ = self.journal.close();
                 Err(e.unwrap_or(MigrateError::Cancelled))
             }
-            _ => {
+            Ok(Answer::Down) | Err(_) => {
                 self.report.outcome = Outcome::Unknown;
                 captive.leave_stopped();
-                Err(MigrateError::Open { id })
+                Err(if answer.is_ok() { MigrateError::Down { id } } else { MigrateError::Open { id } })
             }
         }
     }

@@ -16,7 +16,7 @@ use crate::state::{
 use crate::sys::process::{pidfd_open, pidfd_send_signal};
 use crate::tracee::freeze::{Armed, Frozen, Member};
 use crate::tracee::together::{UrgentTracee, go_to};
-use crate::tracee::{Remote, Scratch, Site};
+use crate::tracee::{Remote, Scratch, Site, TraceeError};
 
 /// Bytes of scratch memory inside the process while it is frozen.
 const TABLE: usize = 64 * 1024;
@@ -98,6 +98,9 @@ impl Captive {
     /// or kills it. `SIGSTOP` is queued; the first thread to run takes it and stops all others before any of
     /// them executes an instruction (`get_signal` holds the lock from dequeueing it to `do_signal_stop`).
     pub fn hold(&mut self) -> Result<(), PreloadError> {
+        // whoever lets it go on later, or ends it, need not know anything of it; and no remote call gets past the
+        // queued signal
+        self.tidy()?;
         self.signal(libc::SIGSTOP)?;
         self.held = true;
         Ok(())
@@ -128,19 +131,23 @@ impl Captive {
         self.let_go();
     }
 
+    /// Nothing of ours is left in it but the stop: no scratch area, no call that the stop made fail.
+    fn tidy(&mut self) -> Result<(), TraceeError> {
+        let (Some(frozen), Some(scratch)) = (&self.frozen, self.scratch.take()) else { return Ok(()) };
+        let mut remote = Remote::borrow(frozen.leader(), &self.site)?;
+        remote.unmap_scratch(scratch)?;
+        remote.finish()?;
+        frozen.mend();
+        Ok(())
+    }
+
     fn let_go(&mut self) {
-        let Some(frozen) = self.frozen.take() else { return };
-        if let Some(scratch) = self.scratch.take() {
-            let cleaned = Remote::borrow(frozen.leader(), &self.site).and_then(|mut remote| {
-                remote.unmap_scratch(scratch)?;
-                remote.finish()
-            });
-            if let Err(e) = cleaned
-                && !e.died()
-            {
-                tracing::error!(pid = frozen.pid, error = %e, "the scratch area could not be removed from the process");
-            }
+        if let Err(e) = self.tidy()
+            && !e.died()
+        {
+            tracing::error!(error = %e, "the scratch area could not be removed from the process");
         }
+        let Some(frozen) = self.frozen.take() else { return };
         frozen.thaw();
     }
 

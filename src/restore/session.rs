@@ -12,6 +12,7 @@ use super::reservation::{Reservation, check};
 use super::skeleton::Skeleton;
 use super::{RestoreError, activate, mapper, nursery, pages, verify};
 use crate::handover::journal::{Entry, Journal, Phase};
+use crate::handover::settle::Answer;
 use crate::handover::{Target, TargetAction, TargetEvent};
 use crate::image::TreeImage;
 use crate::image::files::{ContentHashes, FileIdentity};
@@ -128,8 +129,13 @@ impl Session {
                 ToTarget::Clock => self.say(&clock())?,
                 ToTarget::Describe(description) => return self.receive(*description),
                 ToTarget::Settle(id) => {
-                    let pid = super::reservation::settle(&self.server.journal, &id)?;
-                    self.say(&ToSource::Settled(pid))?;
+                    let answer = super::settle::settle(&self.server.journal, &id)?;
+                    self.say(&match answer {
+                        (Answer::Running, pid) => ToSource::Settled(Some(pid)),
+                        (Answer::Never, _) => ToSource::Settled(None),
+                        (Answer::Later, _) => ToSource::SettledLater,
+                        (Answer::Down, pid) => ToSource::SettledDown(pid),
+                    })?;
                     return Ok(());
                 }
                 ToTarget::Abort(why) => return Err(RestoreError::Aborted(why)),
@@ -242,12 +248,7 @@ impl Session {
                 RestoreError::Aborted(_) => TargetEvent::Abort,
                 _ => TargetEvent::Failed,
             };
-            // Destroy: the skeleton dies when it is dropped; what failed is told by `run`. Without an entry the
-            // migration counts as refused.
-            work.state.on(event);
-            if work.journal.entry().phase == Phase::Begun {
-                let _ = work.journal.remove();
-            }
+            give_up(work, event);
             tracing::debug!(namespace = work.namespace, "the skeleton is destroyed");
         }
         done
@@ -322,31 +323,58 @@ impl Session {
             work.journal.set(Phase::Committed).map_err(RestoreError::io("writing the journal"))?;
         }
         let journal_ms = ms(begun);
-        let pid = work.skeleton.pid;
-        let mut released = Ok(());
-        let mut said = Ok(());
-        let mut at_boottime_ns = 0;
         for action in work.state.on(TargetEvent::Journalled) {
             match action {
+                TargetAction::NoteReleasing => {
+                    work.journal.note(Phase::Releasing).map_err(RestoreError::io("writing the journal"))?;
+                }
+                _ => work.skeleton.outlive()?,
+            }
+        }
+        let pid = work.skeleton.pid;
+        let mut said = Ok(());
+        let mut at_boottime_ns = 0;
+        for action in work.state.on(TargetEvent::Outlives) {
+            match action {
                 TargetAction::LetGo => {
-                    released = work.skeleton.release();
+                    work.skeleton.let_go();
                     at_boottime_ns = initial_clocks().boottime_ns;
                 }
-                _ => {
+                TargetAction::SendRunning => {
                     let resume_ms = ms(begun) - journal_ms;
                     said = self.say(&ToSource::Running { pid, at_boottime_ns, journal_ms, resume_ms });
                 }
+                _ => {
+                    if let Err(e) = work.journal.set(Phase::Released) {
+                        // what stands there is believed as long as the process lives
+                        tracing::warn!(pid, error = %e, "the journal does not say that the process was let go");
+                    }
+                }
             }
-        }
-        if released.is_ok()
-            && let Err(e) = work.journal.set(Phase::Released)
-        {
-            // the entry stays `Committed`, which is believed as long as the process lives
-            tracing::warn!(pid, error = %e, "the journal does not say that the process was let go");
         }
         memory.save(&self.server.home, pid);
         reap(pid);
-        released.and(said)
+        said
+    }
+}
+
+/// Nothing was let go here, nor will be. What failed is told by `run`.
+fn give_up(work: &mut Work, event: TargetEvent) {
+    let decided = matches!(work.state, Target::Committed | Target::Leaving);
+    for action in work.state.on(if decided { TargetEvent::Failed } else { event }) {
+        let written = match action {
+            TargetAction::Destroy => {
+                work.skeleton.destroy();
+                Ok(())
+            }
+            TargetAction::JournalRemoved => work.journal.remove(),
+            TargetAction::JournalRefused => work.journal.set(Phase::Refused),
+            _ => Ok(()),
+        };
+        if let Err(e) = written {
+            // it follows from what stands there, too
+            tracing::warn!(error = %e, ?action, "the journal could not be written");
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::settle::may_become;
 pub use super::settle::{Life, Phase};
+use crate::fault::{self, Point};
 
 /// Bytes of a block.
 const SIZE: usize = 4096;
@@ -194,11 +195,13 @@ impl Journal {
     /// Changes the phase, durably. A decision once written stands: another one is an error.
     pub fn set(&mut self, phase: Phase) -> io::Result<()> {
         self.note(phase)?;
+        self.fault(phase).map_or(Ok(()), fault::written)?;
         self.file.sync_data()
     }
 
     /// Changes the phase; durable for the end of this program, not for that of the host.
     pub fn note(&mut self, phase: Phase) -> io::Result<()> {
+        self.fault(phase).map_or(Ok(()), fault::writing)?;
         self.change(|entry| entry.phase = phase)
     }
 
@@ -222,6 +225,16 @@ impl Journal {
     /// that it never will be.
     fn change(&mut self, change: impl FnOnce(&mut Entry)) -> io::Result<()> {
         self.locked(|journal| journal.change_locked(change))
+    }
+
+    fn fault(&self, phase: Phase) -> Option<Point> {
+        match (self.entry.source, phase) {
+            (true, Phase::Committed) => Some(Point::SourceJournalCommitted),
+            (false, Phase::Committed) => Some(Point::TargetJournalCommitted),
+            (false, Phase::Releasing) => Some(Point::TargetJournalReleasing),
+            (false, Phase::Released) => Some(Point::TargetJournalReleased),
+            _ => None,
+        }
     }
 
     fn locked(&mut self, work: impl FnOnce(&mut Self) -> io::Result<()>) -> io::Result<()> {

@@ -161,6 +161,15 @@ impl MigrateError {
         }
     }
 
+    /// A point at which a fault may be asked for.
+    pub(super) fn point(at: crate::fault::Point) -> Result<(), MigrateError> {
+        use std::io::ErrorKind as K;
+        crate::fault::point(at).map_err(|source| match source.kind() {
+            K::ConnectionReset => MigrateError::Silent { seconds: 0, step: "cut by a fault" },
+            _ => MigrateError::Here { step: "a fault was asked for", source },
+        })
+    }
+
     /// For the journal in `dir`.
     pub fn journal(dir: &std::path::Path) -> impl FnOnce(std::io::Error) -> MigrateError {
         let dir = dir.display().to_string();

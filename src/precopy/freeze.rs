@@ -12,6 +12,7 @@ use super::predict::Prediction;
 use super::session::Options;
 use super::settle::Answer;
 use crate::dirty::Found;
+use crate::fault::Point;
 use crate::handover::journal::{Journal, Phase};
 use crate::handover::{Source, SourceAction, SourceEvent};
 use crate::image::files::FilesImage;
@@ -88,7 +89,9 @@ impl Freezer<'_> {
             let mut captive = poised.freeze()?;
             self.report.freeze_parts.stop = ms(begun);
             let stopped_ns = initial_clocks().boottime_ns;
-            match self.capture(agent, described, &mut captive) {
+            let captured = MigrateError::point(Point::SourceFrozen)
+                .and_then(|()| self.capture(agent, described, &mut captive));
+            match captured {
                 Err(e) if passing(&e) && attempt < ATTEMPTS => {
                     tracing::info!(error = %e, attempt, "not now; the process runs on, and is frozen again in a moment");
                     captive.remember_waits(&mut agent.waits.lock());
@@ -143,6 +146,7 @@ impl Freezer<'_> {
         found: &[Found],
         stopped_ns: i64,
     ) -> Result<(), MigrateError> {
+        MigrateError::point(Point::SourceCaptured)?;
         let theirs = |ns| ns - self.difference.boottime_ns;
         let moments =
             Moments { stopped_ns: theirs(stopped_ns), captured_ns: theirs(initial_clocks().boottime_ns) };
@@ -158,6 +162,7 @@ impl Freezer<'_> {
         }
         self.report.threads = image.threads.len() as u32;
         link.say(&ToTarget::State(Box::new(TreeImage::new(vec![image])), moments))?;
+        MigrateError::point(Point::SourceSent)?;
         let (apply_ms, verified) = match link.hear("applying the last state")? {
             ToSource::Prepared { apply_ms, verified } => (apply_ms, verified),
             other => return Err(out_of_turn(&other)),
@@ -178,6 +183,7 @@ impl Freezer<'_> {
         let memory = self.memory(agent, described)?;
         tracing::debug!(maps_ms = ms(begun), "capture");
         captive.furnish()?;
+        MigrateError::point(Point::SourceFurnished)?;
         tracing::debug!(scratch_ms = ms(begun), "capture");
         let options = &self.options.files;
         let pid = self.options.pid;
@@ -230,13 +236,25 @@ impl Freezer<'_> {
         let begun = Instant::now();
         link.ignore_cancel();
         let dir = self.options.home.join("journal");
+        if let Err(e) = MigrateError::point(Point::SourcePrepared) {
+            return self.before_commit_failed(link, captive, SourceAction::JournalOpen, e);
+        }
         for action in self.state.on(SourceEvent::Prepared) {
             let done = match action {
                 SourceAction::JournalOpen => {
-                    self.journal.set(Phase::Committed).map_err(MigrateError::journal(&dir))
+                    let written = self.journal.set(Phase::Committed).map_err(MigrateError::journal(&dir));
+                    written.and_then(|()| MigrateError::point(Point::SourceJournalled))
                 }
-                SourceAction::Hold => captive.hold().map_err(MigrateError::from),
-                _ => link.say(&ToTarget::Commit),
+                SourceAction::Hold => captive
+                    .hold()
+                    .map_err(MigrateError::from)
+                    .and_then(|()| MigrateError::point(Point::SourceHeld)),
+                _ => link.say(&ToTarget::Commit).and_then(|()| {
+                    if crate::fault::waits_at(Point::SourceCommitSent) {
+                        link.flush()?;
+                    }
+                    MigrateError::point(Point::SourceCommitSent)
+                }),
             };
             if let Err(e) = done {
                 return self.before_commit_failed(link, captive, *action, e);
@@ -253,7 +271,9 @@ impl Freezer<'_> {
             self.report.bytes_on_wire = link.bytes_sent();
             tracing::debug!(journal_ms, answered_ms = ms(begun), "commit");
             self.state.on(SourceEvent::Running);
+            MigrateError::point(Point::SourceAnswered)?;
             captive.kill()?;
+            MigrateError::point(Point::SourceKilled)?;
             self.foresight.learn(&self.options.home, prediction, self.report);
             return self.journal.close().map_err(MigrateError::journal(&dir));
         }

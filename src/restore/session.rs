@@ -11,6 +11,7 @@ use super::objects::Objects;
 use super::reservation::{Reservation, check};
 use super::skeleton::Skeleton;
 use super::{RestoreError, activate, mapper, nursery, pages, verify};
+use crate::fault::Point;
 use crate::handover::journal::{Entry, Journal, Phase};
 use crate::handover::settle::Answer;
 use crate::handover::{Target, TargetAction, TargetEvent};
@@ -129,7 +130,9 @@ impl Session {
                 ToTarget::Clock => self.say(&clock())?,
                 ToTarget::Describe(description) => return self.receive(*description),
                 ToTarget::Settle(id) => {
+                    RestoreError::point(Point::TargetAsked)?;
                     let answer = super::settle::settle(&self.server.journal, &id)?;
+                    RestoreError::point(Point::TargetSettled)?;
                     self.say(&match answer {
                         (Answer::Running, pid) => ToSource::Settled(Some(pid)),
                         (Answer::Never, _) => ToSource::Settled(None),
@@ -198,6 +201,7 @@ impl Session {
         };
         let journal = Journal::begin(&self.server.journal, Entry::new(&description.id, false, 0, &self.peer))
             .map_err(RestoreError::io("writing the journal"))?;
+        RestoreError::point(Point::TargetBegun)?;
         let make =
             |order: &nursery::Order| Skeleton::make(order, &process.memory.layout, &process.memory.vdso);
         let skeleton = match make(&order) {
@@ -218,6 +222,7 @@ impl Session {
         let tids: Vec<i32> = process.threads.iter().map(|t| t.tid).collect();
         skeleton.set_threads(&tids)?;
         activate::put_exe(&skeleton, &process.memory)?;
+        RestoreError::point(Point::TargetBorn)?;
         self.say(&ToSource::Ready(skeleton.pid, order.namespace))?;
         Ok(Work {
             skeleton,
@@ -271,7 +276,10 @@ impl Session {
                     ToTarget::Zero(ranges) => pages::zero(&mut work.skeleton, &ranges)?,
                     ToTarget::Drop(ranges) => pages::drop_pages(&mut work.skeleton, &ranges)?,
                     ToTarget::ObjectHoles(id, ranges) => work.objects.punch(id, &ranges)?,
-                    ToTarget::RoundEnd(n) => self.say(&ToSource::RoundApplied(n))?,
+                    ToTarget::RoundEnd(n) => {
+                        RestoreError::point(Point::TargetRound)?;
+                        self.say(&ToSource::RoundApplied(n))?;
+                    }
                     ToTarget::Clock => self.say(&clock())?,
                     ToTarget::Verify => work.own_digests = verify::hash(&work.skeleton, &work.objects)?,
                     ToTarget::Digests(digests) => work.digests = digests,
@@ -286,6 +294,7 @@ impl Session {
     /// The process is frozen at the source: everything from here on is downtime.
     fn finish(&mut self, work: &mut Work, tree: TreeImage, moments: Moments) -> Result<(), RestoreError> {
         let arrived = Instant::now();
+        RestoreError::point(Point::TargetState)?;
         let image = single(&tree)?;
         let verified = work.description.verify;
         if verified {
@@ -303,10 +312,12 @@ impl Session {
             activate::activate(&mut work.skeleton, &work.objects, image, &work.cpus, &moments, context)?
         };
         work.journal.name_process(work.skeleton.pid).map_err(RestoreError::io("writing the journal"))?;
+        RestoreError::point(Point::TargetApplied)?;
         for action in work.state.on(TargetEvent::Applied) {
             debug_assert_eq!(*action, TargetAction::SendPrepared);
             let apply_ms = arrived.elapsed().as_secs_f64() * 1e3;
             self.say(&ToSource::Prepared { apply_ms, verified })?;
+            RestoreError::point(Point::TargetPrepared)?;
         }
         match self.message()? {
             ToTarget::Commit => self.commit(work, &memory),
@@ -317,18 +328,24 @@ impl Session {
 
     fn commit(&mut self, work: &mut Work, memory: &waits::Memory) -> Result<(), RestoreError> {
         let begun = Instant::now();
+        RestoreError::point(Point::TargetCommit)?;
         let ms = |since: Instant| since.elapsed().as_secs_f64() * 1e3;
         for action in work.state.on(TargetEvent::Commit) {
             debug_assert_eq!(*action, TargetAction::JournalCommitted);
             work.journal.set(Phase::Committed).map_err(RestoreError::io("writing the journal"))?;
         }
         let journal_ms = ms(begun);
+        RestoreError::point(Point::TargetJournalled)?;
         for action in work.state.on(TargetEvent::Journalled) {
             match action {
                 TargetAction::NoteReleasing => {
                     work.journal.note(Phase::Releasing).map_err(RestoreError::io("writing the journal"))?;
+                    RestoreError::point(Point::TargetNoted)?;
                 }
-                _ => work.skeleton.outlive()?,
+                _ => {
+                    work.skeleton.outlive()?;
+                    RestoreError::point(Point::TargetOutlives)?;
+                }
             }
         }
         let pid = work.skeleton.pid;
@@ -339,10 +356,12 @@ impl Session {
                 TargetAction::LetGo => {
                     work.skeleton.let_go();
                     at_boottime_ns = initial_clocks().boottime_ns;
+                    let _ = RestoreError::point(Point::TargetLetGo);
                 }
                 TargetAction::SendRunning => {
                     let resume_ms = ms(begun) - journal_ms;
                     said = self.say(&ToSource::Running { pid, at_boottime_ns, journal_ms, resume_ms });
+                    let _ = RestoreError::point(Point::TargetSaid);
                 }
                 _ => {
                     if let Err(e) = work.journal.set(Phase::Released) {
@@ -352,6 +371,7 @@ impl Session {
                 }
             }
         }
+        let _ = RestoreError::point(Point::TargetReleased);
         memory.save(&self.server.home, pid);
         reap(pid);
         said

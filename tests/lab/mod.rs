@@ -88,13 +88,35 @@ impl Lab {
         let host = Host::create(name, &host_options(&self.options, &self.dir, name))?;
         strays::watch(&host);
         self.hosts.insert(name.to_owned(), host);
-        self.link = Link::join(self.host("a"), self.host("b"))?;
+        self.rejoin()?;
         let boot = self.dir.join(format!("boot-{name}"));
         fs::copy("/proc/sys/kernel/random/uuid", &boot)?;
         let boot = boot.display().to_string();
         let bound = self.run(name, &["mount", "--bind", &boot, "/proc/sys/kernel/random/boot_id"], SOON)?;
         ensure!(bound.exit == 0, "a new boot id: {bound:?}");
         Ok(())
+    }
+
+    /// A new wire, when the kernel has taken the old one's end away, and with it the old addresses.
+    fn rejoin(&mut self) -> Result<()> {
+        for host in self.hosts.values() {
+            let path = host.home().join("hosts");
+            let names = fs::read_to_string(&path)?;
+            let own: Vec<&str> = names.lines().filter(|l| !l.ends_with(" a") && !l.ends_with(" b")).collect();
+            // the file itself is mounted over /etc/hosts: no other may take its place
+            fs::write(&path, own.join("\n") + "\n")?;
+        }
+        let deadline = Instant::now() + SOON;
+        loop {
+            match Link::join(self.host("a"), self.host("b")) {
+                Ok(link) => {
+                    self.link = link;
+                    return Ok(());
+                }
+                Err(error) if Instant::now() > deadline => return Err(error.into()),
+                Err(_) => std::thread::sleep(Duration::from_millis(100)),
+            }
+        }
     }
 
     /// Whether a host runs `ulpm serve`.

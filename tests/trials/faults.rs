@@ -151,6 +151,10 @@ fn run(lab: &mut Lab, case: Case, workload: &str) -> Result<End> {
 }
 
 fn one(lab: &mut Lab, case: Case, workload: &str) -> Result<End> {
+    if ["boot-a", "boot-b"].iter().any(|boot| lab.dir().join(boot).exists()) {
+        // the two hosts are no longer one machine with one file system
+        *lab = Lab::with(&LabOptions { disks: true, ..LabOptions::default() })?;
+    }
     prepare(lab, case)?;
     let _ = fs::remove_file(lab.dir().join("stop"));
     let victim = Victim::start(lab, workload)?;

@@ -6,6 +6,7 @@
 pub mod cli;
 pub mod demo;
 pub mod dirty;
+pub mod fault;
 pub mod handover;
 pub mod image;
 pub mod precopy;

@@ -254,7 +254,8 @@ pub fn exit_code(error: &MigrateError, outcome: Outcome) -> Exit {
     match (error, outcome) {
         // moved, but not cleared up here: `ulpm recover` does the rest
         (MigrateError::CopyLost(_), _) => Exit::Failed,
-        (MigrateError::Open { .. }, _) | (_, Outcome::Unknown | Outcome::Moved) => Exit::Open,
+        (MigrateError::Open { .. } | MigrateError::Down { .. }, _)
+        | (_, Outcome::Unknown | Outcome::Moved) => Exit::Open,
         (MigrateError::Ended { .. }, _) => Exit::Failed,
         (MigrateError::Refused(_), _) => Exit::Refused,
         (_, Outcome::Aborted) => Exit::Aborted,

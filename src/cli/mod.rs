@@ -24,6 +24,8 @@ use anyhow::Context as _;
 use clap::{ArgAction, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
+use crate::fault::{self, Fault};
+
 /// Moves a running, unmodified Linux process to another machine.
 #[derive(Debug, Parser)]
 #[command(name = "ulpm", version, about, after_help = format!("{BEGIN}\n\n{EXIT_CODES}"), disable_help_subcommand = true)]
@@ -34,6 +36,9 @@ pub struct Cli {
     /// Say nothing but errors
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     quiet: bool,
+    /// Fail at a point, for trials: POINT=KIND[:N]
+    #[arg(long, global = true, hide = true, value_name = "FAULT")]
+    fault: Option<Fault>,
     #[command(subcommand)]
     command: Command,
 }
@@ -123,6 +128,9 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 /// Runs what was typed.
 pub fn run(cli: &Cli) -> Result<Exit, Failure> {
     start_log(cli.verbose, cli.quiet);
+    if let Some(fault) = &cli.fault {
+        fault::want(fault.clone());
+    }
     match &cli.command {
         Command::Serve(args) => serve::run(args),
         Command::Live(args) => live::run(args, cli.quiet),

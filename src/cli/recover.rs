@@ -1,11 +1,12 @@
-//! `ulpm recover`: settles migrations whose outcome a crash or a cut left open.
+//! `ulpm recover`: settles migrations whose outcome a crash or a cut left open, on either side.
 
 use clap::Args;
 
 use super::home::Home;
 use super::progress::Display;
 use super::{Exit, Failure, say};
-use crate::precopy::settle::recover;
+use crate::precopy::settle::{self, recover};
+use crate::restore::settle as target;
 use crate::sys::chain;
 
 /// Arguments of `ulpm recover`.
@@ -13,20 +14,36 @@ use crate::sys::chain;
 #[command(
     after_help = "Run it where `ulpm live` ran. The target's journal decides: the copy here is ended if the process runs there,
 and goes on if it does not. If the process there still needs memory of the copy here (a lazy move), it gets that first, however
-long that takes; ending `ulpm recover` meanwhile does no harm. A migration whose target cannot be reached stays open (exit code 5): try again later."
+long that takes; ending `ulpm recover` meanwhile does no harm. A migration whose target cannot be reached stays open (exit code 5): try again later.
+Where `ulpm serve` runs it says how the processes that came, or did not, stand.
+
+--force-source and --force-target are for a host that will never answer again, or went down with the process. They take
+your word: with the wrong one, two copies run, or none. They want the migration's id, in full."
 )]
 pub struct RecoverArgs {
     /// Settle this migration only (`ulpm live` named it)
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", conflicts_with_all = ["force_source", "force_target"])]
     id: Option<String>,
+    /// The copy at the source is the one: it goes on, whatever the target has
+    #[arg(long, value_name = "ID", conflicts_with = "force_target")]
+    force_source: Option<String>,
+    /// The copy at the target is the one: the copy at the source is ended
+    #[arg(long, value_name = "ID")]
+    force_target: Option<String>,
 }
 
 /// Asks the target of every open migration; exit code 5 if one stays open.
 pub fn run(args: &RecoverArgs) -> Result<Exit, Failure> {
     let home = Home::open()?;
+    match (&args.force_source, &args.force_target) {
+        (Some(id), _) => return force(&home, id, true),
+        (_, Some(id)) => return force(&home, id, false),
+        _ => {}
+    }
     let display = Display::new();
     let settled = recover(home.path(), args.id.as_deref(), &|progress| display.show(&progress))?;
-    if settled.is_empty() {
+    let own = target::own_side(&target::directory(home.path()), args.id.as_deref())?;
+    if settled.is_empty() && own.is_empty() {
         if let Some(id) = &args.id {
             return Err(Failure::from(anyhow::anyhow!(
                 "no migration {id} is open on this host; nothing was done"
@@ -46,5 +63,29 @@ pub fn run(args: &RecoverArgs) -> Result<Exit, Failure> {
         };
         say(&format!("{}: {outcome}\n", one.id))?;
     }
+    for one in own {
+        exit = if one.open { Exit::Open } else { exit };
+        say(&format!("{}: {}\n", one.id, one.text))?;
+    }
     Ok(exit)
+}
+
+/// Carries the user's word out, on whichever side this host is of it.
+fn force(home: &Home, id: &str, source: bool) -> Result<Exit, Failure> {
+    tracing::warn!(
+        "taking your word for migration {id}: the copy at the {} is the one",
+        if source { "source" } else { "target" }
+    );
+    let as_source = settle::force(home.path(), id, source)?;
+    let said = match as_source {
+        Some(said) => Some(said),
+        None => target::force(&target::directory(home.path()), id, !source)?,
+    };
+    let Some(said) = said else {
+        return Err(Failure::from(anyhow::anyhow!(
+            "no migration {id} is open on this host (the id must be typed in full); nothing was done"
+        )));
+    };
+    say(&format!("{id}: {said}\n"))?;
+    Ok(Exit::Done)
 }

@@ -32,6 +32,9 @@ pub fn run(args: &ServeArgs) -> Result<Exit, Failure> {
     let home = Home::open()?;
     let identity = home.identity()?;
     let journal = home.subdirectory("journal")?;
+    for own in crate::restore::settle::own_side(&journal, None)? {
+        let _ = writeln!(io::stderr(), "ulpm: migration {}: {}", own.id, own.text);
+    }
     for ability in abilities::here().iter().filter(|a| a.needed_to == Needed::Receive && !a.there) {
         tracing::warn!("this host cannot {}: {}", ability.name, ability.why);
     }

@@ -1,8 +1,12 @@
 //! What must be remembered of a migration whatever happens: one small file per migration in `ULPM_HOME/journal`.
 //!
-//! The file is made and brought to disk before the freeze, at its full size. Inside the freeze one sector is
-//! overwritten and synced (`fdatasync`): no metadata changes, so it costs one write. A record that does not carry
-//! its own checksum counts as not written.
+//! The file appears whole or not at all, with its name on the disk, before the freeze, at its full size. Inside the
+//! freeze one block is overwritten and synced (`fdatasync`): no metadata changes, so it costs one write. There are
+//! two blocks, written in turn, each with its number and its own checksum: the one with the higher number that is
+//! sound counts, so that a write that a power cut tears leaves the entry as it was.
+//!
+//! Two locks. Who is at work on a migration *keeps* its entry (`flock`), for as long as that takes. Who changes it
+//! holds the other one (`F_OFD_SETLKW`) for that moment: a question may come while a session is at work.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -11,27 +15,20 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-/// Bytes of an entry: one block of every disk in use.
-const SIZE: usize = 4096;
-const VERSION: u32 = 1;
+use super::settle::may_become;
+pub use super::settle::{Life, Phase};
+use crate::fault::{self, Point};
 
-/// Where a migration stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Phase {
-    /// Before the commit point: if this is all there is, the process runs (or ran) at the source.
-    Begun,
-    /// Source: `Commit` is about to be sent. Target: it runs here.
-    Committed,
-    /// Target: it has been let go; what becomes of it is its own affair.
-    Released,
-    /// Target: it was asked about this migration, and it will never run here.
-    Refused,
-}
+/// Bytes of a block.
+const SIZE: usize = 4096;
+const VERSION: u32 = 2;
 
 /// One entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     version: u32,
+    /// How often it was written.
+    number: u64,
     /// The migration.
     pub id: String,
     /// Whether this host is the source.
@@ -40,6 +37,8 @@ pub struct Entry {
     pub pid: i32,
     /// Start time of that process (field 22 of `/proc/PID/stat`): a number alone can be another process later.
     pub start_time: u64,
+    /// `/proc/sys/kernel/random/boot_id`: after a boot both numbers can be another process.
+    pub boot_id: String,
     /// The other host, as the user named it.
     pub peer: String,
     /// Where it stands.
@@ -51,25 +50,67 @@ impl Entry {
     pub fn new(id: &str, source: bool, pid: i32, peer: &str) -> Self {
         Entry {
             version: VERSION,
+            number: 0,
             id: id.to_owned(),
             source,
             pid,
             start_time: start_time(pid).unwrap_or(0),
+            boot_id: boot_id(),
             peer: peer.to_owned(),
             phase: Phase::Begun,
         }
     }
 
+    /// What has become of the process it names. One that is being killed does not live.
+    pub fn life(&self) -> Life {
+        if self.boot_id != boot_id() {
+            return Life::Rebooted;
+        }
+        let lives = self.pid != 0 && start_time(self.pid) == Some(self.start_time) && !dying(self.pid);
+        if lives { Life::Lives } else { Life::Ended }
+    }
+
     /// Whether the process it names is still there.
     pub fn process_lives(&self) -> bool {
-        start_time(self.pid) == Some(self.start_time)
+        self.life() == Life::Lives
     }
+
+    /// The same entry but for how often it was written.
+    fn says(&self, other: &Entry) -> bool {
+        Entry { number: other.number, ..self.clone() } == *other
+    }
+}
+
+/// Names this run of the kernel.
+pub fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
 }
 
 /// Start time of a process in clock ticks since boot.
 pub fn start_time(pid: i32) -> Option<u64> {
+    stat_fields(pid)?.get(19)?.parse().ok()
+}
+
+/// The fields of `/proc/PID/stat` after the name: the state comes first.
+fn stat_fields(pid: i32) -> Option<Vec<String>> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(") ")?.1.split_whitespace().nth(19)?.parse().ok()
+    Some(stat.rsplit_once(") ")?.1.split_whitespace().map(str::to_owned).collect())
+}
+
+/// Dead and not yet reaped, on its way out, or about to take a `SIGKILL`.
+fn dying(pid: i32) -> bool {
+    const PF_EXITING: u64 = 0x4;
+    const SIGKILL: u64 = 1 << (libc::SIGKILL - 1);
+    let Some(fields) = stat_fields(pid) else { return true };
+    let ended = matches!(fields.first().map(String::as_str), Some("Z" | "X"));
+    let exiting =
+        fields.get(6).and_then(|flags| flags.parse::<u64>().ok()).is_some_and(|f| f & PF_EXITING != 0);
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let pending = |name: &str| {
+        let text = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+        u64::from_str_radix(text.trim(), 16).unwrap_or(0)
+    };
+    ended || exiting || (pending("SigPnd:") | pending("ShdPnd:")) & SIGKILL != 0
 }
 
 /// An open journal file.
@@ -83,15 +124,27 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Makes the file, at its full size, on disk with its name.
+    /// Makes the file, at its full size, on disk with its name; kept by this handle.
     pub fn begin(dir: &Path, entry: Entry) -> io::Result<Self> {
         let path = file_of(dir, &entry.id, entry.source);
-        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
-        let journal = Journal { path, file, entry, kept: false };
-        journal.write()?;
-        journal.file.sync_all()?;
-        File::open(dir)?.sync_all()?;
+        let unnamed = path.with_extension("new");
+        let _ = fs::remove_file(&unnamed);
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&unnamed)?;
+        let mut journal = Journal { path, file, entry, kept: false };
+        let made = journal.make(&unnamed);
+        let _ = fs::remove_file(&unnamed);
+        made?;
         Ok(journal)
+    }
+
+    fn make(&mut self, unnamed: &Path) -> io::Result<()> {
+        self.file.write_all_at(&[0; 2 * SIZE], 0)?;
+        self.write()?;
+        self.file.sync_all()?;
+        self.keep();
+        // unlike a rename this fails if the name is taken
+        fs::hard_link(unnamed, &self.path)?;
+        sync_directory_of(&self.path)
     }
 
     /// Reads one entry back.
@@ -141,8 +194,25 @@ impl Journal {
 
     /// Changes the phase, durably. A decision once written stands: another one is an error.
     pub fn set(&mut self, phase: Phase) -> io::Result<()> {
-        self.change(|entry| entry.phase = phase)?;
+        self.note(phase)?;
+        self.fault(phase).map_or(Ok(()), fault::written)?;
         self.file.sync_data()
+    }
+
+    /// Changes the phase; durable for the end of this program, not for that of the host.
+    pub fn note(&mut self, phase: Phase) -> io::Result<()> {
+        self.fault(phase).map_or(Ok(()), fault::writing)?;
+        self.change(|entry| entry.phase = phase)
+    }
+
+    /// The user has decided otherwise than what is written.
+    pub fn overrule(&mut self, phase: Phase) -> io::Result<()> {
+        self.locked(|journal| {
+            journal.entry = read(&journal.file, &journal.path)?;
+            journal.entry.phase = phase;
+            journal.write()?;
+            journal.file.sync_data()
+        })
     }
 
     /// Keeps the entry for this handle until it is dropped; false if another one keeps it.
@@ -154,27 +224,47 @@ impl Journal {
     /// One change at a time, and none after a decision: a `Commit` may arrive while another connection is told
     /// that it never will be.
     fn change(&mut self, change: impl FnOnce(&mut Entry)) -> io::Result<()> {
-        if !self.kept {
-            self.file.lock()?;
+        self.locked(|journal| journal.change_locked(change))
+    }
+
+    fn fault(&self, phase: Phase) -> Option<Point> {
+        match (self.entry.source, phase) {
+            (true, Phase::Committed) => Some(Point::SourceJournalCommitted),
+            (false, Phase::Committed) => Some(Point::TargetJournalCommitted),
+            (false, Phase::Releasing) => Some(Point::TargetJournalReleasing),
+            (false, Phase::Released) => Some(Point::TargetJournalReleased),
+            _ => None,
         }
-        let changed = self.change_locked(change);
-        if !self.kept {
-            self.file.unlock()?;
-        }
-        changed
+    }
+
+    fn locked(&mut self, work: impl FnOnce(&mut Self) -> io::Result<()>) -> io::Result<()> {
+        self.lock(libc::F_WRLCK)?;
+        let done = work(self);
+        self.lock(libc::F_UNLCK)?;
+        done
+    }
+
+    /// The lock of the open file, which is another than the one of [`Journal::keep`].
+    fn lock(&self, kind: i32) -> io::Result<()> {
+        let whole = libc::flock {
+            l_type: kind as i16,
+            l_whence: libc::SEEK_SET as i16,
+            l_start: 0,
+            l_len: 0,
+            l_pid: 0,
+        };
+        nix::fcntl::fcntl(&self.file, nix::fcntl::FcntlArg::F_OFD_SETLKW(&whole))?;
+        Ok(())
     }
 
     fn change_locked(&mut self, change: impl FnOnce(&mut Entry)) -> io::Result<()> {
         let written = read(&self.file, &self.path)?;
         let mut wanted = written.clone();
         change(&mut wanted);
-        let stands = match (written.phase, wanted.phase) {
-            (Phase::Committed, Phase::Released) | (Phase::Begun, _) => false,
-            // the skeleton died with us before it was let go: it never ran, and never will
-            (Phase::Committed, Phase::Refused) => written.process_lives(),
-            _ => true,
-        };
-        if stands && wanted != written {
+        let may = may_become(written.source, written.phase, wanted.phase, written.life())
+            && (written.phase == Phase::Begun
+                || written.says(&Entry { phase: written.phase, ..wanted.clone() }));
+        if !may {
             let decision = if written.phase == Phase::Refused { "refused" } else { "committed" };
             return Err(io::Error::other(format!("migration {} has been {decision} already", written.id)));
         }
@@ -182,8 +272,10 @@ impl Journal {
         self.write()
     }
 
-    fn write(&self) -> io::Result<()> {
-        self.file.write_all_at(&encode(&self.entry), 0)
+    fn write(&mut self) -> io::Result<()> {
+        self.entry.number += 1;
+        let block = self.entry.number % 2 * SIZE as u64;
+        self.file.write_all_at(&encode(&self.entry), block)
     }
 
     /// Settled: the file goes.
@@ -193,7 +285,10 @@ impl Journal {
 
     /// As [`Journal::close`], for those who cannot give it away.
     pub fn remove(&self) -> io::Result<()> {
-        fs::remove_file(&self.path)
+        match fs::remove_file(&self.path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => sync_directory_of(&self.path),
+        }
     }
 
     /// The same entry, a second time.
@@ -207,13 +302,18 @@ impl Journal {
     }
 }
 
+fn sync_directory_of(path: &Path) -> io::Result<()> {
+    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+}
+
 fn read(file: &File, path: &Path) -> io::Result<Entry> {
-    let mut bytes = vec![0; SIZE];
+    let mut bytes = vec![0; 2 * SIZE];
     let whole = match file.read_exact_at(&mut bytes, 0) {
         Err(e) if e.kind() != io::ErrorKind::UnexpectedEof => return Err(e),
         whole => whole.is_ok(),
     };
-    let entry = if whole { decode(&bytes) } else { None };
+    let blocks = if whole { bytes.chunks_exact(SIZE) } else { [].chunks_exact(SIZE) };
+    let entry = blocks.filter_map(decode).max_by_key(|entry| entry.number);
     entry.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged", path.display())))
 }
 
@@ -259,8 +359,44 @@ mod tests {
         assert_eq!(again.entry().phase, Phase::Committed);
         assert!(again.entry().process_lives());
         assert!(Journal::open(dir.path(), "a-1", false).unwrap().is_none());
-        fs::write(file_of(dir.path(), "a-1", true), vec![7; SIZE]).unwrap();
+        fs::write(file_of(dir.path(), "a-1", true), vec![7; 2 * SIZE]).unwrap();
         assert!(Journal::open(dir.path(), "a-1", true).is_err());
+    }
+
+    #[test]
+    fn a_torn_write_leaves_the_entry_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = Journal::begin(dir.path(), Entry::new("a-1", true, 0, "host")).unwrap();
+        journal.set(Phase::Committed).unwrap();
+        let path = file_of(dir.path(), "a-1", true);
+        let whole = fs::read(&path).unwrap();
+        let newer = (journal.entry().number % 2) as usize * SIZE;
+        for torn in [newer + 40, newer + 200] {
+            let mut bytes = whole.clone();
+            bytes[torn] ^= 1;
+            fs::write(&path, &bytes).unwrap();
+            let entry = Journal::open(dir.path(), "a-1", true).unwrap().unwrap().entry().clone();
+            assert_eq!(entry.phase, Phase::Begun);
+        }
+    }
+
+    #[test]
+    fn a_process_of_another_boot_is_gone_whatever_has_its_number_now() {
+        let me = std::process::id() as i32;
+        let entry = Entry::new("a-1", true, me, "host");
+        assert_eq!(entry.life(), Life::Lives);
+        assert_eq!(Entry { boot_id: "another".to_owned(), ..entry.clone() }.life(), Life::Rebooted);
+        assert_eq!(Entry { start_time: 0, ..entry }.life(), Life::Ended);
+    }
+
+    #[test]
+    fn a_dead_process_that_nobody_has_reaped_does_not_live() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let entry = Entry::new("a-1", false, child.id() as i32, "host");
+        assert!(entry.process_lives());
+        child.kill().unwrap();
+        assert!(!entry.process_lives());
+        child.wait().unwrap();
     }
 
     #[test]
@@ -280,7 +416,6 @@ mod tests {
     fn a_kept_entry_is_seen_as_kept() {
         let dir = tempfile::tempdir().unwrap();
         let mut live = Journal::begin(dir.path(), Entry::new("a-1", true, 0, "host")).unwrap();
-        assert!(live.keep());
         let mut other = Journal::open(dir.path(), "a-1", true).unwrap().unwrap();
         assert!(!other.keep());
         live.set(Phase::Committed).unwrap();
@@ -294,7 +429,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         Journal::begin(dir.path(), Entry::new("a-1", true, 0, "host")).unwrap();
         fs::write(dir.path().join("short.source.journal"), b"x").unwrap();
-        fs::write(dir.path().join("zero.source.journal"), vec![0; SIZE]).unwrap();
+        fs::write(dir.path().join("zero.source.journal"), vec![0; 2 * SIZE]).unwrap();
         let (good, bad): (Vec<_>, Vec<_>) =
             Journal::list(dir.path()).unwrap().into_iter().partition(|j| j.is_ok());
         assert_eq!((good.len(), bad.len()), (1, 2));

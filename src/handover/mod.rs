@@ -1,16 +1,19 @@
 //! The two-sided commit: at every instant at most one copy can run, and one can always be brought back.
 //!
-//! Pure state machines: events in, the actions to carry out in that order. No I/O, no clock. The sessions feed
-//! them and do what they say; [`journal`] writes what must be remembered.
+//! Pure state machines: events in, the actions to carry out in that order. No I/O, no clock. The sessions,
+//! `ulpm recover` and `ulpm serve` feed them and do what they say; [`journal`] writes what must be remembered,
+//! [`settle`] says what follows from what is written. `model/` checks all of it against every failure at every step.
 //!
 //! ```text
 //! source                                     target
 //!   Moving ──Prepared──▶ Committing            Building ──Applied──▶ Prepared
-//!     │ Failed, Lost, Cancelled                   │ Lost, Abort          │ Commit       │ Lost, Abort
-//!     ▼                    │ Running, Lost        ▼                      ▼              ▼
-//!   resumed             Done   Open             destroyed           Committed       destroyed
-//!                                                                        │ LetGo
-//!                                                                     Running
+//!     │ Failed, Lost,      │ Running, Lost        │ Lost, Abort         │ Commit      │ Lost, Abort
+//!     ▼ Cancelled          ▼                      ▼                     ▼             ▼
+//!   Resumed             Done   Open             Destroyed           Committed      Destroyed
+//!                                                                       │ Journalled
+//!                                                                    Leaving
+//!                                                                       │ Outlives
+//!                                                                    Running
 //! ```
 //! The target's journal decides. Before `Committed` is written there nothing can run at the target; the source
 //! goes on. From the moment before `Commit` leaves, the source copy stays stopped whatever happens to ulpm, until
@@ -18,9 +21,12 @@
 //! asked about a migration it has not committed writes down that it never will: a late `Commit` finds that.
 
 pub mod journal;
+#[cfg(test)]
+mod model;
+pub mod settle;
 
 /// Where the source stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
     /// Before the commit point: the process is ours.
     Moving,
@@ -35,7 +41,7 @@ pub enum Source {
 }
 
 /// What happens to the source.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SourceEvent {
     /// The target has applied everything.
     Prepared,
@@ -45,14 +51,22 @@ pub enum SourceEvent {
     Lost,
     /// The user, or a time limit, wants it to end.
     Cancelled,
+    /// Something here failed before a single byte of `Commit` was sent.
+    NotSent,
     /// The target says that the process runs there.
     Running,
     /// The target says that it will never run there.
     Never,
+    /// The target says that it ran there and went down with its host; or it has been asked often enough in vain.
+    Unsettled,
+    /// The user says that the copy here is the one.
+    ForcedHere,
+    /// The user says that the copy at the target is the one.
+    ForcedThere,
 }
 
 /// What the source has to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SourceAction {
     /// Write to the journal that the outcome is open, durably.
     JournalOpen,
@@ -60,6 +74,8 @@ pub enum SourceAction {
     Hold,
     /// Send `Commit`.
     SendCommit,
+    /// Ask the target how it ended, by another connection.
+    Ask,
     /// Kill the copy here.
     Kill,
     /// Let the copy here run.
@@ -79,15 +95,25 @@ impl Source {
         use SourceEvent as E;
         let (next, actions): (Source, &'static [A]) = match (*self, event) {
             (Source::Moving, E::Prepared) => (Source::Committing, &[A::JournalOpen, A::Hold, A::SendCommit]),
-            (Source::Moving, E::Failed | E::Lost | E::Never) => (Source::Resumed, &[A::Resume]),
-            (Source::Moving, E::Cancelled) => (Source::Resumed, &[A::SendAbort, A::Resume]),
-            // nothing can run before the commit: such an answer is a lie, and changes nothing here
-            (Source::Moving, E::Running) => (Source::Resumed, &[A::SendAbort, A::Resume]),
-            (Source::Committing | Source::Open, E::Running) => (Source::Done, &[A::Kill, A::JournalClosed]),
-            (Source::Committing | Source::Open, E::Never | E::Failed) => {
+            (Source::Moving, E::Failed | E::Lost | E::Never | E::Unsettled) => {
                 (Source::Resumed, &[A::Resume, A::JournalClosed])
             }
-            (Source::Committing, E::Lost) => (Source::Open, &[A::LeaveStopped]),
+            // nothing can run before the commit: the answer that it does is a lie, and changes nothing here
+            (Source::Moving, E::Cancelled | E::NotSent | E::Running) => {
+                (Source::Resumed, &[A::SendAbort, A::Resume, A::JournalClosed])
+            }
+            (Source::Committing, E::NotSent) => {
+                (Source::Resumed, &[A::SendAbort, A::Resume, A::JournalClosed])
+            }
+            (Source::Committing | Source::Open, E::Running) => (Source::Done, &[A::Kill, A::JournalClosed]),
+            (Source::Committing | Source::Open, E::Never) => {
+                (Source::Resumed, &[A::Resume, A::JournalClosed])
+            }
+            // a target that failed may have written its decision before it did
+            (Source::Committing, E::Lost | E::Failed) => (Source::Open, &[A::Ask]),
+            (Source::Open, E::Unsettled) => (Source::Open, &[A::LeaveStopped]),
+            (Source::Open, E::ForcedHere) => (Source::Resumed, &[A::Resume, A::JournalClosed]),
+            (Source::Open, E::ForcedThere) => (Source::Done, &[A::Kill, A::JournalClosed]),
             // too late to cancel; a second Prepared says nothing new
             (state, _) => (state, &[]),
         };
@@ -97,7 +123,7 @@ impl Source {
 }
 
 /// Where the target stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Target {
     /// The skeleton is being filled.
     Building,
@@ -105,6 +131,8 @@ pub enum Target {
     Prepared,
     /// The decision is taken and written down.
     Committed,
+    /// The skeleton is made to outlive us; nothing of it has run.
+    Leaving,
     /// It runs here.
     Running,
     /// There is nothing here, nor will be.
@@ -112,7 +140,7 @@ pub enum Target {
 }
 
 /// What happens to the target.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TargetEvent {
     /// The state is applied (and verified).
     Applied,
@@ -120,7 +148,9 @@ pub enum TargetEvent {
     Commit,
     /// The journal entry is durable.
     Journalled,
-    /// Something here failed before the commit.
+    /// The skeleton no longer dies with us.
+    Outlives,
+    /// Something here failed before the first thread was let go.
     Failed,
     /// The source says `Abort`.
     Abort,
@@ -129,18 +159,28 @@ pub enum TargetEvent {
 }
 
 /// What the target has to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TargetAction {
     /// Tell the source that all is applied.
     SendPrepared,
     /// Write durably that the process runs here.
     JournalCommitted,
+    /// Note that from now on it may have run (need not be durable: it matters when we end, not when the host does).
+    NoteReleasing,
+    /// Take the kernel's order away to kill it when we end.
+    Outlive,
     /// Let all threads go.
     LetGo,
     /// Tell the source.
     SendRunning,
-    /// Kill the skeleton.
+    /// Write durably that it was let go.
+    JournalReleased,
+    /// Kill the skeleton, and wait until it is dead.
     Destroy,
+    /// Nothing was decided here: the entry goes.
+    JournalRemoved,
+    /// Write that it never ran here, nor will.
+    JournalRefused,
     /// Tell the source what failed.
     SendFailed,
 }
@@ -153,15 +193,24 @@ impl Target {
         let (next, actions): (Target, &'static [A]) = match (*self, event) {
             (Target::Building, E::Applied) => (Target::Prepared, &[A::SendPrepared]),
             (Target::Prepared, E::Commit) => (Target::Committed, &[A::JournalCommitted]),
-            (Target::Committed, E::Journalled) => (Target::Running, &[A::LetGo, A::SendRunning]),
-            // the journal could not be written: nobody has been let go, and never will be
-            (Target::Committed, E::Failed) => (Target::Destroyed, &[A::Destroy, A::SendFailed]),
-            (Target::Building | Target::Prepared, E::Failed) => {
-                (Target::Destroyed, &[A::Destroy, A::SendFailed])
+            (Target::Committed, E::Journalled) => (Target::Leaving, &[A::NoteReleasing, A::Outlive]),
+            (Target::Leaving, E::Outlives) => {
+                (Target::Running, &[A::LetGo, A::SendRunning, A::JournalReleased])
             }
-            (Target::Building | Target::Prepared, E::Abort | E::Lost) => (Target::Destroyed, &[A::Destroy]),
+            // nobody has been let go, and never will be
+            (Target::Committed | Target::Leaving, E::Failed) => {
+                (Target::Destroyed, &[A::Destroy, A::JournalRefused, A::SendFailed])
+            }
+            (Target::Building | Target::Prepared, E::Failed) => {
+                (Target::Destroyed, &[A::Destroy, A::JournalRemoved, A::SendFailed])
+            }
+            (Target::Building | Target::Prepared, E::Abort | E::Lost) => {
+                (Target::Destroyed, &[A::Destroy, A::JournalRemoved])
+            }
             // a commit without anything prepared
-            (Target::Building, E::Commit) => (Target::Destroyed, &[A::Destroy, A::SendFailed]),
+            (Target::Building, E::Commit) => {
+                (Target::Destroyed, &[A::Destroy, A::JournalRemoved, A::SendFailed])
+            }
             (state, _) => (state, &[]),
         };
         *self = next;
@@ -170,4 +219,18 @@ impl Target {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silent_target_after_the_commit_leaves_it_open() {
+        use SourceAction as A;
+        let mut source = Source::Moving;
+        assert_eq!(source.on(SourceEvent::Prepared), [A::JournalOpen, A::Hold, A::SendCommit]);
+        assert_eq!(source.on(SourceEvent::Cancelled), []);
+        assert_eq!(source.on(SourceEvent::Lost), [A::Ask]);
+        assert_eq!(source.on(SourceEvent::Unsettled), [A::LeaveStopped]);
+        assert_eq!(source, Source::Open);
+        assert_eq!(source.on(SourceEvent::Never), [A::Resume, A::JournalClosed]);
+    }
+}

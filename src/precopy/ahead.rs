@@ -152,7 +152,9 @@ impl Ahead<'_> {
         let found = scan_begun + pushed.scan;
         self.link.say(&ToTarget::RoundEnd(number as u32))?;
         match self.link.hear_meanwhile("placing the pages of a round", &mut || watch.look(meter))? {
-            ToSource::RoundApplied(n) if n as usize == number => {}
+            ToSource::RoundApplied(n) if n as usize == number => {
+                MigrateError::point(crate::fault::Point::SourceRound)?;
+            }
             other => return Err(out_of_turn(&other)),
         }
         let bytes = self.link.bytes_sent() - bytes_before;

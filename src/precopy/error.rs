@@ -95,6 +95,29 @@ pub enum MigrateError {
     /// Another ulpm is at work on this migration.
     #[error("`ulpm live` is still at work on it")]
     UnderWay,
+    /// The target's host went down with the process.
+    #[error(
+        "it ran at the target and went down with that host; the copy here stays stopped, as it was at the hand-over: \
+         `ulpm recover --force-source {id}` lets it go on from there, `ulpm recover --force-target {id}` ends it"
+    )]
+    Down {
+        /// The migration.
+        id: String,
+    },
+    /// The user wants what is not so.
+    #[error(
+        "{peer} answers that {}; nothing was done: run `ulpm recover` without force",
+        if *runs { "it runs there" } else { "it never will run there" }
+    )]
+    Known {
+        /// The target.
+        peer: String,
+        /// What it says.
+        runs: bool,
+    },
+    /// The user wants a copy that there cannot be.
+    #[error("the commit was never sent: there is no copy at the target, and the one here stays")]
+    NeverSent,
     /// Nobody knows where the process runs.
     #[error(
         "the target is out of reach since the commit was sent, and nobody here knows whether the process runs \
@@ -115,6 +138,7 @@ impl MigrateError {
             MigrateError::Wire(_)
             | MigrateError::Silent { .. }
             | MigrateError::NoSignOfLife { .. }
+            | MigrateError::Down { .. }
             | MigrateError::Open { .. } => E::Lost,
             _ => E::Cancelled,
         }
@@ -138,6 +162,15 @@ impl MigrateError {
             error if !ours || error.is_about_nobody() => error,
             error => MigrateError::Ended { pid, source: Box::new(error) },
         }
+    }
+
+    /// A point at which a fault may be asked for.
+    pub(super) fn point(at: crate::fault::Point) -> Result<(), MigrateError> {
+        use std::io::ErrorKind as K;
+        crate::fault::point(at).map_err(|source| match source.kind() {
+            K::ConnectionReset => MigrateError::Silent { seconds: 0, step: "cut by a fault" },
+            _ => MigrateError::Here { step: "a fault was asked for", source },
+        })
     }
 
     /// For the journal in `dir`.
@@ -166,7 +199,13 @@ impl From<PreloadError> for MigrateError {
 /// `touched`: the migration went further than looking.
 pub fn whereabouts(error: &MigrateError, state: Source, touched: bool, pid: i32) -> Option<String> {
     let says_it = |e: &MigrateError| {
-        matches!(e, MigrateError::Refused(_) | MigrateError::Open { .. } | MigrateError::CopyLost(_))
+        matches!(
+            e,
+            MigrateError::Refused(_)
+                | MigrateError::Open { .. }
+                | MigrateError::Down { .. }
+                | MigrateError::CopyLost(_)
+        )
     };
     if error.is_about_nobody() || says_it(error) {
         return None;

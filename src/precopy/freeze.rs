@@ -14,6 +14,7 @@ use super::predict::Prediction;
 use super::session::{MOVED, Options, Progress};
 use super::settle::Answer;
 use crate::dirty::Found;
+use crate::fault::Point;
 use crate::handover::journal::{Journal, Phase};
 use crate::handover::{Source, SourceAction, SourceEvent};
 use crate::image::files::FilesImage;
@@ -98,7 +99,9 @@ impl Freezer<'_> {
             let mut captive = poised.freeze()?;
             self.report.freeze_parts.stop = ms(begun);
             let stopped_ns = initial_clocks().boottime_ns;
-            match self.capture(agent, described, &mut captive) {
+            let captured = MigrateError::point(Point::SourceFrozen)
+                .and_then(|()| self.capture(agent, described, &mut captive));
+            match captured {
                 Err(e) if passing(&e) && attempt < ATTEMPTS => {
                     tracing::info!(error = %e, attempt, "not now; the process runs on, and is frozen again in a moment");
                     captive.remember_waits(&mut agent.waits.lock());
@@ -153,6 +156,7 @@ impl Freezer<'_> {
         found: &[Found],
         stopped_ns: i64,
     ) -> Result<(), MigrateError> {
+        MigrateError::point(Point::SourceCaptured)?;
         let theirs = |ns| ns - self.difference.boottime_ns;
         let moments =
             Moments { stopped_ns: theirs(stopped_ns), captured_ns: theirs(initial_clocks().boottime_ns) };
@@ -168,6 +172,7 @@ impl Freezer<'_> {
         }
         self.report.threads = image.threads.len() as u32;
         link.say(&ToTarget::State(Box::new(TreeImage::new(vec![image])), moments))?;
+        MigrateError::point(Point::SourceSent)?;
         let (apply_ms, verified) = match link.hear("applying the last state")? {
             ToSource::Prepared { apply_ms, verified } => (apply_ms, verified),
             other => return Err(out_of_turn(&other)),
@@ -211,6 +216,7 @@ impl Freezer<'_> {
         let memory = self.memory(agent, described)?;
         tracing::debug!(maps_ms = ms(begun), "capture");
         captive.furnish()?;
+        MigrateError::point(Point::SourceFurnished)?;
         tracing::debug!(scratch_ms = ms(begun), "capture");
         let options = &self.options.files;
         let pid = self.options.pid;
@@ -263,13 +269,25 @@ impl Freezer<'_> {
         let begun = Instant::now();
         link.ignore_cancel();
         let dir = self.options.home.join("journal");
+        if let Err(e) = MigrateError::point(Point::SourcePrepared) {
+            return self.before_commit_failed(link, captive, SourceAction::JournalOpen, e);
+        }
         for action in self.state.on(SourceEvent::Prepared) {
             let done = match action {
                 SourceAction::JournalOpen => {
-                    self.journal.set(Phase::Committed).map_err(MigrateError::journal(&dir))
+                    let written = self.journal.set(Phase::Committed).map_err(MigrateError::journal(&dir));
+                    written.and_then(|()| MigrateError::point(Point::SourceJournalled))
                 }
-                SourceAction::Hold => captive.hold().map_err(MigrateError::from),
-                _ => link.say(&ToTarget::Commit),
+                SourceAction::Hold => captive
+                    .hold()
+                    .map_err(MigrateError::from)
+                    .and_then(|()| MigrateError::point(Point::SourceHeld)),
+                _ => link.say(&ToTarget::Commit).and_then(|()| {
+                    if crate::fault::waits_at(Point::SourceCommitSent) {
+                        link.flush()?;
+                    }
+                    MigrateError::point(Point::SourceCommitSent)
+                }),
             };
             if let Err(e) = done {
                 return self.before_commit_failed(link, captive, *action, e);
@@ -285,6 +303,7 @@ impl Freezer<'_> {
             self.report.freeze_parts.commit = self.commit_ms(journal_ms);
             self.report.bytes_on_wire = link.bytes_sent();
             tracing::debug!(journal_ms, answered_ms = ms(begun), "commit");
+            MigrateError::point(Point::SourceAnswered)?;
             drop(urgent);
             self.foresight.learn(&self.options.home, &prediction, self.report);
             return self.moved(link, captive);
@@ -314,6 +333,7 @@ impl Freezer<'_> {
             arrived?;
         }
         captive.kill()?;
+        MigrateError::point(Point::SourceKilled)?;
         let dir = self.options.home.join("journal");
         self.journal.close().map_err(MigrateError::journal(&dir))
     }
@@ -338,7 +358,7 @@ impl Freezer<'_> {
             return self.unanswered(link, captive, Some(e));
         }
         let _ = link.say(&ToTarget::Abort(e.to_string()));
-        self.state.on(SourceEvent::Never);
+        self.state.on(SourceEvent::NotSent);
         self.report.outcome = Outcome::Aborted;
         captive.resume();
         let _ = self.journal.close();
@@ -354,29 +374,24 @@ impl Freezer<'_> {
     ) -> Result<(), MigrateError> {
         tracing::warn!(error = ?e, "the target did not answer the commit; asking again");
         let id = self.report.id.clone();
-        let event = match super::settle::ask(self.options, &id) {
-            Ok(Answer::Runs(pid) | Answer::RunsLazily(pid)) => {
+        self.state.on(SourceEvent::Lost);
+        let answer = super::settle::ask(self.options, &id);
+        self.state.on(answer.as_ref().map_or(SourceEvent::Unsettled, |answer| answer.event()));
+        match answer {
+            Ok(Answer::Running(pid) | Answer::RunsLazily(pid)) => {
                 self.report.target_pid = Some(pid);
-                SourceEvent::Running
+                self.moved(link, captive)
             }
-            Ok(Answer::Never) => SourceEvent::Never,
-            Err(_) => SourceEvent::Lost,
-        };
-        if event == SourceEvent::Running {
-            return self.moved(link, captive);
-        }
-        self.state.on(event);
-        match event {
-            SourceEvent::Never => {
+            Ok(Answer::Never) => {
                 self.report.outcome = Outcome::Aborted;
                 captive.resume();
                 let _ = self.journal.close();
                 Err(e.unwrap_or(MigrateError::Cancelled))
             }
-            _ => {
+            Ok(Answer::Down) | Err(_) => {
                 self.report.outcome = Outcome::Unknown;
                 captive.leave_stopped();
-                Err(MigrateError::Open { id })
+                Err(if answer.is_ok() { MigrateError::Down { id } } else { MigrateError::Open { id } })
             }
         }
     }

@@ -141,7 +141,9 @@ impl Late {
                     Heard::Refused(why) if asked.is_none_or(|at| at.elapsed() > ASK) => {
                         tracing::info!(%why, "a lane is refused: asking how the move stands");
                         asked = Some(Instant::now());
-                        if let Ok(Answer::Runs(_)) = ask_once(&self.road.home, &self.road.to, &self.road.id) {
+                        if let Ok(Answer::Running(_)) =
+                            ask_once(&self.road.home, &self.road.to, &self.road.id)
+                        {
                             return Ok(Arrived::Whole(None));
                         }
                     }

@@ -16,6 +16,7 @@ use super::link::{Link, hashes, out_of_turn};
 use super::whole;
 use crate::dirty::choice::Unavailable;
 use crate::dirty::{Choice, Kind};
+use crate::fault::Point;
 use crate::handover::journal::{Entry, Journal};
 use crate::handover::{Source, SourceAction};
 use crate::image::TreeImage;
@@ -130,7 +131,10 @@ impl<'a> Migration<'a> {
 
     fn carry_out(&mut self) -> Result<(), MigrateError> {
         let (mut link, described) = self.preflight()?;
-        let done = self.move_it(&mut link, &described);
+        let mut done = self.move_it(&mut link, &described);
+        if done.is_ok() {
+            done = MigrateError::point(Point::SourceClosed);
+        }
         let reason = match &done {
             Ok(()) => MOVED.to_owned(),
             Err(e) => e.to_string(),
@@ -219,6 +223,7 @@ impl<'a> Migration<'a> {
             }
             other => return Err(out_of_turn(&other)),
         }
+        MigrateError::point(Point::SourceReady)?;
         (self.tell)(Progress::Step("attaching"));
         let chosen = direct::tracker(self.options.tracker, &described.files)
             .map_err(|obstacle| MigrateError::Refused(vec![obstacle]))?;
@@ -247,6 +252,7 @@ impl<'a> Migration<'a> {
         journal.keep();
         let sync = foresight::sync_time(&mut journal).map_err(MigrateError::journal(&journal_dir))?;
         foresight.complete(&agent, sync, self.options.verify);
+        MigrateError::point(Point::SourcePoised)?;
         link.watch();
         self.control.note(|status| status.phase = control::Phase::Freezing);
         (self.tell)(Progress::Step("freezing"));

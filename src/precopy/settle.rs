@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::MigrateError;
 use super::control::Control;
@@ -12,23 +12,39 @@ use super::late::Late;
 use super::link::{Cancel, Link, out_of_turn};
 use super::policy::Limits;
 use super::session::{MOVED, Options, Progress};
-use crate::handover::journal::{Entry, Journal, Phase};
+use crate::handover::journal::{Entry, Journal, Life};
+use crate::handover::settle::reopened;
 use crate::handover::{Source, SourceAction, SourceEvent};
 use crate::sys::process::{pidfd_open, pidfd_send_signal};
 use crate::transport::protocol::{ToSource, ToTarget};
 
 /// Tries before the outcome is left open.
 const TRIES: u32 = 3;
+/// How long a session at the target may be about to decide.
+const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How a migration ended.
+/// What the target says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// The process runs there.
-    Runs(i32),
+    /// It runs there under this pid, or ran to its end.
+    Running(i32),
     /// It does, and still needs memory of the copy here.
     RunsLazily(i32),
-    /// It never will.
+    /// It never will run there.
     Never,
+    /// It ran there and went down with its host: only the user can know what is right.
+    Down,
+}
+
+impl Answer {
+    /// What that is to the state machine.
+    pub fn event(self) -> SourceEvent {
+        match self {
+            Answer::Running(_) | Answer::RunsLazily(_) => SourceEvent::Running,
+            Answer::Never => SourceEvent::Never,
+            Answer::Down => SourceEvent::Unsettled,
+        }
+    }
 }
 
 /// Asks the target how a migration ended, a few times.
@@ -45,16 +61,24 @@ pub fn ask(options: &Options, id: &str) -> Result<Answer, MigrateError> {
 
 /// As [`ask`], once.
 pub fn ask_once(home: &Path, to: &str, id: &str) -> Result<Answer, MigrateError> {
-    let mut link = Link::open(home, to, &Cancel::default(), Duration::from_secs(5))?;
-    link.say(&ToTarget::Settle(id.to_owned()))?;
-    let answer = match link.hear("asking for the outcome")? {
-        ToSource::Settled(Some(pid)) => Answer::Runs(pid),
-        ToSource::Settled(None) => Answer::Never,
-        ToSource::SettledLazy(pid) => Answer::RunsLazily(pid),
-        other => return Err(out_of_turn(&other)),
-    };
-    link.close("settled");
-    Ok(answer)
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let mut link = Link::open(home, to, &Cancel::default(), Duration::from_secs(5))?;
+        link.say(&ToTarget::Settle(id.to_owned()))?;
+        let answer = match link.hear("asking for the outcome")? {
+            ToSource::Settled(Some(pid)) => Some(Answer::Running(pid)),
+            ToSource::SettledLazy(pid) => Some(Answer::RunsLazily(pid)),
+            ToSource::Settled(None) => Some(Answer::Never),
+            ToSource::SettledDown(_) => Some(Answer::Down),
+            ToSource::SettledLater if Instant::now() < deadline => None,
+            other => return Err(out_of_turn(&other)),
+        };
+        link.close("settled");
+        if let Some(answer) = answer {
+            return Ok(answer);
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
 }
 
 /// What became of one journal entry.
@@ -110,34 +134,82 @@ fn settle(home: &Path, mut journal: Journal, tell: &dyn Fn(Progress<'_>)) -> Res
     if !journal.keep() {
         return Err(MigrateError::UnderWay);
     }
-    if entry.phase != Phase::Committed {
-        // the commit was never sent: the process runs here, or has ended since
-        journal.close().map_err(MigrateError::journal(&dir))?;
-        return Ok(format!("the commit was never sent: process {} was left running here", entry.pid));
+    let (mut state, actions) = reopened(entry.phase);
+    let asked = actions.contains(&SourceAction::Ask);
+    if !asked {
+        carry_out(&dir, actions, &journal)?;
+        return Ok(format!("the commit was never sent: {}", here(&entry, "was left running here")));
     }
-    let event = match ask_once(home, &entry.peer, &entry.id)? {
-        Answer::Runs(_) => SourceEvent::Running,
-        Answer::RunsLazily(_) => {
-            follow(home, &entry, tell)?;
-            SourceEvent::Running
+    let answer = ask_once(home, &entry.peer, &entry.id)?;
+    if let Answer::RunsLazily(_) = answer {
+        follow(home, &entry, tell)?;
+    }
+    carry_out(&dir, state.on(answer.event()), &journal)?;
+    match answer {
+        Answer::Running(_) | Answer::RunsLazily(_) => {
+            Ok(format!("it runs at {}: the copy here (process {}) was ended", entry.peer, entry.pid))
         }
-        Answer::Never => SourceEvent::Never,
-    };
-    let mut state = Source::Open;
-    for action in state.on(event) {
+        Answer::Never => Ok(format!("{} never let it run: {}", entry.peer, here(&entry, "goes on here"))),
+        Answer::Down => Err(MigrateError::Down { id: entry.id }),
+    }
+}
+
+fn here(entry: &Entry, what: &str) -> String {
+    match entry.life() {
+        Life::Lives => format!("process {} {what}", entry.pid),
+        Life::Ended => format!("process {} {what}, and has ended since", entry.pid),
+        Life::Rebooted => format!("process {} went down with this host, which was booted since", entry.pid),
+    }
+}
+
+fn carry_out(dir: &Path, actions: &[SourceAction], journal: &Journal) -> Result<(), MigrateError> {
+    for action in actions {
         match action {
-            SourceAction::Kill => signal(&entry, libc::SIGKILL)?,
-            SourceAction::Resume => signal(&entry, libc::SIGCONT)?,
+            SourceAction::Kill => signal(journal.entry(), libc::SIGKILL)?,
+            SourceAction::Resume => signal(journal.entry(), libc::SIGCONT)?,
+            SourceAction::JournalClosed => journal.remove().map_err(MigrateError::journal(dir))?,
             _ => {}
         }
     }
-    journal.close().map_err(MigrateError::journal(&dir))?;
-    Ok(match event {
-        SourceEvent::Running => {
-            format!("it runs at {}: the copy here (process {}) was ended", entry.peer, entry.pid)
+    Ok(())
+}
+
+/// The user's word: the copy here is the one (`here`), or the target's. `None`: no such migration is open here.
+pub fn force(home: &Path, id: &str, here: bool) -> Result<Option<String>, MigrateError> {
+    let dir = home.join("journal");
+    let Some(mut journal) = Journal::open(&dir, id, true).map_err(MigrateError::journal(&dir))? else {
+        return Ok(None);
+    };
+    let entry = journal.entry().clone();
+    if !journal.keep() {
+        return Err(MigrateError::UnderWay);
+    }
+    let (mut state, _) = reopened(entry.phase);
+    // what can be known is not for the user to decide
+    let event = match ask_once(home, &entry.peer, id) {
+        Ok(answer @ (Answer::Running(_) | Answer::Never)) if state == Source::Open => {
+            let here_is_right = answer == Answer::Never;
+            if here != here_is_right {
+                return Err(MigrateError::Known { peer: entry.peer, runs: !here_is_right });
+            }
+            answer.event()
         }
-        _ => format!("{} never let it run: process {} goes on here", entry.peer, entry.pid),
-    })
+        _ if here => SourceEvent::ForcedHere,
+        _ => SourceEvent::ForcedThere,
+    };
+    if state == Source::Open {
+        carry_out(&dir, state.on(event), &journal)?;
+    } else if here {
+        carry_out(&dir, &[SourceAction::JournalClosed], &journal)?;
+    } else {
+        return Err(MigrateError::NeverSent);
+    }
+    let (pid, peer) = (entry.pid, entry.peer);
+    Ok(Some(if here {
+        format!("process {pid} goes on here; if it runs at {peer} as well, end it there")
+    } else {
+        format!("process {pid} was ended here; {peer} is believed to have it")
+    }))
 }
 
 /// Serves the memory of the copy here until the process there is whole. The process is held by its `SIGSTOP`; no tracer is

@@ -16,7 +16,7 @@ use crate::state::{
 use crate::sys::process::{pidfd_open, pidfd_send_signal};
 use crate::tracee::freeze::{Armed, Frozen, Member};
 use crate::tracee::together::{UrgentTracee, go_to};
-use crate::tracee::{Batch, Remote, Scratch, Site};
+use crate::tracee::{Batch, Remote, Scratch, Site, TraceeError};
 
 /// Bytes of scratch memory inside the process while it is frozen.
 const TABLE: usize = 64 * 1024;
@@ -110,7 +110,13 @@ impl Captive {
     /// Makes the stop outlive us: from now on the process stays stopped when we end, until someone lets it go
     /// or kills it. `SIGSTOP` is queued; the first thread to run takes it and stops all others before any of
     /// them executes an instruction (`get_signal` holds the lock from dequeueing it to `do_signal_stop`).
-    pub fn hold(&mut self) -> Result<(), PreloadError> {
+    /// `retiring`: [`Captive::retire`] comes next, which needs the scratch area.
+    pub fn hold(&mut self, retiring: bool) -> Result<(), PreloadError> {
+        // whoever lets it go on later, or ends it, need not know anything of it; and no remote call gets past the
+        // queued signal
+        if !retiring {
+            self.tidy()?;
+        }
         self.signal(libc::SIGSTOP)?;
         self.held = true;
         Ok(())
@@ -157,7 +163,7 @@ impl Captive {
         if self.held
             && let Err(e) = self.unhold()
         {
-            self.hold()?;
+            self.hold(true)?;
             return Err(e);
         }
         Ok(())
@@ -189,19 +195,27 @@ impl Captive {
         self.let_go();
     }
 
-    fn let_go(&mut self) {
-        let Some(frozen) = self.frozen.take() else { return };
-        if let Some(scratch) = self.scratch.take().filter(|_| !self.retired) {
-            let cleaned = Remote::borrow(frozen.leader(), &self.site).and_then(|mut remote| {
-                remote.unmap_scratch(scratch)?;
-                remote.finish()
-            });
-            if let Err(e) = cleaned
-                && !e.died()
-            {
-                tracing::error!(pid = frozen.pid, error = %e, "the scratch area could not be removed from the process");
-            }
+    /// Nothing of ours is left in it but the stop: no scratch area, no call that the stop made fail.
+    fn tidy(&mut self) -> Result<(), TraceeError> {
+        if self.retired {
+            // it will never run again
+            return Ok(());
         }
+        let (Some(frozen), Some(scratch)) = (&self.frozen, self.scratch.take()) else { return Ok(()) };
+        let mut remote = Remote::borrow(frozen.leader(), &self.site)?;
+        remote.unmap_scratch(scratch)?;
+        remote.finish()?;
+        frozen.mend();
+        Ok(())
+    }
+
+    fn let_go(&mut self) {
+        if let Err(e) = self.tidy()
+            && !e.died()
+        {
+            tracing::error!(error = %e, "the scratch area could not be removed from the process");
+        }
+        let Some(frozen) = self.frozen.take() else { return };
         frozen.thaw();
     }
 

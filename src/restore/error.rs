@@ -56,6 +56,11 @@ pub enum RestoreError {
 }
 
 impl RestoreError {
+    /// A point at which a fault may be asked for.
+    pub fn point(at: crate::fault::Point) -> Result<(), RestoreError> {
+        crate::fault::point(at).map_err(RestoreError::io("a fault was asked for"))
+    }
+
     /// For a step on our side.
     pub fn io<E: Into<std::io::Error>>(step: impl Into<String>) -> impl FnOnce(E) -> RestoreError {
         let step = step.into();

@@ -24,6 +24,7 @@ pub mod objects;
 pub mod pages;
 pub mod reservation;
 pub mod session;
+pub mod settle;
 pub mod skeleton;
 pub mod verify;
 

@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use super::RestoreError;
-use crate::handover::journal::{Entry, Journal, Phase};
 use crate::image::Obstacle;
 use crate::image::files::ContentHashes;
 use crate::image::process::ProcessImage;
@@ -181,27 +180,5 @@ fn check_memory(process: &ProcessImage, found: &mut Reservation) {
             ),
             "free memory at the target",
         ));
-    }
-}
-
-/// How a migration ended here: the pid if it runs here, `None` if it never will. A migration that has not been
-/// committed is refused for ever.
-pub fn settle(dir: &Path, id: &str) -> Result<Option<i32>, RestoreError> {
-    let io = || RestoreError::io("reading the journal");
-    match Journal::open(dir, id, false).map_err(io())? {
-        Some(journal) if journal.entry().phase == Phase::Released => Ok(Some(journal.entry().pid)),
-        // decided, but not known to be let go: if we ended in between, the kernel killed it before it ran
-        Some(journal) if journal.entry().phase == Phase::Committed && journal.entry().process_lives() => {
-            Ok(Some(journal.entry().pid))
-        }
-        Some(mut journal) => {
-            journal.set(Phase::Refused).map_err(io())?;
-            Ok(None)
-        }
-        None => {
-            let mut journal = Journal::begin(dir, Entry::new(id, false, 0, "")).map_err(io())?;
-            journal.set(Phase::Refused).map_err(io())?;
-            Ok(None)
-        }
     }
 }

@@ -14,7 +14,9 @@ use super::objects::Objects;
 use super::reservation::{Reservation, check};
 use super::skeleton::Skeleton;
 use super::{RestoreError, activate, mapper, nursery, pages, verify};
+use crate::fault::Point;
 use crate::handover::journal::{Entry, Journal, Phase};
+use crate::handover::settle::Answer;
 use crate::handover::{Target, TargetAction, TargetEvent};
 use crate::image::TreeImage;
 use crate::image::files::{ContentHashes, FileIdentity};
@@ -181,14 +183,18 @@ impl Session {
                 ToTarget::Clock => self.say(&clock())?,
                 ToTarget::Describe(description) => return self.receive(*description),
                 ToTarget::Settle(id) => {
-                    let pid = super::reservation::settle(&self.server.journal, &id)?;
-                    let answer = match pid {
-                        Some(pid) if lazy::is_outstanding(&self.server.home, &id) => {
+                    RestoreError::point(Point::TargetAsked)?;
+                    let answer = super::settle::settle(&self.server.journal, &id)?;
+                    RestoreError::point(Point::TargetSettled)?;
+                    self.say(&match answer {
+                        (Answer::Running, pid) if lazy::is_outstanding(&self.server.home, &id) => {
                             ToSource::SettledLazy(pid)
                         }
-                        pid => ToSource::Settled(pid),
-                    };
-                    self.say(&answer)?;
+                        (Answer::Running, pid) => ToSource::Settled(Some(pid)),
+                        (Answer::Never, _) => ToSource::Settled(None),
+                        (Answer::Later, _) => ToSource::SettledLater,
+                        (Answer::Down, pid) => ToSource::SettledDown(pid),
+                    })?;
                     return Ok(());
                 }
                 ToTarget::Abort(why) => return Err(RestoreError::Aborted(why)),
@@ -254,6 +260,7 @@ impl Session {
         };
         let journal = Journal::begin(&self.server.journal, Entry::new(&description.id, false, 0, &self.peer))
             .map_err(RestoreError::io("writing the journal"))?;
+        RestoreError::point(Point::TargetBegun)?;
         let make =
             |order: &nursery::Order| Skeleton::make(order, &process.memory.layout, &process.memory.vdso);
         let skeleton = match make(&order) {
@@ -274,6 +281,7 @@ impl Session {
         let tids: Vec<i32> = process.threads.iter().map(|t| t.tid).collect();
         skeleton.set_threads(&tids)?;
         activate::put_exe(&skeleton, &process.memory)?;
+        RestoreError::point(Point::TargetBorn)?;
         let holder = match description.lazy {
             true => Some(Holder::start(&self.server.home, &description.id, &self.key, &skeleton)?),
             false => None,
@@ -311,12 +319,7 @@ impl Session {
                 RestoreError::Aborted(_) => TargetEvent::Abort,
                 _ => TargetEvent::Failed,
             };
-            // Destroy: the skeleton dies when it is dropped; what failed is told by `run`. Without an entry the
-            // migration counts as refused.
-            work.state.on(event);
-            if work.journal.entry().phase == Phase::Begun {
-                let _ = work.journal.remove();
-            }
+            give_up(work, event);
             tracing::debug!(namespace = work.namespace, "the skeleton is destroyed");
         }
         done
@@ -339,7 +342,10 @@ impl Session {
                     ToTarget::Zero(ranges) => pages::zero(&mut work.skeleton, &ranges)?,
                     ToTarget::Drop(ranges) => pages::drop_pages(&mut work.skeleton, &ranges)?,
                     ToTarget::ObjectHoles(id, ranges) => work.objects.punch(id, &ranges)?,
-                    ToTarget::RoundEnd(n) => self.say(&ToSource::RoundApplied(n))?,
+                    ToTarget::RoundEnd(n) => {
+                        RestoreError::point(Point::TargetRound)?;
+                        self.say(&ToSource::RoundApplied(n))?;
+                    }
                     ToTarget::Clock => self.say(&clock())?,
                     ToTarget::Lazy(plan) => {
                         if work.holder.is_none() {
@@ -363,6 +369,7 @@ impl Session {
     /// The process is frozen at the source: everything from here on is downtime.
     fn finish(&mut self, work: &mut Work, tree: TreeImage, moments: Moments) -> Result<(), RestoreError> {
         let arrived = Instant::now();
+        RestoreError::point(Point::TargetState)?;
         let image = single(&tree)?;
         let verified = work.description.verify;
         if verified {
@@ -390,10 +397,12 @@ impl Session {
             )?
         };
         work.journal.name_process(work.skeleton.pid).map_err(RestoreError::io("writing the journal"))?;
+        RestoreError::point(Point::TargetApplied)?;
         for action in work.state.on(TargetEvent::Applied) {
             debug_assert_eq!(*action, TargetAction::SendPrepared);
             let apply_ms = arrived.elapsed().as_secs_f64() * 1e3;
             self.say(&ToSource::Prepared { apply_ms, verified })?;
+            RestoreError::point(Point::TargetPrepared)?;
         }
         match self.message()? {
             ToTarget::Commit => self.commit(work, &memory),
@@ -404,41 +413,77 @@ impl Session {
 
     fn commit(&mut self, work: &mut Work, memory: &waits::Memory) -> Result<(), RestoreError> {
         let begun = Instant::now();
+        RestoreError::point(Point::TargetCommit)?;
         let ms = |since: Instant| since.elapsed().as_secs_f64() * 1e3;
         for action in work.state.on(TargetEvent::Commit) {
             debug_assert_eq!(*action, TargetAction::JournalCommitted);
             work.journal.set(Phase::Committed).map_err(RestoreError::io("writing the journal"))?;
         }
         let journal_ms = ms(begun);
-        let pid = work.skeleton.pid;
-        let mut released = Ok(());
-        let mut said = Ok(());
-        let mut at_boottime_ns = 0;
+        RestoreError::point(Point::TargetJournalled)?;
         for action in work.state.on(TargetEvent::Journalled) {
             match action {
+                TargetAction::NoteReleasing => {
+                    work.journal.note(Phase::Releasing).map_err(RestoreError::io("writing the journal"))?;
+                    RestoreError::point(Point::TargetNoted)?;
+                }
+                _ => {
+                    work.skeleton.outlive()?;
+                    RestoreError::point(Point::TargetOutlives)?;
+                }
+            }
+        }
+        let pid = work.skeleton.pid;
+        let mut said = Ok(());
+        let mut at_boottime_ns = 0;
+        for action in work.state.on(TargetEvent::Outlives) {
+            match action {
                 TargetAction::LetGo => {
-                    released = work.skeleton.release();
+                    work.skeleton.let_go();
                     at_boottime_ns = initial_clocks().boottime_ns;
                     if let Some(holder) = work.holder.take_if(|_| work.adopted) {
                         self.lazy = true;
                         holder.go(&work.skeleton.pidfd, &self.server.home, &work.description.id);
                     }
+                    let _ = RestoreError::point(Point::TargetLetGo);
                 }
-                _ => {
+                TargetAction::SendRunning => {
                     let resume_ms = ms(begun) - journal_ms;
                     said = self.say(&ToSource::Running { pid, at_boottime_ns, journal_ms, resume_ms });
+                    let _ = RestoreError::point(Point::TargetSaid);
+                }
+                _ => {
+                    if let Err(e) = work.journal.set(Phase::Released) {
+                        // what stands there is believed as long as the process lives
+                        tracing::warn!(pid, error = %e, "the journal does not say that the process was let go");
+                    }
                 }
             }
         }
-        if released.is_ok()
-            && let Err(e) = work.journal.set(Phase::Released)
-        {
-            // the entry stays `Committed`, which is believed as long as the process lives
-            tracing::warn!(pid, error = %e, "the journal does not say that the process was let go");
-        }
+        let _ = RestoreError::point(Point::TargetReleased);
         memory.save(&self.server.home, pid);
         reap(pid);
-        released.and(said)
+        said
+    }
+}
+
+/// Nothing was let go here, nor will be. What failed is told by `run`.
+fn give_up(work: &mut Work, event: TargetEvent) {
+    let decided = matches!(work.state, Target::Committed | Target::Leaving);
+    for action in work.state.on(if decided { TargetEvent::Failed } else { event }) {
+        let written = match action {
+            TargetAction::Destroy => {
+                work.skeleton.destroy();
+                Ok(())
+            }
+            TargetAction::JournalRemoved => work.journal.remove(),
+            TargetAction::JournalRefused => work.journal.set(Phase::Refused),
+            _ => Ok(()),
+        };
+        if let Err(e) = written {
+            // it follows from what stands there, too
+            tracing::warn!(error = %e, ?action, "the journal could not be written");
+        }
     }
 }
 

@@ -345,22 +345,27 @@ impl Skeleton {
         Ok(())
     }
 
-    /// The point of no return: from here on it outlives us. Every thread has its own registers.
-    pub fn release(&mut self) -> Result<(), RestoreError> {
-        self.released = true;
+    /// The point of no return: from here on it outlives us. Every thread has its own registers; none has run yet.
+    pub fn outlive(&self) -> Result<(), RestoreError> {
         for thread in self.threads.values() {
             thread.set_options(Options::RELEASED)?;
         }
-        for thread in self.threads.values() {
-            thread.detach(0)?;
-        }
         Ok(())
     }
-}
 
-impl Drop for Skeleton {
-    fn drop(&mut self) {
-        if self.released {
+    /// Lets every thread go, after [`Skeleton::outlive`]. Whoever kills it from now on kills a process that runs here.
+    pub fn let_go(&mut self) {
+        self.released = true;
+        for thread in self.threads.values() {
+            if let Err(e) = thread.detach(0) {
+                tracing::warn!(tid = thread.0, error = %e, "a thread could not be let go");
+            }
+        }
+    }
+
+    /// Kills it, unless it was let go, and waits until it is dead.
+    pub fn destroy(&mut self) {
+        if std::mem::replace(&mut self.released, true) {
             return;
         }
         if let Err(e) = crate::sys::process::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL)
@@ -372,6 +377,12 @@ impl Drop for Skeleton {
         for thread in self.threads.values().rev() {
             let _ = thread.wait("ending the skeleton", Deadline::after(Duration::from_secs(2)));
         }
+    }
+}
+
+impl Drop for Skeleton {
+    fn drop(&mut self) {
+        self.destroy();
     }
 }
 

@@ -243,6 +243,18 @@ impl Frozen {
         if std::mem::replace(&mut self.thawed, true) {
             return;
         }
+        self.mend();
+        for member in &self.threads {
+            if let Err(e) = member.thread.detach(0)
+                && !e.died()
+            {
+                tracing::warn!(tid = member.thread.0, error = %e, "could not detach");
+            }
+        }
+    }
+
+    /// A call that our stop turned into `EINTR` will be issued again when its thread goes on, whoever lets it.
+    pub fn mend(&self) {
         for member in &self.threads {
             let thread = member.thread;
             if let Ok(regs) = thread.regs()
@@ -253,11 +265,6 @@ impl Frozen {
                 if let Err(e) = self.issue_again(thread, &regs, age) {
                     tracing::warn!(tid = thread.0, error = %e, "an interrupted call could not be issued again");
                 }
-            }
-            if let Err(e) = thread.detach(0)
-                && !e.died()
-            {
-                tracing::warn!(tid = thread.0, error = %e, "could not detach");
             }
         }
     }

@@ -28,7 +28,7 @@ use crate::image::{ObjectId, Obstacle, PageRange, TreeImage};
 use crate::sys::time::ClockOffsets;
 
 /// Version of this protocol; both ends must have the same.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// Frame kinds. 0 is invalid.
 pub mod kind {
@@ -232,4 +232,8 @@ pub enum ToSource {
     Settled(Option<i32>),
     /// Answer to `Settle`: it runs here (pid), and still needs pages of the copy at the source.
     SettledLazy(i32),
+    /// Answer to `Settle`: a session here is about to let it go, or to fail; ask again in a moment.
+    SettledLater,
+    /// Answer to `Settle`: it ran here (pid), or may have, and went down with this host.
+    SettledDown(i32),
 }

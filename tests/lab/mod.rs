@@ -39,6 +39,8 @@ pub(crate) struct LabOptions {
     pub(crate) private: Vec<PathBuf>,
     /// No trust is exchanged.
     pub(crate) strangers: bool,
+    /// What is in `ULPM_HOME` survives a power cut.
+    pub(crate) disks: bool,
 }
 
 /// Two hosts, `a` and `b`, joined by a wire. Their pids differ (a: from 2000, b: from 4000) and so do their
@@ -49,7 +51,7 @@ pub(crate) struct Lab {
     hosts: BTreeMap<String, Host>,
     pub(crate) link: Link,
     serves: BTreeMap<String, Proc>,
-    strangers: bool,
+    options: LabOptions,
     count: Mutex<u32>,
     log: Mutex<Vec<String>>,
     /// Given back when all processes of the lab have ended.
@@ -64,9 +66,8 @@ impl Lab {
 
     pub(crate) fn with(options: &LabOptions) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("ulpm-lab-").tempdir()?.keep();
-        let a = Host::create("a", &host_options(options, 2000, None))?;
-        let day = TimeOffsets { monotonic_s: 86_400, boottime_s: 172_800 };
-        let b = Host::create("b", &host_options(options, 4000, Some(day)))?;
+        let a = Host::create("a", &host_options(options, &dir, "a"))?;
+        let b = Host::create("b", &host_options(options, &dir, "b"))?;
         let link = Link::join(&a, &b)?;
         strays::watch(&a);
         strays::watch(&b);
@@ -74,7 +75,53 @@ impl Lab {
         let serves = BTreeMap::new();
         let (count, log) = (Mutex::new(0), Mutex::new(Vec::new()));
         let huge_pages = Vec::new();
-        Ok(Self { dir, hosts, link, serves, strangers: options.strangers, count, log, huge_pages })
+        Ok(Self { dir, hosts, link, serves, options: options.clone(), count, log, huge_pages })
+    }
+
+    /// Cuts the power of a host and boots it again: all that ran there is gone, its disk is as it was, the kernel
+    /// names another boot. Nothing is started in it.
+    pub(crate) fn power_cut(&mut self, name: &str) -> Result<()> {
+        if let Some(host) = self.hosts.remove(name) {
+            strays::remember_processes(&host);
+        }
+        self.serves.remove(name);
+        let host = Host::create(name, &host_options(&self.options, &self.dir, name))?;
+        strays::watch(&host);
+        self.hosts.insert(name.to_owned(), host);
+        self.rejoin()?;
+        let boot = self.dir.join(format!("boot-{name}"));
+        fs::copy("/proc/sys/kernel/random/uuid", &boot)?;
+        let boot = boot.display().to_string();
+        let bound = self.run(name, &["mount", "--bind", &boot, "/proc/sys/kernel/random/boot_id"], SOON)?;
+        ensure!(bound.exit == 0, "a new boot id: {bound:?}");
+        Ok(())
+    }
+
+    /// A new wire, when the kernel has taken the old one's end away, and with it the old addresses.
+    fn rejoin(&mut self) -> Result<()> {
+        for host in self.hosts.values() {
+            let path = host.home().join("hosts");
+            let names = fs::read_to_string(&path)?;
+            let own: Vec<&str> = names.lines().filter(|l| !l.ends_with(" a") && !l.ends_with(" b")).collect();
+            // the file itself is mounted over /etc/hosts: no other may take its place
+            fs::write(&path, own.join("\n") + "\n")?;
+        }
+        let deadline = Instant::now() + SOON;
+        loop {
+            match Link::join(self.host("a"), self.host("b")) {
+                Ok(link) => {
+                    self.link = link;
+                    return Ok(());
+                }
+                Err(error) if Instant::now() > deadline => return Err(error.into()),
+                Err(_) => std::thread::sleep(Duration::from_millis(100)),
+            }
+        }
+    }
+
+    /// Whether a host runs `ulpm serve`.
+    pub(crate) fn is_serving(&mut self, name: &str) -> bool {
+        self.serves.get_mut(name).is_some_and(|serve| matches!(serve.wait(Duration::ZERO), Ok(None)))
     }
 
     /// Keeps huge pages for as long as the lab lives.
@@ -104,7 +151,7 @@ impl Lab {
 
     /// The same, run by another program, which takes a command as its last arguments.
     pub(crate) fn serve_under(&mut self, name: &str, wrapper: &[&str]) -> Result<()> {
-        if !self.strangers {
+        if !self.options.strangers {
             self.trust("a", "b")?;
             self.trust("b", "a")?;
         }
@@ -114,7 +161,18 @@ impl Lab {
     /// The same without an exchange of trust.
     pub(crate) fn serve_untrusted(&mut self, name: &str, wrapper: &[&str]) -> Result<()> {
         let listen = format!("0.0.0.0:{PORT}");
-        let mut serve = self.spawn(name, &[wrapper, &[ULPM, "serve", "--listen", &listen]].concat())?;
+        let serve = self.spawn(name, &[wrapper, &[ULPM, "serve", "--listen", &listen]].concat())?;
+        self.await_serve(name, serve)
+    }
+
+    /// The same with one fault waiting in it; trust was exchanged before.
+    pub(crate) fn serve_with_fault(&mut self, name: &str, fault: &str) -> Result<()> {
+        let listen = format!("0.0.0.0:{PORT}");
+        let serve = self.spawn(name, &[ULPM, "--fault", fault, "serve", "--listen", &listen])?;
+        self.await_serve(name, serve)
+    }
+
+    fn await_serve(&mut self, name: &str, mut serve: Proc) -> Result<()> {
         let deadline = Instant::now() + SOON;
         loop {
             let said = serve.errors().to_lowercase();
@@ -252,9 +310,14 @@ impl Drop for Lab {
 /// In the environment: how patient victims are, in seconds; for emulated processors.
 pub(crate) const TOLERANCE: &str = "ULPM_VICTIM_TOLERANCE_S";
 
-fn host_options(options: &LabOptions, first_pid: i32, time: Option<TimeOffsets>) -> HostOptions {
+fn host_options(options: &LabOptions, dir: &Path, name: &str) -> HostOptions {
+    let day = TimeOffsets { monotonic_s: 86_400, boottime_s: 172_800 };
+    let (first_pid, time) = if name == "a" { (2000, None) } else { (4000, Some(day)) };
     let mut env = BTreeMap::from([(strays::MARK.to_owned(), std::process::id().to_string())]);
     env.extend(std::env::var(TOLERANCE).map(|seconds| (TOLERANCE.to_owned(), seconds)));
+    if options.disks {
+        env.insert("ULPM_HOME".to_owned(), dir.join(format!("disk-{name}")).display().to_string());
+    }
     HostOptions {
         time,
         private: options.private.clone(),

@@ -3,6 +3,7 @@
 mod aborts;
 mod bad_input;
 mod commands;
+pub(crate) mod faults;
 mod freezes;
 mod hosts;
 mod huge_pages;
@@ -34,6 +35,7 @@ pub(crate) fn all() -> Vec<Trial> {
     trials.extend(huge_pages::trials());
     trials.extend(freezes::trials());
     trials.extend(lazy::trials());
+    trials.extend(faults::trials());
     trials.extend(round_trips::trials());
     trials.extend(pid_modes::trials());
     trials.extend(policy::trials());

@@ -1,0 +1,449 @@
+//! Faults at every named step of both sides, crossed with kinds and workloads: each run ends with exactly one process,
+//! which finds its memory and clocks in order, and with nothing open on either side.
+//!
+//! `ULPM_FAULT_RUNS=2000 cargo test --test moves -- "fault long"` goes through the whole list again and again until
+//! that many runs are done, three labs at a time, and writes the table of docs/faults.md to `ULPM_FAULT_TABLE`.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use libtest_mimic::Trial;
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
+use super::trial_in;
+use super::victims::{Victim, is_gone};
+use crate::lab::live::Live;
+use crate::lab::{Lab, LabOptions, SOON, ULPM, wait_until};
+
+const WORKLOADS: [&str; 4] = ["threads", "memory", "clock", "dirty"];
+/// How long a hung side hangs: longer than the source waits for a sign of life.
+const HANG: Duration = Duration::from_millis(2500);
+const SETTLED: Duration = Duration::from_secs(90);
+/// Runs in one lab: pids of the two hosts must not meet.
+const RUNS_PER_LAB: usize = 12;
+
+/// What is done where. `power` is not a kind of the program's: it stops there, and then its host's power is cut.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    point: &'static str,
+    kind: &'static str,
+}
+
+impl Case {
+    fn at_source(self) -> bool {
+        self.point.starts_with("source.")
+    }
+
+    fn fault(self) -> String {
+        let kind = if self.kind == "power" { "stop" } else { self.kind };
+        format!("{}={kind}", self.point)
+    }
+
+    /// Points that are passed when the source asks how it ended.
+    fn asked(self) -> bool {
+        matches!(self.point, "target.asked" | "target.settled")
+    }
+}
+
+/// The kinds that mean something at each point.
+const MATRIX: [(&str, &str); 31] = [
+    ("source.ready", "kill stop cut memory"),
+    ("source.round", "kill stop cut"),
+    ("source.poised", "kill stop power"),
+    ("source.frozen", "kill stop cut memory"),
+    ("source.furnished", "kill cut memory"),
+    ("source.captured", "kill stop cut memory"),
+    ("source.sent", "kill stop cut"),
+    ("source.prepared", "kill stop cut power"),
+    ("source.journal.committed", "kill stop full sync power"),
+    ("source.journalled", "kill stop cut power"),
+    ("source.held", "kill stop cut power"),
+    ("source.commit.sent", "kill stop cut power"),
+    ("source.answered", "kill stop memory power"),
+    ("source.killed", "kill stop power"),
+    ("source.closed", "kill stop power"),
+    ("target.begun", "kill stop refuse memory power"),
+    ("target.born", "kill stop tracer refuse"),
+    ("target.round", "kill stop cut tracer memory"),
+    ("target.state", "kill stop tracer refuse memory"),
+    ("target.applied", "kill stop tracer memory"),
+    ("target.prepared", "kill stop cut tracer power"),
+    ("target.commit", "kill stop refuse tracer power"),
+    ("target.journal.committed", "kill stop full sync power"),
+    ("target.journalled", "kill stop memory tracer power"),
+    ("target.journal.releasing", "kill full"),
+    ("target.noted", "kill stop memory tracer power"),
+    ("target.outlives", "kill stop tracer power"),
+    ("target.letgo", "kill stop power"),
+    ("target.journal.released", "kill full sync power"),
+    ("target.released", "kill stop power"),
+    ("target.asked target.settled", "kill stop refuse power"),
+];
+
+fn cases() -> Vec<Case> {
+    let mut all = Vec::new();
+    for (points, kinds) in MATRIX {
+        for point in points.split(' ') {
+            all.extend(kinds.split(' ').map(|kind| Case { point, kind }));
+        }
+    }
+    all
+}
+
+pub(super) fn trials() -> Vec<Trial> {
+    let options = || LabOptions { disks: true, ..LabOptions::default() };
+    let some = [
+        (
+            "source kill",
+            "source.frozen source.captured source.journalled source.held source.answered",
+            "kill",
+        ),
+        (
+            "target kill",
+            "target.state target.prepared target.journalled target.noted target.outlives",
+            "kill",
+        ),
+        ("disk", "source.journal.committed target.journal.committed target.journal.released", "full sync"),
+        ("hang", "source.held target.commit", "stop"),
+        ("power of the source", "source.held source.commit.sent source.killed", "power"),
+        ("power of the target", "target.prepared target.journalled target.letgo target.released", "power"),
+        ("error", "source.captured source.held target.state target.noted", "memory"),
+    ];
+    let mut trials: Vec<Trial> = some
+        .into_iter()
+        .map(|(name, points, kinds)| {
+            let chosen: Vec<Case> = cases()
+                .into_iter()
+                .filter(|c| points.split(' ').any(|p| p == c.point) && kinds.split(' ').any(|k| k == c.kind))
+                .collect();
+            trial_in(options(), &format!("fault {name}"), &[], move |lab| {
+                ensure!(!chosen.is_empty(), "nothing is tried");
+                for (i, case) in chosen.iter().enumerate() {
+                    run(lab, *case, WORKLOADS[i % WORKLOADS.len()])?;
+                }
+                Ok(())
+            })
+        })
+        .collect();
+    if let Some(runs) = std::env::var("ULPM_FAULT_RUNS").ok().and_then(|n| n.parse().ok()) {
+        trials.push(trial_in(options(), "fault long", &[], move |_| long(runs)));
+    }
+    trials
+}
+
+/// Where the one process was in the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Source,
+    Target,
+    /// With the host whose power was cut, before it was anywhere else.
+    WithItsHost,
+}
+
+fn run(lab: &mut Lab, case: Case, workload: &str) -> Result<End> {
+    one(lab, case, workload).with_context(|| format!("{} under {workload}", case.fault()))
+}
+
+fn one(lab: &mut Lab, case: Case, workload: &str) -> Result<End> {
+    if ["boot-a", "boot-b"].iter().any(|boot| lab.dir().join(boot).exists()) {
+        // the two hosts are no longer one machine with one file system
+        *lab = Lab::with(&LabOptions { disks: true, ..LabOptions::default() })?;
+    }
+    prepare(lab, case)?;
+    let _ = fs::remove_file(lab.dir().join("stop"));
+    let victim = Victim::start(lab, workload)?;
+    let live = start(lab, case, victim.pid)?;
+    let fault = Struck::wait(lab, case, live)?;
+    let outcome = fault.passes(lab, case)?;
+    lab.note(format!("{} under {workload}: {outcome}", case.fault()));
+    settle(lab, case)?;
+    let end = whereabouts(lab, case, victim.pid)?;
+    finish(lab, victim, end)?;
+    Ok(end)
+}
+
+/// A target that waits for the fault, or one that works.
+fn prepare(lab: &mut Lab, case: Case) -> Result<()> {
+    serve(lab)?;
+    if !case.at_source() {
+        stop_serving(lab)?;
+        lab.serve_with_fault("b", &case.fault())?;
+    }
+    Ok(())
+}
+
+/// Trust is exchanged once; it is on the disks.
+fn serve(lab: &mut Lab) -> Result<()> {
+    match (lab.is_serving("b"), lab.dir().join("disk-b/trusted").exists()) {
+        (true, _) => Ok(()),
+        (false, true) => lab.serve_untrusted("b", &[]),
+        (false, false) => lab.serve("b"),
+    }
+}
+
+fn stop_serving(lab: &mut Lab) -> Result<()> {
+    if lab.is_serving("b") {
+        let server = lab.server("b")?;
+        server.signal(Signal::SIGKILL)?;
+        server.wait(SOON)?.context("a killed ulpm serve does not end")?;
+    }
+    Ok(())
+}
+
+fn start(lab: &Lab, case: Case, pid: i32) -> Result<Live> {
+    let fault = if case.at_source() {
+        case.fault()
+    } else if case.asked() {
+        "source.commit.sent=cut".to_owned()
+    } else {
+        return lab.start_live("a", pid, "b:3490", &["--verify"]);
+    };
+    lab.start_live("a", pid, "b:3490", &["--verify", "--fault", &fault])
+}
+
+/// A fault that has struck: the process in which it did.
+struct Struck {
+    live: Live,
+    pid: String,
+}
+
+impl Struck {
+    fn wait(lab: &mut Lab, case: Case, mut live: Live) -> Result<Self> {
+        let word = format!("fault {} in process ", case.fault());
+        let mut said = String::new();
+        wait_until("the fault", Duration::from_secs(60), || {
+            let here = if case.at_source() {
+                live.errors()
+            } else {
+                lab.server("b").map(|s| s.errors()).unwrap_or_default()
+            };
+            said = here;
+            said.contains(&word) || live.has_ended().unwrap_or(true) && !case.at_source()
+        })?;
+        // it may have been the last thing that happened
+        std::thread::sleep(Duration::from_millis(5));
+        if !case.at_source() {
+            said = lab.server("b")?.errors();
+        }
+        let pid =
+            said.split_once(&word).map(|(_, rest)| rest.split_whitespace().next().unwrap_or("").to_owned());
+        let pid = pid.with_context(|| format!("the fault did not strike: {}", live.errors()))?;
+        Ok(Self { live, pid })
+    }
+
+    fn passes(self, lab: &mut Lab, case: Case) -> Result<String> {
+        let host = if case.at_source() { "a" } else { "b" };
+        match case.kind {
+            "power" => {
+                // it has stopped itself, or is about to
+                std::thread::sleep(Duration::from_millis(50));
+                lab.power_cut(host)?;
+            }
+            "stop" => {
+                std::thread::sleep(HANG);
+                let woken = lab.run(host, &["kill", "-CONT", &self.pid], SOON)?;
+                ensure!(woken.exit == 0, "{woken:?}");
+            }
+            _ => {}
+        }
+        serve(lab)?;
+        if case.kind == "power" && host == "a" {
+            return Ok("the source is gone".to_owned());
+        }
+        let outcome = self.live.outcome()?;
+        match (outcome.exit, outcome.outcome()) {
+            (0, "moved") | (1 | 3 | 4, "aborted" | "refused") | (5, _) => {}
+            other => bail!("{other:?}: {}", outcome.stderr),
+        }
+        Ok(format!("{outcome:?}"))
+    }
+}
+
+/// `ulpm recover` until nothing is open; the user's word only where it asks for it.
+fn settle(lab: &mut Lab, case: Case) -> Result<()> {
+    let deadline = Instant::now() + SETTLED;
+    loop {
+        let said = lab.run("a", &[ULPM, "recover"], SETTLED)?;
+        if said.exit == 0 {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "it stays open: {said:?}");
+        if let Some((_, rest)) = said.stdout.split_once("--force-source ") {
+            ensure!(
+                case.kind == "power" || case.point == "target.noted" || case.point == "target.outlives",
+                "{said:?}"
+            );
+            let id = rest.split('`').next().unwrap_or("");
+            let forced = lab.run("a", &[ULPM, "recover", "--force-source", id], SETTLED)?;
+            ensure!(forced.exit == 0, "{forced:?}");
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+/// Waits until exactly one copy runs.
+fn whereabouts(lab: &Lab, case: Case, pid: i32) -> Result<End> {
+    let at = |host: &str| {
+        let outside = lab.host(host).outside_pid(Pid::from_raw(pid)).ok()?.as_raw();
+        (!is_gone(outside)).then_some(outside)
+    };
+    let runs = |outside: i32| {
+        let stat = fs::read_to_string(format!("/proc/{outside}/stat")).unwrap_or_default();
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['R', 'S', 'D']))
+    };
+    let (mut end, mut looks) = (None, 0);
+    let both = || (at("a"), at("b"));
+    let waited = wait_until("exactly one copy runs", Duration::from_secs(20), || {
+        let seen = match both() {
+            (Some(a), None) if runs(a) => Some(End::Source),
+            (None, Some(b)) if runs(b) => Some(End::Target),
+            (None, None) if case.kind == "power" => Some(End::WithItsHost),
+            _ => None,
+        };
+        // a skeleton that is being killed seems to run for a moment
+        looks = if seen.is_some() && seen == end { looks + 1 } else { 0 };
+        end = seen;
+        looks > 8
+    });
+    waited.with_context(|| match both() {
+        (Some(_), Some(_)) => "DOUBLED",
+        (None, None) => "LOST",
+        _ => "STOPPED",
+    })?;
+    // a process goes down with its host only if that host had it
+    let lived_at_source =
+        case.at_source() && !matches!(case.point, "source.answered" | "source.killed" | "source.closed");
+    if end == Some(End::WithItsHost) {
+        ensure!(lived_at_source || case.point.starts_with("target.re"), "LOST");
+    }
+    end.context("nowhere")
+}
+
+fn finish(lab: &mut Lab, mut victim: Victim, end: End) -> Result<()> {
+    let pid = Pid::from_raw(victim.pid);
+    if end != End::WithItsHost {
+        victim.host = if end == End::Source { "a" } else { "b" }.to_owned();
+        std::thread::sleep(Duration::from_millis(100));
+        victim.check_running(lab)?;
+        victim.finish()?;
+    }
+    wait_until("nothing of it is left", SOON, || {
+        ["a", "b"].iter().all(|host| {
+            lab.host(host).outside_pid(pid).is_ok_and(|p| is_gone(p.as_raw()))
+                || lab.host(host).outside_pid(pid).is_err()
+        })
+    })?;
+    let open = |host: &str| {
+        let list =
+            fs::read_dir(lab.dir().join(format!("disk-{host}/journal"))).into_iter().flatten().flatten();
+        list.filter(|f| f.file_name().to_string_lossy().ends_with(".source.journal")).count()
+    };
+    ensure!(open("a") == 0, "an entry of the source is left");
+    Ok(())
+}
+
+#[derive(Default)]
+struct Count {
+    runs: u32,
+    source: u32,
+    target: u32,
+    with_host: u32,
+    doubled: u32,
+    lost: u32,
+    other: u32,
+}
+
+fn long(runs: usize) -> Result<()> {
+    let next = AtomicUsize::new(0);
+    let table: Mutex<BTreeMap<(bool, &'static str), Count>> = Mutex::new(BTreeMap::new());
+    let failures = Mutex::new(Vec::new());
+    let all = cases();
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                while next.load(Ordering::SeqCst) < runs {
+                    let Ok(mut lab) = Lab::with(&LabOptions { disks: true, ..LabOptions::default() }) else {
+                        continue;
+                    };
+                    for _ in 0..RUNS_PER_LAB {
+                        let i = next.fetch_add(1, Ordering::SeqCst);
+                        if i >= runs {
+                            break;
+                        }
+                        // a stride that meets every case with every workload
+                        let (case, workload) =
+                            (all[i % all.len()], WORKLOADS[i / all.len() % WORKLOADS.len()]);
+                        let ended = run(&mut lab, case, workload);
+                        let failed = ended.is_err();
+                        if let Err(error) = &ended {
+                            let text = format!("run {i}: {error:#}\n{}", lab.dump());
+                            failures.lock().unwrap_or_else(PoisonError::into_inner).push(text);
+                        }
+                        let mut table = table.lock().unwrap_or_else(PoisonError::into_inner);
+                        table.entry((!case.at_source(), case.point)).or_default().add(&ended);
+                        write_out(&table, &failures);
+                        if failed {
+                            break;
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
+    ensure!(failures.is_empty(), "{} runs failed, the first: {}", failures.len(), failures[0]);
+    Ok(())
+}
+
+impl Count {
+    fn add(&mut self, ended: &Result<End>) {
+        self.runs += 1;
+        match ended {
+            Ok(End::Source) => self.source += 1,
+            Ok(End::Target) => self.target += 1,
+            Ok(End::WithItsHost) => self.with_host += 1,
+            Err(e) if format!("{e:#}").contains("DOUBLED") => self.doubled += 1,
+            Err(e) if format!("{e:#}").contains("LOST") => self.lost += 1,
+            Err(_) => self.other += 1,
+        }
+    }
+}
+
+fn write_out(table: &BTreeMap<(bool, &'static str), Count>, failures: &Mutex<Vec<String>>) {
+    let Some(path) = std::env::var_os("ULPM_FAULT_TABLE") else { return };
+    let mut text = String::from(
+        "| fault point | side | runs | ended at source | at target | with its host | doubled | lost | not settled |\n\
+         |---|---|---|---|---|---|---|---|---|\n",
+    );
+    let mut sum = Count::default();
+    for ((target, point), c) in table {
+        let side = if *target { "target" } else { "source" };
+        let _ = writeln!(
+            text,
+            "| `{point}` | {side} | {} | {} | {} | {} | {} | {} | {} |",
+            c.runs, c.source, c.target, c.with_host, c.doubled, c.lost, c.other
+        );
+        sum.runs += c.runs;
+        sum.source += c.source;
+        sum.target += c.target;
+        sum.with_host += c.with_host;
+        sum.doubled += c.doubled;
+        sum.lost += c.lost;
+        sum.other += c.other;
+    }
+    let _ = writeln!(
+        text,
+        "| all | | {} | {} | {} | {} | {} | {} | {} |",
+        sum.runs, sum.source, sum.target, sum.with_host, sum.doubled, sum.lost, sum.other
+    );
+    for failure in failures.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        let _ = writeln!(text, "\n{failure}");
+    }
+    let _ = fs::write(path, text);
+}

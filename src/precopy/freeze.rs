@@ -353,8 +353,7 @@ fn digests(pid: i32, agent: &Agent) -> Result<Vec<AreaDigest>, MigrateError> {
         .into_iter()
         .map(|(start, pages, hash)| AreaDigest { start, object: None, pages, hash })
         .collect();
-    for (id, file) in agent.object_files() {
-        let (start, pages, hash) = digest::object(id, file).map_err(PreloadError::from)?;
+    for (id, (start, pages, hash)) in agent.object_digests()? {
         all.push(AreaDigest { start, object: Some(id), pages, hash });
     }
     Ok(all)

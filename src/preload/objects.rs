@@ -17,9 +17,9 @@ use super::push::PageSink;
 use crate::dirty::Found;
 use crate::image::memory::{Layout, MemoryObject};
 use crate::image::{ObjectId, PAGE_SIZE, PageMap, PageRange, RangeSet, Vma};
-use crate::state::digest::{data_ranges, read_up_to};
+use crate::state::digest::{self, Digest, data_ranges, read_up_to};
 use crate::state::memory_map::map_file;
-use crate::sys::process::read_memory;
+use crate::sys::process::{ProcMem, read_memory};
 
 /// What the target has of the shared objects of one process.
 #[derive(Debug, Default)]
@@ -106,9 +106,10 @@ impl ObjectPusher {
         Ok(pages)
     }
 
-    /// The descriptor of an object, for hashing.
-    pub fn files(&self) -> impl Iterator<Item = (ObjectId, &File)> {
-        self.objects.iter().filter_map(|(id, s)| s.file.as_ref().map(|f| (*id, f)))
+    /// Hashes of the contents, for `--verify`. What we may not open is read through the mappings.
+    pub fn digests(&self) -> Result<Vec<(ObjectId, Digest)>, PreloadError> {
+        let hash = |(id, source): (&ObjectId, &Source)| Ok((*id, source.digest(*id)?));
+        self.objects.iter().map(hash).collect()
     }
 }
 
@@ -163,11 +164,25 @@ impl Source {
             if !shown.is_empty() {
                 let at = (shown.start - piece.start) as usize;
                 let addr = shown.start - offset + range.start;
-                read_memory(self.pid, addr, &mut buffer[at..at + shown.len() as usize])
-                    .map_err(|e| failed(e.into()))?;
+                let place = &mut buffer[at..at + shown.len() as usize];
+                // what the process itself may not read (`PROT_NONE`)
+                if read_memory(self.pid, addr, place).is_err() {
+                    ProcMem::open(self.pid).and_then(|mem| mem.read(addr, place)).map_err(failed)?;
+                }
             }
         }
         Ok(())
+    }
+
+    fn digest(&self, id: ObjectId) -> Result<Digest, PreloadError> {
+        if let Some(file) = &self.file {
+            return Ok(digest::object(id, file)?);
+        }
+        digest::object_by(id, self.ranges(id)?, |piece, bytes| {
+            self.read(id, piece, bytes)?;
+            bytes[self.size.saturating_sub(piece.start).min(piece.len()) as usize..].fill(0);
+            Ok(())
+        })
     }
 
     fn read_batch(&self, id: ObjectId, batch: &Batch) -> Result<Vec<(u64, Bytes)>, PreloadError> {

@@ -201,8 +201,20 @@ impl Lab {
 
     /// Begins a move without waiting for it.
     pub(crate) fn start_live(&self, from: &str, pid: i32, to: &str, args: &[&str]) -> Result<Live> {
+        self.start_live_under(&[], from, pid, to, args)
+    }
+
+    /// The same, run by another program, which takes a command as its last arguments.
+    pub(crate) fn start_live_under(
+        &self,
+        wrapper: &[&str],
+        from: &str,
+        pid: i32,
+        to: &str,
+        args: &[&str],
+    ) -> Result<Live> {
         let pid = pid.to_string();
-        let argv = [&[ULPM, "live", "--pid", &pid, "--to", to, "--json"][..], args].concat();
+        let argv = [wrapper, &[ULPM, "live", "--pid", &pid, "--to", to, "--json"], args].concat();
         Ok(Live::new(self.spawn(from, &argv)?))
     }
 

@@ -6,6 +6,8 @@
 pub mod cli;
 pub mod demo;
 pub mod dirty;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod handover;
 pub mod image;
 pub mod precopy;

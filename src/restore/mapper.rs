@@ -126,6 +126,22 @@ fn continued<'a>(old: &'a [Vma], new: &'a Vma) -> impl Iterator<Item = (&'a Vma,
     })
 }
 
+/// Goes through what [`apply`] would do, for fuzzers: what is kept, made and lost is told apart without a contradiction.
+pub(crate) fn walk(old: &Layout, new: &Layout) {
+    let written: RangeSet = old.vmas.iter().map(Vma::range).collect();
+    let whole: Vec<PageRange> = joined(&old.vmas, &new.vmas, &written).iter().map(|j| j.whole).collect();
+    let kept = without(&old.vmas, &whole);
+    let mut mapped: RangeSet = kept.iter().map(Vma::range).collect();
+    for step in difference(&kept, &new.vmas) {
+        match step {
+            Step::Unmap(range) => mapped.remove(range),
+            Step::Map(range, _) => mapped.insert(range),
+            Step::Protect(range, _) => assert!(mapped.overlaps(range)),
+        }
+    }
+    assert_eq!(mapped, new.vmas.iter().map(Vma::range).collect());
+}
+
 /// Reads the pages that are in place in these ranges.
 fn save(
     skeleton: &Skeleton,

@@ -13,18 +13,18 @@ use super::skeleton::Skeleton;
 use super::{RestoreError, activate, mapper, nursery, pages, verify};
 use crate::handover::journal::{Entry, Journal, Phase};
 use crate::handover::{Target, TargetAction, TargetEvent};
-use crate::image::TreeImage;
 use crate::image::files::{ContentHashes, FileIdentity};
 use crate::image::process::ProcessImage;
+use crate::image::{TreeImage, check as image_check};
 use crate::state::files::{Access, FileCheck, RestoreContext, check_file};
 use crate::state::{scheduling, threads, waits};
 use crate::sys::chain;
 use crate::sys::time::{ClockOffsets, Ticker, now_ns};
 use crate::tracee::together::{Urgent, UrgentTracee, go_to, mask};
 use crate::transport::protocol::{
-    AreaDigest, Description, Moments, PidChoice, ToSource, ToTarget, cap, kind,
+    AreaDigest, Description, Moments, PidChoice, ToSource, ToTarget, cap, description_cap, greeting_cap, kind,
 };
-use crate::transport::{Accepted, Frame, Wire, accept_wire};
+use crate::transport::{Accepted, Frame, Wire, accept_wire, words};
 
 /// What a session needs of the server.
 #[derive(Clone, Debug)]
@@ -39,17 +39,27 @@ pub struct Server {
 
 /// How long the source may be silent: QUIC itself notices a dead link sooner.
 const SILENCE: Duration = Duration::from_secs(300);
+/// How long a source may take to say who it is and what it wants.
+const GREETING: Duration = Duration::from_secs(10);
+/// How often the clock is read at most, and how many rounds there may be: no session goes on for ever.
+const MAX_CLOCKS: u32 = 10_000;
+const MAX_ROUNDS: u32 = 100_000;
 
 /// Talks with one source until the end. What went wrong has been told to the source as far as possible.
 pub fn run(server: &Server, accepted: Accepted) -> Result<(), RestoreError> {
     let _ticker = Ticker::start(Duration::from_millis(100)).map_err(RestoreError::io("starting a timer"))?;
-    let wire = server.handle.block_on(accept_wire(&accepted.connection, cap))?;
+    let mut wire = server
+        .handle
+        .block_on(async { tokio::time::timeout(GREETING, accept_wire(&accepted.connection, cap)).await })
+        .map_err(|_| silent(GREETING))??;
+    wire.recv.set_cap(greeting_cap);
     let mut session = Session {
         server: server.clone(),
         wire,
         peer: accepted.remote.to_string(),
         theirs: None,
         settled: None,
+        patience: GREETING,
     };
     let result = session.converse();
     if let Err(e) = &result {
@@ -77,6 +87,8 @@ struct Session {
     peer: String,
     theirs: Option<crate::transport::protocol::Hello>,
     settled: Option<Journal>,
+    /// How long a whole frame may take to arrive.
+    patience: Duration,
 }
 
 /// A process being built.
@@ -100,11 +112,13 @@ impl Session {
 
     fn frame(&mut self) -> Result<Frame, RestoreError> {
         let wire = &mut self.wire;
-        let received =
-            self.server.handle.block_on(async { tokio::time::timeout(SILENCE, wire.recv.recv()).await });
+        let received = self
+            .server
+            .handle
+            .block_on(async { tokio::time::timeout(self.patience, wire.recv.recv()).await });
         match received {
             Ok(frame) => Ok(frame?),
-            Err(_) => Err(RestoreError::Aborted(format!("silent for {} s", SILENCE.as_secs()))),
+            Err(_) => Err(silent(self.patience)),
         }
     }
 
@@ -118,27 +132,35 @@ impl Session {
 
     fn converse(&mut self) -> Result<(), RestoreError> {
         let ours = crate::precopy::hello::ours();
-        loop {
+        for _ in 0..MAX_CLOCKS {
             match self.message()? {
                 ToTarget::Hello(theirs) => {
                     self.say(&ToSource::Hello(ours.clone()))?;
                     crate::precopy::hello::check(&ours, &theirs).map_err(RestoreError::Nonsense)?;
                     self.theirs = Some(theirs);
+                    self.wire.recv.set_cap(description_cap);
                 }
                 ToTarget::Clock => self.say(&clock())?,
-                ToTarget::Describe(description) => return self.receive(*description),
+                ToTarget::Describe(description) if self.theirs.is_some() => {
+                    return self.receive(*description);
+                }
                 ToTarget::Settle(id) => {
                     let pid = super::reservation::settle(&self.server.journal, &id)?;
                     self.say(&ToSource::Settled(pid))?;
                     return Ok(());
                 }
-                ToTarget::Abort(why) => return Err(RestoreError::Aborted(why)),
+                ToTarget::Abort(why) => return Err(aborted(&why)),
                 other => return Err(out_of_turn(&other)),
             }
         }
+        Err(endless())
     }
 
     fn receive(&mut self, description: Description) -> Result<(), RestoreError> {
+        self.patience = SILENCE;
+        image_check::id(&description.id)
+            .and_then(|()| image_check::tree(&description.tree, false))
+            .map_err(RestoreError::Nonsense)?;
         let mut hashes = ContentHashes::new();
         let mut asked = false;
         let reservation = loop {
@@ -151,7 +173,7 @@ impl Session {
                 self.say(&ToSource::NeedHashes(checked.needs_hash))?;
                 match self.message()? {
                     ToTarget::Hashes(answer) => hashes = answer,
-                    ToTarget::Abort(why) => return Err(RestoreError::Aborted(why)),
+                    ToTarget::Abort(why) => return Err(aborted(&why)),
                     other => return Err(out_of_turn(&other)),
                 }
                 continue;
@@ -162,10 +184,11 @@ impl Session {
             }
             break checked;
         };
-        loop {
+        for _ in 0..MAX_CLOCKS {
             match self.message()? {
                 ToTarget::Clock => self.say(&clock())?,
                 ToTarget::Begin { difference } => {
+                    self.wire.recv.set_cap(cap);
                     let mut work = self.begin(description, reservation, difference)?;
                     return self.build(&mut work);
                 }
@@ -174,6 +197,7 @@ impl Session {
                 other => return Err(out_of_turn(&other)),
             }
         }
+        Err(endless())
     }
 
     /// Makes the skeleton.
@@ -254,28 +278,39 @@ impl Session {
     }
 
     fn build_until_running(&mut self, work: &mut Work) -> Result<(), RestoreError> {
+        let mut rounds = 0;
         loop {
+            if rounds > MAX_ROUNDS {
+                return Err(endless());
+            }
             let frame = self.frame()?;
             match frame.kind {
                 kind::PAGES => place_pages(work, &frame)?,
                 kind::OBJECT_PAGES => place_object_pages(work, &frame)?,
                 _ => match frame.decode::<ToTarget>()? {
                     ToTarget::Layout { layout, new_files, .. } => {
+                        let vdso = single(&work.description.tree)?.memory.vdso.clone();
+                        image_check::layout(&layout, &vdso).map_err(RestoreError::Nonsense)?;
                         compare(&new_files)?;
                         work.objects.update(&layout.objects)?;
-                        let vdso = single(&work.description.tree)?.memory.vdso.clone();
                         work.skeleton.make_way(&layout, &vdso)?;
                         mapper::apply(&mut work.skeleton, &mut work.objects, layout)?;
                     }
                     ToTarget::Zero(ranges) => pages::zero(&mut work.skeleton, &ranges)?,
                     ToTarget::Drop(ranges) => pages::drop_pages(&mut work.skeleton, &ranges)?,
                     ToTarget::ObjectHoles(id, ranges) => work.objects.punch(id, &ranges)?,
-                    ToTarget::RoundEnd(n) => self.say(&ToSource::RoundApplied(n))?,
-                    ToTarget::Clock => self.say(&clock())?,
+                    ToTarget::RoundEnd(n) => {
+                        rounds += 1;
+                        self.say(&ToSource::RoundApplied(n))?;
+                    }
+                    ToTarget::Clock => {
+                        rounds += 1;
+                        self.say(&clock())?;
+                    }
                     ToTarget::Verify => work.own_digests = verify::hash(&work.skeleton, &work.objects)?,
                     ToTarget::Digests(digests) => work.digests = digests,
                     ToTarget::State(tree, moments) => return self.finish(work, *tree, moments),
-                    ToTarget::Abort(why) => return Err(RestoreError::Aborted(why)),
+                    ToTarget::Abort(why) => return Err(aborted(&why)),
                     other => return Err(out_of_turn(&other)),
                 },
             }
@@ -285,7 +320,11 @@ impl Session {
     /// The process is frozen at the source: everything from here on is downtime.
     fn finish(&mut self, work: &mut Work, tree: TreeImage, moments: Moments) -> Result<(), RestoreError> {
         let arrived = Instant::now();
+        image_check::tree(&tree, true).map_err(RestoreError::Nonsense)?;
         let image = single(&tree)?;
+        if image.pid != single(&work.description.tree)?.pid {
+            return Err(RestoreError::Nonsense("the state of another process".to_owned()));
+        }
         let verified = work.description.verify;
         if verified {
             verify::compare(&work.own_digests, &work.digests, &work.skeleton.layout)?;
@@ -309,7 +348,7 @@ impl Session {
         }
         match self.message()? {
             ToTarget::Commit => self.commit(work, &memory),
-            ToTarget::Abort(why) => Err(RestoreError::Aborted(why)),
+            ToTarget::Abort(why) => Err(aborted(&why)),
             other => Err(out_of_turn(&other)),
         }
     }
@@ -377,6 +416,18 @@ fn single(tree: &TreeImage) -> Result<&ProcessImage, RestoreError> {
     }
 }
 
+fn silent(patience: Duration) -> RestoreError {
+    RestoreError::Aborted(format!("silent for {} s", patience.as_secs()))
+}
+
+fn endless() -> RestoreError {
+    RestoreError::Nonsense("the same again and again".to_owned())
+}
+
+fn aborted(why: &str) -> RestoreError {
+    RestoreError::Aborted(words::said(why))
+}
+
 fn out_of_turn(message: &ToTarget) -> RestoreError {
     let text = format!("{message:?}");
     let name: String = text.chars().take_while(|c| c.is_alphanumeric()).collect();
@@ -385,7 +436,7 @@ fn out_of_turn(message: &ToTarget) -> RestoreError {
 
 /// How long ago that reading of our boottime clock was.
 pub fn since(boottime_ns: i64) -> Duration {
-    Duration::from_nanos((initial_clocks().boottime_ns - boottime_ns).max(0) as u64)
+    Duration::from_nanos(initial_clocks().boottime_ns.saturating_sub(boottime_ns).max(0) as u64)
 }
 
 /// Our clocks as they are in the initial time namespace.
@@ -406,8 +457,8 @@ fn clock() -> ToSource {
 /// stays in one: a thread may be in the middle of reading a clock by way of it.
 fn reservation_clocks(description: &Description, difference: ClockOffsets) -> Option<ClockOffsets> {
     let wanted = ClockOffsets {
-        monotonic_ns: description.clocks.monotonic_ns + difference.monotonic_ns,
-        boottime_ns: description.clocks.boottime_ns + difference.boottime_ns,
+        monotonic_ns: description.clocks.monotonic_ns.saturating_add(difference.monotonic_ns),
+        boottime_ns: description.clocks.boottime_ns.saturating_add(difference.boottime_ns),
     };
     (description.time_namespace || wanted != ClockOffsets::of("self")).then_some(wanted)
 }

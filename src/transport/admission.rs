@@ -18,6 +18,7 @@ use rustls::pki_types::CertificateDer;
 
 use super::fingerprint::Fingerprint;
 use super::trust::{TrustError, TrustStore};
+use super::words::harmless;
 
 /// The close code of a side that is done, or gives up for a reason said elsewhere.
 pub const CLOSE_DONE: VarInt = VarInt::from_u32(0);
@@ -123,7 +124,10 @@ async fn hear_hello(connection: &Connection) -> Result<Vec<u8>, ()> {
 fn broken(connection: &Connection, peer: Fingerprint) -> AdmissionError {
     match connection.close_reason() {
         Some(ConnectionError::ApplicationClosed(close)) if close.error_code == CLOSE_UNTRUSTED => {
-            AdmissionError::RefusedByPeer { peer, reason: harmless(&close.reason) }
+            AdmissionError::RefusedByPeer {
+                peer,
+                reason: harmless(&String::from_utf8_lossy(&close.reason), 200),
+            }
         }
         Some(ConnectionError::ApplicationClosed(close)) if close.error_code == CLOSE_TRUST_UNREADABLE => {
             AdmissionError::PeerTrustUnreadable { peer }
@@ -131,22 +135,5 @@ fn broken(connection: &Connection, peer: Fingerprint) -> AdmissionError {
         Some(lost) => AdmissionError::Lost(lost),
         // A stream failed on a live connection: the other side stopped reading our hello.
         None => AdmissionError::BadHello,
-    }
-}
-
-/// What a stranger wrote, fit for a terminal: one short line without control characters.
-fn harmless(text: &[u8]) -> String {
-    String::from_utf8_lossy(text).chars().take(200).map(|c| if c.is_control() { ' ' } else { c }).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn strangers_words_are_made_harmless() {
-        assert_eq!(harmless(b"no\x1b[2Jway\n"), "no [2Jway ");
-        assert_eq!(harmless(&[b'x'; 5000]).len(), 200);
-        assert_eq!(harmless(b"\xff"), "\u{fffd}");
     }
 }

@@ -14,9 +14,11 @@
 //! | [`connect_error`] | why it failed and what to do |
 //! | [`listener`] | [`Listener`], the target's side: bounded handshakes, accepted peers |
 //! | [`frame`] | the eight bytes before every body; pure |
+//! | [`meter`] | decoding with a bound on memory |
 //! | [`protocol`] | what the two sides say to each other |
 //! | [`wire`] | frames over one bidirectional stream |
 //! | [`wire_error`] | what can go wrong there |
+//! | [`words`] | the other host's texts, made harmless |
 //!
 //! Nothing in here knows what the frames mean.
 
@@ -29,6 +31,7 @@ pub mod frame;
 pub mod identity;
 pub mod lane;
 pub mod listener;
+pub mod meter;
 pub mod private_dir;
 pub mod protocol;
 pub mod tls;
@@ -36,6 +39,7 @@ pub mod trust;
 pub mod tuning;
 pub mod wire;
 pub mod wire_error;
+pub mod words;
 
 #[cfg(test)]
 mod loopback_tests;

@@ -188,6 +188,15 @@ fn parse(text: &str, path: &Path) -> Result<Vec<Line>, TrustError> {
     text.lines().enumerate().map(parse).collect()
 }
 
+/// Reads a text as the file and writes it again, for fuzzers: what is understood is written so that it is understood again.
+pub(crate) fn reread(text: &str) {
+    let path = Path::new("trusted");
+    if let Ok(lines) = parse(text, path) {
+        let again = parse(&render(&lines), path).expect("what was written can be read");
+        assert_eq!(format!("{again:?}"), format!("{lines:?}"));
+    }
+}
+
 fn parse_line(line: &str) -> Result<Line, LineError> {
     let mut words = line.split_whitespace();
     match words.next() {

@@ -4,6 +4,8 @@
 //! `ULPM_FUZZ_SECONDS=60 cargo test --test fuzz` takes longer; `ULPM_FUZZ_SEED` repeats a run; `ULPM_FUZZ_WRITE=1` writes the
 //! first seeds of the corpus anew, after the formats have changed.
 
+#![allow(clippy::unwrap_used)]
+
 #[path = "fuzz/seeds.rs"]
 mod seeds;
 

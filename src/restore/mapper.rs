@@ -244,17 +244,29 @@ fn open_backings(
         .iter()
         .filter_map(|o| if let Opened::File(path, write) = o { Some((o, path, *write)) } else { None })
         .collect();
-    for part in files.chunks(128) {
+    for part in files.chunks(64) {
         let mut batch = skeleton.batch();
-        for (_, path, write) in part {
-            let access = if *write { libc::O_RDWR } else { libc::O_RDONLY };
-            let path = batch.string(path);
-            let args = [libc::AT_FDCWD as u64, path, (access | libc::O_CLOEXEC) as u64, 0];
-            batch.call("open of a mapped file", libc::SYS_openat, &args);
-        }
+        let calls: Vec<usize> = skeleton.as_user(&mut batch, |batch| {
+            let open = |(_, path, write): &(_, &String, bool)| {
+                let access = if *write { libc::O_RDWR } else { libc::O_RDONLY };
+                let path = batch.string(path);
+                let flags = access | libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOCTTY;
+                let args = [libc::AT_FDCWD as u64, path, flags as u64, 0];
+                batch.call("open of a mapped file", libc::SYS_openat, &args)
+            };
+            part.iter().map(open).collect()
+        });
         let outcome = skeleton.run(&batch)?;
-        for ((opened, ..), fd) in part.iter().zip(outcome.results) {
-            fds.insert((*opened).clone(), fd as u64);
+        for ((opened, path, _), call) in part.iter().zip(calls) {
+            let fd = outcome.results[call] as u64;
+            // what the peer calls a file may be a device here
+            let found = std::fs::metadata(format!("/proc/{}/fd/{fd}", skeleton.pid));
+            if !found.is_ok_and(|found| found.is_file()) {
+                return Err(RestoreError::Nonsense(format!(
+                    "a mapping of {path}, which is no regular file here"
+                )));
+            }
+            fds.insert((*opened).clone(), fd);
         }
     }
     Ok(fds)

@@ -7,16 +7,22 @@ use std::time::{Duration, Instant};
 use nix::time::ClockId;
 use tokio::runtime::Handle;
 
+use super::guests::{Guests, Visit};
+use super::incoming::{
+    MAX_CLOCKS, MAX_ROUNDS, UNWEIGHED, aborted, compare, endless, place_object_pages, place_pages, silent,
+    weight,
+};
 use super::objects::Objects;
+use super::permission::Authority;
 use super::reservation::{Reservation, check};
 use super::skeleton::Skeleton;
 use super::{RestoreError, activate, mapper, nursery, pages, verify};
 use crate::handover::journal::{Entry, Journal, Phase};
 use crate::handover::{Target, TargetAction, TargetEvent};
-use crate::image::files::{ContentHashes, FileIdentity};
+use crate::image::files::ContentHashes;
 use crate::image::process::ProcessImage;
 use crate::image::{TreeImage, check as image_check};
-use crate::state::files::{Access, FileCheck, RestoreContext, check_file};
+use crate::state::files::RestoreContext;
 use crate::state::{scheduling, threads, waits};
 use crate::sys::chain;
 use crate::sys::time::{ClockOffsets, Ticker, now_ns};
@@ -24,7 +30,7 @@ use crate::tracee::together::{Urgent, UrgentTracee, go_to, mask};
 use crate::transport::protocol::{
     AreaDigest, Description, Moments, PidChoice, ToSource, ToTarget, cap, description_cap, greeting_cap, kind,
 };
-use crate::transport::{Accepted, Frame, Wire, accept_wire, words};
+use crate::transport::{Accepted, Frame, TrustStore, Wire, accept_wire};
 
 /// What a session needs of the server.
 #[derive(Clone, Debug)]
@@ -35,18 +41,27 @@ pub struct Server {
     pub home: PathBuf,
     /// `ULPM_HOME/journal`.
     pub journal: PathBuf,
+    /// Who may do what.
+    pub trust: TrustStore,
+    /// Who is here.
+    pub guests: Guests,
 }
 
 /// How long the source may be silent: QUIC itself notices a dead link sooner.
 const SILENCE: Duration = Duration::from_secs(300);
 /// How long a source may take to say who it is and what it wants.
 const GREETING: Duration = Duration::from_secs(10);
-/// How often the clock is read at most, and how many rounds there may be: no session goes on for ever.
-const MAX_CLOCKS: u32 = 10_000;
-const MAX_ROUNDS: u32 = 100_000;
-
 /// Talks with one source until the end. What went wrong has been told to the source as far as possible.
 pub fn run(server: &Server, accepted: Accepted) -> Result<(), RestoreError> {
+    let authority = Authority::of(&server.trust, accepted.peer)?;
+    let Some(visit) = server.guests.visit(accepted.peer) else {
+        tracing::warn!(fingerprint = %accepted.peer, remote = %accepted.remote, "too many conversations at once, refused one");
+        accepted.connection.close(0u32.into(), b"too many conversations at once");
+        return Err(RestoreError::NotPermitted(format!(
+            "{} has too many conversations at once",
+            accepted.peer
+        )));
+    };
     let _ticker = Ticker::start(Duration::from_millis(100)).map_err(RestoreError::io("starting a timer"))?;
     let mut wire = server
         .handle
@@ -60,6 +75,8 @@ pub fn run(server: &Server, accepted: Accepted) -> Result<(), RestoreError> {
         theirs: None,
         settled: None,
         patience: GREETING,
+        authority,
+        visit,
     };
     let result = session.converse();
     if let Err(e) = &result {
@@ -89,6 +106,8 @@ struct Session {
     settled: Option<Journal>,
     /// How long a whole frame may take to arrive.
     patience: Duration,
+    authority: Authority,
+    visit: Visit,
 }
 
 /// A process being built.
@@ -103,6 +122,8 @@ struct Work {
     namespace: bool,
     digests: Vec<AreaDigest>,
     own_digests: Vec<AreaDigest>,
+    /// Bytes that have come since the memory was last held against what the peer may bring.
+    unweighed: u64,
 }
 
 impl Session {
@@ -164,7 +185,7 @@ impl Session {
         let mut hashes = ContentHashes::new();
         let mut asked = false;
         let reservation = loop {
-            let mut checked = check(&description, &hashes)?;
+            let mut checked = check(&description, &hashes, &self.authority)?;
             if let Some(theirs) = &self.theirs {
                 checked.obstacles.extend(threads::cpu_obstacles(theirs.cpu_components, &theirs.cpu_features));
             }
@@ -177,6 +198,16 @@ impl Session {
                     other => return Err(out_of_turn(&other)),
                 }
                 continue;
+            }
+            if let Some(most) = self.authority.permit.processes.filter(|most| self.visit.others() >= *most) {
+                checked.obstacles.push(crate::image::Obstacle::new(
+                    "process",
+                    format!("{most} processes of this source are at the target, more may not be"),
+                    format!(
+                        "wait until one has ended; or there: ulpm trust add {} --max-processes …",
+                        self.authority.peer
+                    ),
+                ));
             }
             self.say(&ToSource::Preflight(checked.obstacles.clone()))?;
             if !checked.obstacles.is_empty() {
@@ -207,8 +238,11 @@ impl Session {
         reservation: Reservation,
         difference: ClockOffsets,
     ) -> Result<Work, RestoreError> {
+        if !self.visit.take_place(self.authority.permit.processes) {
+            return Err(RestoreError::NotPermitted("too many processes of this source are here".to_owned()));
+        }
         let process = single(&description.tree)?;
-        let clocks = reservation_clocks(&description, difference);
+        let clocks = super::reservation::clocks(&description, difference);
         let mut order = nursery::Order {
             pid: process.pid,
             namespace: description.pid_mode == PidChoice::Namespace || reservation.namespace,
@@ -220,7 +254,11 @@ impl Session {
             |order: &nursery::Order| Skeleton::make(order, &process.memory.layout, &process.memory.vdso);
         let skeleton = match make(&order) {
             // taken since we looked
-            Err(RestoreError::PidTaken(_)) if description.pid_mode == PidChoice::Auto && !order.namespace => {
+            Err(RestoreError::PidTaken(_))
+                if description.pid_mode == PidChoice::Auto
+                    && !order.namespace
+                    && !self.authority.permit.no_namespaces =>
+            {
                 order.namespace = true;
                 make(&order)
             }
@@ -233,6 +271,7 @@ impl Session {
                 return Err(e);
             }
         };
+        skeleton.rights = self.authority.rights(process);
         let tids: Vec<i32> = process.threads.iter().map(|t| t.tid).collect();
         skeleton.set_threads(&tids)?;
         activate::put_exe(&skeleton, &process.memory)?;
@@ -247,6 +286,7 @@ impl Session {
             namespace: order.namespace,
             digests: Vec::new(),
             own_digests: Vec::new(),
+            unweighed: 0,
             description,
         })
     }
@@ -284,13 +324,21 @@ impl Session {
                 return Err(endless());
             }
             let frame = self.frame()?;
+            if matches!(frame.kind, kind::PAGES | kind::OBJECT_PAGES) {
+                work.unweighed += frame.body.len() as u64;
+                if work.unweighed > UNWEIGHED {
+                    work.unweighed = 0;
+                    self.authority.weigh(weight(&work.skeleton, &work.objects))?;
+                }
+            }
             match frame.kind {
-                kind::PAGES => place_pages(work, &frame)?,
-                kind::OBJECT_PAGES => place_object_pages(work, &frame)?,
+                kind::PAGES => place_pages(&mut work.skeleton, &frame)?,
+                kind::OBJECT_PAGES => place_object_pages(&work.objects, &frame)?,
                 _ => match frame.decode::<ToTarget>()? {
                     ToTarget::Layout { layout, new_files, .. } => {
                         let vdso = single(&work.description.tree)?.memory.vdso.clone();
                         image_check::layout(&layout, &vdso).map_err(RestoreError::Nonsense)?;
+                        self.authority.check_paths(new_files.iter().map(|(path, _)| path))?;
                         compare(&new_files)?;
                         work.objects.update(&layout.objects)?;
                         work.skeleton.make_way(&layout, &vdso)?;
@@ -318,9 +366,16 @@ impl Session {
     }
 
     /// The process is frozen at the source: everything from here on is downtime.
-    fn finish(&mut self, work: &mut Work, tree: TreeImage, moments: Moments) -> Result<(), RestoreError> {
+    fn finish(&mut self, work: &mut Work, mut tree: TreeImage, moments: Moments) -> Result<(), RestoreError> {
         let arrived = Instant::now();
         image_check::tree(&tree, true).map_err(RestoreError::Nonsense)?;
+        for image in &mut tree.processes {
+            self.authority.check(image)?;
+            self.authority.bound(image);
+            work.skeleton.rights = self.authority.rights(image);
+        }
+        self.authority.still_holds()?;
+        self.authority.weigh(weight(&work.skeleton, &work.objects))?;
         let image = single(&tree)?;
         if image.pid != single(&work.description.tree)?.pid {
             return Err(RestoreError::Nonsense("the state of another process".to_owned()));
@@ -383,6 +438,7 @@ impl Session {
             // the entry stays `Committed`, which is believed as long as the process lives
             tracing::warn!(pid, error = %e, "the journal does not say that the process was let go");
         }
+        self.visit.arrived(pid);
         memory.save(&self.server.home, pid);
         reap(pid);
         released.and(said)
@@ -416,18 +472,6 @@ fn single(tree: &TreeImage) -> Result<&ProcessImage, RestoreError> {
     }
 }
 
-fn silent(patience: Duration) -> RestoreError {
-    RestoreError::Aborted(format!("silent for {} s", patience.as_secs()))
-}
-
-fn endless() -> RestoreError {
-    RestoreError::Nonsense("the same again and again".to_owned())
-}
-
-fn aborted(why: &str) -> RestoreError {
-    RestoreError::Aborted(words::said(why))
-}
-
 fn out_of_turn(message: &ToTarget) -> RestoreError {
     let text = format!("{message:?}");
     let name: String = text.chars().take_while(|c| c.is_alphanumeric()).collect();
@@ -451,50 +495,4 @@ pub fn initial_clocks() -> ClockOffsets {
 fn clock() -> ToSource {
     let now = initial_clocks();
     ToSource::Clock(now.monotonic_ns, now.boottime_ns)
-}
-
-/// Offsets of the time namespace that the process needs here; none if our own serves. One that was in a namespace
-/// stays in one: a thread may be in the middle of reading a clock by way of it.
-fn reservation_clocks(description: &Description, difference: ClockOffsets) -> Option<ClockOffsets> {
-    let wanted = ClockOffsets {
-        monotonic_ns: description.clocks.monotonic_ns.saturating_add(difference.monotonic_ns),
-        boottime_ns: description.clocks.boottime_ns.saturating_add(difference.boottime_ns),
-    };
-    (description.time_namespace || wanted != ClockOffsets::of("self")).then_some(wanted)
-}
-
-/// Files mapped since preflight must be the same here.
-fn compare(files: &[(String, FileIdentity)]) -> Result<(), RestoreError> {
-    for (path, identity) in files {
-        let object = format!("mapped file {path}");
-        match check_file(&object, path, identity, Access::Read, &ContentHashes::new()) {
-            FileCheck::Same | FileCheck::SameContent(_) => {}
-            FileCheck::NeedsHash => {
-                return Err(RestoreError::Differs(format!(
-                    "{object} was mapped since preflight, and may differ here"
-                )));
-            }
-            FileCheck::Differs(obstacle) => return Err(RestoreError::Differs(obstacle.to_string())),
-        }
-    }
-    Ok(())
-}
-
-fn place_pages(work: &mut Work, frame: &Frame) -> Result<(), RestoreError> {
-    let (addr, data) = frame.body.split_at_checked(8).ok_or_else(short)?;
-    pages::write(&mut work.skeleton, word(addr), data)
-}
-
-fn place_object_pages(work: &Work, frame: &Frame) -> Result<(), RestoreError> {
-    let (head, data) = frame.body.split_at_checked(24).ok_or_else(short)?;
-    let id = crate::image::ObjectId { dev: word(&head[..8]), ino: word(&head[8..16]) };
-    work.objects.write(id, word(&head[16..]), data)
-}
-
-fn short() -> RestoreError {
-    RestoreError::Nonsense("a page frame without an address".to_owned())
-}
-
-fn word(bytes: &[u8]) -> u64 {
-    bytes.iter().rev().fold(0, |w, b| w << 8 | u64::from(*b))
 }

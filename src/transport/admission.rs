@@ -17,6 +17,7 @@ use quinn::{Connection, ConnectionError, VarInt};
 use rustls::pki_types::CertificateDer;
 
 use super::fingerprint::Fingerprint;
+use super::permit::{Day, NotNow};
 use super::trust::{TrustError, TrustStore};
 use super::words::harmless;
 
@@ -38,6 +39,14 @@ pub enum AdmissionError {
     UnknownPeer {
         /// The other side's key.
         presented: Fingerprint,
+    },
+    /// We trust the key, but not now, or not for this.
+    #[error("{presented} is not let in: {why}")]
+    NotNow {
+        /// The other side's key.
+        presented: Fingerprint,
+        /// Why not.
+        why: NotNow,
     },
     /// The other side does not trust our key.
     #[error("{peer} does not let this host in, it says: {reason}")]
@@ -72,15 +81,21 @@ pub enum AdmissionError {
     Lost(#[source] ConnectionError),
 }
 
-/// Lets the peer of `connection` in and is let in, or closes it and says why.
+/// Lets the peer of `connection` in and is let in, or closes it and says why. `receiving`: processes would come from it.
 pub(super) async fn admit(
     connection: &Connection,
     trust: &TrustStore,
+    receiving: bool,
 ) -> Result<Fingerprint, AdmissionError> {
     let peer = presented(connection).ok_or(AdmissionError::NoCertificate)?;
-    match trust.is_trusted(&peer) {
-        Ok(true) => {}
-        Ok(false) => {
+    match trust.permit(&peer) {
+        Ok(Some(permit)) => {
+            if let Err(why) = permit.admits(receiving, Day::today()) {
+                connection.close(CLOSE_UNTRUSTED, format!("{peer} is not let in: {why}").as_bytes());
+                return Err(AdmissionError::NotNow { presented: peer, why });
+            }
+        }
+        Ok(None) => {
             connection.close(CLOSE_UNTRUSTED, format!("{peer} is not trusted here").as_bytes());
             return Err(AdmissionError::UnknownPeer { presented: peer });
         }

@@ -5,6 +5,7 @@
 //! | [`fingerprint`] | what a host is called by its key: `SHA256:…` |
 //! | [`identity`] | this host's key and certificate, made on first use |
 //! | [`trust`] | the list of hosts that are let in |
+//! | [`permit`] | how far each of them may go; pure |
 //! | [`private_dir`] | locked, atomic writes of both in `ULPM_HOME` |
 //! | [`tls`] | TLS 1.3, both sides prove their key, ALPN `ulpm/1` |
 //! | [`tuning`] | windows, timers, MTU, congestion control, socket buffers |
@@ -32,6 +33,7 @@ pub mod identity;
 pub mod lane;
 pub mod listener;
 pub mod meter;
+pub mod permit;
 pub mod private_dir;
 pub mod protocol;
 pub mod tls;

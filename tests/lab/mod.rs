@@ -143,7 +143,8 @@ impl Lab {
             shown.exit == 0 && fingerprint.starts_with("SHA256:"),
             "ulpm trust show in {whom}: {shown:?}"
         );
-        let added = self.run(who, &[ULPM, "trust", "add", fingerprint, "--name", whom], SOON)?;
+        let added =
+            self.run(who, &[ULPM, "trust", "add", fingerprint, "--name", whom, "--users", "any"], SOON)?;
         ensure!(added.exit == 0, "ulpm trust add in {who}: {added:?}");
         Ok(())
     }

@@ -4,6 +4,7 @@ mod aborts;
 mod bad_input;
 mod commands;
 mod freezes;
+mod hostile;
 mod hosts;
 mod huge_pages;
 pub(crate) mod oracle;
@@ -30,6 +31,7 @@ pub(crate) fn all() -> Vec<Trial> {
     trials.extend(versions::trials());
     trials.extend(commands::trials());
     trials.extend(aborts::trials());
+    trials.extend(hostile::trials());
     trials.extend(huge_pages::trials());
     trials.extend(freezes::trials());
     trials.extend(round_trips::trials());

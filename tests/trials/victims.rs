@@ -79,7 +79,7 @@ impl Victim {
     }
 
     /// Starts any command that behaves as victims do: the stop file's path is its last argument.
-    pub(super) fn start_command(lab: &Lab, argv: &[&str]) -> Result<Self> {
+    pub(crate) fn start_command(lab: &Lab, argv: &[&str]) -> Result<Self> {
         let stop = lab.dir().join("stop");
         let path = stop.display().to_string();
         let mut process = lab.spawn("a", &[argv, &[&path]].concat())?;
@@ -98,7 +98,7 @@ impl Victim {
     }
 
     /// Moves it, verified, and checks from outside that exactly one copy is left.
-    pub(super) fn move_to(&mut self, lab: &Lab, to: &str) -> Result<()> {
+    pub(crate) fn move_to(&mut self, lab: &Lab, to: &str) -> Result<()> {
         let before = self.outside_pid(lab)?;
         let outcome = lab.live(&self.host, self.pid, to, &["--verify"])?;
         self.moved(lab, &outcome, before, to)

@@ -115,6 +115,23 @@ macro_rules! doors {
 
 doors! { frame to_target to_source image layout lane journal trust predictions address }
 
+/// The doors are open to honest messages: else nothing behind the first check would ever be tried.
+#[test]
+fn honest_messages_are_understood() {
+    use ulpm::transport::meter::decode_owned;
+    use ulpm::transport::protocol::{ToSource, ToTarget};
+    for (name, number, bytes) in seeds::all() {
+        let understood = match name {
+            "to_target" => decode_owned::<ToTarget>(&bytes).is_ok(),
+            "to_source" => decode_owned::<ToSource>(&bytes).is_ok(),
+            "image" => decode_owned::<ulpm::image::TreeImage>(&bytes)
+                .is_ok_and(|(tree, _)| ulpm::image::check::tree(&tree, true) == Ok(())),
+            _ => true,
+        };
+        assert!(understood, "{name} {number}");
+    }
+}
+
 /// The seeds are what today's encoders write, so the search begins behind the first check.
 #[test]
 fn seeds_are_of_today() {

@@ -166,6 +166,7 @@ impl Session {
                     return self.receive(*description);
                 }
                 ToTarget::Settle(id) => {
+                    image_check::id(&id).map_err(RestoreError::Nonsense)?;
                     let pid = super::reservation::settle(&self.server.journal, &id)?;
                     self.say(&ToSource::Settled(pid))?;
                     return Ok(());

@@ -103,6 +103,16 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Meter<'_, V> {
         self.inner.visit_borrowed_str(text)
     }
 
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<V::Value, E> {
+        self.take(text.len())?;
+        self.inner.visit_str(text)
+    }
+
+    fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<V::Value, E> {
+        self.take(bytes.len())?;
+        self.inner.visit_bytes(bytes)
+    }
+
     fn visit_borrowed_bytes<E: de::Error>(self, bytes: &'de [u8]) -> Result<V::Value, E> {
         self.take(bytes.len())?;
         self.inner.visit_borrowed_bytes(bytes)

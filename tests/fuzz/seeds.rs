@@ -296,5 +296,14 @@ fn journal() -> Vec<u8> {
 
 fn trust() -> Vec<String> {
     let print = "SHA256:AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE";
-    vec![format!("# friends\n\n{print} alpha\n"), format!("{print}\n")]
+    vec![
+        format!("# friends\n\n{print} alpha\n"),
+        format!("{print}\n"),
+        format!(
+            "{print} a users=redis,1000-1999 processes=4 memory=8G address-space=1T paths=/srv:/usr namespaces=no\n"
+        ),
+        format!(
+            "{print} direction=send expires=2027-01-31 revoked\n{print} b direction=receive users=ordinary\n"
+        ),
+    ]
 }

@@ -1,8 +1,6 @@
 //! Lying targets against the real `ulpm live`: whatever they say, the process runs on at the source, unharmed, and nothing
 //! of it was told that it was not asked to send.
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
 use ulpm::image::Obstacle;
@@ -97,15 +95,14 @@ fn claims(lab: &mut Lab) -> Result<()> {
     ensure!(outcome.exit == 4 && !outcome.stderr.contains("panicked"), "{outcome:?}");
     drop(target);
     victim.check_running(lab)?;
+    victim.finish()?;
     // it hangs in the freeze: the process is not frozen for long
-    let target = Target::serve(lab, |message| is(message, "State").then_some(Act::Hang))?;
-    let live = lab.start_live("a", victim.pid, &lab.address("b"), &[])?;
-    std::thread::sleep(Duration::from_secs(2));
-    drop(target);
-    let outcome = live.outcome()?;
-    ensure!(outcome.exit == 4, "{outcome:?}");
-    victim.check_running(lab)?;
-    victim.finish()
+    let sleeper = lab.spawn("a", &["sleep", "1000"])?;
+    let _target = Target::serve(lab, |message| is(message, "State").then_some(Act::Hang))?;
+    lab.live("a", sleeper.pid(), "b", &[])?.refused(4, &["runs on here"])?;
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", sleeper.outside_pid()))?;
+    ensure!(stat.contains(") S "), "it does not sleep on: {stat}");
+    Ok(())
 }
 
 fn terminal(lab: &mut Lab) -> Result<()> {

@@ -36,7 +36,7 @@ fn limit(lab: &Lab, words: &[&str]) -> Result<String> {
 fn ordinary(lab: &Lab, before: &str) -> Result<Victim> {
     std::fs::set_permissions(lab.dir(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
     let run = format!(
-        "{before} exec setpriv --reuid=1234 --regid=1234 --clear-groups {} \"$1\"",
+        "chmod 666 /proc/self/fd/1 /proc/self/fd/2; {before} exec setpriv --reuid=1234 --regid=1234 --clear-groups {} \"$1\"",
         victims::program("threads")?
     );
     Victim::start_command(lab, &["sh", "-c", &run, "sh"])

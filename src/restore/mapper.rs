@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt as _;
 
 use super::objects::Objects;
 use super::skeleton::Skeleton;
@@ -261,7 +262,8 @@ fn open_backings(
             let fd = outcome.results[call] as u64;
             // what the peer calls a file may be a device here
             let found = std::fs::metadata(format!("/proc/{}/fd/{fd}", skeleton.pid));
-            if !found.is_ok_and(|found| found.is_file()) {
+            let zero = |found: &std::fs::Metadata| found.rdev() == libc::makedev(1, 5);
+            if !found.is_ok_and(|found| found.is_file() || zero(&found)) {
                 return Err(RestoreError::Nonsense(format!(
                     "a mapping of {path}, which is no regular file here"
                 )));

@@ -155,6 +155,15 @@ fn check_rights(process: &ProcessImage, found: &mut Reservation) {
             "use a target with a newer kernel, or run `ulpm serve` outside the container that filters it",
         ));
     }
+    let beyond =
+        process.threads.iter().fold(0, |all, t| all | t.creds.caps[1] | t.creds.caps[2]) & !own.caps[1];
+    if beyond != 0 {
+        found.obstacles.push(Obstacle::new(
+            format!("process {}", process.pid),
+            format!("it has capabilities that ulpm serve lacks ({beyond:#x}) and cannot give"),
+            "run `ulpm serve` with all capabilities (CapabilityBoundingSet= in its unit), or the process with fewer",
+        ));
+    }
     let foreign = process.threads.iter().any(|t| t.creds.uids != own.uids || t.creds.gids != own.gids);
     if foreign && !(has(6) && has(7)) {
         found.obstacles.push(Obstacle::new(

@@ -49,18 +49,16 @@ pub struct Server {
 
 /// How long the source may be silent: QUIC itself notices a dead link sooner.
 const SILENCE: Duration = Duration::from_secs(300);
-/// How long a source may take to say who it is and what it wants.
+/// How long it may take to say who it is, and what it wants.
 const GREETING: Duration = Duration::from_secs(10);
+const DESCRIBING: Duration = Duration::from_secs(25);
 /// Talks with one source until the end. What went wrong has been told to the source as far as possible.
 pub fn run(server: &Server, accepted: Accepted) -> Result<(), RestoreError> {
     let authority = Authority::of(&server.trust, accepted.peer)?;
     let Some(visit) = server.guests.visit(accepted.peer) else {
         tracing::warn!(fingerprint = %accepted.peer, remote = %accepted.remote, "too many conversations at once, refused one");
         accepted.connection.close(0u32.into(), b"too many conversations at once");
-        return Err(RestoreError::NotPermitted(format!(
-            "{} has too many conversations at once",
-            accepted.peer
-        )));
+        return Err(RestoreError::NotPermitted("too many conversations at once".to_owned()));
     };
     let _ticker = Ticker::start(Duration::from_millis(100)).map_err(RestoreError::io("starting a timer"))?;
     let mut wire = server
@@ -160,6 +158,7 @@ impl Session {
                     crate::precopy::hello::check(&ours, &theirs).map_err(RestoreError::Nonsense)?;
                     self.theirs = Some(theirs);
                     self.wire.recv.set_cap(description_cap);
+                    self.patience = DESCRIBING;
                 }
                 ToTarget::Clock => self.say(&clock())?,
                 ToTarget::Describe(description) if self.theirs.is_some() => {

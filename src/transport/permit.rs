@@ -192,7 +192,7 @@ impl FromStr for Users {
             let ids = word.split_once('-').unwrap_or((word, word));
             match (ids.0.parse::<u32>(), ids.1.parse::<u32>()) {
                 (Ok(from), Ok(to)) if from <= to => Ok(User::Ids(from, to)),
-                _ if word.starts_with(|c: char| c.is_ascii_digit()) => {
+                _ if word.starts_with(|c: char| c.is_ascii_digit() || c == '-') => {
                     Err("not a user or a range of numbers")
                 }
                 _ if word.is_empty() || !word.chars().all(|c| c.is_alphanumeric() || "._-@$".contains(c)) => {

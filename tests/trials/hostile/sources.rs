@@ -269,7 +269,7 @@ fn states(lab: &mut Lab) -> Result<()> {
     let (mut source, _, image) = begun(lab, &victim)?;
     source.say(&ToTarget::State(Box::new(TreeImage::new(vec![image])), moments))?;
     ensure!(source.failure()?.contains("registers"), "threads without registers");
-    for (mapped, words) in [("/dev/zero", "no regular file"), ("/dev/mem", "mapped file")] {
+    for (mapped, words) in [("/dev/full", "no regular file"), ("/dev/mem", "mapped file")] {
         let (mut source, _, image) = begun(lab, &victim)?;
         let mut layout = image.memory.layout.clone();
         let device = Vma {
@@ -304,7 +304,7 @@ fn silence(lab: &mut Lab) -> Result<()> {
     half.raw(&[&1u16.to_le_bytes()[..], &[0; 2], &(hello.len() as u32).to_le_bytes(), &hello[..5]].concat())?;
     let greeted = Source::greet(lab)?;
     for (name, source) in [("mute", mute), ("slow", slow), ("half", half), ("greeted", greeted)] {
-        ensure!(source.is_given_up(Duration::from_secs(30))?, "{name} was waited for");
+        ensure!(source.is_given_up(Duration::from_secs(40))?, "{name} was waited for");
     }
     still_works(lab, victim)
 }

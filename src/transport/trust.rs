@@ -267,8 +267,13 @@ impl Line {
 }
 
 fn parse(text: &str, path: &Path) -> Result<Vec<Line>, TrustError> {
-    let parse = |(index, line)| {
-        parse_line(line).map_err(|source| TrustError::Line { path: path.to_owned(), line: index + 1, source })
+    let parse = |(index, line): (usize, &str)| {
+        // of a line that ends with them only the first would be taken for its end
+        parse_line(line.trim_end_matches('\r')).map_err(|source| TrustError::Line {
+            path: path.to_owned(),
+            line: index + 1,
+            source,
+        })
     };
     text.lines().enumerate().map(parse).collect()
 }

@@ -167,7 +167,7 @@ const LIES: &[Lie] = &[
     // of ulpm serve itself, of its neighbours, by way of links
     ("another process", |p| open(p, 2, regular("/proc/self/mem", 0o100_600))),
     ("another process", |p| open(p, 0, regular("/proc/1/environ", 0o100_400))),
-    ("another process", |p| open(p, 0, regular("/proc/thread-self/../../1/maps", 0o100_444))),
+    ("another process", |p| open(p, 0, regular("/proc/thread-self/../../../1/maps", 0o100_444))),
     // another kind than it says
     ("kind", |p| open(p, 0, regular("/dev/zero", 0o100_644))),
     ("kind", |p| open(p, 2, regular("/dev/../dev/full", 0o100_644))),

@@ -7,6 +7,8 @@ pub mod cli;
 pub mod demo;
 pub mod dirty;
 pub mod fault;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod handover;
 pub mod image;
 pub mod precopy;

@@ -12,6 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::abilities::{self, Needed};
 use super::home::Home;
 use super::{Exit, Failure};
+use crate::restore::guests::Guests;
 use crate::restore::session::{self, Server};
 use crate::transport::{DEFAULT_PORT, Listener};
 
@@ -40,7 +41,13 @@ pub fn run(args: &ServeArgs) -> Result<Exit, Failure> {
     }
     crate::restore::lazy::adopt::sweep(home.path());
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let server = Server { handle: runtime.handle().clone(), home: home.path().to_owned(), journal };
+    let server = Server {
+        handle: runtime.handle().clone(),
+        home: home.path().to_owned(),
+        journal,
+        trust: home.trust(),
+        guests: Guests::load(home.path()),
+    };
     runtime.block_on(async {
         let mut listener = Listener::bind(&identity, home.trust(), args.listen)?;
         let mut interrupt = signal(SignalKind::interrupt()).context("waiting for SIGINT")?;

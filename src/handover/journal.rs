@@ -335,12 +335,13 @@ fn encode(entry: &Entry) -> Vec<u8> {
     bytes
 }
 
-fn decode(bytes: &[u8]) -> Option<Entry> {
+/// What the bytes of a file say; `None` if they are damaged.
+pub(crate) fn decode(bytes: &[u8]) -> Option<Entry> {
     let sum = blake3::hash(bytes.get(32..)?);
     if bytes.get(..32)? != sum.as_bytes() {
         return None;
     }
-    let len = u32::from_le_bytes(bytes[32..36].try_into().ok()?) as usize;
+    let len = u32::from_le_bytes(bytes.get(32..36)?.try_into().ok()?) as usize;
     let entry: Entry = serde_json::from_slice(bytes.get(36..36usize.checked_add(len)?)?).ok()?;
     (entry.version == VERSION).then_some(entry)
 }

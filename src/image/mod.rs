@@ -8,6 +8,7 @@
 //!                                        └─ files: FilesImage
 //! ```
 
+pub mod check;
 pub mod file_identity;
 pub mod files;
 pub mod memory;

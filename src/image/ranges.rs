@@ -45,7 +45,7 @@ impl PageRange {
     pub fn chunks(self, bytes: u64) -> impl Iterator<Item = PageRange> {
         (self.start..self.end)
             .step_by(bytes as usize)
-            .map(move |s| PageRange::new(s, (s + bytes).min(self.end)))
+            .map(move |s| PageRange::new(s, s.saturating_add(bytes).min(self.end)))
     }
 }
 

@@ -279,7 +279,7 @@ impl Freezer<'_> {
                     written.and_then(|()| MigrateError::point(Point::SourceJournalled))
                 }
                 SourceAction::Hold => captive
-                    .hold()
+                    .hold(self.late.is_some() && self.options.lazy.release)
                     .map_err(MigrateError::from)
                     .and_then(|()| MigrateError::point(Point::SourceHeld)),
                 _ => link.say(&ToTarget::Commit).and_then(|()| {
@@ -445,9 +445,7 @@ fn digests(pid: i32, agent: &Agent, except: &Later) -> Result<Vec<AreaDigest>, M
         .into_iter()
         .map(|(start, pages, hash)| AreaDigest { start, object: None, pages, hash })
         .collect();
-    for (id, file) in agent.object_files() {
-        let (start, pages, hash) =
-            digest::object(id, file, &except.object(id)).map_err(PreloadError::from)?;
+    for (id, (start, pages, hash)) in agent.object_digests(except)? {
         all.push(AreaDigest { start, object: Some(id), pages, hash });
     }
     Ok(all)

@@ -40,7 +40,8 @@ pub fn check(ours: &Hello, theirs: &Hello) -> Result<(), String> {
     if why.is_empty() {
         return Ok(());
     }
-    Err(format!("it has {} (ulpm {} there, {} here)", why.join(", "), theirs.program, ours.program))
+    let theirs = crate::transport::words::harmless(&theirs.program, 40);
+    Err(format!("it has {} (ulpm {theirs} there, {} here)", why.join(", "), ours.program))
 }
 
 #[cfg(test)]

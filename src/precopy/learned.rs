@@ -56,11 +56,29 @@ impl Default for Correction {
 impl Correction {
     /// What earlier moves from this host taught.
     pub fn load(home: &Path) -> Self {
-        let read: Option<Self> =
-            fs::read(file(home)).ok().and_then(|text| serde_json::from_slice(&text).ok());
-        let mut correction = read.unwrap_or_default();
+        fs::read(file(home)).map(|text| Self::parse(&text)).unwrap_or_default()
+    }
+
+    /// What a file says.
+    pub(crate) fn parse(text: &[u8]) -> Self {
+        let mut correction: Self = serde_json::from_slice(text).unwrap_or_default();
         correction.each(|ratio| *ratio = sensible(*ratio));
         correction
+    }
+
+    /// Every ratio is one that can be multiplied with, and stays one whatever is learnt.
+    pub(crate) fn check(mut self) {
+        let part = FreezeParts {
+            stop: 1.0,
+            capture: 1.0,
+            scan: 1.0,
+            send: 1.0,
+            apply: 1.0,
+            commit: 1.0,
+            resume: 1.0,
+        };
+        self.learn(&part, &FreezeParts { stop: f64::NAN, send: f64::INFINITY, apply: 0.0, ..part }, true);
+        self.each(|ratio| assert!(SENSIBLE.contains(ratio) || (*ratio - 1.0).abs() < 1e-9, "{ratio}"));
     }
 
     /// Corrects a prediction.

@@ -1,7 +1,7 @@
 //! The source's end of the conversation: blocking calls on the session's own thread, which drives the network
 //! itself (a current-thread runtime): no message waits for another thread to wake up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,13 +13,14 @@ use tokio::sync::Notify;
 
 use super::MigrateError;
 use super::hello;
-use crate::image::{ObjectId, PageRange};
+use crate::image::files::FileKind;
+use crate::image::{ObjectId, PageRange, ProcessImage};
 use crate::preload::PreloadError;
 use crate::preload::push::PageSink;
 use crate::sys::time::ClockOffsets;
-use crate::transport::protocol::{Hello, ToSource, ToTarget, cap, kind};
+use crate::transport::protocol::{Hello, ToSource, ToTarget, answer_cap, cap, kind};
 use crate::transport::wire::Frame;
-use crate::transport::{Connected, Identity, TrustStore, Wire, connect, open_wire};
+use crate::transport::{Connected, Identity, TrustStore, Wire, connect, open_wire, words};
 
 /// Tells a migration that its user wants it to end.
 #[derive(Clone, Debug, Default)]
@@ -91,7 +92,8 @@ impl Link {
                 () = cancel.wait() => Err(MigrateError::Cancelled),
             }
         })?;
-        let wire = runtime.block_on(open_wire(&connected.connection, cap))?;
+        let mut wire = runtime.block_on(open_wire(&connected.connection, cap))?;
+        wire.recv.set_cap(answer_cap);
         let ours = hello::ours();
         let mut link = Link {
             runtime,
@@ -216,7 +218,7 @@ impl Link {
             tokio::time::timeout(Duration::from_millis(200), recv.recv()).await.ok()?.ok()
         })?;
         match frame.decode() {
-            Ok(ToSource::Failed(why)) => Some(why),
+            Ok(ToSource::Failed(why)) => Some(words::said(&why)),
             _ => None,
         }
     }
@@ -251,8 +253,8 @@ impl Link {
             let trip = Duration::from_nanos((after.monotonic_ns - before.monotonic_ns).max(0) as u64);
             let middle = |a: i64, b: i64| a + (b - a) / 2;
             let difference = ClockOffsets {
-                monotonic_ns: middle(before.monotonic_ns, after.monotonic_ns) - monotonic_ns,
-                boottime_ns: middle(before.boottime_ns, after.boottime_ns) - boottime_ns,
+                monotonic_ns: middle(before.monotonic_ns, after.monotonic_ns).saturating_sub(monotonic_ns),
+                boottime_ns: middle(before.boottime_ns, after.boottime_ns).saturating_sub(boottime_ns),
             };
             if best.is_none_or(|(_, shortest)| trip < shortest) {
                 best = Some((difference, trip));
@@ -295,7 +297,8 @@ fn understand(frame: &Frame) -> Result<ToSource, MigrateError> {
         return Err(MigrateError::Nonsense(format!("a frame of kind {}", frame.kind)));
     }
     match frame.decode()? {
-        ToSource::Failed(why) => Err(MigrateError::Target(why)),
+        ToSource::Failed(why) => Err(MigrateError::Target(words::said(&why))),
+        ToSource::Preflight(theirs) => Ok(ToSource::Preflight(theirs.iter().map(words::obstacle).collect())),
         message => Ok(message),
     }
 }
@@ -306,9 +309,23 @@ pub fn out_of_turn(message: &ToSource) -> MigrateError {
     MigrateError::Nonsense(text.chars().take_while(|c| c.is_alphanumeric()).collect())
 }
 
-/// Contents that the target wants to compare.
-pub fn hashes(paths: &[String]) -> BTreeMap<String, [u8; 32]> {
-    paths.iter().filter_map(|p| Some((p.clone(), crate::state::files::content_hash(p).ok()?))).collect()
+/// Contents that the target wants to compare: of files that the process was described to use, and of no others. A
+/// hash tells a guesser what is in a file.
+pub fn hashes(
+    paths: &[String],
+    described: &ProcessImage,
+) -> Result<BTreeMap<String, [u8; 32]>, MigrateError> {
+    let mapped = described.memory.files.iter().map(|(path, _)| path);
+    let open = described.files.files.iter().filter_map(|file| match &file.kind {
+        FileKind::Regular { path, .. } => Some(path),
+        _ => None,
+    });
+    let ours: BTreeSet<&String> = mapped.chain(open).collect();
+    if let Some(other) = paths.iter().find(|path| !ours.contains(path)) {
+        let what = format!("a wish for the hash of {}, which the process does not use", words::said(other));
+        return Err(MigrateError::Nonsense(what));
+    }
+    Ok(paths.iter().filter_map(|p| Some((p.clone(), crate::state::files::content_hash(p).ok()?))).collect())
 }
 
 fn sink(e: MigrateError) -> PreloadError {

@@ -194,7 +194,7 @@ impl<'a> Migration<'a> {
         })))?;
         let mut answer = link.hear("checking the process")?;
         if let ToSource::NeedHashes(paths) = &answer {
-            let hashes = hashes(paths);
+            let hashes = hashes(paths, &described.image)?;
             link.say(&ToTarget::Hashes(hashes))?;
             answer = link.hear("comparing files")?;
         }

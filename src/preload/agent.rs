@@ -19,6 +19,7 @@ use crate::image::files::{FileIdentity, FilesImage};
 use crate::image::memory::{Layout, MemoryObject, discontinued};
 use crate::image::process::ProcessImage;
 use crate::image::{Backing, ObjectId, PAGE_SIZE, RangeSet, Vma};
+use crate::state::digest::Digest;
 use crate::state::files::identity::identity_of_path;
 use crate::state::{memory_map, waits};
 use crate::tracee::restart::Interrupted;
@@ -209,9 +210,9 @@ impl Agent {
         self.objects.shown()
     }
 
-    /// Descriptors of the shared objects.
-    pub fn object_files(&self) -> impl Iterator<Item = (ObjectId, &std::fs::File)> {
-        self.objects.files()
+    /// Hashes of the shared objects, without what comes later.
+    pub fn object_digests(&self, later: &Later) -> Result<Vec<(ObjectId, Digest)>, PreloadError> {
+        self.objects.digests(later)
     }
 
     /// The parts that the freeze uses side by side: the tracker scans while the state is captured.

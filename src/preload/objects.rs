@@ -13,14 +13,15 @@ use bytes::{Bytes, BytesMut};
 
 use super::PreloadError;
 use super::lazy;
+use super::lazy::Later;
 use super::look::{Batch, How, Look, batches, cut, look};
 use super::push::PageSink;
 use crate::dirty::Found;
 use crate::image::memory::{Layout, MemoryObject};
 use crate::image::{ObjectId, PAGE_SIZE, PageMap, PageRange, RangeSet, Vma};
-use crate::state::digest::{data_ranges, read_up_to};
+use crate::state::digest::{self, Digest, data_ranges, read_up_to};
 use crate::state::memory_map::map_file;
-use crate::sys::process::read_memory;
+use crate::sys::process::{ProcMem, read_memory};
 
 /// What the target has of the shared objects of one process.
 #[derive(Debug, Default)]
@@ -146,9 +147,9 @@ impl ObjectPusher {
         Ok((pages, later))
     }
 
-    /// The descriptor of an object, for hashing.
-    pub fn files(&self) -> impl Iterator<Item = (ObjectId, &File)> {
-        self.objects.iter().filter_map(|(id, s)| s.shown.file.as_ref().map(|f| (*id, f)))
+    /// Hashes of the contents without what comes later, for `--verify`. What we may not open is read through the mappings.
+    pub fn digests(&self, later: &Later) -> Result<Vec<(ObjectId, Digest)>, PreloadError> {
+        self.objects.iter().map(|(id, source)| Ok((*id, source.shown.digest(&later.object(*id))?))).collect()
     }
 
     /// The objects as they can be read, for other threads.
@@ -246,11 +247,26 @@ impl Shown {
             if !shown.is_empty() {
                 let at = (shown.start - piece.start) as usize;
                 let addr = shown.start - offset + range.start;
-                read_memory(self.pid, addr, &mut buffer[at..at + shown.len() as usize])
-                    .map_err(|e| failed(e.into()))?;
+                let place = &mut buffer[at..at + shown.len() as usize];
+                // what the process itself may not read (`PROT_NONE`)
+                if read_memory(self.pid, addr, place).is_err() {
+                    ProcMem::open(self.pid).and_then(|mem| mem.read(addr, place)).map_err(failed)?;
+                }
             }
         }
         Ok(())
+    }
+
+    fn digest(&self, except: &RangeSet) -> Result<Digest, PreloadError> {
+        if let Some(file) = &self.file {
+            return Ok(digest::object(self.id, file, except)?);
+        }
+        let ranges: Vec<PageRange> = self.ranges()?.into_iter().flat_map(|r| except.gaps(r)).collect();
+        digest::object_by(self.id, ranges, |piece, bytes| {
+            self.read(piece, bytes)?;
+            bytes[self.size.saturating_sub(piece.start).min(piece.len()) as usize..].fill(0);
+            Ok(())
+        })
     }
 
     fn read_batch(&self, batch: &Batch) -> Result<Vec<(u64, Bytes)>, PreloadError> {

@@ -62,10 +62,12 @@ pub fn put_exe(skeleton: &Skeleton, memory: &MemoryImage) -> Result<(), RestoreE
         return Ok(());
     }
     let mut batch = skeleton.batch();
-    let path = batch.string(&memory.exe);
-    let args = [libc::AT_FDCWD as u64, path, (libc::O_RDONLY | libc::O_CLOEXEC) as u64, 0];
-    batch.call("open of the program", libc::SYS_openat, &args);
-    let fd = skeleton.run(&batch)?.results[0];
+    let call = skeleton.as_user(&mut batch, |batch| {
+        let path = batch.string(&memory.exe);
+        let args = [libc::AT_FDCWD as u64, path, (libc::O_RDONLY | libc::O_CLOEXEC) as u64, 0];
+        batch.call("open of the program", libc::SYS_openat, &args)
+    });
+    let fd = skeleton.run(&batch)?.results[call];
     let mut batch = skeleton.batch();
     let mm = MmFields { brk: memory.mm.start_brk, ..memory.mm.clone() };
     mm_fields::put(&mut batch, &mm, fd as u32);
@@ -93,7 +95,13 @@ fn put_files(
     for (id, _) in objects.iter() {
         context.memfds.insert(id.ino, objects.fd(id)?);
     }
-    let opened = files::restore(&image.files, &mut context)?;
+    context.group = skeleton.pid;
+    let opened = match &skeleton.rights {
+        None => files::restore(&image.files, &mut context)?,
+        Some(rights) => rights
+            .with(|| files::restore(&image.files, &mut context))
+            .map_err(RestoreError::io("taking the rights of its user"))??,
+    };
     let ours = keep.iter().enumerate().map(|(i, (fd, _))| (opened.files.len() + i, *fd, true));
     let slots: Vec<_> = image.files.slots.iter().map(|s| (s.file, s.fd, s.cloexec)).chain(ours).collect();
     let base =
@@ -145,7 +153,7 @@ fn put_process(
 ) -> Result<(), RestoreError> {
     let mut batch = skeleton.batch();
     signals::put_actions(&mut batch, &image.actions);
-    attributes::put_early(&mut batch, &image.attributes);
+    skeleton.as_user(&mut batch, |batch| attributes::put_early(batch, &image.attributes));
     mm_fields::put(&mut batch, &image.memory.mm, mm_fields::NO_EXE);
     let queued: Vec<_> = image
         .queued

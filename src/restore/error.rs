@@ -44,6 +44,9 @@ pub enum RestoreError {
     /// The source sent something that makes no sense; nothing was done with it.
     #[error("the source sent {0}")]
     Nonsense(String),
+    /// The source may not do this here.
+    #[error("{0}")]
+    NotPermitted(String),
     /// Memory differs between the two sides.
     #[error("verification failed: {0}")]
     Differs(String),

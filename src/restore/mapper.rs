@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt as _;
 
 use super::objects::Objects;
 use super::skeleton::Skeleton;
@@ -126,6 +127,22 @@ fn continued<'a>(old: &'a [Vma], new: &'a Vma) -> impl Iterator<Item = (&'a Vma,
     })
 }
 
+/// Goes through what [`apply`] would do, for fuzzers: what is kept, made and lost is told apart without a contradiction.
+pub(crate) fn walk(old: &Layout, new: &Layout) {
+    let written: RangeSet = old.vmas.iter().map(Vma::range).collect();
+    let whole: Vec<PageRange> = joined(&old.vmas, &new.vmas, &written).iter().map(|j| j.whole).collect();
+    let kept = without(&old.vmas, &whole);
+    let mut mapped: RangeSet = kept.iter().map(Vma::range).collect();
+    for step in difference(&kept, &new.vmas) {
+        match step {
+            Step::Unmap(range) => mapped.remove(range),
+            Step::Map(range, _) => mapped.insert(range),
+            Step::Protect(range, _) => assert!(mapped.overlaps(range)),
+        }
+    }
+    assert_eq!(mapped, new.vmas.iter().map(Vma::range).collect());
+}
+
 /// Reads the pages that are in place in these ranges.
 fn save(
     skeleton: &Skeleton,
@@ -228,17 +245,30 @@ fn open_backings(
         .iter()
         .filter_map(|o| if let Opened::File(path, write) = o { Some((o, path, *write)) } else { None })
         .collect();
-    for part in files.chunks(128) {
+    for part in files.chunks(64) {
         let mut batch = skeleton.batch();
-        for (_, path, write) in part {
-            let access = if *write { libc::O_RDWR } else { libc::O_RDONLY };
-            let path = batch.string(path);
-            let args = [libc::AT_FDCWD as u64, path, (access | libc::O_CLOEXEC) as u64, 0];
-            batch.call("open of a mapped file", libc::SYS_openat, &args);
-        }
+        let calls: Vec<usize> = skeleton.as_user(&mut batch, |batch| {
+            let open = |(_, path, write): &(_, &String, bool)| {
+                let access = if *write { libc::O_RDWR } else { libc::O_RDONLY };
+                let path = batch.string(path);
+                let flags = access | libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOCTTY;
+                let args = [libc::AT_FDCWD as u64, path, flags as u64, 0];
+                batch.call("open of a mapped file", libc::SYS_openat, &args)
+            };
+            part.iter().map(open).collect()
+        });
         let outcome = skeleton.run(&batch)?;
-        for ((opened, ..), fd) in part.iter().zip(outcome.results) {
-            fds.insert((*opened).clone(), fd as u64);
+        for ((opened, path, _), call) in part.iter().zip(calls) {
+            let fd = outcome.results[call] as u64;
+            // what the peer calls a file may be a device here
+            let found = std::fs::metadata(format!("/proc/{}/fd/{fd}", skeleton.pid));
+            let zero = |found: &std::fs::Metadata| found.rdev() == libc::makedev(1, 5);
+            if !found.is_ok_and(|found| found.is_file() || zero(&found)) {
+                return Err(RestoreError::Nonsense(format!(
+                    "a mapping of {path}, which is no regular file here"
+                )));
+            }
+            fds.insert((*opened).clone(), fd);
         }
     }
     Ok(fds)

@@ -8,20 +8,26 @@
 //! | [`pages`] | placing pages as they arrive |
 //! | [`objects`] | shared memory objects |
 //! | [`activate`] | all other state, at the end |
+//! | [`permission`] | how far the peer may go |
+//! | [`guests`] | who is here already |
 //! | [`reservation`] | preflight: what is missing here |
 //! | [`huge_pages`] | preflight: whether this host has huge pages enough |
 //! | [`verify`] | comparing every page with the source |
 //! | [`lazy`] | memory that comes after the process |
+//! | [`incoming`] | frames and files as they arrive, and how much of them |
 //! | [`session`] | the conversation with the source |
 
 pub mod activate;
 pub mod error;
+pub mod guests;
 pub mod huge_pages;
+pub mod incoming;
 pub mod lazy;
 pub mod mapper;
 pub mod nursery;
 pub mod objects;
 pub mod pages;
+pub mod permission;
 pub mod reservation;
 pub mod session;
 pub mod settle;

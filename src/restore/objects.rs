@@ -1,7 +1,7 @@
 //! Shared memory objects at the target: made in `ulpm serve`, filled through their descriptors, mapped by the
 //! skeleton and opened as its memfds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
@@ -24,7 +24,8 @@ pub struct Objects {
 impl Objects {
     /// Makes what is new, resizes what has changed, forgets what is gone.
     pub fn update(&mut self, wanted: &[MemoryObject]) -> Result<(), RestoreError> {
-        self.made.retain(|id, _| wanted.iter().any(|object| object.id == *id));
+        let ids: BTreeSet<ObjectId> = wanted.iter().map(|object| object.id).collect();
+        self.made.retain(|id, _| ids.contains(id));
         for object in wanted {
             match self.made.get_mut(&object.id) {
                 Some((file, known)) => {

@@ -6,7 +6,7 @@
 
 use super::RestoreError;
 use super::skeleton::Skeleton;
-use crate::image::{PAGE_SIZE, PageRange, RangeSet};
+use crate::image::{Backing, PAGE_SIZE, PageRange, RangeSet};
 use crate::sys::process;
 use nix::errno::Errno;
 
@@ -61,10 +61,21 @@ pub(super) fn put(skeleton: &Skeleton, addr: u64, data: &[u8]) -> Result<(), Res
     }
 }
 
-/// Makes pages zero.
+/// Makes pages zero. Of anonymous memory those that were written: all others are zero, however many they are.
 pub fn zero(skeleton: &mut Skeleton, ranges: &[PageRange]) -> Result<(), RestoreError> {
     for range in ranges {
-        for piece in range.chunks(ZEROES.len() as u64) {
+        check(skeleton, *range)?;
+        let vmas = &skeleton.layout.vmas;
+        let first = vmas.partition_point(|v| v.end <= range.start);
+        let mut there: Vec<PageRange> = Vec::new();
+        for vma in vmas[first..].iter().take_while(|v| v.start < range.end) {
+            let part = range.intersection(&vma.range());
+            match vma.backing {
+                Backing::Anonymous if !vma.huge() => there.extend(skeleton.written.within(part)),
+                _ => there.push(part),
+            }
+        }
+        for piece in there.into_iter().flat_map(|part| part.chunks(ZEROES.len() as u64)) {
             write(skeleton, piece.start, &ZEROES[..piece.len() as usize])?;
         }
     }

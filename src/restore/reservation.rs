@@ -3,11 +3,13 @@
 use std::path::Path;
 
 use super::RestoreError;
+use super::permission::Authority;
 use crate::image::Obstacle;
 use crate::image::files::ContentHashes;
 use crate::image::process::ProcessImage;
 use crate::state::files::{self, Access, FileCheck, Vetted};
 use crate::state::{attributes, scheduling, timers};
+use crate::sys::time::ClockOffsets;
 use crate::transport::protocol::{Description, PidChoice};
 
 /// What was found.
@@ -24,49 +26,45 @@ pub struct Reservation {
 }
 
 /// Checks whether the process can live here. `hashes`: contents at the source, when already asked.
-pub fn check(description: &Description, hashes: &ContentHashes) -> Result<Reservation, RestoreError> {
+pub fn check(
+    description: &Description,
+    hashes: &ContentHashes,
+    authority: &Authority,
+) -> Result<Reservation, RestoreError> {
     let mut found = Reservation::default();
     if description.tree.version != crate::image::IMAGE_VERSION {
         return Err(RestoreError::Nonsense(format!("an image of version {}", description.tree.version)));
     }
     for process in &description.tree.processes {
-        check_process(description, process, hashes, &mut found);
+        check_process(description, process, &mut found);
+        found.obstacles.extend(authority.obstacles(process));
+        match authority.rights(process) {
+            None => check_files(process, hashes, &mut found),
+            Some(rights) => rights
+                .with(|| check_files(process, hashes, &mut found))
+                .map_err(RestoreError::io("taking the rights of its user"))?,
+        }
+        let namespace = found.namespace || description.pid_mode == PidChoice::Namespace;
+        if namespace && authority.permit.no_namespaces {
+            found.obstacles.push(Obstacle::new(
+                format!("pid {}", process.pid),
+                "it needs a pid namespace of its own here, which this peer may not have",
+                format!(
+                    "end the process that has its pid; or there: ulpm trust add {} --anew …",
+                    authority.peer
+                ),
+            ));
+        }
     }
     found.needs_hash.sort();
     found.needs_hash.dedup();
     Ok(found)
 }
 
-fn check_process(
-    description: &Description,
-    process: &ProcessImage,
-    hashes: &ContentHashes,
-    found: &mut Reservation,
-) {
+fn check_process(description: &Description, process: &ProcessImage, found: &mut Reservation) {
     check_pid(description, process, found);
     check_rights(process, found);
-    for (path, identity) in &process.memory.files {
-        match files::check_file(&format!("mapped file {path}"), path, identity, Access::Read, hashes) {
-            FileCheck::Same => {}
-            FileCheck::SameContent(vetted) => found.vetted.push(vetted),
-            FileCheck::NeedsHash => found.needs_hash.push(path.clone()),
-            FileCheck::Differs(obstacle) => found.obstacles.push(obstacle),
-        }
-    }
-    let open = files::check_target(&process.files, hashes);
-    found.obstacles.extend(open.obstacles);
-    found.needs_hash.extend(open.needs_hash);
-    found.vetted.extend(open.vetted);
     found.obstacles.extend(attributes::limit_obstacles(&process.attributes));
-    for (what, path) in [("current directory", &process.attributes.cwd), ("program", &process.memory.exe)] {
-        if !Path::new(path).exists() {
-            found.obstacles.push(Obstacle::new(
-                format!("{what} {path}"),
-                "it does not exist at the target",
-                "create it there, or mount the file system that holds it",
-            ));
-        }
-    }
     let cpus = scheduling::online_cpus();
     for thread in process.threads.iter().filter(|t| !scheduling::can_run(&t.sched, &cpus)) {
         found.obstacles.push(Obstacle::new(
@@ -85,6 +83,31 @@ fn check_process(
     }
     check_memory(process, found);
     found.obstacles.extend(super::huge_pages::obstacles(&process.memory.huge_pages));
+}
+
+/// With the rights of the process's user, where the peer may send no other.
+fn check_files(process: &ProcessImage, hashes: &ContentHashes, found: &mut Reservation) {
+    for (path, identity) in &process.memory.files {
+        match files::check_file(&format!("mapped file {path}"), path, identity, Access::Read, hashes) {
+            FileCheck::Same => {}
+            FileCheck::SameContent(vetted) => found.vetted.push(vetted),
+            FileCheck::NeedsHash => found.needs_hash.push(path.clone()),
+            FileCheck::Differs(obstacle) => found.obstacles.push(obstacle),
+        }
+    }
+    let open = files::check_target(&process.files, hashes);
+    found.obstacles.extend(open.obstacles);
+    found.needs_hash.extend(open.needs_hash);
+    found.vetted.extend(open.vetted);
+    for (what, path) in [("current directory", &process.attributes.cwd), ("program", &process.memory.exe)] {
+        if !Path::new(path).exists() {
+            found.obstacles.push(Obstacle::new(
+                format!("{what} {path}"),
+                "it does not exist at the target",
+                "create it there, or mount the file system that holds it",
+            ));
+        }
+    }
 }
 
 fn check_pid(description: &Description, process: &ProcessImage, found: &mut Reservation) {
@@ -129,6 +152,15 @@ fn check_rights(process: &ProcessImage, found: &mut Reservation) {
             format!("pid {}", process.pid),
             "the target's kernel, or a filter there, does not allow clone3 (Linux 5.5)",
             "use a target with a newer kernel, or run `ulpm serve` outside the container that filters it",
+        ));
+    }
+    let beyond =
+        process.threads.iter().fold(0, |all, t| all | t.creds.caps[1] | t.creds.caps[2]) & !own.caps[1];
+    if beyond != 0 {
+        found.obstacles.push(Obstacle::new(
+            format!("process {}", process.pid),
+            format!("it has capabilities that ulpm serve lacks ({beyond:#x}) and cannot give"),
+            "run `ulpm serve` with all capabilities (CapabilityBoundingSet= in its unit), or the process with fewer",
         ));
     }
     let foreign = process.threads.iter().any(|t| t.creds.uids != own.uids || t.creds.gids != own.gids);
@@ -181,4 +213,14 @@ fn check_memory(process: &ProcessImage, found: &mut Reservation) {
             "free memory at the target",
         ));
     }
+}
+
+/// Offsets of the time namespace that the process needs here; none if our own serves. One that was in a namespace
+/// stays in one: a thread may be in the middle of reading a clock by way of it.
+pub fn clocks(description: &Description, difference: ClockOffsets) -> Option<ClockOffsets> {
+    let wanted = ClockOffsets {
+        monotonic_ns: description.clocks.monotonic_ns.saturating_add(difference.monotonic_ns),
+        boottime_ns: description.clocks.boottime_ns.saturating_add(difference.boottime_ns),
+    };
+    (description.time_namespace || wanted != ClockOffsets::of("self")).then_some(wanted)
 }

@@ -8,9 +8,15 @@ use std::time::{Duration, Instant};
 use nix::time::ClockId;
 use tokio::runtime::Handle;
 
+use super::guests::{Guests, Visit};
+use super::incoming::{
+    MAX_CLOCKS, MAX_ROUNDS, UNWEIGHED, aborted, compare, endless, place_object_pages, place_pages, silent,
+    weight,
+};
 use super::lazy::adopt::{self, Holder};
 use super::lazy::{self, relay};
 use super::objects::Objects;
+use super::permission::Authority;
 use super::reservation::{Reservation, check};
 use super::skeleton::Skeleton;
 use super::{RestoreError, activate, mapper, nursery, pages, verify};
@@ -18,19 +24,19 @@ use crate::fault::Point;
 use crate::handover::journal::{Entry, Journal, Phase};
 use crate::handover::settle::Answer;
 use crate::handover::{Target, TargetAction, TargetEvent};
-use crate::image::TreeImage;
-use crate::image::files::{ContentHashes, FileIdentity};
+use crate::image::files::ContentHashes;
 use crate::image::process::ProcessImage;
-use crate::state::files::{Access, FileCheck, RestoreContext, check_file};
+use crate::image::{TreeImage, check as image_check};
+use crate::state::files::RestoreContext;
 use crate::state::{scheduling, threads, waits};
 use crate::sys::chain;
 use crate::sys::time::{ClockOffsets, Ticker, now_ns};
 use crate::tracee::together::{Urgent, UrgentTracee, go_to, mask};
 use crate::transport::lane::LazyPlan;
 use crate::transport::protocol::{
-    AreaDigest, Description, Moments, PidChoice, ToSource, ToTarget, cap, kind,
+    AreaDigest, Description, Moments, PidChoice, ToSource, ToTarget, cap, description_cap, greeting_cap, kind,
 };
-use crate::transport::{Accepted, Fingerprint, Frame, Wire, accept_wire};
+use crate::transport::{Accepted, Fingerprint, Frame, TrustStore, Wire, accept_wire};
 
 /// What a session needs of the server.
 #[derive(Clone, Debug)]
@@ -41,17 +47,33 @@ pub struct Server {
     pub home: PathBuf,
     /// `ULPM_HOME/journal`.
     pub journal: PathBuf,
+    /// Who may do what.
+    pub trust: TrustStore,
+    /// Who is here.
+    pub guests: Guests,
 }
 
 /// How long the source may be silent: QUIC itself notices a dead link sooner.
 const SILENCE: Duration = Duration::from_secs(300);
-
+/// How long it may take to say who it is, and what it wants.
+const GREETING: Duration = Duration::from_secs(10);
+const DESCRIBING: Duration = Duration::from_secs(25);
 /// Talks with one source until the end. What went wrong has been told to the source as far as possible.
 pub fn run(server: &Server, accepted: Accepted) -> Result<(), RestoreError> {
+    let authority = Authority::of(&server.trust, accepted.peer)?;
+    let Some(visit) = server.guests.visit(accepted.peer) else {
+        tracing::warn!(fingerprint = %accepted.peer, remote = %accepted.remote, "too many conversations at once, refused one");
+        accepted.connection.close(0u32.into(), b"too many conversations at once");
+        return Err(RestoreError::NotPermitted("too many conversations at once".to_owned()));
+    };
     let _ticker = Ticker::start(Duration::from_millis(100)).map_err(RestoreError::io("starting a timer"))?;
-    let mut wire = server.handle.block_on(accept_wire(&accepted.connection, cap))?;
-    let first = server.handle.block_on(async { tokio::time::timeout(SILENCE, wire.recv.recv()).await });
-    let first = first.map_err(|_| RestoreError::Aborted(format!("silent for {} s", SILENCE.as_secs())))??;
+    let mut wire = server
+        .handle
+        .block_on(async { tokio::time::timeout(GREETING, accept_wire(&accepted.connection, cap)).await })
+        .map_err(|_| silent(GREETING))??;
+    wire.recv.set_cap(greeting_cap);
+    let first = server.handle.block_on(async { tokio::time::timeout(GREETING, wire.recv.recv()).await });
+    let first = first.map_err(|_| silent(GREETING))??;
     if first.kind == kind::CONTROL
         && let ToTarget::Lane { id, lane } = first.decode()?
     {
@@ -66,6 +88,9 @@ pub fn run(server: &Server, accepted: Accepted) -> Result<(), RestoreError> {
         theirs: None,
         settled: None,
         lazy: false,
+        patience: GREETING,
+        authority,
+        visit,
     };
     let result = session.converse();
     if let Err(e) = &result {
@@ -124,6 +149,10 @@ struct Session {
     settled: Option<Journal>,
     /// The process runs, and its memory is still to come.
     lazy: bool,
+    /// How long a whole frame may take to arrive.
+    patience: Duration,
+    authority: Authority,
+    visit: Visit,
 }
 
 /// A process being built.
@@ -143,6 +172,8 @@ struct Work {
     plan: Option<LazyPlan>,
     /// There is, and the holder has it.
     adopted: bool,
+    /// Bytes that have come since the memory was last held against what the peer may bring.
+    unweighed: u64,
 }
 
 impl Session {
@@ -155,11 +186,13 @@ impl Session {
             return Ok(first);
         }
         let wire = &mut self.wire;
-        let received =
-            self.server.handle.block_on(async { tokio::time::timeout(SILENCE, wire.recv.recv()).await });
+        let received = self
+            .server
+            .handle
+            .block_on(async { tokio::time::timeout(self.patience, wire.recv.recv()).await });
         match received {
             Ok(frame) => Ok(frame?),
-            Err(_) => Err(RestoreError::Aborted(format!("silent for {} s", SILENCE.as_secs()))),
+            Err(_) => Err(silent(self.patience)),
         }
     }
 
@@ -173,16 +206,21 @@ impl Session {
 
     fn converse(&mut self) -> Result<(), RestoreError> {
         let ours = crate::precopy::hello::ours();
-        loop {
+        for _ in 0..MAX_CLOCKS {
             match self.message()? {
                 ToTarget::Hello(theirs) => {
                     self.say(&ToSource::Hello(ours.clone()))?;
                     crate::precopy::hello::check(&ours, &theirs).map_err(RestoreError::Nonsense)?;
                     self.theirs = Some(theirs);
+                    self.wire.recv.set_cap(description_cap);
+                    self.patience = DESCRIBING;
                 }
                 ToTarget::Clock => self.say(&clock())?,
-                ToTarget::Describe(description) => return self.receive(*description),
+                ToTarget::Describe(description) if self.theirs.is_some() => {
+                    return self.receive(*description);
+                }
                 ToTarget::Settle(id) => {
+                    image_check::id(&id).map_err(RestoreError::Nonsense)?;
                     RestoreError::point(Point::TargetAsked)?;
                     let answer = super::settle::settle(&self.server.journal, &id)?;
                     RestoreError::point(Point::TargetSettled)?;
@@ -197,17 +235,22 @@ impl Session {
                     })?;
                     return Ok(());
                 }
-                ToTarget::Abort(why) => return Err(RestoreError::Aborted(why)),
+                ToTarget::Abort(why) => return Err(aborted(&why)),
                 other => return Err(out_of_turn(&other)),
             }
         }
+        Err(endless())
     }
 
     fn receive(&mut self, description: Description) -> Result<(), RestoreError> {
+        self.patience = SILENCE;
+        image_check::id(&description.id)
+            .and_then(|()| image_check::tree(&description.tree, false))
+            .map_err(RestoreError::Nonsense)?;
         let mut hashes = ContentHashes::new();
         let mut asked = false;
         let reservation = loop {
-            let mut checked = check(&description, &hashes)?;
+            let mut checked = check(&description, &hashes, &self.authority)?;
             if description.lazy {
                 checked.obstacles.extend(adopt::obstacle());
             }
@@ -219,10 +262,20 @@ impl Session {
                 self.say(&ToSource::NeedHashes(checked.needs_hash))?;
                 match self.message()? {
                     ToTarget::Hashes(answer) => hashes = answer,
-                    ToTarget::Abort(why) => return Err(RestoreError::Aborted(why)),
+                    ToTarget::Abort(why) => return Err(aborted(&why)),
                     other => return Err(out_of_turn(&other)),
                 }
                 continue;
+            }
+            if let Some(most) = self.authority.permit.processes.filter(|most| self.visit.others() >= *most) {
+                checked.obstacles.push(crate::image::Obstacle::new(
+                    "process",
+                    format!("{most} processes of this source are at the target, more may not be"),
+                    format!(
+                        "wait until one has ended; or there: ulpm trust add {} --max-processes …",
+                        self.authority.peer
+                    ),
+                ));
             }
             self.say(&ToSource::Preflight(checked.obstacles.clone()))?;
             if !checked.obstacles.is_empty() {
@@ -230,10 +283,11 @@ impl Session {
             }
             break checked;
         };
-        loop {
+        for _ in 0..MAX_CLOCKS {
             match self.message()? {
                 ToTarget::Clock => self.say(&clock())?,
                 ToTarget::Begin { difference } => {
+                    self.wire.recv.set_cap(cap);
                     let mut work = self.begin(description, reservation, difference)?;
                     return self.build(&mut work);
                 }
@@ -242,6 +296,7 @@ impl Session {
                 other => return Err(out_of_turn(&other)),
             }
         }
+        Err(endless())
     }
 
     /// Makes the skeleton.
@@ -251,8 +306,11 @@ impl Session {
         reservation: Reservation,
         difference: ClockOffsets,
     ) -> Result<Work, RestoreError> {
+        if !self.visit.take_place(self.authority.permit.processes) {
+            return Err(RestoreError::NotPermitted("too many processes of this source are here".to_owned()));
+        }
         let process = single(&description.tree)?;
-        let clocks = reservation_clocks(&description, difference);
+        let clocks = super::reservation::clocks(&description, difference);
         let mut order = nursery::Order {
             pid: process.pid,
             namespace: description.pid_mode == PidChoice::Namespace || reservation.namespace,
@@ -265,7 +323,11 @@ impl Session {
             |order: &nursery::Order| Skeleton::make(order, &process.memory.layout, &process.memory.vdso);
         let skeleton = match make(&order) {
             // taken since we looked
-            Err(RestoreError::PidTaken(_)) if description.pid_mode == PidChoice::Auto && !order.namespace => {
+            Err(RestoreError::PidTaken(_))
+                if description.pid_mode == PidChoice::Auto
+                    && !order.namespace
+                    && !self.authority.permit.no_namespaces =>
+            {
                 order.namespace = true;
                 make(&order)
             }
@@ -278,6 +340,7 @@ impl Session {
                 return Err(e);
             }
         };
+        skeleton.rights = self.authority.rights(process);
         let tids: Vec<i32> = process.threads.iter().map(|t| t.tid).collect();
         skeleton.set_threads(&tids)?;
         activate::put_exe(&skeleton, &process.memory)?;
@@ -300,6 +363,7 @@ impl Session {
             holder,
             plan: None,
             adopted: false,
+            unweighed: 0,
             description,
         })
     }
@@ -326,16 +390,29 @@ impl Session {
     }
 
     fn build_until_running(&mut self, work: &mut Work) -> Result<(), RestoreError> {
+        let mut rounds = 0;
         loop {
+            if rounds > MAX_ROUNDS {
+                return Err(endless());
+            }
             let frame = self.frame()?;
+            if matches!(frame.kind, kind::PAGES | kind::OBJECT_PAGES) {
+                work.unweighed += frame.body.len() as u64;
+                if work.unweighed > UNWEIGHED {
+                    work.unweighed = 0;
+                    self.authority.weigh(weight(&work.skeleton, &work.objects))?;
+                }
+            }
             match frame.kind {
-                kind::PAGES => place_pages(work, &frame)?,
-                kind::OBJECT_PAGES => place_object_pages(work, &frame)?,
+                kind::PAGES => place_pages(&mut work.skeleton, &frame)?,
+                kind::OBJECT_PAGES => place_object_pages(&work.objects, &frame)?,
                 _ => match frame.decode::<ToTarget>()? {
                     ToTarget::Layout { layout, new_files, .. } => {
+                        let vdso = single(&work.description.tree)?.memory.vdso.clone();
+                        image_check::layout(&layout, &vdso).map_err(RestoreError::Nonsense)?;
+                        self.authority.check_paths(new_files.iter().map(|(path, _)| path))?;
                         compare(&new_files)?;
                         work.objects.update(&layout.objects)?;
-                        let vdso = single(&work.description.tree)?.memory.vdso.clone();
                         work.skeleton.make_way(&layout, &vdso)?;
                         mapper::apply(&mut work.skeleton, &mut work.objects, layout)?;
                     }
@@ -344,9 +421,13 @@ impl Session {
                     ToTarget::ObjectHoles(id, ranges) => work.objects.punch(id, &ranges)?,
                     ToTarget::RoundEnd(n) => {
                         RestoreError::point(Point::TargetRound)?;
+                        rounds += 1;
                         self.say(&ToSource::RoundApplied(n))?;
                     }
-                    ToTarget::Clock => self.say(&clock())?,
+                    ToTarget::Clock => {
+                        rounds += 1;
+                        self.say(&clock())?;
+                    }
                     ToTarget::Lazy(plan) => {
                         if work.holder.is_none() {
                             return Err(RestoreError::Nonsense(
@@ -359,7 +440,7 @@ impl Session {
                     ToTarget::Verify => work.own_digests = verify::hash(&work.skeleton, &work.objects)?,
                     ToTarget::Digests(digests) => work.digests = digests,
                     ToTarget::State(tree, moments) => return self.finish(work, *tree, moments),
-                    ToTarget::Abort(why) => return Err(RestoreError::Aborted(why)),
+                    ToTarget::Abort(why) => return Err(aborted(&why)),
                     other => return Err(out_of_turn(&other)),
                 },
             }
@@ -367,10 +448,21 @@ impl Session {
     }
 
     /// The process is frozen at the source: everything from here on is downtime.
-    fn finish(&mut self, work: &mut Work, tree: TreeImage, moments: Moments) -> Result<(), RestoreError> {
+    fn finish(&mut self, work: &mut Work, mut tree: TreeImage, moments: Moments) -> Result<(), RestoreError> {
         let arrived = Instant::now();
         RestoreError::point(Point::TargetState)?;
+        image_check::tree(&tree, true).map_err(RestoreError::Nonsense)?;
+        for image in &mut tree.processes {
+            self.authority.check(image)?;
+            self.authority.bound(image);
+            work.skeleton.rights = self.authority.rights(image);
+        }
+        self.authority.still_holds()?;
+        self.authority.weigh(weight(&work.skeleton, &work.objects))?;
         let image = single(&tree)?;
+        if image.pid != single(&work.description.tree)?.pid {
+            return Err(RestoreError::Nonsense("the state of another process".to_owned()));
+        }
         let verified = work.description.verify;
         if verified {
             verify::compare(&work.own_digests, &work.digests, &work.skeleton.layout)?;
@@ -406,7 +498,7 @@ impl Session {
         }
         match self.message()? {
             ToTarget::Commit => self.commit(work, &memory),
-            ToTarget::Abort(why) => Err(RestoreError::Aborted(why)),
+            ToTarget::Abort(why) => Err(aborted(&why)),
             other => Err(out_of_turn(&other)),
         }
     }
@@ -461,6 +553,7 @@ impl Session {
             }
         }
         let _ = RestoreError::point(Point::TargetReleased);
+        self.visit.arrived(pid);
         memory.save(&self.server.home, pid);
         reap(pid);
         said
@@ -536,7 +629,7 @@ fn out_of_turn(message: &ToTarget) -> RestoreError {
 
 /// How long ago that reading of our boottime clock was.
 pub fn since(boottime_ns: i64) -> Duration {
-    Duration::from_nanos((initial_clocks().boottime_ns - boottime_ns).max(0) as u64)
+    Duration::from_nanos(initial_clocks().boottime_ns.saturating_sub(boottime_ns).max(0) as u64)
 }
 
 /// Our clocks as they are in the initial time namespace.
@@ -551,50 +644,4 @@ pub fn initial_clocks() -> ClockOffsets {
 fn clock() -> ToSource {
     let now = initial_clocks();
     ToSource::Clock(now.monotonic_ns, now.boottime_ns)
-}
-
-/// Offsets of the time namespace that the process needs here; none if our own serves. One that was in a namespace
-/// stays in one: a thread may be in the middle of reading a clock by way of it.
-fn reservation_clocks(description: &Description, difference: ClockOffsets) -> Option<ClockOffsets> {
-    let wanted = ClockOffsets {
-        monotonic_ns: description.clocks.monotonic_ns + difference.monotonic_ns,
-        boottime_ns: description.clocks.boottime_ns + difference.boottime_ns,
-    };
-    (description.time_namespace || wanted != ClockOffsets::of("self")).then_some(wanted)
-}
-
-/// Files mapped since preflight must be the same here.
-fn compare(files: &[(String, FileIdentity)]) -> Result<(), RestoreError> {
-    for (path, identity) in files {
-        let object = format!("mapped file {path}");
-        match check_file(&object, path, identity, Access::Read, &ContentHashes::new()) {
-            FileCheck::Same | FileCheck::SameContent(_) => {}
-            FileCheck::NeedsHash => {
-                return Err(RestoreError::Differs(format!(
-                    "{object} was mapped since preflight, and may differ here"
-                )));
-            }
-            FileCheck::Differs(obstacle) => return Err(RestoreError::Differs(obstacle.to_string())),
-        }
-    }
-    Ok(())
-}
-
-fn place_pages(work: &mut Work, frame: &Frame) -> Result<(), RestoreError> {
-    let (addr, data) = frame.body.split_at_checked(8).ok_or_else(short)?;
-    pages::write(&mut work.skeleton, word(addr), data)
-}
-
-fn place_object_pages(work: &Work, frame: &Frame) -> Result<(), RestoreError> {
-    let (head, data) = frame.body.split_at_checked(24).ok_or_else(short)?;
-    let id = crate::image::ObjectId { dev: word(&head[..8]), ino: word(&head[8..16]) };
-    work.objects.write(id, word(&head[16..]), data)
-}
-
-fn short() -> RestoreError {
-    RestoreError::Nonsense("a page frame without an address".to_owned())
-}
-
-fn word(bytes: &[u8]) -> u64 {
-    bytes.iter().rev().fold(0, |w, b| w << 8 | u64::from(*b))
 }

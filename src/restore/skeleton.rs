@@ -17,6 +17,7 @@ use crate::image::{PAGE_SIZE, PageRange, RangeSet};
 use crate::state::memory_map;
 use crate::sys::handoff;
 use crate::sys::ptrace::{self, Options};
+use crate::sys::rights::Rights;
 use crate::sys::spawn::CloneArgs;
 use crate::sys::time::Deadline;
 use crate::tracee::thread::{Stop, Thread};
@@ -49,6 +50,8 @@ pub struct Skeleton {
     /// Where pages were written.
     pub written: RangeSet,
     released: bool,
+    /// With whose rights it opens files and enters directories before it has its own; `None`: with ours.
+    pub rights: Option<Rights>,
 }
 
 impl Skeleton {
@@ -98,6 +101,7 @@ impl Skeleton {
             layout: Layout::default(),
             written: RangeSet::default(),
             released: false,
+            rights: None,
         };
         let emptied = skeleton.empty(&theirs).and_then(|()| skeleton.move_vdso(&theirs.vdso, vdso, taken));
         match emptied {
@@ -122,6 +126,24 @@ impl Skeleton {
     /// An empty batch.
     pub fn batch(&self) -> Batch {
         Batch::new(&self.scratch)
+    }
+
+    /// Adds calls that look up paths with the rights of [`Skeleton::rights`]. A user id for file access other than 0
+    /// suspends the capabilities that would override permissions (capabilities(7)).
+    pub fn as_user<T>(&self, batch: &mut Batch, add: impl FnOnce(&mut Batch) -> T) -> T {
+        let Some(rights) = &self.rights else { return add(batch) };
+        let take = |batch: &mut Batch, groups: &[u32], gid: u32, uid: u32| {
+            let list = batch.bytes(&groups.iter().flat_map(|g| g.to_le_bytes()).collect::<Vec<u8>>());
+            batch.call("setgroups", libc::SYS_setgroups, &[groups.len() as u64, list]);
+            batch.attempt("setfsgid", libc::SYS_setfsgid, &[u64::from(gid)]);
+            batch.attempt("setfsuid", libc::SYS_setfsuid, &[u64::from(uid)]);
+        };
+        let own: Vec<u32> = nix::unistd::getgroups().unwrap_or_default().iter().map(|g| g.as_raw()).collect();
+        take(batch, &rights.groups, rights.gid, rights.uid);
+        let added = add(batch);
+        batch.attempt("setfsuid", libc::SYS_setfsuid, &[u64::from(nix::unistd::geteuid().as_raw())]);
+        take(batch, &own, nix::unistd::getegid().as_raw(), nix::unistd::geteuid().as_raw());
+        added
     }
 
     /// Whether another call with that much data fits the batch.

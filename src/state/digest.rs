@@ -73,13 +73,23 @@ fn private_vma(
 /// Hashes the content of a shared object, without the pages in `except`.
 pub fn object(id: ObjectId, file: &File, except: &RangeSet) -> Result<Digest, StateError> {
     let failed = |e| StateError::io(0, format!("reading the memory object {}", id.ino))(e);
+    let ranges = data_ranges(file).map_err(failed)?.into_iter().flat_map(|r| except.gaps(r));
+    object_by(id, ranges, |piece, bytes| read_up_to(file, piece.start, bytes).map_err(failed))
+}
+
+/// The same of an object that is read in another way: `read` fills a buffer of zeroes with these offsets of it. What is
+/// left out counts as zeroes.
+pub fn object_by<E>(
+    id: ObjectId,
+    ranges: impl IntoIterator<Item = PageRange>,
+    mut read: impl FnMut(PageRange, &mut [u8]) -> Result<(), E>,
+) -> Result<Digest, E> {
     let mut hasher = PageHasher::new(true);
     let mut buffer = vec![0; PIECE as usize];
-    let ranges = data_ranges(file).map_err(failed)?;
-    for piece in ranges.into_iter().flat_map(|r| except.gaps(r)).flat_map(|r| r.chunks(PIECE)) {
+    for piece in ranges.into_iter().flat_map(|r| r.chunks(PIECE)) {
         let bytes = &mut buffer[..piece.len() as usize];
         bytes.fill(0);
-        read_up_to(file, piece.start, bytes).map_err(failed)?;
+        read(piece, bytes)?;
         hasher.add(piece.start, bytes);
     }
     Ok(hasher.digest(id.ino))

@@ -180,9 +180,9 @@ pub fn start(batch: &mut Batch, timers: &Timers, clocks: &Outcome, at: &[u64], p
         if (left_s, left_ns) == (0, 0) {
             continue;
         }
-        let left = left_s * SECOND + left_ns - passed;
+        let left = left_s.saturating_mul(SECOND).saturating_add(left_ns) - passed;
         let now = clocks.word(*at) as i64 * SECOND + clocks.word(*at + 8) as i64;
-        let due = (now + left).max(1);
+        let due = now.saturating_add(left).max(1);
         let setting = batch.bytes(&words(&[interval_s, interval_ns, due / SECOND, due % SECOND]));
         batch.call("timer_settime", libc::SYS_timer_settime, &[timer.id as u64, TIMER_ABSTIME, setting, 0]);
     }
@@ -194,7 +194,7 @@ pub fn start(batch: &mut Batch, timers: &Timers, clocks: &Outcome, at: &[u64], p
         }
         // only ITIMER_REAL runs on while the process is frozen
         let passed_us = if which == 0 { passed / 1000 } else { 0 };
-        let left = (left_s * 1_000_000 + left_us - passed_us).max(1);
+        let left = (left_s.saturating_mul(1_000_000).saturating_add(left_us) - passed_us).max(1);
         let setting = batch.bytes(&words(&[interval_s, interval_us, left / 1_000_000, left % 1_000_000]));
         batch.call("setitimer", libc::SYS_setitimer, &[which as u64, setting, 0]);
     }

@@ -125,6 +125,33 @@ pub fn readable_bytes(fd: impl AsFd) -> io::Result<usize> {
     Ok(usize::try_from(count).unwrap_or(0))
 }
 
+/// Reads one word without waiting, whatever the flags of the open file say. (`RWF_NOWAIT` on an eventfd: since Linux 5.8;
+/// before, `poll` tells whether the read would wait.)
+pub fn read_word_now(fd: impl AsFd) -> io::Result<u64> {
+    let mut word = [0u8; 8];
+    let part = libc::iovec { iov_base: word.as_mut_ptr().cast(), iov_len: word.len() };
+    let raw = fd.as_fd().as_raw_fd();
+    // SAFETY: one iovec, which is `word`; offset -1 stands for the file's own.
+    let got = unsafe { libc::preadv2(raw, &raw const part, 1, -1, libc::RWF_NOWAIT) };
+    let got = match check(got as c_long) {
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+            let mut ready = libc::pollfd { fd: raw, events: libc::POLLIN, revents: 0 };
+            // SAFETY: one pollfd.
+            check(unsafe { libc::poll(&raw mut ready, 1, 0) }.into())?;
+            if ready.revents & libc::POLLIN == 0 {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            // SAFETY: `word` is valid for its length.
+            check(unsafe { libc::read(raw, word.as_mut_ptr().cast(), word.len()) } as c_long)?
+        }
+        done => done?,
+    };
+    if got != 8 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(u64::from_ne_bytes(word))
+}
+
 /// A socket of any family, type and protocol, close-on-exec.
 pub fn socket(domain: i32, socket_type: i32, protocol: i32) -> io::Result<OwnedFd> {
     // SAFETY: three integers.

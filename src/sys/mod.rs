@@ -21,6 +21,7 @@ pub mod namespaces;
 pub mod pagemap;
 pub mod process;
 pub mod ptrace;
+pub mod rights;
 pub mod spawn;
 pub mod time;
 pub mod uffd;

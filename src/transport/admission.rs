@@ -17,7 +17,9 @@ use quinn::{Connection, ConnectionError, VarInt};
 use rustls::pki_types::CertificateDer;
 
 use super::fingerprint::Fingerprint;
+use super::permit::{Day, NotNow};
 use super::trust::{TrustError, TrustStore};
+use super::words::harmless;
 
 /// The close code of a side that is done, or gives up for a reason said elsewhere.
 pub const CLOSE_DONE: VarInt = VarInt::from_u32(0);
@@ -37,6 +39,14 @@ pub enum AdmissionError {
     UnknownPeer {
         /// The other side's key.
         presented: Fingerprint,
+    },
+    /// We trust the key, but not now, or not for this.
+    #[error("{presented} is not let in: {why}")]
+    NotNow {
+        /// The other side's key.
+        presented: Fingerprint,
+        /// Why not.
+        why: NotNow,
     },
     /// The other side does not trust our key.
     #[error("{peer} does not let this host in, it says: {reason}")]
@@ -71,15 +81,21 @@ pub enum AdmissionError {
     Lost(#[source] ConnectionError),
 }
 
-/// Lets the peer of `connection` in and is let in, or closes it and says why.
+/// Lets the peer of `connection` in and is let in, or closes it and says why. `receiving`: processes would come from it.
 pub(super) async fn admit(
     connection: &Connection,
     trust: &TrustStore,
+    receiving: bool,
 ) -> Result<Fingerprint, AdmissionError> {
     let peer = presented(connection).ok_or(AdmissionError::NoCertificate)?;
-    match trust.is_trusted(&peer) {
-        Ok(true) => {}
-        Ok(false) => {
+    match trust.permit(&peer) {
+        Ok(Some(permit)) => {
+            if let Err(why) = permit.admits(receiving, Day::today()) {
+                connection.close(CLOSE_UNTRUSTED, format!("{peer} is not let in: {why}").as_bytes());
+                return Err(AdmissionError::NotNow { presented: peer, why });
+            }
+        }
+        Ok(None) => {
             connection.close(CLOSE_UNTRUSTED, format!("{peer} is not trusted here").as_bytes());
             return Err(AdmissionError::UnknownPeer { presented: peer });
         }
@@ -123,7 +139,10 @@ async fn hear_hello(connection: &Connection) -> Result<Vec<u8>, ()> {
 fn broken(connection: &Connection, peer: Fingerprint) -> AdmissionError {
     match connection.close_reason() {
         Some(ConnectionError::ApplicationClosed(close)) if close.error_code == CLOSE_UNTRUSTED => {
-            AdmissionError::RefusedByPeer { peer, reason: harmless(&close.reason) }
+            AdmissionError::RefusedByPeer {
+                peer,
+                reason: harmless(&String::from_utf8_lossy(&close.reason), 200),
+            }
         }
         Some(ConnectionError::ApplicationClosed(close)) if close.error_code == CLOSE_TRUST_UNREADABLE => {
             AdmissionError::PeerTrustUnreadable { peer }
@@ -131,22 +150,5 @@ fn broken(connection: &Connection, peer: Fingerprint) -> AdmissionError {
         Some(lost) => AdmissionError::Lost(lost),
         // A stream failed on a live connection: the other side stopped reading our hello.
         None => AdmissionError::BadHello,
-    }
-}
-
-/// What a stranger wrote, fit for a terminal: one short line without control characters.
-fn harmless(text: &[u8]) -> String {
-    String::from_utf8_lossy(text).chars().take(200).map(|c| if c.is_control() { ' ' } else { c }).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn strangers_words_are_made_harmless() {
-        assert_eq!(harmless(b"no\x1b[2Jway\n"), "no [2Jway ");
-        assert_eq!(harmless(&[b'x'; 5000]).len(), 200);
-        assert_eq!(harmless(b"\xff"), "\u{fffd}");
     }
 }

@@ -155,7 +155,7 @@ impl Call<'_> {
     ) -> Result<(Connection, Fingerprint), ConnectError> {
         let connection = connecting.await.map_err(|lost| self.lost(remote, lost))?;
         *answered = true;
-        match admission::admit(&connection, self.trust).await {
+        match admission::admit(&connection, self.trust, false).await {
             Ok(peer) => Ok((connection, peer)),
             Err(error) => Err(self.not_admitted(remote, error)),
         }

@@ -13,6 +13,8 @@ use super::fingerprint::Fingerprint;
 use super::private_dir::{self, LockedDir, PrivateDirError};
 
 const FILE: &str = "identity.pem";
+const NEXT: &str = "identity.next.pem";
+const OLD: &str = "identity.old.pem";
 
 /// The name in every certificate; nobody checks it, TLS only wants one.
 pub(super) const CERTIFICATE_NAME: &str = "ulpm";
@@ -42,6 +44,33 @@ impl Identity {
         let identity = Self::parse(&pem, &path)?;
         tracing::info!(path = %path.display(), fingerprint = %identity.fingerprint, "made this host's identity");
         Ok(identity)
+    }
+
+    /// Makes the key that shall follow this one, if there is none yet; nobody uses it before [`Identity::take_next`].
+    pub fn prepare_next(dir: &Path) -> Result<Self, IdentityError> {
+        let locked = LockedDir::lock(dir)?;
+        let path = dir.join(NEXT);
+        if let Some(pem) = private_dir::read(&path, 0o077)? {
+            return Self::parse(&pem, &path);
+        }
+        let pem = generate().map_err(|source| IdentityError::Generate { path: path.clone(), source })?;
+        locked.replace(NEXT, pem.as_bytes())?;
+        Self::parse(&pem, &path)
+    }
+
+    /// Takes the prepared key into use; the one before is kept beside it. `None` if none was prepared.
+    pub fn take_next(dir: &Path) -> Result<Option<Self>, IdentityError> {
+        let locked = LockedDir::lock(dir)?;
+        let (path, next) = (dir.join(FILE), dir.join(NEXT));
+        let Some(pem) = private_dir::read(&next, 0o077)? else { return Ok(None) };
+        let identity = Self::parse(&pem, &next)?;
+        if let Some(before) = private_dir::read(&path, 0o077)? {
+            locked.replace(OLD, before.as_bytes())?;
+        }
+        // one rename: there is a whole identity at every instant
+        locked.replace(FILE, pem.as_bytes())?;
+        locked.remove(NEXT)?;
+        Ok(Some(identity))
     }
 
     /// What other hosts must trust to talk to this one.
@@ -148,6 +177,25 @@ mod tests {
             });
             assert!(fingerprints.windows(2).all(|w| w[0] == w[1]), "{fingerprints:?}");
         }
+    }
+
+    #[test]
+    fn the_next_key_is_taken_when_it_is_time() {
+        let home = tempfile::tempdir().unwrap();
+        let first = Identity::load_or_create(home.path()).unwrap().fingerprint();
+        assert!(Identity::take_next(home.path()).unwrap().is_none());
+        let next = Identity::prepare_next(home.path()).unwrap().fingerprint();
+        assert_eq!(Identity::prepare_next(home.path()).unwrap().fingerprint(), next);
+        assert_eq!(Identity::load_or_create(home.path()).unwrap().fingerprint(), first);
+        assert_eq!(Identity::take_next(home.path()).unwrap().unwrap().fingerprint(), next);
+        assert_eq!(Identity::load_or_create(home.path()).unwrap().fingerprint(), next);
+        assert!(Identity::take_next(home.path()).unwrap().is_none());
+        let names = ["identity.pem", "identity.old.pem"].map(|name| {
+            std::os::unix::fs::PermissionsExt::mode(
+                &fs::metadata(home.path().join(name)).unwrap().permissions(),
+            ) & 0o777
+        });
+        assert_eq!(names, [0o600, 0o600]);
     }
 
     #[test]

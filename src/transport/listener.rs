@@ -187,6 +187,10 @@ impl AcceptError {
                 tracing::warn!(%remote, fingerprint = %presented,
                     "refused a peer that is not trusted; to let it in: ulpm trust add {presented}");
             }
+            Self::NotAdmitted { remote, source: AdmissionError::NotNow { presented, why } } => {
+                tracing::warn!(%remote, fingerprint = %presented,
+                    "refused a peer: {why}; `ulpm trust list` shows its entry, `ulpm trust add {presented} …` changes it");
+            }
             error => {
                 let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
                 tracing::warn!(cause, "{error}");
@@ -227,7 +231,7 @@ async fn settle(incoming: Incoming, trust: &TrustStore) -> Result<Accepted, Acce
     };
     let settled = async {
         let connection = incoming.accept().map_err(lost)?.await.map_err(lost)?;
-        let peer = admission::admit(&connection, trust)
+        let peer = admission::admit(&connection, trust, true)
             .await
             .map_err(|source| AcceptError::NotAdmitted { remote, source })?;
         Ok(Accepted { connection, peer, remote })

@@ -5,6 +5,7 @@
 //! | [`fingerprint`] | what a host is called by its key: `SHA256:…` |
 //! | [`identity`] | this host's key and certificate, made on first use |
 //! | [`trust`] | the list of hosts that are let in |
+//! | [`permit`] | how far each of them may go; pure |
 //! | [`private_dir`] | locked, atomic writes of both in `ULPM_HOME` |
 //! | [`tls`] | TLS 1.3, both sides prove their key, ALPN `ulpm/1` |
 //! | [`tuning`] | windows, timers, MTU, congestion control, socket buffers |
@@ -14,9 +15,11 @@
 //! | [`connect_error`] | why it failed and what to do |
 //! | [`listener`] | [`Listener`], the target's side: bounded handshakes, accepted peers |
 //! | [`frame`] | the eight bytes before every body; pure |
+//! | [`meter`] | decoding with a bound on memory |
 //! | [`protocol`] | what the two sides say to each other |
 //! | [`wire`] | frames over one bidirectional stream |
 //! | [`wire_error`] | what can go wrong there |
+//! | [`words`] | the other host's texts, made harmless |
 //!
 //! Nothing in here knows what the frames mean.
 
@@ -29,6 +32,8 @@ pub mod frame;
 pub mod identity;
 pub mod lane;
 pub mod listener;
+pub mod meter;
+pub mod permit;
 pub mod private_dir;
 pub mod protocol;
 pub mod tls;
@@ -36,6 +41,7 @@ pub mod trust;
 pub mod tuning;
 pub mod wire;
 pub mod wire_error;
+pub mod words;
 
 #[cfg(test)]
 mod loopback_tests;

@@ -109,6 +109,14 @@ impl LockedDir {
         }
         written
     }
+
+    /// Removes the file `name`, durably.
+    pub fn remove(&self, name: &str) -> Result<(), PrivateDirError> {
+        let path = self.dir.join(name);
+        fs::remove_file(&path).map_err(PrivateDirError::io("remove", &path))?;
+        let dir = File::open(&self.dir).map_err(PrivateDirError::io("open", &self.dir))?;
+        dir.sync_all().map_err(PrivateDirError::io("sync", &self.dir))
+    }
 }
 
 fn write_new(path: &Path, contents: &[u8]) -> Result<(), PrivateDirError> {

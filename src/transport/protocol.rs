@@ -45,7 +45,13 @@ pub mod kind {
 /// Largest content of one page frame in bytes.
 pub const PAGES_MAX: usize = 256 * 1024;
 /// Largest control message in bytes: an image with all its queued data.
-const CONTROL_MAX: u32 = 256 * 1024 * 1024;
+const CONTROL_MAX: u32 = 64 * 1024 * 1024;
+/// Largest description, with a hundred thousand mappings and descriptors.
+const DESCRIPTION_MAX: u32 = 32 * 1024 * 1024;
+/// Largest answer: a hundred thousand obstacles.
+const ANSWER_MAX: u32 = 16 * 1024 * 1024;
+/// Largest message between two that have only just met.
+const GREETING_MAX: u32 = 64 * 1024;
 
 /// How long a body may be (see [`super::frame`]).
 pub fn cap(kind: u16) -> Option<u32> {
@@ -56,6 +62,21 @@ pub fn cap(kind: u16) -> Option<u32> {
         kind::LAZY_PAGES => Some((PAGES_MAX + super::lane::PagesHead::LEN) as u32),
         _ => None,
     }
+}
+
+/// What a target takes from a source that has not said hello.
+pub fn greeting_cap(kind: u16) -> Option<u32> {
+    (kind == kind::CONTROL).then_some(GREETING_MAX)
+}
+
+/// What a target takes before it has agreed to make a process.
+pub fn description_cap(kind: u16) -> Option<u32> {
+    (kind == kind::CONTROL).then_some(DESCRIPTION_MAX)
+}
+
+/// What a source takes from a target.
+pub fn answer_cap(kind: u16) -> Option<u32> {
+    (kind == kind::CONTROL).then_some(ANSWER_MAX)
 }
 
 /// Names one migration, on both sides, for ever.

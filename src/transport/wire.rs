@@ -91,7 +91,7 @@ pub struct Frame {
 impl Frame {
     /// The body as the postcard encoding of exactly one `T`.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T, WireError> {
-        let (value, rest) = postcard::take_from_bytes(&self.body)
+        let (value, rest) = super::meter::decode_owned(&self.body)
             .map_err(|source| WireError::Decode { kind: self.kind, source })?;
         if !rest.is_empty() {
             return Err(WireError::Trailing { kind: self.kind, extra: rest.len() });
@@ -310,6 +310,11 @@ impl WireRecv {
             self.open = None;
         }
         Ok(())
+    }
+
+    /// From the next frame on these kinds and lengths are taken.
+    pub fn set_cap(&mut self, cap: KindCap) {
+        self.cap = cap;
     }
 
     /// Bytes received, headers included.

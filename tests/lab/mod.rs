@@ -201,7 +201,8 @@ impl Lab {
             shown.exit == 0 && fingerprint.starts_with("SHA256:"),
             "ulpm trust show in {whom}: {shown:?}"
         );
-        let added = self.run(who, &[ULPM, "trust", "add", fingerprint, "--name", whom], SOON)?;
+        let added =
+            self.run(who, &[ULPM, "trust", "add", fingerprint, "--name", whom, "--users", "any"], SOON)?;
         ensure!(added.exit == 0, "ulpm trust add in {who}: {added:?}");
         Ok(())
     }
@@ -259,8 +260,20 @@ impl Lab {
 
     /// Begins a move without waiting for it.
     pub(crate) fn start_live(&self, from: &str, pid: i32, to: &str, args: &[&str]) -> Result<Live> {
+        self.start_live_under(&[], from, pid, to, args)
+    }
+
+    /// The same, run by another program, which takes a command as its last arguments.
+    pub(crate) fn start_live_under(
+        &self,
+        wrapper: &[&str],
+        from: &str,
+        pid: i32,
+        to: &str,
+        args: &[&str],
+    ) -> Result<Live> {
         let pid = pid.to_string();
-        let argv = [&[ULPM, "live", "--pid", &pid, "--to", to, "--json"][..], args].concat();
+        let argv = [wrapper, &[ULPM, "live", "--pid", &pid, "--to", to, "--json"], args].concat();
         Ok(Live::new(self.spawn(from, &argv)?))
     }
 

@@ -5,6 +5,7 @@ mod bad_input;
 mod commands;
 pub(crate) mod faults;
 mod freezes;
+mod hostile;
 mod hosts;
 mod huge_pages;
 mod lazy;
@@ -32,6 +33,7 @@ pub(crate) fn all() -> Vec<Trial> {
     trials.extend(versions::trials());
     trials.extend(commands::trials());
     trials.extend(aborts::trials());
+    trials.extend(hostile::trials());
     trials.extend(huge_pages::trials());
     trials.extend(freezes::trials());
     trials.extend(lazy::trials());

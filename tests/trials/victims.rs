@@ -29,7 +29,25 @@ pub(super) fn trials() -> Vec<Trial> {
         // has trials of its own: a move may find it with a child, and is tried again
         .filter(|name| name != super::oracle::VICTIM)
         .map(|name| trial(&format!("move {name}"), needs(&name), move |lab| there_and_back(lab, &name)));
-    rest.chain(moves).collect()
+    let blind = trial("verify without map_files", &[Need::Program("setpriv")], without_map_files);
+    rest.chain(moves).chain([blind]).collect()
+}
+
+/// An ordinary user may not open `/proc/PID/map_files`: shared memory is read, and hashed, through the mappings.
+fn without_map_files(lab: &mut Lab) -> Result<()> {
+    lab.serve("b")?;
+    let mut victim = Victim::start(lab, "memory")?;
+    let before = victim.outside_pid(lab)?;
+    let wrapper = ["setpriv", "--bounding-set=-sys_admin,-checkpoint_restore"];
+    let own =
+        lab.run("a", &[&wrapper[..], &["sh", "-c", "cat /proc/self/map_files/* >/dev/null"]].concat(), SOON)?;
+    ensure!(own.exit != 0 && own.stderr.contains("permitted"), "map_files can be opened after all: {own:?}");
+    let outcome =
+        lab.start_live_under(&wrapper, "a", victim.pid, &lab.address("b"), &["--verify"])?.outcome()?;
+    victim.moved(lab, &outcome, before, "b")?;
+    std::thread::sleep(WORK);
+    victim.check_running(lab)?;
+    victim.finish()
 }
 
 pub(super) fn needs(name: &str) -> &'static [Need] {
@@ -61,7 +79,7 @@ impl Victim {
     }
 
     /// Starts any command that behaves as victims do: the stop file's path is its last argument.
-    pub(super) fn start_command(lab: &Lab, argv: &[&str]) -> Result<Self> {
+    pub(crate) fn start_command(lab: &Lab, argv: &[&str]) -> Result<Self> {
         let stop = lab.dir().join("stop");
         let path = stop.display().to_string();
         let mut process = lab.spawn("a", &[argv, &[&path]].concat())?;
@@ -80,7 +98,7 @@ impl Victim {
     }
 
     /// Moves it, verified, and checks from outside that exactly one copy is left.
-    pub(super) fn move_to(&mut self, lab: &Lab, to: &str) -> Result<()> {
+    pub(crate) fn move_to(&mut self, lab: &Lab, to: &str) -> Result<()> {
         let before = self.outside_pid(lab)?;
         let outcome = lab.live(&self.host, self.pid, to, &["--verify"])?;
         self.moved(lab, &outcome, before, to)

@@ -121,7 +121,9 @@ impl Pair {
 
     fn trust(&self, who: &str, whom: &str) -> Result<()> {
         let fingerprint = self.machine(whom).must(&[ULPM, "trust", "show"])?;
-        self.machine(who).must(&[ULPM, "trust", "add", fingerprint.trim(), "--name", whom]).map(|_| ())
+        self.machine(who)
+            .must(&[ULPM, "trust", "add", fingerprint.trim(), "--name", whom, "--users", "any"])
+            .map(|_| ())
     }
 
     /// Starts `ulpm serve` in both machines and waits until they are ready.

@@ -238,7 +238,8 @@ impl Scene {
             prints.push(shown);
         }
         for (index, other) in [(0, 1), (1, 0)] {
-            let add = ["trust", "add", &prints[other], "--name", self.hosts[other].name()];
+            let name = self.hosts[other].name();
+            let add = ["trust", "add", &prints[other], "--name", name, "--users", "any"];
             self.invocation(index, &add).answer(SHORT_COMMAND, &self.watcher)?;
         }
         self.watcher.say(&format!("each trusts the other's key: {}, {}", prints[0], prints[1]));

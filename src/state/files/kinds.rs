@@ -20,7 +20,7 @@ pub(super) fn read(source: &mut Source<'_>, file: &Descriptor) -> Result<Option<
         return Ok(None);
     }
     match file.link.as_str() {
-        "anon_inode:[eventfd]" => eventfd::read(file),
+        "anon_inode:[eventfd]" => eventfd::read(source, file),
         "anon_inode:[eventpoll]" => epoll::read(source, file),
         "anon_inode:[timerfd]" => timerfd::read(source, file),
         "anon_inode:[signalfd]" => signalfd::read(file),

@@ -6,13 +6,13 @@
 
 use std::fs::{self, Metadata};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, major, minor};
-use nix::sys::statfs::{FsType, PROC_SUPER_MAGIC, statfs};
+use nix::sys::statfs::{FsType, PROC_SUPER_MAGIC, fstatfs, statfs};
 use nix::unistd::{Whence, fdatasync, lseek};
 
 use crate::image::files::{FileIdentity, FileKind, OpenFile, is_shared_fs};
@@ -237,13 +237,19 @@ pub(super) fn make_device(file: &OpenFile, path: &str, number: (u32, u32)) -> Re
             found.file_type().is_char_device()
                 && (major(found.rdev()) as u32, minor(found.rdev()) as u32) == number
         });
-        if is_it {
+        if is_it && usual_number(number) {
             return open_path(file, path).map_err(failed(file, "open the device"));
         }
     }
     Err(FilesError::OtherFile { object: file.object() })
 }
 
+fn usual_number((major, minor): (u32, u32)) -> bool {
+    major == 1 && HARMLESS.iter().any(|(harmless, _)| *harmless == minor)
+}
+
+/// Opens what is at the path, if it is of the kind that the image says: opening a device, or a pipe, would do something.
+/// Files about a process are of another one here, perhaps of ourselves.
 fn open_path(file: &OpenFile, path: &str) -> io::Result<OwnedFd> {
     let mut flags = file.flags & !(libc::O_ASYNC as u32 | FMODE_EXEC);
     if flags & O_TMPFILE_BIT != 0 {
@@ -252,7 +258,27 @@ fn open_path(file: &OpenFile, path: &str) -> io::Result<OwnedFd> {
     // Whatever the image says: opening must not make or empty anything.
     flags &= !(libc::O_CREAT | libc::O_TRUNC | libc::O_EXCL) as u32;
     let flags = OFlag::from_bits_retain(flags as i32) | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
-    Ok(open(path, flags, Mode::empty())?)
+    if flags.contains(OFlag::O_PATH) {
+        return Ok(open(path, flags, Mode::empty())?);
+    }
+    let place = open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+    let at = format!("/proc/self/fd/{}", place.as_raw_fd());
+    let found = fs::metadata(&at)?;
+    let right = match &file.kind {
+        FileKind::Directory { .. } => found.is_dir(),
+        FileKind::CharDevice { .. } => {
+            found.file_type().is_char_device()
+                && usual_number((major(found.rdev()) as u32, minor(found.rdev()) as u32))
+        }
+        _ => found.is_file(),
+    };
+    if !right {
+        return Err(io::Error::other("it is of another kind here"));
+    }
+    if is_about_a_process(&fs::read_link(&at)?.to_string_lossy(), fstatfs(&place)?.filesystem_type()) {
+        return Err(io::Error::other("it tells about another process here"));
+    }
+    Ok(open(at.as_str(), flags - OFlag::O_NOFOLLOW, Mode::empty())?)
 }
 
 #[cfg(test)]

@@ -123,6 +123,11 @@ pub(super) fn all(socket: impl AsFd, domain: i32) -> Vec<SocketOption> {
 pub(super) fn apply(file: &OpenFile, socket: impl AsFd, options: &[SocketOption]) -> Result<(), FilesError> {
     let socket = socket.as_fd();
     for option in options {
+        // the kernel has others (packet filters, multicast routes) that no process brings along
+        if !TABLE.iter().any(|(level, name, _)| (*level, *name) == (option.level, option.name)) {
+            let error = io::Error::from_raw_os_error(libc::ENOPROTOOPT);
+            return Err(failed(file, "set an unknown socket option")(error));
+        }
         match set(socket, option) {
             // MPTCP shows it and will not take it; setting the sizes has locked them already.
             Err(error) if option.name == SO_BUF_LOCK && error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::image::files::{ContentHashes, FileKind, FileOwner, FilesImage, OpenFile};
+use crate::image::files::{ContentHashes, FileKind, FileOwner, FilesImage, OpenFile, OwnerKind};
 use crate::image::obstacle::Obstacle;
 use crate::sys::fds::{self, RawOwner};
 
@@ -46,6 +46,8 @@ pub struct RestoreContext {
     /// Process, thread and group numbers of the source as this process sees their successors; one that is
     /// missing is taken to be the same here.
     pub ids: BTreeMap<i32, i32>,
+    /// Its process group here; 0: as at the source.
+    pub group: i32,
     /// Reset connections made before the freeze by [`RestoreContext::prepare`].
     pub resets: Vec<OwnedFd>,
 }
@@ -167,7 +169,10 @@ impl<'a> Maker<'a> {
     }
 
     fn set_owner(&self, file: &OpenFile, made: &OwnedFd, owner: &FileOwner) -> Result<(), FilesError> {
-        let id = self.context.ids.get(&owner.id).copied().unwrap_or(owner.id);
+        let id = match owner.kind {
+            OwnerKind::Group if self.context.group != 0 && owner.id != 0 => self.context.group,
+            _ => self.context.ids.get(&owner.id).copied().unwrap_or(owner.id),
+        };
         fds::set_owner(made, RawOwner { kind: owner.kind as i32, id }, owner.signal)
             .map_err(failed(file, "set the owner"))?;
         // O_ASYNC only now: without an owner it would mean nothing.

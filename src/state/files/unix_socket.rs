@@ -219,7 +219,8 @@ fn fill(file: &OpenFile, from: &OwnedFd, socket: &UnixSocket) -> Result<(), File
     let force = |value: i32| {
         fds::set_socket_option(from, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &value.to_ne_bytes())
     };
-    if force(room).is_err() {
+    let widened = force(room).is_ok();
+    if !widened {
         tracing::debug!(object = file.object(), "no right to widen the send buffer");
     }
     for message in &socket.queue {
@@ -232,6 +233,9 @@ fn fill(file: &OpenFile, from: &OwnedFd, socket: &UnixSocket) -> Result<(), File
                 break;
             }
         }
+    }
+    if !widened {
+        return Ok(());
     }
     let before = before.first_chunk::<4>().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
     // Unlocked again below, if it was: SO_SNDBUF is among the options when the program set it.

@@ -1,0 +1,6 @@
+//! See `ulpm::fuzzing`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    ulpm::fuzzing::door("image").expect("a door of that name")(bytes);
+});

@@ -1,0 +1,262 @@
+//! What an image from another host must look like before anything is done with it. Pure: whether the numbers in it can
+//! be true at all, so that nobody behind has to ask. Whether *this* host can and may do it is asked elsewhere.
+
+use std::collections::BTreeSet;
+
+use super::files::{FileKind, FilesImage, OwnerKind, UnixPeer};
+use super::memory::{Layout, MemoryImage, Vdso};
+use super::process::{ProcessImage, ThreadImage, Timers, TreeImage};
+use super::{Backing, IMAGE_VERSION, PAGE_SIZE, PageRange, Vma};
+
+/// One past the last address that a program can have.
+pub const USER_END: u64 = 1 << 47;
+const MAX_MAPPINGS: usize = 1 << 20;
+const MAX_OBJECTS: usize = 1 << 16;
+const MAX_OBJECT: u64 = 1 << 46;
+const MAX_THREADS: usize = 1 << 16;
+const MAX_PID: i32 = 1 << 22;
+const MAX_FD: i32 = 1 << 20;
+const MAX_FILES: usize = 1 << 20;
+const MAX_TIMERS: usize = 1 << 16;
+const MAX_TIMER_ID: i32 = 1 << 20;
+const MAX_PATH: usize = 4096;
+const MAX_XSTATE: usize = 64 * 1024;
+const REGISTERS: usize = 27;
+/// What fits in nanoseconds.
+const MAX_SECONDS: i64 = i64::MAX / 1_000_000_000 - 1;
+
+type Checked = Result<(), String>;
+
+fn insist(holds: bool, what: impl FnOnce() -> String) -> Checked {
+    if holds { Ok(()) } else { Err(what()) }
+}
+
+/// An image of one process; `frozen`: with its registers.
+pub fn tree(tree: &TreeImage, frozen: bool) -> Checked {
+    match tree.processes.as_slice() {
+        [one] if tree.version == IMAGE_VERSION => process(one, frozen),
+        _ => Err("an image that is not of one process in our version".to_owned()),
+    }
+}
+
+/// The name of a migration is the name of a file.
+pub fn id(id: &str) -> Checked {
+    let good = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    insist((1..=64).contains(&id.len()) && id.chars().all(good), || {
+        "an impossible name of a migration".to_owned()
+    })
+}
+
+fn process(p: &ProcessImage, frozen: bool) -> Checked {
+    insist((1..=MAX_PID).contains(&p.pid), || format!("the impossible pid {}", p.pid))?;
+    insist((1..=MAX_THREADS).contains(&p.threads.len()), || format!("{} threads", p.threads.len()))?;
+    insist(p.threads[0].tid == p.pid, || "threads without their leader".to_owned())?;
+    let tids: BTreeSet<i32> = p.threads.iter().map(|t| t.tid).collect();
+    insist(tids.len() == p.threads.len(), || "two threads of one number".to_owned())?;
+    p.threads.iter().try_for_each(|t| thread(t, frozen))?;
+    insist(p.actions.len() <= 64, || format!("{} signal actions", p.actions.len()))?;
+    insist(p.queued.len() <= MAX_TIMERS, || format!("{} queued signals", p.queued.len()))?;
+    insist(p.attributes.limits.len() <= 16, || format!("{} resource limits", p.attributes.limits.len()))?;
+    for place in [&p.attributes.cwd, &p.attributes.root, &p.memory.exe] {
+        path(place)?;
+    }
+    timers(&p.timers)?;
+    memory(&p.memory, frozen)?;
+    files(&p.files, &tids, frozen)
+}
+
+fn thread(t: &ThreadImage, frozen: bool) -> Checked {
+    insist((1..=MAX_PID).contains(&t.tid), || format!("the impossible thread {}", t.tid))?;
+    let complete =
+        if frozen { t.regs.len() == REGISTERS } else { t.regs.is_empty() || t.regs.len() == REGISTERS };
+    insist(complete, || format!("{} registers", t.regs.len()))?;
+    insist(t.xstate.len() <= MAX_XSTATE, || format!("{} bytes of extended state", t.xstate.len()))?;
+    insist(t.queued.len() <= MAX_TIMERS, || format!("{} queued signals", t.queued.len()))?;
+    insist(t.creds.groups.len() <= 1 << 16, || format!("{} groups", t.creds.groups.len()))?;
+    insist(t.sched.affinity.len() <= 8192, || "an impossible CPU mask".to_owned())?;
+    insist(!t.comm.contains('\0') && t.comm.len() <= 256, || "an impossible thread name".to_owned())?;
+    let waits = [libc::SYS_nanosleep, libc::SYS_clock_nanosleep, libc::SYS_futex, libc::SYS_poll];
+    insist(t.wait.as_ref().is_none_or(|w| waits.contains(&w.nr)), || "an impossible wait".to_owned())?;
+    let patch = t.patch.as_ref().map_or(PageRange::new(0, 0), |(at, bytes)| {
+        PageRange::new(*at, at.saturating_add(bytes.len() as u64))
+    });
+    insist(patch.end <= USER_END && patch.len() <= PAGE_SIZE, || "an impossible timeout".to_owned())
+}
+
+fn timers(t: &Timers) -> Checked {
+    let ns = 0..1_000_000_000;
+    let good = |setting: &[i64; 4], fraction: &std::ops::Range<i64>| {
+        [setting[0], setting[2]].iter().all(|s| (0..=MAX_SECONDS).contains(s))
+            && [setting[1], setting[3]].iter().all(|f| fraction.contains(f))
+    };
+    insist(t.itimers.len() <= 3 && t.itimers.iter().all(|s| good(s, &(0..1_000_000))), || {
+        "impossible interval timers".to_owned()
+    })?;
+    insist(t.posix.len() <= MAX_TIMERS, || format!("{} timers", t.posix.len()))?;
+    for timer in &t.posix {
+        let possible = (0..=MAX_TIMER_ID).contains(&timer.id) && good(&timer.setting, &ns);
+        insist(possible, || format!("the impossible timer {}", timer.id))?;
+    }
+    let ids: BTreeSet<i32> = t.posix.iter().map(|timer| timer.id).collect();
+    insist(ids.len() == t.posix.len(), || "two timers of one number".to_owned())
+}
+
+fn memory(m: &MemoryImage, frozen: bool) -> Checked {
+    vdso(&m.vdso)?;
+    if frozen {
+        layout(&m.layout, &m.vdso)?;
+    } else {
+        // what the source itself refuses is described, too: nothing is made of it
+        spans(&m.layout, &m.vdso)?;
+    }
+    insist(m.mm.auxv.len() <= PAGE_SIZE as usize, || "an impossible auxiliary vector".to_owned())?;
+    insist(m.files.len() <= MAX_FILES, || format!("{} mapped files", m.files.len()))?;
+    m.files.iter().try_for_each(|(name, _)| path(name))?;
+    insist(m.huge_pages.len() <= 16 && m.huge_pages.iter().all(|h| page_size(h.page_size)), || {
+        "impossible huge pages".to_owned()
+    })
+}
+
+fn vdso(v: &Vdso) -> Checked {
+    insist(v.areas.len() <= 8, || "too many areas of a vDSO".to_owned())?;
+    let mut last = 0;
+    for (name, start, end) in &v.areas {
+        let possible = *start >= last && start < end && *end <= USER_END;
+        insist(possible && start % PAGE_SIZE == 0 && end % PAGE_SIZE == 0, || {
+            format!("{name:?} at {start:#x}-{end:#x}, where nothing can be")
+        })?;
+        last = *end;
+    }
+    Ok(())
+}
+
+fn page_size(size: u64) -> bool {
+    size.is_power_of_two() && (PAGE_SIZE..=1 << 34).contains(&size)
+}
+
+/// Mappings in order, in user space, apart from the vDSO; objects of a size that can be.
+pub fn layout(layout: &Layout, vdso: &Vdso) -> Checked {
+    spans(layout, vdso)?;
+    let files = layout.vmas.iter().filter_map(|vma| match &vma.backing {
+        Backing::File { path } => Some(path),
+        _ => None,
+    });
+    for name in files {
+        path(name)?;
+    }
+    let ids: BTreeSet<_> = layout.objects.iter().map(|o| o.id).collect();
+    let unknown = layout.vmas.iter().filter_map(Vma::object).find(|id| !ids.contains(id));
+    insist(unknown.is_none(), || "a mapping of an unknown memory object".to_owned())
+}
+
+fn spans(layout: &Layout, vdso: &Vdso) -> Checked {
+    insist(layout.vmas.len() <= MAX_MAPPINGS, || format!("{} mappings", layout.vmas.len()))?;
+    insist(layout.objects.len() <= MAX_OBJECTS, || format!("{} memory objects", layout.objects.len()))?;
+    insist(layout.special.len() <= 16, || "too many special areas".to_owned())?;
+    let mut last = 0;
+    for vma in &layout.vmas {
+        let apart =
+            vdso.areas.iter().all(|(_, s, e)| vma.range().intersection(&PageRange::new(*s, *e)).is_empty());
+        insist(vma.start >= last && apart && mapping(vma), || {
+            format!("an impossible mapping {:#x}-{:#x}", vma.start, vma.end)
+        })?;
+        last = vma.end;
+    }
+    let ids: BTreeSet<_> = layout.objects.iter().map(|o| o.id).collect();
+    insist(ids.len() == layout.objects.len(), || "two memory objects of one name".to_owned())?;
+    for o in &layout.objects {
+        let name = o.memfd_name.as_deref().unwrap_or_default();
+        let possible =
+            o.size <= MAX_OBJECT && page_size(o.page_size) && !name.contains('\0') && name.len() <= 249;
+        insist(possible, || format!("an impossible memory object of {} bytes", o.size))?;
+    }
+    Ok(())
+}
+
+fn mapping(v: &Vma) -> bool {
+    let aligned = page_size(v.page_size) && [v.start, v.end, v.offset].iter().all(|x| x % v.page_size == 0);
+    let inside = v.start < v.end && v.end <= USER_END;
+    let fits = v.offset.checked_add(v.end.saturating_sub(v.start)).is_some_and(|end| end <= i64::MAX as u64);
+    aligned && inside && fits && v.prot <= 7 && !(v.shared && v.backing == Backing::Anonymous)
+}
+
+/// Absolute and short enough; where it leads to is another question.
+pub fn path(path: &str) -> Checked {
+    let possible = path.starts_with('/') && path.len() < MAX_PATH && !path.contains('\0');
+    insist(possible, || "an impossible path".to_owned())
+}
+
+fn files(f: &FilesImage, tids: &BTreeSet<i32>, frozen: bool) -> Checked {
+    insist(f.files.len() <= MAX_FILES && f.slots.len() <= MAX_FILES, || "too many open files".to_owned())?;
+    for slot in &f.slots {
+        let possible = (0..MAX_FD).contains(&slot.fd) && slot.file < f.files.len();
+        insist(possible, || format!("the impossible descriptor {}", slot.fd))?;
+    }
+    let numbers: BTreeSet<i32> = f.slots.iter().map(|slot| slot.fd).collect();
+    insist(numbers.len() == f.slots.len(), || "one descriptor twice".to_owned())?;
+    for memfd in &f.memfds {
+        let possible = memfd.size <= MAX_OBJECT && memfd.huge_page.is_none_or(page_size);
+        insist(possible && !memfd.name.contains('\0'), || "an impossible memfd".to_owned())?;
+    }
+    for (index, file) in f.files.iter().enumerate() {
+        if let Some(owner) = &file.owner {
+            let own = owner.id == 0 || owner.kind == OwnerKind::Group || tids.contains(&owner.id);
+            insist(own && (0..=64).contains(&owner.signal), || {
+                format!("descriptor {} that signals somebody else", file.fd)
+            })?;
+        }
+        kind(f, index, &file.kind, file.flags, frozen.then_some(&numbers))?;
+    }
+    Ok(())
+}
+
+fn kind(f: &FilesImage, index: usize, kind: &FileKind, flags: u32, fds: Option<&BTreeSet<i32>>) -> Checked {
+    const S_IFMT: u32 = 0o170_000;
+    const S_IFREG: u32 = 0o100_000;
+    const S_IFDIR: u32 = 0o040_000;
+    const O_PATH: u32 = 0o10_000_000;
+    let insist = |holds: bool, what: &str| insist(holds, || format!("{what} that cannot be"));
+    match kind {
+        FileKind::Regular { path: name, identity, .. } => {
+            insist(identity.mode & S_IFMT == S_IFREG && flags & O_PATH == 0, "a regular file").and(path(name))
+        }
+        FileKind::Directory { path: name, identity, .. } => {
+            insist(identity.mode & S_IFMT == S_IFDIR && flags & O_PATH == 0, "a directory").and(path(name))
+        }
+        FileKind::Place { path: name, .. } => insist(flags & O_PATH != 0, "a place").and(path(name)),
+        FileKind::CharDevice { path: name, .. } => path(name),
+        FileKind::Pipe { pipe } => insist(
+            f.pipes.get(*pipe).is_some_and(|p| p.capacity <= 1 << 30 && p.data.len() <= p.capacity as usize),
+            "a pipe",
+        ),
+        FileKind::Unix(socket) => match socket.peer {
+            UnixPeer::File(other) => {
+                let mutual = f.files.get(other).is_some_and(
+                    |peer| matches!(&peer.kind, FileKind::Unix(back) if back.peer == UnixPeer::File(index)),
+                );
+                insist(mutual && other != index, "a socket pair")
+            }
+            _ => Ok(()),
+        },
+        FileKind::Epoll { items } => {
+            insist(fds.is_none_or(|fds| items.iter().all(|item| fds.contains(&item.fd))), "an interest list")
+        }
+        FileKind::TimerFd(timer) => {
+            let longest = MAX_SECONDS as u64 * 1_000_000_000;
+            let possible = timer.remaining_ns <= longest && timer.interval_ns <= longest;
+            insist(possible && timer.ticks <= longest, "a timer")
+        }
+        FileKind::MemFd { object, .. } => insist(f.memfds.iter().any(|m| m.object == *object), "a memfd"),
+        FileKind::TcpListen(tcp) => {
+            insist(tcp.backlog.is_none_or(|b| b <= i32::MAX as u32), "a listening socket")
+        }
+        FileKind::EventFd { .. }
+        | FileKind::SignalFd { .. }
+        | FileKind::TcpReset { .. }
+        | FileKind::Udp(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+#[path = "check_tests.rs"]
+mod tests;

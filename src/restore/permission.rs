@@ -1,0 +1,287 @@
+//! How far a peer may go here: its entry in the trust file, held against what it wants, in preflight and again when the
+//! state has arrived, since nothing obliges it to send what it described.
+//!
+//! A peer whose processes may run as root may do everything anyway: nothing more is asked of it than what its entry
+//! says. For all others files are opened, ports bound and directories entered with the rights of the process's user.
+
+use std::collections::BTreeSet;
+use std::ffi::CString;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{Gid, Uid};
+
+use super::RestoreError;
+use crate::image::files::FileKind;
+use crate::image::process::{Credentials, ProcessImage};
+use crate::image::{Backing, Obstacle};
+use crate::sys::process::prlimit;
+use crate::sys::rights::Rights;
+use crate::transport::permit::{Day, Permit, User, Users};
+use crate::transport::{Fingerprint, TrustStore};
+
+/// What one peer may do.
+#[derive(Debug, Clone)]
+pub struct Authority {
+    /// Its key.
+    pub peer: Fingerprint,
+    /// What its entry says.
+    pub permit: Permit,
+    trust: TrustStore,
+}
+
+const AS: usize = 9;
+
+impl Authority {
+    /// What the peer may do now.
+    pub fn of(trust: &TrustStore, peer: Fingerprint) -> Result<Self, RestoreError> {
+        let permit = read(trust, &peer)?;
+        Ok(Self { peer, permit, trust: trust.clone() })
+    }
+
+    /// Its entry must be what it was: the last question before a process is let go.
+    pub fn still_holds(&self) -> Result<(), RestoreError> {
+        if read(&self.trust, &self.peer)? == self.permit {
+            return Ok(());
+        }
+        Err(self.refused("its entry was changed while the process was on its way"))
+    }
+
+    fn refused(&self, what: &str) -> RestoreError {
+        let text = format!("{} may not do this here: {what}", self.peer);
+        tracing::warn!(fingerprint = %self.peer, "refused: {what}");
+        RestoreError::NotPermitted(text)
+    }
+
+    /// What of the state goes too far.
+    pub fn check(&self, image: &ProcessImage) -> Result<(), RestoreError> {
+        match self.obstacles(image).first() {
+            None => Ok(()),
+            Some(first) => Err(self.refused(&first.to_string())),
+        }
+    }
+
+    /// Everything about the process that goes too far.
+    pub fn obstacles(&self, image: &ProcessImage) -> Vec<Obstacle> {
+        let mut found = Found { peer: self.peer, all: Vec::new() };
+        self.users(image, &mut found);
+        let (memory, mapped) = sizes(image);
+        let limits = [
+            ("memory", "it brings", memory, self.permit.memory, "--max-memory"),
+            ("address space", "it has mapped", mapped, self.permit.address_space, "--max-address-space"),
+        ];
+        for (what, has, size, limit, option) in limits {
+            if let Some(most) = limit.filter(|most| size > *most) {
+                found.add(what, format!("{has} {size} bytes, allowed are {most}"), option);
+            }
+        }
+        if !self.permit.is_root() {
+            self.powers(image, &mut found);
+        }
+        if !self.permit.paths.is_empty() {
+            // links are followed with the user's own eyes
+            let look = || image_paths(image).into_iter().filter(|path| !self.is_below(path)).collect();
+            let outside: Vec<String> = match self.rights(image) {
+                Some(rights) => rights.with(look).unwrap_or_else(|_| vec!["its files".to_owned()]),
+                None => look(),
+            };
+            for path in outside {
+                found.add(&path, format!("it is outside of {}", self.permit.paths.join(":")), "--paths");
+            }
+        }
+        for obstacle in &found.all {
+            tracing::warn!(fingerprint = %self.peer, pid = image.pid, "refused: {obstacle}");
+        }
+        found.all
+    }
+
+    /// So much memory has come so far.
+    pub fn weigh(&self, bytes: u64) -> Result<(), RestoreError> {
+        match self.permit.memory.filter(|most| bytes > *most) {
+            None => Ok(()),
+            Some(most) => Err(self.refused(&format!("it brings more than {most} bytes of memory"))),
+        }
+    }
+
+    fn users(&self, image: &ProcessImage, found: &mut Found) {
+        if self.permit.is_root() {
+            return;
+        }
+        let mut asked: BTreeSet<u32> = BTreeSet::new();
+        for thread in &image.threads {
+            let creds = &thread.creds;
+            for uid in creds.uids {
+                if asked.insert(uid) && !self.may_be(uid) {
+                    found.add(
+                        &format!("user {}", name(uid)),
+                        "its processes may not run as that user here".into(),
+                        "--users",
+                    );
+                }
+            }
+            if let Some(group) = foreign_group(creds) {
+                let user = name(creds.uids[1]);
+                found.add(
+                    &format!("group {group}"),
+                    format!("user {user} is not in it on this host"),
+                    "--users any",
+                );
+            }
+            if [0, 1, 2, 4].iter().any(|set| creds.caps[*set] != 0) {
+                found.add("capabilities", format!("thread {} has some", thread.tid), "--users any");
+            }
+        }
+    }
+
+    fn may_be(&self, uid: u32) -> bool {
+        match &self.permit.users {
+            Users::Any => true,
+            Users::Ordinary => uid != 0,
+            Users::These(users) => users.iter().any(|user| match user {
+                User::Ids(from, to) => (*from..=*to).contains(&uid),
+                User::Name(name) => nix::unistd::User::from_name(name)
+                    .ok()
+                    .flatten()
+                    .is_some_and(|found| found.uid.as_raw() == uid),
+            }),
+        }
+    }
+
+    /// What only root could have given it, or could give it here.
+    fn powers(&self, image: &ProcessImage, found: &mut Found) {
+        const ANY: &str = "--users any";
+        const IOPRIO_RT: i32 = 1;
+        for thread in &image.threads {
+            let sched = &thread.sched;
+            let fair =
+                matches!(sched.policy as i32, libc::SCHED_OTHER | libc::SCHED_BATCH | libc::SCHED_IDLE);
+            if !fair || sched.nice < 0 || sched.ioprio >> 13 == IOPRIO_RT {
+                found.add(&format!("thread {}", thread.tid), "it runs ahead of others".into(), ANY);
+            }
+        }
+        let own_score = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
+        if image.attributes.oom_score_adj < own_score.trim().parse().unwrap_or(0) {
+            found.add("oom_score_adj", "it is spared when memory runs out".into(), ANY);
+        }
+        if image.attributes.root != "/" {
+            found.add("root directory", format!("it is {}", image.attributes.root), ANY);
+        }
+        let lowest = std::fs::read_to_string("/proc/sys/vm/mmap_min_addr").unwrap_or_default();
+        let lowest = lowest.trim().parse::<u64>().unwrap_or(65536);
+        if image.memory.layout.vmas.first().is_some_and(|vma| vma.start < lowest) {
+            found.add("memory", format!("it has some below {lowest:#x}"), ANY);
+        }
+    }
+
+    /// With whose rights its files are opened; `None`: with ours.
+    pub fn rights(&self, image: &ProcessImage) -> Option<Rights> {
+        let creds = &image.threads.first()?.creds;
+        (!self.permit.is_root() && Uid::effective().is_root()).then(|| Rights {
+            uid: creds.uids[1],
+            gid: creds.gids[1],
+            groups: creds.groups.clone(),
+        })
+    }
+
+    /// Takes from the image what root could give and the peer may not ask for.
+    pub fn bound(&self, image: &mut ProcessImage) {
+        let own = std::process::id() as i32;
+        for (r, limit) in image.attributes.limits.iter_mut().enumerate() {
+            let mut most = u64::MAX;
+            if !self.permit.is_root()
+                && let Ok((_, hard)) = prlimit(own, r as u32, None)
+            {
+                most = hard;
+            }
+            if r == AS {
+                most = most.min(self.permit.address_space.unwrap_or(u64::MAX));
+            }
+            *limit = (limit.0.min(most), limit.1.min(most));
+        }
+    }
+
+    /// Mapped files that came later: they must lie where its files may lie.
+    pub fn check_paths<'a>(&self, paths: impl Iterator<Item = &'a String>) -> Result<(), RestoreError> {
+        if self.permit.paths.is_empty() {
+            return Ok(());
+        }
+        let outside = paths.into_iter().find(|path| !self.is_below(path));
+        outside.map_or(Ok(()), |path| {
+            Err(self.refused(&format!("{path} is outside of {}", self.permit.paths.join(":"))))
+        })
+    }
+
+    /// Links and `..` are followed: where it really is counts.
+    fn is_below(&self, path: &str) -> bool {
+        let real = |path: &str| std::fs::canonicalize(path).unwrap_or_else(|_| PathBuf::from("/"));
+        let at = real(path);
+        self.permit.paths.iter().any(|dir| at.starts_with(real(dir)) && at != Path::new("/"))
+            || self.permit.paths.iter().any(|dir| dir == "/")
+    }
+}
+
+struct Found {
+    peer: Fingerprint,
+    all: Vec<Obstacle>,
+}
+
+impl Found {
+    fn add(&mut self, object: &str, why: String, option: &str) {
+        let value = if option.contains(' ') { "" } else { " …" };
+        let advice = format!("at the target: ulpm trust add {} {option}{value}", self.peer);
+        self.all.push(Obstacle::new(object, why, advice));
+    }
+}
+
+fn read(trust: &TrustStore, peer: &Fingerprint) -> Result<Permit, RestoreError> {
+    let no = |why: String| RestoreError::NotPermitted(format!("{peer} may not send processes here: {why}"));
+    let permit = trust.permit(peer).map_err(|e| no(crate::sys::chain(&e)))?;
+    let permit = permit.ok_or_else(|| no("it is not trusted any more".to_owned()))?;
+    permit.admits(true, Day::today()).map_err(|why| no(why.to_string()))?;
+    Ok(permit)
+}
+
+/// Bytes that come along, and bytes that are mapped.
+fn sizes(image: &ProcessImage) -> (u64, u64) {
+    let memory = &image.memory;
+    let huge = memory.huge_pages.iter().map(|h| h.page_size.saturating_mul(h.count));
+    let total = huge.fold(memory.resident, u64::saturating_add);
+    (total, memory.layout.vmas.iter().map(|vma| vma.range().len()).fold(0, u64::saturating_add))
+}
+
+/// All paths by which the process reaches files.
+fn image_paths(image: &ProcessImage) -> BTreeSet<String> {
+    let open = image.files.files.iter().filter_map(|file| match &file.kind {
+        FileKind::Regular { path, .. } | FileKind::Directory { path, .. } | FileKind::Place { path, .. } => {
+            Some(path)
+        }
+        // /dev/null and its like, nothing else can be made
+        _ => None,
+    });
+    let mapped = image.memory.layout.vmas.iter().filter_map(|vma| match &vma.backing {
+        Backing::File { path } => Some(path),
+        _ => None,
+    });
+    // everybody may be at the top
+    let others = [&image.attributes.cwd, &image.memory.exe].into_iter().filter(|path| *path != "/");
+    open.chain(mapped).chain(image.memory.files.iter().map(|(path, _)| path)).chain(others).cloned().collect()
+}
+
+/// A group that a login of that user would not have on this host.
+fn foreign_group(creds: &Credentials) -> Option<u32> {
+    let uid = creds.uids[1];
+    let known = nix::unistd::User::from_uid(Uid::from_raw(uid)).ok().flatten();
+    let own: Vec<u32> = match known {
+        Some(user) => CString::new(user.name)
+            .ok()
+            .and_then(|name| nix::unistd::getgrouplist(&name, user.gid).ok())
+            .map(|groups| groups.into_iter().map(Gid::as_raw).collect())
+            .unwrap_or_else(|| vec![user.gid.as_raw()]),
+        None => vec![uid],
+    };
+    creds.gids.iter().chain(&creds.groups).copied().find(|group| !own.contains(group))
+}
+
+fn name(uid: u32) -> String {
+    let known = nix::unistd::User::from_uid(Uid::from_raw(uid)).ok().flatten();
+    known.map_or_else(|| uid.to_string(), |user| user.name)
+}

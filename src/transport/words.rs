@@ -1,0 +1,39 @@
+//! What the other host wrote, fit for a terminal and a log: no control characters, no more than a few lines.
+
+use crate::image::Obstacle;
+
+/// Longest text of another host that is shown.
+const LONGEST: usize = 2000;
+
+/// One line without control characters, of at most `most` characters.
+pub fn harmless(text: &str, most: usize) -> String {
+    let unseen = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars().take(most).map(|c| if unseen(c) { ' ' } else { c }).collect()
+}
+
+/// The other host's own words.
+pub fn said(text: &str) -> String {
+    harmless(text, LONGEST)
+}
+
+/// An obstacle that the other host found.
+pub fn obstacle(theirs: &Obstacle) -> Obstacle {
+    Obstacle::new(said(&theirs.object), said(&theirs.why), said(&theirs.advice))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_words_are_made_harmless() {
+        assert_eq!(harmless("no\x1b[2Jway\n", 200), "no [2Jway ");
+        assert_eq!(harmless("a\u{202e}b\u{9b}c\u{7f}", 200), "a b c ");
+        assert_eq!(harmless(&"é".repeat(5000), 200).chars().count(), 200);
+        let theirs = Obstacle::new("\x1b]0;x\x07", "why\r\nnot", "ok");
+        assert_eq!(obstacle(&theirs).to_string(), " ]0;x : why  not (ok)");
+    }
+}

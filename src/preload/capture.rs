@@ -191,7 +191,10 @@ impl Captive {
 
     fn let_go(&mut self) {
         let Some(frozen) = self.frozen.take() else { return };
-        if let Some(scratch) = self.scratch.take().filter(|_| !self.retired) {
+        // a remote call would take the queued `SIGSTOP`, and the process would run on: what holds it counts for more than a
+        // scratch area that stays
+        let furnished = self.scratch.take().filter(|_| !self.held && !self.retired);
+        if let Some(scratch) = furnished {
             let cleaned = Remote::borrow(frozen.leader(), &self.site).and_then(|mut remote| {
                 remote.unmap_scratch(scratch)?;
                 remote.finish()

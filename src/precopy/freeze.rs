@@ -397,8 +397,11 @@ impl Freezer<'_> {
     }
 }
 
+/// Told of what has arrived there for good.
+type Release<'c> = Box<dyn FnMut(&[LazyRange]) + 'c>;
+
 /// `--release-source`: frees here what is there. What cannot be freed stays until the end.
-fn releaser<'c>(wanted: bool, captive: &'c mut Captive, layout: Layout) -> Box<dyn FnMut(&[LazyRange]) + 'c> {
+fn releaser<'c>(wanted: bool, captive: &'c mut Captive, layout: Layout) -> Release<'c> {
     if !wanted {
         return Box::new(|_| {});
     }

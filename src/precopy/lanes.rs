@@ -6,6 +6,7 @@
 //! holder asks again for what has not arrived. It ends when the holder has said that nothing more is needed, when the
 //! stopped process is gone, or when it is told to.
 
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -118,6 +119,7 @@ impl Lanes {
                 orders: told.clone(),
                 tell: tell.clone(),
                 traffic: lanes.traffic.clone(),
+                connected: None,
             };
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
@@ -203,19 +205,29 @@ struct Lane {
     orders: watch::Receiver<Order>,
     tell: Sender<Heard>,
     traffic: Arc<Traffic>,
+    connected: Option<Connected>,
 }
 
 impl Lane {
     async fn run(mut self) {
         let mut orders = self.orders.clone();
-        tokio::select! {
-            () = self.keep_going() => {}
-            _ = orders.wait_for(|order| matches!(order, Order::Close(_))) => {}
+        let closed = async {
+            match orders.wait_for(|order| matches!(order, Order::Close(_))).await.as_deref() {
+                Ok(Order::Close(reason)) => reason.clone(),
+                _ => String::new(),
+            }
+        };
+        let reason = tokio::select! {
+            never = self.keep_going() => match never {},
+            reason = closed => reason,
+        };
+        if let Some(connected) = self.connected.take() {
+            connected.close(&reason).await;
         }
     }
 
-    /// Connects and serves until the last word.
-    async fn keep_going(&mut self) {
+    /// Connects and serves until the last word; then it only keeps the connection.
+    async fn keep_going(&mut self) -> Infallible {
         let mut pause = BACKOFF.0;
         let mut limit = self.road.limit;
         let mut ready = false;
@@ -231,10 +243,12 @@ impl Lane {
                         self.say(Heard::Ready);
                     }
                     let begun = std::time::Instant::now();
-                    match self.use_it(&connected).await {
+                    let connection = connected.connection.clone();
+                    self.connected = Some(connected);
+                    match self.use_it(&connection).await {
                         Ok(last) => {
                             self.say(last);
-                            return self.until_closed(connected).await;
+                            return std::future::pending().await;
                         }
                         Err(e) => {
                             tracing::info!(lane = ?self.kind, error = %crate::sys::chain(&e), "a lane broke");
@@ -248,7 +262,8 @@ impl Lane {
                     if begun.elapsed() > BACKOFF.1 {
                         pause = BACKOFF.0;
                     }
-                    connected.connection.close(0u32.into(), b"again");
+                    connection.close(0u32.into(), b"again");
+                    self.connected = None;
                 }
             }
             limit = CONNECTING;
@@ -266,17 +281,8 @@ impl Lane {
         Ok(connect(&self.identity, &TrustStore::new(&self.road.home), &self.road.to, limit).await?)
     }
 
-    async fn until_closed(&mut self, connected: Connected) {
-        let reason = match self.orders.wait_for(|order| matches!(order, Order::Close(_))).await.as_deref() {
-            Ok(Order::Close(reason)) => reason.clone(),
-            _ => String::new(),
-        };
-        connected.close(&reason).await;
-    }
-
     /// Serves on a connection, until the last word.
-    async fn use_it(&mut self, connected: &Connected) -> Result<Heard, Broken> {
-        let connection = &connected.connection;
+    async fn use_it(&self, connection: &quinn::Connection) -> Result<Heard, Broken> {
         let mut orders = self.orders.clone();
         let order = tokio::select! {
             order = orders.wait_for(|order| !matches!(order, Order::Wait)) => match order {

@@ -197,8 +197,8 @@ impl Captive {
 
     /// Nothing of ours is left in it but the stop: no scratch area, no call that the stop made fail.
     fn tidy(&mut self) -> Result<(), TraceeError> {
-        if self.retired {
-            // it will never run again
+        // once held, a remote call would take the queued `SIGSTOP`, and the process would run on; retired, it never runs again
+        if self.held || self.retired {
             return Ok(());
         }
         let (Some(frozen), Some(scratch)) = (&self.frozen, self.scratch.take()) else { return Ok(()) };

@@ -207,7 +207,7 @@ mod tests {
         let locked = Vma { flags: VmaFlags::LOCKED, ..shared.clone() };
         let private = Vma { shared: false, ..shared.clone() };
         assert!(object(&layout(&[plain.clone(), shared.clone()]), id, false));
-        assert!(!object(&layout(&[shared.clone()]), id, true), "read(2) goes past it");
+        assert!(!object(&layout(std::slice::from_ref(&shared)), id, true), "read(2) goes past it");
         assert!(!object(&layout(&[plain]), id, false), "nothing shows it");
         assert!(!object(&layout(&[shared.clone(), locked]), id, false));
         assert!(!object(&layout(&[shared, private]), id, false));

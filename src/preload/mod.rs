@@ -28,5 +28,8 @@ pub mod push;
 pub mod standing;
 pub mod throttle;
 
+#[cfg(test)]
+mod lazy_tests;
+
 pub use agent::Agent;
 pub use error::PreloadError;

@@ -158,7 +158,10 @@ fn walk(
             from = behind;
             continue;
         }
-        from = arg.walk_end;
+        // Linux 6.18 was seen to say it stopped where it began to fill its buffer for the last time, though it went on to
+        // the end: what was reported was walked. Where pages are protected, once more is harmless, and leaves none out.
+        let reported = regions[..got].last().map_or(0, |r| r.end);
+        from = if query.protect { arg.walk_end } else { arg.walk_end.max(reported) };
     }
     Ok(())
 }

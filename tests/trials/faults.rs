@@ -274,6 +274,11 @@ fn settle(lab: &mut Lab, case: Case) -> Result<()> {
             return Ok(());
         }
         ensure!(Instant::now() < deadline, "it stays open: {said:?}");
+        if case.kind == "tracer" {
+            // what the dead thread held, its program still holds
+            stop_serving(lab)?;
+            serve(lab)?;
+        }
         if let Some((_, rest)) = said.stdout.split_once("--force-source ") {
             ensure!(
                 case.kind == "power" || case.point == "target.noted" || case.point == "target.outlives",

@@ -209,7 +209,8 @@ fn strike(fault: &Fault) -> io::Result<()> {
     let _ = writeln!(io::stderr(), "ulpm: fault {fault} in process {own}");
     match fault.kind {
         Kind::Kill => nix::sys::signal::kill(own, nix::sys::signal::Signal::SIGKILL)?,
-        Kind::Stop => nix::sys::signal::kill(own, nix::sys::signal::Signal::SIGSTOP)?,
+        // to this thread, which takes it before it does anything else; the process's could be taken by another one later
+        Kind::Stop => nix::sys::signal::raise(nix::sys::signal::Signal::SIGSTOP)?,
         Kind::Tracer => crate::sys::process::end_this_thread(),
         Kind::Cut => return Err(io::ErrorKind::ConnectionReset.into()),
         Kind::Full => return Err(io::Error::from_raw_os_error(libc::ENOSPC)),

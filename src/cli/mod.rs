@@ -36,7 +36,7 @@ pub struct Cli {
     /// Say nothing but errors
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     quiet: bool,
-    /// Fail at a point, for trials: POINT=KIND[:N]
+    /// Fail at a point, for trials: `POINT=KIND`, or `POINT=KIND:N` for the Nth time
     #[arg(long, global = true, hide = true, value_name = "FAULT")]
     fault: Option<Fault>,
     #[command(subcommand)]

@@ -75,11 +75,31 @@ pub fn run(args: &ServeArgs) -> Result<Exit, Failure> {
 
 fn receive(server: &Server, accepted: crate::transport::Accepted) {
     let server = server.clone();
+    let connection = accepted.connection.clone();
     let spawned = std::thread::Builder::new().name("migration".to_owned()).spawn(move || {
         // what went wrong has been logged and told to the source
         let _ = session::run(&server, accepted);
     });
-    if let Err(e) = spawned {
-        tracing::error!(error = %e, "no thread for a migration");
+    let session = match spawned {
+        Ok(session) => session,
+        Err(e) => return tracing::error!(error = %e, "no thread for a migration"),
+    };
+    // our endpoint gives signs of life whatever becomes of a session: a source whose process is frozen must hear at
+    // once that nobody is at work for it any more
+    let watched = std::thread::Builder::new().name("watch".to_owned()).spawn(move || {
+        let _close = CloseOnDrop(connection);
+        session.join()
+    });
+    if let Err(e) = watched {
+        tracing::warn!(error = %e, "no thread to watch over a migration");
+    }
+}
+
+/// However its thread ends.
+struct CloseOnDrop(quinn::Connection);
+
+impl Drop for CloseOnDrop {
+    fn drop(&mut self) {
+        self.0.close(1u32.into(), b"the session has ended");
     }
 }

@@ -50,10 +50,12 @@ pub fn answer(written: Option<(Phase, Life)>, at_work: bool) -> (Answer, Option<
     match written {
         // written again even if it is: the write before may have failed
         None | Some((Phase::Begun | Phase::Refused, _)) => (Answer::Never, Some(Phase::Refused)),
+        // a session cannot let a dead process go, nor write that it did once this is written
+        Some((Phase::Committed, Life::Ended)) => (Answer::Never, Some(Phase::Refused)),
         Some((Phase::Committed | Phase::Releasing, _)) if at_work => (Answer::Later, None),
         Some((Phase::Committed | Phase::Releasing, Life::Lives)) => (Answer::Running, Some(Phase::Released)),
-        // it died with `ulpm serve`, or with the host, before it ran
-        Some((Phase::Committed, Life::Ended | Life::Rebooted)) => (Answer::Never, Some(Phase::Refused)),
+        // it went down with the host before it ran
+        Some((Phase::Committed, Life::Rebooted)) => (Answer::Never, Some(Phase::Refused)),
         // written again: a note need not be on the disk yet
         Some((Phase::Releasing, Life::Ended | Life::Rebooted)) => (Answer::Down, Some(Phase::Releasing)),
         Some((Phase::Released, Life::Rebooted)) => (Answer::Down, None),

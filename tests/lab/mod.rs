@@ -329,6 +329,8 @@ fn host_options(options: &LabOptions, dir: &Path, name: &str) -> HostOptions {
     let mut env = BTreeMap::from([(strays::MARK.to_owned(), std::process::id().to_string())]);
     env.extend(std::env::var(TOLERANCE).map(|seconds| (TOLERANCE.to_owned(), seconds)));
     if options.disks {
+        // a process may be stopped until somebody has recovered it
+        env.insert(TOLERANCE.to_owned(), "900".to_owned());
         env.insert("ULPM_HOME".to_owned(), dir.join(format!("disk-{name}")).display().to_string());
     }
     HostOptions {

@@ -245,6 +245,9 @@ impl Struck {
                 std::thread::sleep(Duration::from_millis(50));
                 lab.power_cut(host)?;
             }
+            "kill" if !case.at_source() => {
+                lab.server("b")?.wait(SOON)?.context("a killed ulpm serve does not end")?;
+            }
             "stop" => {
                 std::thread::sleep(HANG);
                 let woken = lab.run(host, &["kill", "-CONT", &self.pid], SOON)?;
@@ -269,11 +272,17 @@ impl Struck {
 fn settle(lab: &mut Lab, case: Case) -> Result<()> {
     let deadline = Instant::now() + SETTLED;
     loop {
+        serve(lab)?;
         let said = lab.run("a", &[ULPM, "recover"], SETTLED)?;
         if said.exit == 0 {
             return Ok(());
         }
         ensure!(Instant::now() < deadline, "it stays open: {said:?}");
+        if case.kind == "tracer" {
+            // what the dead thread held, its program still holds
+            stop_serving(lab)?;
+            serve(lab)?;
+        }
         if let Some((_, rest)) = said.stdout.split_once("--force-source ") {
             ensure!(
                 case.kind == "power" || case.point == "target.noted" || case.point == "target.outlives",
@@ -320,7 +329,8 @@ fn whereabouts(lab: &Lab, case: Case, pid: i32) -> Result<End> {
     let lived_at_source =
         case.at_source() && !matches!(case.point, "source.answered" | "source.killed" | "source.closed");
     if end == Some(End::WithItsHost) {
-        ensure!(lived_at_source || case.point.starts_with("target.re"), "LOST");
+        let said_to_run = matches!(case.point, "target.said" | "target.journal.released" | "target.released");
+        ensure!(lived_at_source || said_to_run, "LOST");
     }
     end.context("nowhere")
 }

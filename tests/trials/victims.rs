@@ -39,8 +39,11 @@ fn without_map_files(lab: &mut Lab) -> Result<()> {
     let mut victim = Victim::start(lab, "memory")?;
     let before = victim.outside_pid(lab)?;
     let wrapper = ["setpriv", "--bounding-set=-sys_admin,-checkpoint_restore"];
-    let own =
-        lab.run("a", &[&wrapper[..], &["sh", "-c", "cat /proc/self/map_files/* >/dev/null"]].concat(), SOON)?;
+    let own = lab.run(
+        "a",
+        &[&wrapper[..], &["sh", "-c", "for f in /proc/$$/map_files/*; do cat $f >/dev/null; done"]].concat(),
+        SOON,
+    )?;
     ensure!(own.exit != 0 && own.stderr.contains("permitted"), "map_files can be opened after all: {own:?}");
     let outcome =
         lab.start_live_under(&wrapper, "a", victim.pid, &lab.address("b"), &["--verify"])?.outcome()?;

@@ -208,6 +208,8 @@ fn write_for_ever() -> Result<()> {
             // some work beside the writing, as programs do
             random ^= (0..64).fold(random, |a, b| a.rotate_left(5) ^ b) >> 7;
         }
+        // nobody reads it: without this the compiler leaves the memory out altogether
+        std::hint::black_box(&mut memory);
         written += 2000;
         if told.elapsed() >= Duration::from_millis(10) {
             println!("{written}");

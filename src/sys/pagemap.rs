@@ -98,8 +98,9 @@ pub struct Query {
     pub protect: bool,
 }
 
-/// Scans `[start, end)` and hands each region to `each`. Regions come in address order and do not overlap; one that spans two
-/// kernel calls may arrive in two parts.
+/// Scans `[start, end)` and hands each region to `each`. Regions come in address order; one that spans two
+/// kernel calls may arrive in two parts. Where pages are protected, some may come twice, the second time since they were written
+/// in between: both count.
 pub fn scan(
     pagemap: BorrowedFd<'_>,
     start: u64,
@@ -107,16 +108,7 @@ pub fn scan(
     query: Query,
     mut each: impl FnMut(Region),
 ) -> Result<(), Errno> {
-    // when the vector is full, the kernel may say that it came less far than it reports (seen in 6.18: 70 regions of 4096
-    // came twice)
-    let mut told = start;
-    walk(pagemap, start, end, query, &mut |region| {
-        let rest = Region { start: region.start.max(told), ..region };
-        if rest.start < rest.end {
-            told = rest.end;
-            each(rest);
-        }
-    })
+    walk(pagemap, start, end, query, &mut each)
 }
 
 fn walk(

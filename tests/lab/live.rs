@@ -67,14 +67,20 @@ impl Live {
         self.process.signal(signal)
     }
 
-    /// Kills it and its worker, which does the work.
+    /// Kills it and its worker, which does the work, and waits until that is gone: its locks go with it.
     pub(crate) fn kill_both(&self) -> Result<()> {
         let pid = self.process.outside_pid();
         let workers = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
         for worker in workers.split_whitespace() {
             nix::sys::signal::kill(nix::unistd::Pid::from_raw(worker.parse()?), Signal::SIGKILL)?;
         }
-        self.signal(Signal::SIGKILL)
+        self.signal(Signal::SIGKILL)?;
+        for worker in workers.split_whitespace() {
+            let fds = format!("/proc/{worker}/fd");
+            let gone = || std::fs::read_dir(&fds).map_or(true, |mut fds| fds.next().is_none());
+            super::wait_until("the worker is gone", super::SOON, gone)?;
+        }
+        Ok(())
     }
 
     /// Whether it has ended.

@@ -195,7 +195,7 @@ fn source_lost(lab: &mut Lab) -> Result<()> {
     ensure!(!victim.said().contains("FAIL"), "it saw wrong memory: {}", victim.said());
     let outcome = live.outcome()?;
     drop(proxy);
-    ensure!(outcome.exit == 5 && outcome.stderr.contains("lost"), "{outcome:?}");
+    ensure!(outcome.exit == 1 && outcome.stderr.contains("cannot live without"), "{outcome:?}");
     Ok(())
 }
 

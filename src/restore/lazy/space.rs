@@ -50,15 +50,16 @@ pub(super) enum Stopped {
 }
 
 /// Places `len` bytes of content at `to`.
+///
+/// `ENOENT` has two meanings. A piece reaches over the end of a mapping (mappings that touch each other count as several): then it is
+/// placed page by page. Or nothing registered is there: the process has moved or unmapped it, and the event that tells is yet to be
+/// read (since 6.9 the mapping is looked up before `mmap_changing` is asked): then it waits for that.
 pub(super) fn put(uffd: BorrowedFd<'_>, to: u64, len: u64, content: &Content, page_size: u64) -> Put {
     let mut put = Put { done: 0, present: 0, nowhere: 0, stopped: None };
+    let mut most = u64::MAX;
     while put.done < len {
-        let at = to + put.done;
-        let (done, error) = match content {
-            Content::Data(data) => uffd::copy(uffd, at, &data[put.done as usize..len as usize]),
-            Content::Zero if page_size == PAGE_SIZE => uffd::zero(uffd, at, len - put.done),
-            Content::Zero => uffd::copy(uffd, at, &ZEROES[..page_size.min(len - put.done) as usize]),
-        };
+        let piece = most.min(len - put.done);
+        let (done, error) = put_piece(uffd, to + put.done, put.done, piece, content, page_size);
         put.done += done;
         match error {
             None => {}
@@ -68,16 +69,17 @@ pub(super) fn put(uffd: BorrowedFd<'_>, to: u64, len: u64, content: &Content, pa
                 put.done += page_size;
                 put.present += 1;
             }
+            Some(Errno::ENOENT) if piece > page_size => most = page_size,
             Some(Errno::ESRCH) => {
                 put.stopped = Some(Stopped::Dead);
                 return put;
             }
-            Some(Errno::EAGAIN | Errno::ENOMEM | Errno::ENOSPC) => {
+            Some(Errno::EAGAIN | Errno::ENOENT | Errno::ENOMEM | Errno::ENOSPC) => {
                 put.stopped = Some(Stopped::Again);
                 return put;
             }
             Some(error) => {
-                tracing::debug!(%error, at = format!("{at:#x}"), "no place for a page");
+                tracing::error!(%error, at = format!("{:#x}", to + put.done), "no place for a page");
                 put.done += page_size;
                 put.nowhere += 1;
             }
@@ -85,6 +87,22 @@ pub(super) fn put(uffd: BorrowedFd<'_>, to: u64, len: u64, content: &Content, pa
     }
     put.done = put.done.min(len);
     put
+}
+
+/// One request: `len` bytes of the content from `from` on.
+fn put_piece(
+    uffd: BorrowedFd<'_>,
+    at: u64,
+    from: u64,
+    len: u64,
+    content: &Content,
+    page_size: u64,
+) -> (u64, Option<Errno>) {
+    match content {
+        Content::Data(data) => uffd::copy(uffd, at, &data[from as usize..(from + len) as usize]),
+        Content::Zero if page_size == PAGE_SIZE => uffd::zero(uffd, at, len),
+        Content::Zero => uffd::copy(uffd, at, &ZEROES[..page_size.min(len) as usize]),
+    }
 }
 
 /// Private memory of one process: the one that was moved, or a child of it.

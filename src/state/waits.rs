@@ -88,13 +88,15 @@ impl Memory {
         self.known.push(Known { tid, rip: regs.rip, rsp: regs.rsp, args: args(regs), nr: wait.nr, end_ns });
     }
 
-    fn recall(&self, tid: i32, regs: &Regs, at_ns: i64) -> Option<(i64, u64)> {
+    /// The call, and how long it has still to go.
+    fn recall(&self, tid: i32, regs: &Regs, at_ns: i64) -> Option<(i64, Option<u64>)> {
         let known = self
             .known
             .iter()
             .find(|k| k.tid == tid && (k.rip, k.rsp, k.args) == (regs.rip, regs.rsp, args(regs)))?;
-        // one that is over was another wait, of the same call with the same arguments
-        u64::try_from(known.end_ns - at_ns).ok().map(|left| (known.nr, left))
+        // one that is over was another wait, or is about to end: in any case of the same call with the same arguments. What a
+        // fresh thread would make of `restart_syscall` is `EINTR`
+        Some((known.nr, u64::try_from(known.end_ns - at_ns).ok()))
     }
 }
 
@@ -139,8 +141,8 @@ pub fn capture(frozen: &Frozen, member: &Member, regs: &Regs, memory: &Memory) -
             };
             let left = match (remainder(pid, nr, regs)?, recalled) {
                 (Some(left), _) => Some(left),
-                (None, Some((_, left_ns))) => Some(Duration::from_nanos(left_ns)),
-                (None, None) => total(pid, nr, regs)?.map(|total| total.saturating_sub(frozen.age(member))),
+                (None, Some((_, Some(left_ns)))) => Some(Duration::from_nanos(left_ns)),
+                (None, _) => total(pid, nr, regs)?.map(|total| total.saturating_sub(frozen.age(member))),
             };
             Ok(left.map_or_else(
                 || Taken::plain(restart::restart_by_kernel(regs, nr)),

@@ -288,8 +288,10 @@ fn lane() -> Vec<Vec<u8>> {
 /// As the file is, written by the code that writes it.
 fn journal() -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
-    // no process has this number, so nothing in it depends on this machine
-    drop(Journal::begin(dir.path(), Entry::new("a-1", true, i32::MAX, "host")).unwrap());
+    // no process has this number, and no boot this name, so nothing in it depends on this machine
+    let boot_id = "00000000-0000-4000-8000-000000000000".to_owned();
+    let entry = Entry { boot_id, ..Entry::new("a-1", true, i32::MAX, "host") };
+    drop(Journal::begin(dir.path(), entry).unwrap());
     let entry = std::fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap();
     std::fs::read(entry.path()).unwrap()
 }

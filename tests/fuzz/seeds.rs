@@ -289,8 +289,8 @@ fn lane() -> Vec<Vec<u8>> {
 fn journal() -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     // no process has this number, and no boot this name, so nothing in it depends on this machine
-    let boot_id = "00000000-0000-4000-8000-000000000000".to_owned();
-    let entry = Entry { boot_id, ..Entry::new("a-1", true, i32::MAX, "host") };
+    let mut entry = Entry::new("a-1", true, i32::MAX, "host");
+    entry.boot_id = "00000000-0000-4000-8000-000000000000".to_owned();
     drop(Journal::begin(dir.path(), entry).unwrap());
     let entry = std::fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap();
     std::fs::read(entry.path()).unwrap()

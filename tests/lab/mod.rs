@@ -43,8 +43,8 @@ pub(crate) struct LabOptions {
     pub(crate) disks: bool,
 }
 
-/// Two hosts, `a` and `b`, joined by a wire. Their pids differ (a: from 2000, b: from 4000) and so do their
-/// clocks: b's are a day ahead, so that a clock that is not carried over is seen.
+/// Two hosts, `a` and `b`, joined by a wire. Their pids differ (a: from 2000, b: from 17000, since some victims take
+/// thousands) and so do their clocks: b's are a day ahead, so that a clock that is not carried over is seen.
 #[derive(Debug)]
 pub(crate) struct Lab {
     dir: PathBuf,
@@ -325,7 +325,7 @@ pub(crate) const TOLERANCE: &str = "ULPM_VICTIM_TOLERANCE_S";
 
 fn host_options(options: &LabOptions, dir: &Path, name: &str) -> HostOptions {
     let day = TimeOffsets { monotonic_s: 86_400, boottime_s: 172_800 };
-    let (first_pid, time) = if name == "a" { (2000, None) } else { (4000, Some(day)) };
+    let (first_pid, time) = if name == "a" { (2000, None) } else { (17_000, Some(day)) };
     let mut env = BTreeMap::from([(strays::MARK.to_owned(), std::process::id().to_string())]);
     env.extend(std::env::var(TOLERANCE).map(|seconds| (TOLERANCE.to_owned(), seconds)));
     if options.disks {

@@ -53,7 +53,7 @@ pub fn run(args: &ServeArgs) -> Result<Exit, Failure> {
         let mut interrupt = signal(SignalKind::interrupt()).context("waiting for SIGINT")?;
         let mut terminate = signal(SignalKind::terminate()).context("waiting for SIGTERM")?;
         let _ = writeln!(io::stderr(), "ulpm: ready, listening on {}", listener.local_addr());
-        let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         loop {
             tokio::select! {
                 peer = listener.accept() => match peer {

@@ -1,12 +1,12 @@
 //! What tracking costs the process that is tracked: `cargo bench --bench tracking [-- --json]`.
 //!
-//! Two workloads: one that writes random pages of 256 MiB as fast as it can, and redis-server under redis-benchmark
+//! Two workloads: one that writes random pages of its memory as fast as it can, and redis-server under redis-benchmark
 //! (where both are installed). Each is measured untracked, tracked (rounds without end, read and thrown away: what a
 //! move does, less the network), and untracked again, tracker by tracker, in turns within one run. Printed are
 //! ratios of the tracked speed, and of the speed afterwards, to the untracked one beside it. Trackers that this
 //! kernel lacks are left out; `docs/tracking.md` says how to run it in the virtual machines.
 //!
-//! `ULPM_BENCH_TURNS=1` shortens it (5 turns otherwise). Nothing is asserted about time.
+//! `--turns`, `--memory` and `--requests` make it shorter, for slow machines. Nothing is asserted about time.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -25,8 +25,6 @@ use ulpm::preload::{Agent, PreloadError, describe::describe};
 use ulpm::state::files::FilesOptions;
 
 const PAGE: usize = 4096;
-const PAGES: usize = (256 << 20) / PAGE;
-const TURNS: usize = 5;
 /// How long each state of the writer is measured.
 const WINDOW: Duration = Duration::from_secs(2);
 /// From the beginning of a round to that of the next.
@@ -38,6 +36,15 @@ struct Args {
     /// Print one JSON document
     #[arg(long)]
     json: bool,
+    /// How often each tracker has its turn
+    #[arg(long, default_value_t = 5)]
+    turns: usize,
+    /// MiB that the writer has
+    #[arg(long, default_value_t = 256)]
+    memory: usize,
+    /// Requests of each measurement of redis, whose values of a kilobyte are twice as many
+    #[arg(long, default_value_t = 100_000)]
+    requests: usize,
     /// Be the workload
     #[arg(long, hide = true)]
     writer: bool,
@@ -49,7 +56,7 @@ struct Args {
 /// One tracker on one workload.
 #[derive(Debug, Serialize)]
 struct Cost {
-    workload: &'static str,
+    workload: String,
     tracker: &'static str,
     /// Speed while tracked by that without, median over the turns.
     tracked: f64,
@@ -64,17 +71,17 @@ struct Cost {
 fn main() -> Result<()> {
     let args = Args::parse();
     if args.writer {
-        return write_for_ever();
+        return write_for_ever((args.memory << 20) / PAGE);
     }
-    let turns = std::env::var("ULPM_BENCH_TURNS").ok().and_then(|n| n.parse().ok()).unwrap_or(TURNS);
     let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(|k| k.probe().is_ok()).collect();
     let mut all = Vec::new();
-    let writer = Writer::start()?;
-    all.extend(measure("writer of 256 MiB", writer.child.id(), &kinds, turns, || Ok(writer.speed()))?);
+    let writer = Writer::start(args.memory)?;
+    let workload = format!("writer of {} MiB", args.memory);
+    all.extend(measure(&workload, writer.child.id(), &kinds, args.turns, || Ok(writer.speed()))?);
     drop(writer);
-    match Redis::start() {
+    match Redis::start(args.requests) {
         Ok(redis) => {
-            all.extend(measure("redis-benchmark", redis.child.id(), &kinds, turns, || redis.speed())?)
+            all.extend(measure("redis-benchmark", redis.child.id(), &kinds, args.turns, || redis.speed())?)
         }
         Err(why) => eprintln!("redis is left out: {why:#}"),
     }
@@ -97,7 +104,7 @@ fn main() -> Result<()> {
 
 /// Untracked, untracked again, tracked, untracked: for each tracker in each turn.
 fn measure(
-    workload: &'static str,
+    workload: &str,
     pid: u32,
     kinds: &[Kind],
     turns: usize,
@@ -120,7 +127,7 @@ fn measure(
     Ok(costs
         .into_iter()
         .map(|(kind, [tracked, afterwards, noise])| Cost {
-            workload,
+            workload: workload.to_owned(),
             tracker: kind.name(),
             range: (quantile(&tracked, 0.0), quantile(&tracked, 1.0)),
             tracked: quantile(&tracked, 0.5),
@@ -197,13 +204,13 @@ impl PageSink for Nowhere {
 }
 
 /// Writes a word into a random page, and counts on stdout every 10 ms.
-fn write_for_ever() -> Result<()> {
-    let mut memory = vec![1u8; PAGES * PAGE];
+fn write_for_ever(pages: usize) -> Result<()> {
+    let mut memory = vec![1u8; pages * PAGE];
     let (mut random, mut written, mut told) = (1u64, 0u64, Instant::now());
     loop {
         for _ in 0..2000 {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            let page = (random >> 33) as usize % PAGES;
+            let page = (random >> 33) as usize % pages;
             memory[page * PAGE + (random as usize >> 8) % PAGE] = random as u8;
             // some work beside the writing, as programs do
             random ^= (0..64).fold(random, |a, b| a.rotate_left(5) ^ b) >> 7;
@@ -224,9 +231,11 @@ struct Writer {
 }
 
 impl Writer {
-    fn start() -> Result<Self> {
-        let mut child =
-            Command::new(std::env::current_exe()?).arg("--writer").stdout(Stdio::piped()).spawn()?;
+    fn start(mib: usize) -> Result<Self> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(["--writer", "--memory", &mib.to_string()])
+            .stdout(Stdio::piped())
+            .spawn()?;
         let lines = BufReader::new(child.stdout.take().context("no stdout")?).lines();
         let written = Arc::new(AtomicU64::new(0));
         let count = written.clone();
@@ -255,37 +264,37 @@ impl Drop for Writer {
 struct Redis {
     child: Child,
     port: u16,
+    requests: usize,
     last: Mutex<()>,
 }
 
 impl Redis {
-    fn start() -> Result<Self> {
+    fn start(requests: usize) -> Result<Self> {
         let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let child = Command::new("redis-server")
             .args(["--port", &port.to_string(), "--save", "", "--appendonly", "no"])
             .stdout(Stdio::null())
             .spawn()
             .context("starting redis-server")?;
-        let redis = Redis { child, port, last: Mutex::new(()) };
+        let redis = Redis { child, port, requests, last: Mutex::new(()) };
         let deadline = Instant::now() + Duration::from_secs(10);
         while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
             ensure!(Instant::now() < deadline, "redis-server does not answer");
             std::thread::sleep(Duration::from_millis(20));
         }
-        // 200,000 values of a kilobyte
-        redis.benchmark(&["-n", "400000", "-P", "16"])?;
+        redis.benchmark(&["-n", &(4 * requests).to_string(), "-P", "16"])?;
         Ok(redis)
     }
 
     fn speed(&self) -> Result<f64> {
-        self.benchmark(&["-n", "100000"])
+        self.benchmark(&["-n", &self.requests.to_string()])
     }
 
     /// SET of random keys; requests per second.
     fn benchmark(&self, args: &[&str]) -> Result<f64> {
         let _alone = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let port = self.port.to_string();
-        let fixed = ["-p", &port, "-t", "set", "-r", "200000", "-d", "1024", "-c", "20", "--csv"];
+        let (port, values) = (self.port.to_string(), (2 * self.requests).to_string());
+        let fixed = ["-p", &port, "-t", "set", "-r", &values, "-d", "1024", "-c", "20", "--csv"];
         let out =
             Command::new("redis-benchmark").args(fixed).args(args).output().context("redis-benchmark")?;
         let text = String::from_utf8_lossy(&out.stdout).into_owned();

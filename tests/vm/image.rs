@@ -58,6 +58,7 @@ pub(super) fn write(to: &Path, packages: &Packages, cache: &Path) -> Result<()> 
     image.modules(&packages.modules)?;
     image.tested()?;
     image.real_programs()?;
+    image.asked_for()?;
     image.archive.finish()?;
     Ok(())
 }
@@ -136,7 +137,7 @@ impl Image {
 
     /// Those that the machine has; a trial says which it needs.
     fn real_programs(&mut self) -> Result<()> {
-        for name in ["redis-server", "redis-cli", "setpriv", "tc"] {
+        for name in ["redis-server", "redis-cli", "redis-benchmark", "setpriv", "tc"] {
             if let Some(path) = find_program(name) {
                 self.archive.file(Path::new(&path), Path::new(&path))?;
                 self.needs(Path::new(&path))?;
@@ -152,6 +153,16 @@ impl Image {
             if path.extension().is_some_and(|extension| extension == "so") {
                 self.needs(path)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Programs that whoever runs the lab wants to have there: paths in `ULPM_VM_ADD`, as in `PATH`.
+    fn asked_for(&mut self) -> Result<()> {
+        for path in std::env::split_paths(&std::env::var_os("ULPM_VM_ADD").unwrap_or_default()) {
+            let name =
+                path.file_name().with_context(|| format!("ULPM_VM_ADD: {} has no name", path.display()))?;
+            self.program(&Path::new("/bin").join(name), &path)?;
         }
         Ok(())
     }

@@ -4,7 +4,7 @@
 
 use std::fs::File;
 
-use super::walk::{Walk, add_entries, side_by_side};
+use super::walk::{Judged, Walk, add_entries, side_by_side};
 use super::{DirtyTracker, Found, TrackError, open_pagemap};
 use crate::image::memory::Layout;
 
@@ -25,7 +25,8 @@ impl Checksum {
         let walk = Walk::of(self.pid, &self.pagemap, layout);
         side_by_side(layout, |part| {
             let mut all = Vec::new();
-            walk.entries(part, |_, at, piece| add_entries(&mut all, at, piece, |_, _| true))?;
+            let written = Judged { written: true, zero: false };
+            walk.entries(part, |_, at, piece| add_entries(&mut all, at, piece, |_, _| written))?;
             Ok(all)
         })
     }

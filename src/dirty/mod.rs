@@ -17,6 +17,7 @@ pub mod soft_dirty;
 mod sparse;
 mod walk;
 pub mod wp_scan;
+mod zero_frames;
 
 pub use checksum::Checksum;
 pub use choice::{Choice, Chosen, Kind};

@@ -12,10 +12,14 @@
 //!   other, clean pages stand at an address.
 //! - After `MADV_DONTNEED` a read maps the zero page, clean.
 //!
-//! In both cases another page frame is there than before: the frame of every page is remembered, and a page with
+//! In the first case another page frame is there than before: the frame of every page is remembered, and a page with
 //! another frame counts as written. A frame that was freed and comes back to the same address was filled by a
 //! write, which sets the bit. (A page that was moved by the kernel, or swapped, counts as written, too: harmless.)
 //! Frames are shown to `CAP_SYS_ADMIN` only; without it this tracker is not offered.
+//!
+//! The zero page is no such frame: it comes back without a write. A page that showed it when a round looked, was written
+//! before the round read it, sent, dropped, and read by the process again, shows what the round saw. So the zero page always
+//! counts as written ([`ZeroFrames`]); that costs nothing, since it need not be read.
 //!
 //! Huge pages (hugetlb) have no such bits (`clear_refs` passes them over): they always count as written.
 //!
@@ -27,11 +31,12 @@ use std::io::Write as _;
 
 use nix::errno::Errno;
 
-use super::walk::{Walk, add_entries, side_by_side, span};
+use super::walk::{Judged, Walk, add_entries, side_by_side, span};
+use super::zero_frames::ZeroFrames;
 use super::{DirtyTracker, Found, TrackError, open_pagemap};
 use crate::image::memory::Layout;
 use crate::image::page_map::{PIECE_PAGES, place};
-use crate::image::{PAGE_SIZE, PageMap};
+use crate::image::{PAGE_SIZE, PageMap, Vma};
 use crate::sys::pagemap::{self, Entry};
 
 /// The tracker. Leaves nothing behind but cleared bits.
@@ -41,6 +46,7 @@ pub struct SoftDirty {
     pagemap: File,
     /// Page frames as last seen; 0: no page.
     frames: PageMap<u64>,
+    zero: ZeroFrames,
     begun: bool,
 }
 
@@ -70,7 +76,8 @@ impl SoftDirty {
 
     /// Opens what is needed; the process is not touched.
     pub fn new(pid: i32) -> Result<Self, TrackError> {
-        Ok(SoftDirty { pid, pagemap: open_pagemap(pid)?, frames: PageMap::default(), begun: false })
+        let (pagemap, zero) = (open_pagemap(pid)?, ZeroFrames::find()?);
+        Ok(SoftDirty { pid, pagemap, frames: PageMap::default(), zero, begun: false })
     }
 
     /// All present pages, and whether each counts as written.
@@ -81,9 +88,7 @@ impl SoftDirty {
             walk.entries(part, |vma, at, piece| {
                 let known = self.frames.piece(at);
                 add_entries(&mut all, at, piece, |i, entry| {
-                    vma.huge()
-                        || entry.soft_dirty()
-                        || known.is_none_or(|k| k[place(at) + i] != entry.frame())
+                    judge(&self.zero, vma, entry, known.map_or(0, |k| k[place(at) + i]))
                 });
             })?;
             Ok(all)
@@ -93,19 +98,23 @@ impl SoftDirty {
     /// Looks, and remembers the frames that were seen.
     fn look_and_remember(&mut self, layout: &Layout) -> Result<Vec<Found>, TrackError> {
         let known = std::mem::take(&mut self.frames);
-        let frames = &mut self.frames;
+        let (frames, zero) = (&mut self.frames, &self.zero);
         let mut all = Vec::new();
         Walk::of(self.pid, &self.pagemap, layout).entries(span(layout), |vma, at, piece| {
             let before = known.piece(at).copied().unwrap_or([0; PIECE_PAGES]);
-            add_entries(&mut all, at, piece, |i, entry| {
-                vma.huge() || entry.soft_dirty() || before[place(at) + i] != entry.frame()
-            });
+            add_entries(&mut all, at, piece, |i, entry| judge(zero, vma, entry, before[place(at) + i]));
             if piece.iter().any(|e| e.held()) {
                 remember(&mut frames.piece_mut(at)[place(at)..], piece);
             }
         })?;
         Ok(all)
     }
+}
+
+/// `before`: the frame that was seen there last.
+fn judge(zero: &ZeroFrames, vma: &Vma, entry: Entry, before: u64) -> Judged {
+    let zero = zero.contain(entry.frame());
+    Judged { written: zero || vma.huge() || entry.soft_dirty() || before != entry.frame(), zero }
 }
 
 fn remember(frames: &mut [u64], piece: &[Entry]) {

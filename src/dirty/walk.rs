@@ -82,23 +82,31 @@ impl<'a> Walk<'a> {
     }
 }
 
+/// What a tracker makes of a page that is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Judged {
+    pub(super) written: bool,
+    /// Known to be the kernel's zero page.
+    pub(super) zero: bool,
+}
+
 /// Adds the pages of a piece of the page map that are there, in runs of one kind.
 pub(super) fn add_entries(
     all: &mut Vec<Found>,
     start: u64,
     piece: &[Entry],
-    written: impl Fn(usize, Entry) -> bool,
+    judge: impl Fn(usize, Entry) -> Judged,
 ) {
     for (i, entry) in piece.iter().enumerate().filter(|(_, e)| e.held()) {
         let at = start + i as u64 * PAGE_SIZE;
-        let (file, written) = (entry.file(), written(i, *entry));
+        let (file, Judged { written, zero }) = (entry.file(), judge(i, *entry));
         match all.last_mut() {
-            Some(f) if f.range.end == at && f.file == file && f.written == written => {
+            Some(f) if f.range.end == at && (f.file, f.zero, f.written) == (file, zero, written) => {
                 f.range.end += PAGE_SIZE;
             }
             _ => {
                 let range = PageRange::new(at, at + PAGE_SIZE);
-                all.push(Found { range, file, zero: false, written });
+                all.push(Found { range, file, zero, written });
             }
         }
     }

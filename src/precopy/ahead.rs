@@ -47,9 +47,9 @@ impl Ahead<'_> {
         let mut brake = None;
         let ended = self.rounds(described, &mut brake);
         // only now may anyone else stop it
-        if brake.take().is_some() && ended.is_err() {
-            self.agent.waits.lock().save(&self.options.home, self.options.pid);
-        }
+        drop(brake);
+        // should it stay here, for whatever reason
+        self.agent.waits.lock().save(&self.options.home, self.options.pid);
         ended
     }
 

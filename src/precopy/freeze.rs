@@ -66,14 +66,18 @@ impl std::fmt::Debug for Freezer<'_> {
 const ATTEMPTS: u32 = 8;
 const PAUSE: std::time::Duration = std::time::Duration::from_millis(3);
 
-/// Whether it may be gone in a moment: something that the process has open just now.
+/// Whether it may be gone in a moment: something that the process has open just now, or a thread that is about to sleep on.
 fn passing(e: &MigrateError) -> bool {
     use crate::state::files::FilesError;
     matches!(
         e,
         MigrateError::Source(
             PreloadError::Files(FilesError::Refused(_))
-                | PreloadError::State(StateError::Files(FilesError::Refused(_)) | StateError::Obstacles(_))
+                | PreloadError::State(
+                    StateError::Files(FilesError::Refused(_))
+                        | StateError::Obstacles(_)
+                        | StateError::UnknownWait { .. }
+                )
         )
     )
 }

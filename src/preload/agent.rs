@@ -22,7 +22,6 @@ use crate::image::{Backing, ObjectId, PAGE_SIZE, RangeSet, Vma};
 use crate::state::digest::Digest;
 use crate::state::files::identity::identity_of_path;
 use crate::state::{memory_map, waits};
-use crate::tracee::restart::Interrupted;
 use crate::tracee::{Frozen, Remote, Site};
 
 /// How long a thread may take to stop.
@@ -237,21 +236,9 @@ pub fn install(
         remote.finish()?;
         Ok(tracker)
     });
-    remember_waits(&frozen, memory);
+    memory.note(&frozen);
     frozen.thaw();
     Ok(installed??)
-}
-
-/// The stop turns a timed wait into `restart_syscall`, which hides how long it has still to go.
-pub(crate) fn remember_waits(frozen: &Frozen, memory: &mut waits::Memory) {
-    for member in &frozen.threads {
-        if let Ok(regs) = member.thread.regs()
-            && matches!(Interrupted::of(&regs), Interrupted::Block(_))
-            && let Ok(waits::Taken { wait: Some(wait), .. }) = waits::capture(frozen, member, &regs, memory)
-        {
-            memory.remember(member.thread.0, &regs, &wait, frozen.stopped_ns());
-        }
-    }
 }
 
 /// Memfds that are open count as objects, mapped or not.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use procfs::process::Process;
 
 use super::PreloadError;
-use super::agent::{PATIENCE, remember_waits};
+use super::agent::PATIENCE;
 use crate::image::memory::MemoryImage;
 use crate::image::process::{ProcessImage, ThreadImage};
 use crate::state::files::{self, FilesOptions};
@@ -222,7 +222,7 @@ impl Captive {
     /// Remembers the ends of the waits that our stop interrupted, for the next attempt; before [`Captive::resume`].
     pub fn remember_waits(&self, memory: &mut waits::Memory) {
         if let Some(frozen) = &self.frozen {
-            remember_waits(frozen, memory);
+            memory.note(frozen);
         }
     }
 

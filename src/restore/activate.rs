@@ -223,7 +223,8 @@ fn put_waits_and_registers(
         if let Some(wait) = thread.wait.clone() {
             let left = arm(skeleton, tracee, &wait, &mut thread, since(moments.stopped_ns))?;
             if let Some(regs) = threads::from_words(&thread.regs) {
-                memory.remember(tracee.0, &regs, &left, now_ns(ClockId::CLOCK_MONOTONIC));
+                let end_ns = now_ns(ClockId::CLOCK_MONOTONIC).saturating_add_unsigned(left.left_ns);
+                memory.remember(tracee.0, &regs, left.nr, Some(end_ns));
             }
         }
         settled.push((tracee, thread));
@@ -264,7 +265,10 @@ fn arm(
     match result? {
         ERESTART_RESTARTBLOCK => {}
         // it asks to be issued again as it is: only a wait without end does
-        result @ -514..=-512 => thread.regs[RAX] = result as u64,
+        result @ -514..=-512 => {
+            thread.regs[RAX] = result as u64;
+            thread.regs[ORIG_RAX] = plan.nr as u64;
+        }
         result => {
             thread.regs[RAX] = result as u64;
             thread.regs[ORIG_RAX] = u64::MAX;

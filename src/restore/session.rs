@@ -28,7 +28,7 @@ use crate::image::files::ContentHashes;
 use crate::image::process::ProcessImage;
 use crate::image::{TreeImage, check as image_check};
 use crate::state::files::RestoreContext;
-use crate::state::{scheduling, threads, waits};
+use crate::state::{scheduling, threads};
 use crate::sys::chain;
 use crate::sys::time::{ClockOffsets, Ticker, now_ns};
 use crate::tracee::together::{Urgent, UrgentTracee, go_to, mask};
@@ -496,14 +496,16 @@ impl Session {
             self.say(&ToSource::Prepared { apply_ms, verified })?;
             RestoreError::point(Point::TargetPrepared)?;
         }
+        // while the source commits, and before anyone can know that the process runs here and move it on
+        memory.save(&self.server.home, work.skeleton.pid);
         match self.message()? {
-            ToTarget::Commit => self.commit(work, &memory),
+            ToTarget::Commit => self.commit(work),
             ToTarget::Abort(why) => Err(aborted(&why)),
             other => Err(out_of_turn(&other)),
         }
     }
 
-    fn commit(&mut self, work: &mut Work, memory: &waits::Memory) -> Result<(), RestoreError> {
+    fn commit(&mut self, work: &mut Work) -> Result<(), RestoreError> {
         let begun = Instant::now();
         RestoreError::point(Point::TargetCommit)?;
         let ms = |since: Instant| since.elapsed().as_secs_f64() * 1e3;
@@ -554,7 +556,6 @@ impl Session {
         }
         let _ = RestoreError::point(Point::TargetReleased);
         self.visit.arrived(pid);
-        memory.save(&self.server.home, pid);
         reap(pid);
         said
     }

@@ -41,6 +41,16 @@ pub enum StateError {
     /// The process has something that cannot be carried, and that was not there at preflight.
     #[error("the process has changed since it was checked: {0}")]
     Obstacles(String),
+    /// A thread is about to take up again a wait that somebody else interrupted, and nothing tells which call it is.
+    #[error(
+        "thread {tid} of process {pid} was just woken in a timed wait that shows no more which call it is: the process goes on as it was, try again"
+    )]
+    UnknownWait {
+        /// The process.
+        pid: i32,
+        /// The thread.
+        tid: i32,
+    },
     /// Descriptors.
     #[error(transparent)]
     Files(#[from] crate::state::files::FilesError),

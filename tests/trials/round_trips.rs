@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
+use nix::sys::signal::Signal;
 
 use super::trial;
 use super::victims::Victim;
-use crate::lab::Lab;
+use crate::lab::{Lab, SOON, wait_until};
 
 /// How often the process with 64 blocked threads is moved; `ULPM_MOVES` overrides it.
 const MANY: u32 = 200;
@@ -19,6 +20,8 @@ pub(super) fn trials() -> Vec<Trial> {
         .map(|name| trial(&format!("loop 10 moves of {name}"), &[], move |lab| ten(lab, name)))
         .into();
     trials.push(trial("loop 200 moves of blocking", &[], many));
+    trials.push(trial("loop 10 moves of restarts after job control", &[], after_job_control));
+    trials.push(trial("loop 4 moves of restarts by a target not done", &[], before_the_target_is_done));
     trials
 }
 
@@ -70,6 +73,40 @@ fn many(lab: &mut Lab) -> Result<()> {
         std::thread::sleep(Duration::from_millis(50));
     }
     victim.check_running(lab)?;
+    victim.finish()
+}
+
+/// Waits that somebody else interrupted, just before the move: the kernel shows `restart_syscall` instead of the call, and nobody
+/// has noted which one it is.
+fn after_job_control(lab: &mut Lab) -> Result<()> {
+    lab.serve("a")?;
+    lab.serve("b")?;
+    let mut victim = Victim::start(lab, "restarts")?;
+    for number in 0..10 {
+        std::thread::sleep(Duration::from_millis(300));
+        let stop = format!("kill -STOP {0}; sleep 0.02; kill -CONT {0}", victim.pid);
+        let ended = lab.run(&victim.host, &["sh", "-c", &stop], SOON)?;
+        ensure!(ended.exit == 0, "{stop}: {ended:?}");
+        victim.move_to(lab, if number % 2 == 0 { "b" } else { "a" })?;
+    }
+    victim.check_running(lab)?;
+    victim.finish()
+}
+
+/// A process moves on as soon as it is known to run, before the target has done the rest of its work: the ends of its waits are
+/// there by then.
+fn before_the_target_is_done(lab: &mut Lab) -> Result<()> {
+    let mut victim = Victim::start(lab, "restarts")?;
+    lab.serve("a")?;
+    for _ in 0..2 {
+        lab.serve_with_fault("b", "target.released=stop")?;
+        victim.move_to(lab, "b")?;
+        victim.move_to(lab, "a")?;
+        std::thread::sleep(Duration::from_millis(1500));
+        victim.check_running(lab)?;
+        lab.server("b")?.signal(Signal::SIGKILL)?;
+        wait_until("ulpm serve in b has ended", SOON, || !lab.is_serving("b"))?;
+    }
     victim.finish()
 }
 

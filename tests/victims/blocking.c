@@ -248,16 +248,13 @@ static const struct kind kinds[] = {
 	{ "ppoll with timeout", ppoll_timed, NULL }, { "select", select_woken, give_byte },
 	{ "select with timeout", select_timed, NULL }, { "nanosleep", sleep_nano, NULL },
 	{ "clock_nanosleep", sleep_clock, NULL },  { "clock_nanosleep until", sleep_until, NULL },
-	{ "clock_nanosleep with remainder", sleep_clock_rest, NULL },
+	{ "nanosleep with remainder", sleep_rest, NULL }, { "clock_nanosleep with remainder", sleep_clock_rest, NULL },
 	{ "read of a pipe", read_pipe, give_byte }, { "epoll_wait", epoll_woken, give_byte },
 	{ "epoll_wait with timeout", epoll_timed, NULL }, { "read of a timerfd", timerfd_read, NULL },
 	{ "sigtimedwait", signal_timed, NULL },    { "sigwaitinfo", signal_woken, signal_wake },
 	{ "cond_timedwait", cond_timed, NULL },    { "cond_wait", cond_woken, cond_wake },
 	{ "read of an eventfd", read_event, give_event },
-	/* Known to fail: after some hundred moves it returns EINTR (docs/status.md). Last, and with ULPM_BLOCKING_ALL=1 only. */
-	{ "nanosleep with remainder", sleep_rest, NULL },
 };
-#define KNOWN_TO_FAIL 1
 
 static void *work(void *argument)
 {
@@ -327,9 +324,8 @@ int main(int argc, char **argv)
 	sigaddset(&blocked, SIGRTMIN + 1);
 	sigaddset(&blocked, SIGRTMIN + 2);
 	pthread_sigmask(SIG_BLOCK, &blocked, NULL);
-	size_t count = COUNT(kinds) - (getenv("ULPM_BLOCKING_ALL") ? 0 : KNOWN_TO_FAIL);
 	for (int i = 0; i < WORKERS; i++)
-		prepare(&workers[i], &kinds[i % count]);
+		prepare(&workers[i], &kinds[i % COUNT(kinds)]);
 	for (int i = 0; i < WORKERS; i++)
 		workers[i].thread = start_thread(work, &workers[i]);
 	ready();

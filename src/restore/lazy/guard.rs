@@ -107,7 +107,7 @@ pub fn close_inside(pid: i32, fds: &[i32], home: &std::path::Path) -> Result<(),
         }
         remote.finish()
     });
-    crate::preload::agent::remember_waits(&frozen, &mut memory);
+    memory.note(&frozen);
     frozen.thaw();
     memory.save(home, pid);
     closed

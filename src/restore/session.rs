@@ -17,6 +17,7 @@ use super::lazy::adopt::{self, Holder};
 use super::lazy::{self, relay};
 use super::objects::Objects;
 use super::permission::Authority;
+use super::quarters::Quarters;
 use super::reservation::{Reservation, check};
 use super::skeleton::Skeleton;
 use super::{RestoreError, activate, mapper, nursery, pages, verify};
@@ -51,6 +52,8 @@ pub struct Server {
     pub trust: TrustStore,
     /// Who is here.
     pub guests: Guests,
+    /// The slice of systemd in which arriving processes get scopes of their own.
+    pub slice: Option<String>,
 }
 
 /// How long the source may be silent: QUIC itself notices a dead link sooner.
@@ -319,8 +322,13 @@ impl Session {
         let journal = Journal::begin(&self.server.journal, Entry::new(&description.id, false, 0, &self.peer))
             .map_err(RestoreError::io("writing the journal"))?;
         RestoreError::point(Point::TargetBegun)?;
+        let quarters = Quarters {
+            slice: self.server.slice.as_deref(),
+            id: &description.id,
+            what: format!("process {} from {}", process.pid, self.peer),
+        };
         let make =
-            |order: &nursery::Order| Skeleton::make(order, &process.memory.layout, &process.memory.vdso);
+            |order: &nursery::Order| Skeleton::make(order, &quarters, &process.memory.layout, &process.memory.vdso);
         let skeleton = match make(&order) {
             // taken since we looked
             Err(RestoreError::PidTaken(_))
@@ -346,7 +354,7 @@ impl Session {
         activate::put_exe(&skeleton, &process.memory)?;
         RestoreError::point(Point::TargetBorn)?;
         let holder = match description.lazy {
-            true => Some(Holder::start(&self.server.home, &description.id, &self.key, &skeleton)?),
+            true => Some(Holder::start(&self.server.home, &quarters, &self.key, &skeleton)?),
             false => None,
         };
         self.say(&ToSource::Ready(skeleton.pid, order.namespace))?;

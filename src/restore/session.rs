@@ -225,7 +225,7 @@ impl Session {
                 ToTarget::Settle(id) => {
                     image_check::id(&id).map_err(RestoreError::Nonsense)?;
                     RestoreError::point(Point::TargetAsked)?;
-                    let answer = super::settle::settle(&self.server.journal, &id)?;
+                    let answer = super::settle::settle(&self.server.journal, &id, &self.key)?;
                     RestoreError::point(Point::TargetSettled)?;
                     self.say(&match answer {
                         (Answer::Running, pid) if lazy::is_outstanding(&self.server.home, &id) => {
@@ -319,7 +319,9 @@ impl Session {
             namespace: description.pid_mode == PidChoice::Namespace || reservation.namespace,
             clocks,
         };
-        let journal = Journal::begin(&self.server.journal, Entry::new(&description.id, false, 0, &self.peer))
+        let entry = Entry::new(&description.id, false, 0, &self.peer).wanted_by(&self.key.to_string());
+        let journal = super::settle::make_room(&self.server.journal, &self.key)
+            .and_then(|()| Journal::begin(&self.server.journal, entry))
             .map_err(RestoreError::io("writing the journal"))?;
         RestoreError::point(Point::TargetBegun)?;
         let quarters = Quarters {
@@ -327,8 +329,9 @@ impl Session {
             id: &description.id,
             what: format!("process {} from {}", process.pid, self.peer),
         };
-        let make =
-            |order: &nursery::Order| Skeleton::make(order, &quarters, &process.memory.layout, &process.memory.vdso);
+        let make = |order: &nursery::Order| {
+            Skeleton::make(order, &quarters, &process.memory.layout, &process.memory.vdso)
+        };
         let skeleton = match make(&order) {
             // taken since we looked
             Err(RestoreError::PidTaken(_))

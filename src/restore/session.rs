@@ -27,7 +27,7 @@ use crate::handover::settle::Answer;
 use crate::handover::{Target, TargetAction, TargetEvent};
 use crate::image::files::ContentHashes;
 use crate::image::process::ProcessImage;
-use crate::image::{TreeImage, check as image_check};
+use crate::image::{Obstacle, TreeImage, check as image_check};
 use crate::state::files::RestoreContext;
 use crate::state::{scheduling, threads, waits};
 use crate::sys::chain;
@@ -245,15 +245,18 @@ impl Session {
         Err(endless())
     }
 
-    fn receive(&mut self, description: Description) -> Result<(), RestoreError> {
+    fn receive(&mut self, mut description: Description) -> Result<(), RestoreError> {
         self.patience = SILENCE;
         image_check::id(&description.id)
             .and_then(|()| image_check::tree(&description.tree, false))
             .map_err(RestoreError::Nonsense)?;
+        let strangers: Vec<Obstacle> =
+            description.tree.processes.iter_mut().filter_map(|p| self.authority.map_users(p).err()).collect();
         let mut hashes = ContentHashes::new();
         let mut asked = false;
         let reservation = loop {
             let mut checked = check(&description, &hashes, &self.authority)?;
+            checked.obstacles.extend(strangers.iter().cloned());
             if description.lazy {
                 checked.obstacles.extend(adopt::obstacle());
             }
@@ -271,7 +274,7 @@ impl Session {
                 continue;
             }
             if let Some(most) = self.authority.permit.processes.filter(|most| self.visit.others() >= *most) {
-                checked.obstacles.push(crate::image::Obstacle::new(
+                checked.obstacles.push(Obstacle::new(
                     "process",
                     format!("{most} processes of this source are at the target, more may not be"),
                     format!(
@@ -464,6 +467,7 @@ impl Session {
         RestoreError::point(Point::TargetState)?;
         image_check::tree(&tree, true).map_err(RestoreError::Nonsense)?;
         for image in &mut tree.processes {
+            self.authority.map_users(image).map_err(|o| RestoreError::NotPermitted(o.to_string()))?;
             self.authority.check(image)?;
             self.authority.bound(image);
             work.skeleton.rights = self.authority.rights(image);

@@ -10,6 +10,7 @@
 //! ```text
 //! system.slice/ulpm-serve.service          ulpm serve, and nobody else
 //! ulpm.slice/ulpm-ID.scope                 an arrived process and its children
+//! ulpm.slice/ulpm-ID-namespace.scope       the same, with the init of its pid namespace
 //! ulpm.slice/ulpm-ID-memory.scope          what serves its memory that is still to come, until it has
 //! ```
 

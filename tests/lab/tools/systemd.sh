@@ -7,7 +7,7 @@ set -eu
 units=$1
 if [ $$ -ne 1 ]; then
     echo $$ >"$2/cgroup.procs"
-    exec unshare --fork --pid --mount --uts --ipc --cgroup --kill-child --propagation private "$0" "$units"
+    exec unshare --fork --pid --mount --uts --ipc --cgroup --kill-child --propagation private sh "$0" "$units"
 fi
 mount -t proc proc /proc
 mount --bind /proc/sys /proc/sys

@@ -13,6 +13,7 @@ use super::abilities::{self, Needed};
 use super::home::Home;
 use super::{Exit, Failure};
 use crate::restore::guests::Guests;
+use crate::restore::quarters;
 use crate::restore::session::{self, Server};
 use crate::transport::{DEFAULT_PORT, Listener};
 
@@ -26,6 +27,9 @@ pub struct ServeArgs {
     /// Where to listen (UDP); `[::]` takes IPv4 and IPv6
     #[arg(long, value_name = "ADDR:PORT", default_value_t = SocketAddr::from(([0u16; 8], DEFAULT_PORT)))]
     listen: SocketAddr,
+    /// Give each arriving process a scope of its own in this slice of systemd, apart from this service
+    #[arg(long, value_name = "NAME.slice", value_parser = quarters::slice)]
+    slice: Option<String>,
 }
 
 /// Runs until SIGINT or SIGTERM.
@@ -47,6 +51,7 @@ pub fn run(args: &ServeArgs) -> Result<Exit, Failure> {
         journal,
         trust: home.trust(),
         guests: Guests::load(home.path()),
+        slice: args.slice.clone(),
     };
     runtime.block_on(async {
         let mut listener = Listener::bind(&identity, home.trust(), args.listen)?;

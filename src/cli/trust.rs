@@ -55,6 +55,10 @@ struct AddArgs {
     /// As whom its processes may run: names and numbers (redis,1000-1999), `ordinary` (all but root), `any`
     #[arg(long, value_name = "USERS")]
     users: Option<String>,
+    /// Its processes of user FROM (a number there, 1000 or 1000-1999) run here as TO (a name or number here), with TO's groups;
+    /// --users and files are about TO. May be repeated; takes the place of all that were said before
+    #[arg(long = "map-user", value_name = "FROM=TO")]
+    map_users: Vec<String>,
     /// How many of its processes may be here at once
     #[arg(long, value_name = "N")]
     max_processes: Option<String>,
@@ -64,6 +68,10 @@ struct AddArgs {
     /// Most that a process may have mapped, then and later (RLIMIT_AS)
     #[arg(long, value_name = "SIZE")]
     max_address_space: Option<String>,
+    /// Most CPU time that a process may use from its arrival on, then it is killed (90s, 10m, 2h; RLIMIT_CPU); each
+    /// child that it starts may use as much
+    #[arg(long, value_name = "TIME")]
+    cpu_time: Option<String>,
     /// Directories in which all files of its processes must lie (/srv:/usr:/lib)
     #[arg(long, value_name = "DIRS")]
     paths: Option<String>,
@@ -112,11 +120,14 @@ pub fn run(args: &TrustArgs) -> Result<Exit, Failure> {
 impl AddArgs {
     /// The words of the line that they stand for.
     fn words(&self) -> Vec<String> {
+        let map_users = (!self.map_users.is_empty()).then(|| self.map_users.join(","));
         let valued = [
             ("users", &self.users),
+            ("map-users", &map_users),
             ("processes", &self.max_processes),
             ("memory", &self.max_memory),
             ("address-space", &self.max_address_space),
+            ("cpu-time", &self.cpu_time),
             ("paths", &self.paths),
             ("expires", &self.expires),
         ];

@@ -12,6 +12,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
@@ -43,6 +44,9 @@ pub struct Entry {
     pub peer: String,
     /// Where it stands.
     pub phase: Phase,
+    /// Target: the key of the peer that wanted the entry; empty where that was not noted yet.
+    #[serde(default)]
+    pub key: String,
 }
 
 impl Entry {
@@ -58,7 +62,13 @@ impl Entry {
             boot_id: boot_id(),
             peer: peer.to_owned(),
             phase: Phase::Begun,
+            key: String::new(),
         }
+    }
+
+    /// The same entry, wanted by the peer with this key.
+    pub fn wanted_by(self, key: &str) -> Self {
+        Entry { key: key.to_owned(), ..self }
     }
 
     /// What has become of the process it names. One that is being killed does not live.
@@ -278,6 +288,11 @@ impl Journal {
         self.file.write_all_at(&encode(&self.entry), block)
     }
 
+    /// When it was written last.
+    pub fn written(&self) -> io::Result<SystemTime> {
+        self.file.metadata()?.modified()
+    }
+
     /// Settled: the file goes.
     pub fn close(self) -> io::Result<()> {
         self.remove()
@@ -362,6 +377,15 @@ mod tests {
         assert!(Journal::open(dir.path(), "a-1", false).unwrap().is_none());
         fs::write(file_of(dir.path(), "a-1", true), vec![7; 2 * SIZE]).unwrap();
         assert!(Journal::open(dir.path(), "a-1", true).is_err());
+    }
+
+    #[test]
+    fn an_entry_of_an_older_ulpm_names_no_key() {
+        let entry = Entry::new("a-1", false, 0, "host").wanted_by("SHA256:x");
+        let mut older = serde_json::to_value(&entry).unwrap();
+        older.as_object_mut().unwrap().remove("key");
+        let read: Entry = serde_json::from_value(older).unwrap();
+        assert_eq!(read, Entry { key: String::new(), ..entry });
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! | [`objects`] | shared memory objects |
 //! | [`activate`] | all other state, at the end |
 //! | [`permission`] | how far the peer may go |
+//! | [`quarters`] | among which control groups they live |
 //! | [`guests`] | who is here already |
 //! | [`reservation`] | preflight: what is missing here |
 //! | [`huge_pages`] | preflight: whether this host has huge pages enough |
@@ -28,6 +29,7 @@ pub mod nursery;
 pub mod objects;
 pub mod pages;
 pub mod permission;
+pub mod quarters;
 pub mod reservation;
 pub mod session;
 pub mod settle;

@@ -10,10 +10,10 @@
 //! the child of an init that mounts `/proc`, reaps, and ends when it has no children any more.
 //!
 //! A time namespace can be entered by children only, and its offsets set only before the first one enters
-//! (time_namespaces(7)): so it is made here.
+//! (time_namespaces(7)): so it is made here. In which control group all this happens: [`super::quarters`].
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
@@ -22,6 +22,7 @@ use nix::unistd::{Pid, pause, setsid};
 use serde::{Deserialize, Serialize};
 
 use super::RestoreError;
+use super::quarters::Quarters;
 use crate::sys::handoff;
 use crate::sys::spawn::{self, CLONE_NEWTIME, Forked};
 use crate::sys::time::ClockOffsets;
@@ -60,17 +61,17 @@ pub struct Newborn {
 }
 
 /// Has a skeleton born. It waits, untraced, and dies with us.
-pub fn order(order: &Order) -> Result<Newborn, RestoreError> {
+pub fn order(order: &Order, quarters: &Quarters<'_>) -> Result<Newborn, RestoreError> {
     let (ours, theirs) = handoff::pair().map_err(RestoreError::io("making a socket pair"))?;
     let text = serde_json::to_string(order).unwrap_or_default();
-    let mut command = Command::new("/proc/self/exe");
+    let mut command = quarters.command(if order.namespace { "-namespace" } else { "" });
     command.arg(ARGUMENT).arg(text).stdin(Stdio::null()).stdout(Stdio::null());
     handoff::give_fd(&mut command, theirs, SOCKET);
     let mut child = command.spawn().map_err(RestoreError::io("starting the nursery"))?;
     // our copy of its end goes with the command: a dead nursery is then an end of file
     drop(command);
     let answer = handoff::receive(ours.as_fd()).map_err(RestoreError::io("hearing from the nursery"));
-    let _ = child.wait();
+    let ended = child.wait();
     let (text, mut fds) = answer?;
     match serde_json::from_slice(&text) {
         Ok(Birth::Born) if !fds.is_empty() => {
@@ -82,10 +83,7 @@ pub fn order(order: &Order) -> Result<Newborn, RestoreError> {
         Ok(Birth::Failed { step, errno }) => {
             Err(RestoreError::Io { step, source: std::io::Error::from_raw_os_error(errno) })
         }
-        _ => Err(RestoreError::Io {
-            step: "waiting for the nursery".to_owned(),
-            source: std::io::Error::other("it ended without a word"),
-        }),
+        _ => Err(quarters.silence(ended.ok())),
     }
 }
 

@@ -29,6 +29,7 @@ pub struct Authority {
     trust: TrustStore,
 }
 
+const CPU: usize = 0;
 const AS: usize = 9;
 
 impl Authority {
@@ -94,6 +95,38 @@ impl Authority {
         found.all
     }
 
+    /// Makes the users of the peer those that they are here. Before anything else is asked about the process.
+    pub fn map_users(&self, image: &mut ProcessImage) -> Result<(), Obstacle> {
+        for thread in &mut image.threads {
+            let came_as = thread.creds.uids;
+            for uid in &mut thread.creds.uids {
+                if let Some(to) = self.permit.map_users.of(*uid) {
+                    *uid = number(to).ok_or_else(|| self.no_such_user(*uid, to))?;
+                }
+            }
+            let (was, is) = (came_as[1], thread.creds.uids[1]);
+            if was == is {
+                continue;
+            }
+            let login = Login::of(is);
+            thread.creds.gids = [login.group; 4];
+            thread.creds.groups = login.groups;
+            if was == 0 {
+                // as when root becomes another user; what it may ever have (the bounding set) stays
+                [0, 1, 2, 4].iter().for_each(|set| thread.creds.caps[*set] = 0);
+            }
+        }
+        Ok(())
+    }
+
+    fn no_such_user(&self, uid: u32, to: &User) -> Obstacle {
+        Obstacle::new(
+            format!("user {uid}"),
+            format!("it would run as {to} at the target, and there is no such user there"),
+            format!("at the target: ulpm trust add {} --map-user {uid}=…", self.peer),
+        )
+    }
+
     /// So much memory has come so far.
     pub fn weigh(&self, bytes: u64) -> Result<(), RestoreError> {
         match self.permit.memory.filter(|most| bytes > *most) {
@@ -138,10 +171,7 @@ impl Authority {
             Users::Ordinary => uid != 0,
             Users::These(users) => users.iter().any(|user| match user {
                 User::Ids(from, to) => (*from..=*to).contains(&uid),
-                User::Name(name) => nix::unistd::User::from_name(name)
-                    .ok()
-                    .flatten()
-                    .is_some_and(|found| found.uid.as_raw() == uid),
+                name @ User::Name(_) => number(name) == Some(uid),
             }),
         }
     }
@@ -175,7 +205,8 @@ impl Authority {
     /// With whose rights its files are opened; `None`: with ours.
     pub fn rights(&self, image: &ProcessImage) -> Option<Rights> {
         let creds = &image.threads.first()?.creds;
-        (!self.permit.is_root() && Uid::effective().is_root()).then(|| Rights {
+        let mapped = !self.permit.map_users.is_empty() && creds.uids[1] != 0;
+        ((!self.permit.is_root() || mapped) && Uid::effective().is_root()).then(|| Rights {
             uid: creds.uids[1],
             gid: creds.gids[1],
             groups: creds.groups.clone(),
@@ -194,6 +225,9 @@ impl Authority {
             }
             if r == AS {
                 most = most.min(self.permit.address_space.unwrap_or(u64::MAX));
+            }
+            if r == CPU {
+                most = most.min(self.permit.cpu_time.unwrap_or(u64::MAX));
             }
             *limit = (limit.0.min(most), limit.1.min(most));
         }
@@ -268,17 +302,35 @@ fn image_paths(image: &ProcessImage) -> BTreeSet<String> {
 
 /// A group that a login of that user would not have on this host.
 fn foreign_group(creds: &Credentials) -> Option<u32> {
-    let uid = creds.uids[1];
-    let known = nix::unistd::User::from_uid(Uid::from_raw(uid)).ok().flatten();
-    let own: Vec<u32> = match known {
-        Some(user) => CString::new(user.name)
+    let login = Login::of(creds.uids[1]);
+    let own = |group: &u32| *group == login.group || login.groups.contains(group);
+    creds.gids.iter().chain(&creds.groups).copied().find(|group| !own(group))
+}
+
+/// The groups that a login of a user has on this host.
+struct Login {
+    group: u32,
+    groups: Vec<u32>,
+}
+
+impl Login {
+    fn of(uid: u32) -> Self {
+        let known = nix::unistd::User::from_uid(Uid::from_raw(uid)).ok().flatten();
+        let Some(user) = known else { return Self { group: uid, groups: Vec::new() } };
+        let group = user.gid.as_raw();
+        let groups = CString::new(user.name)
             .ok()
             .and_then(|name| nix::unistd::getgrouplist(&name, user.gid).ok())
-            .map(|groups| groups.into_iter().map(Gid::as_raw).collect())
-            .unwrap_or_else(|| vec![user.gid.as_raw()]),
-        None => vec![uid],
-    };
-    creds.gids.iter().chain(&creds.groups).copied().find(|group| !own.contains(group))
+            .map_or_else(|| vec![group], |groups| groups.into_iter().map(Gid::as_raw).collect());
+        Self { group, groups }
+    }
+}
+
+fn number(user: &User) -> Option<u32> {
+    match user {
+        User::Ids(first, _) => Some(*first),
+        User::Name(name) => nix::unistd::User::from_name(name).ok().flatten().map(|user| user.uid.as_raw()),
+    }
 }
 
 fn name(uid: u32) -> String {

@@ -17,6 +17,7 @@ use super::lazy::adopt::{self, Holder};
 use super::lazy::{self, relay};
 use super::objects::Objects;
 use super::permission::Authority;
+use super::quarters::Quarters;
 use super::reservation::{Reservation, check};
 use super::skeleton::Skeleton;
 use super::{RestoreError, activate, mapper, nursery, pages, verify};
@@ -26,7 +27,7 @@ use crate::handover::settle::Answer;
 use crate::handover::{Target, TargetAction, TargetEvent};
 use crate::image::files::ContentHashes;
 use crate::image::process::ProcessImage;
-use crate::image::{TreeImage, check as image_check};
+use crate::image::{Obstacle, TreeImage, check as image_check};
 use crate::state::files::RestoreContext;
 use crate::state::{scheduling, threads};
 use crate::sys::chain;
@@ -51,6 +52,8 @@ pub struct Server {
     pub trust: TrustStore,
     /// Who is here.
     pub guests: Guests,
+    /// The slice of systemd in which arriving processes get scopes of their own.
+    pub slice: Option<String>,
 }
 
 /// How long the source may be silent: QUIC itself notices a dead link sooner.
@@ -222,7 +225,7 @@ impl Session {
                 ToTarget::Settle(id) => {
                     image_check::id(&id).map_err(RestoreError::Nonsense)?;
                     RestoreError::point(Point::TargetAsked)?;
-                    let answer = super::settle::settle(&self.server.journal, &id)?;
+                    let answer = super::settle::settle(&self.server.journal, &id, &self.key)?;
                     RestoreError::point(Point::TargetSettled)?;
                     self.say(&match answer {
                         (Answer::Running, pid) if lazy::is_outstanding(&self.server.home, &id) => {
@@ -242,15 +245,18 @@ impl Session {
         Err(endless())
     }
 
-    fn receive(&mut self, description: Description) -> Result<(), RestoreError> {
+    fn receive(&mut self, mut description: Description) -> Result<(), RestoreError> {
         self.patience = SILENCE;
         image_check::id(&description.id)
             .and_then(|()| image_check::tree(&description.tree, false))
             .map_err(RestoreError::Nonsense)?;
+        let strangers: Vec<Obstacle> =
+            description.tree.processes.iter_mut().filter_map(|p| self.authority.map_users(p).err()).collect();
         let mut hashes = ContentHashes::new();
         let mut asked = false;
         let reservation = loop {
             let mut checked = check(&description, &hashes, &self.authority)?;
+            checked.obstacles.extend(strangers.iter().cloned());
             if description.lazy {
                 checked.obstacles.extend(adopt::obstacle());
             }
@@ -268,7 +274,7 @@ impl Session {
                 continue;
             }
             if let Some(most) = self.authority.permit.processes.filter(|most| self.visit.others() >= *most) {
-                checked.obstacles.push(crate::image::Obstacle::new(
+                checked.obstacles.push(Obstacle::new(
                     "process",
                     format!("{most} processes of this source are at the target, more may not be"),
                     format!(
@@ -316,11 +322,19 @@ impl Session {
             namespace: description.pid_mode == PidChoice::Namespace || reservation.namespace,
             clocks,
         };
-        let journal = Journal::begin(&self.server.journal, Entry::new(&description.id, false, 0, &self.peer))
+        let entry = Entry::new(&description.id, false, 0, &self.peer).wanted_by(&self.key.to_string());
+        let journal = super::settle::make_room(&self.server.journal, &self.key)
+            .and_then(|()| Journal::begin(&self.server.journal, entry))
             .map_err(RestoreError::io("writing the journal"))?;
         RestoreError::point(Point::TargetBegun)?;
-        let make =
-            |order: &nursery::Order| Skeleton::make(order, &process.memory.layout, &process.memory.vdso);
+        let quarters = Quarters {
+            slice: self.server.slice.as_deref(),
+            id: &description.id,
+            what: format!("process {} from {}", process.pid, self.peer),
+        };
+        let make = |order: &nursery::Order| {
+            Skeleton::make(order, &quarters, &process.memory.layout, &process.memory.vdso)
+        };
         let skeleton = match make(&order) {
             // taken since we looked
             Err(RestoreError::PidTaken(_))
@@ -346,7 +360,7 @@ impl Session {
         activate::put_exe(&skeleton, &process.memory)?;
         RestoreError::point(Point::TargetBorn)?;
         let holder = match description.lazy {
-            true => Some(Holder::start(&self.server.home, &description.id, &self.key, &skeleton)?),
+            true => Some(Holder::start(&self.server.home, &quarters, &self.key, &skeleton)?),
             false => None,
         };
         self.say(&ToSource::Ready(skeleton.pid, order.namespace))?;
@@ -453,6 +467,7 @@ impl Session {
         RestoreError::point(Point::TargetState)?;
         image_check::tree(&tree, true).map_err(RestoreError::Nonsense)?;
         for image in &mut tree.processes {
+            self.authority.map_users(image).map_err(|o| RestoreError::NotPermitted(o.to_string()))?;
             self.authority.check(image)?;
             self.authority.bound(image);
             work.skeleton.rights = self.authority.rights(image);

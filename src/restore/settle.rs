@@ -5,34 +5,41 @@
 use std::io;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::RestoreError;
 use crate::handover::journal::{Entry, Journal, Life, Phase};
 use crate::handover::settle::{Answer, OnStart, answer, on_start};
 use crate::sys::process::{pidfd_open, pidfd_send_signal};
 use crate::tracee::thread::tracer_of;
+use crate::transport::Fingerprint;
 
 /// How long a session that is at work may take to come to its end before the source is told to ask again.
 const SESSION: Duration = Duration::from_secs(3);
 /// A process that was killed with its tracer may look alive for a moment.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
+/// Entries of one peer that say no more than that something never ran here, and never will. Nobody needs them once no session
+/// is at work on the migration: without an entry the answer is the same, and is written anew.
+const MOST_REFUSED: usize = 64;
+
 /// The answer to a source that asks, written down before it is given; the pid that the entry names.
-pub fn settle(dir: &Path, id: &str) -> Result<(Answer, i32), RestoreError> {
+pub fn settle(dir: &Path, id: &str, key: &Fingerprint) -> Result<(Answer, i32), RestoreError> {
     let deadline = Instant::now() + SESSION;
     loop {
-        match look(dir, id).map_err(RestoreError::io("reading the journal"))? {
+        match look(dir, id, key).map_err(RestoreError::io("reading the journal"))? {
             (Answer::Later, _) if Instant::now() < deadline => std::thread::sleep(LOOK_AGAIN),
             answer => return Ok(answer),
         }
     }
 }
 
-fn look(dir: &Path, id: &str) -> io::Result<(Answer, i32)> {
+fn look(dir: &Path, id: &str, key: &Fingerprint) -> io::Result<(Answer, i32)> {
     let Some(mut journal) = Journal::open(dir, id, false)? else {
         let (answer, write) = answer(None, false);
-        let mut journal = Journal::begin(dir, Entry::new(id, false, 0, ""))?;
+        make_room(dir, key)?;
+        let entry = Entry::new(id, false, 0, "").wanted_by(&key.to_string());
+        let mut journal = Journal::begin(dir, entry)?;
         write.map_or(Ok(()), |phase| journal.set(phase))?;
         return Ok((answer, 0));
     };
@@ -44,6 +51,30 @@ fn look(dir: &Path, id: &str) -> io::Result<(Answer, i32)> {
         journal.set(phase)?;
     }
     Ok((answer, pid))
+}
+
+/// Room for one more entry of this peer: of those that say "never", and have no session at work, the oldest go.
+pub fn make_room(dir: &Path, key: &Fingerprint) -> io::Result<()> {
+    let key = key.to_string();
+    let mut refused: Vec<(SystemTime, Journal)> = Journal::list(dir)?
+        .into_iter()
+        .flatten()
+        .filter(|journal| is_refused(journal.entry()) && journal.entry().key == key)
+        .filter_map(|mut journal| journal.keep().then(|| Some((journal.written().ok()?, journal)))?)
+        .collect();
+    refused.sort_by_key(|(written, _)| *written);
+    let surplus = (refused.len() + 1).saturating_sub(MOST_REFUSED);
+    for (_, journal) in refused.into_iter().take(surplus) {
+        // kept now: what is written cannot be overruled any more
+        if Journal::open(dir, &journal.entry().id, false)?.is_some_and(|now| is_refused(now.entry())) {
+            journal.remove()?;
+        }
+    }
+    Ok(())
+}
+
+fn is_refused(entry: &Entry) -> bool {
+    !entry.source && entry.phase == Phase::Refused
 }
 
 fn settled_life(entry: &Entry) -> Life {
@@ -167,4 +198,63 @@ pub fn force(dir: &Path, id: &str, here: bool) -> io::Result<Option<String>> {
 /// Where the entries of a host are.
 pub fn directory(home: &Path) -> PathBuf {
     home.join("journal")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entries(dir: &Path, key: &Fingerprint) -> Vec<String> {
+        let all = Journal::list(dir).unwrap().into_iter().flatten();
+        all.filter(|j| j.entry().key == key.to_string()).map(|j| j.entry().id.clone()).collect()
+    }
+
+    #[test]
+    fn questions_leave_a_bounded_number_of_entries() {
+        let home = tempfile::tempdir().unwrap();
+        let (dir, many, few) = (home.path(), Fingerprint([1; 32]), Fingerprint([2; 32]));
+        settle(dir, "other", &few).unwrap();
+        for n in 0..MOST_REFUSED + 20 {
+            assert_eq!(settle(dir, &format!("m-{n}"), &many).unwrap(), (Answer::Never, 0));
+        }
+        let left = entries(dir, &many);
+        assert_eq!(left.len(), MOST_REFUSED);
+        assert!(left.contains(&format!("m-{}", MOST_REFUSED + 19)), "the newest stays");
+        assert_eq!(entries(dir, &few), ["other"], "one peer does not take from another");
+        // what went has the same answer, and is written again
+        assert_eq!(settle(dir, "m-0", &many).unwrap(), (Answer::Never, 0));
+        assert!(entries(dir, &many).contains(&"m-0".to_owned()));
+    }
+
+    #[test]
+    fn entries_that_matter_are_no_surplus() {
+        let home = tempfile::tempdir().unwrap();
+        let (dir, key) = (home.path(), Fingerprint([1; 32]));
+        let begin = |id: &str| {
+            let me = std::process::id() as i32;
+            Journal::begin(dir, Entry::new(id, false, me, "peer").wanted_by(&key.to_string())).unwrap()
+        };
+        // a session is at work, and somebody has been told "never" meanwhile: its late commit must find that
+        let mut at_work = begin("at-work");
+        at_work.set(Phase::Refused).unwrap();
+        let mut moved = begin("moved");
+        moved.set(Phase::Committed).unwrap();
+        moved.set(Phase::Released).unwrap();
+        drop(moved);
+        let begun = begin("begun");
+        for n in 0..3 * MOST_REFUSED {
+            settle(dir, &format!("m-{n}"), &key).unwrap();
+        }
+        let left = entries(dir, &key);
+        for id in ["at-work", "moved", "begun"] {
+            assert!(left.contains(&id.to_owned()), "{id}");
+        }
+        assert_eq!(left.len(), MOST_REFUSED + 3);
+        assert!(at_work.set(Phase::Committed).is_err());
+        drop(begun);
+        // the session has ended: now it is one of the others, the oldest of them
+        drop(at_work);
+        settle(dir, "last", &key).unwrap();
+        assert!(!entries(dir, &key).contains(&"at-work".to_owned()));
+    }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use super::RestoreError;
 use super::nursery::{self, Newborn, Order, SOCKET};
+use super::quarters::Quarters;
 use crate::image::memory::{Layout, Vdso};
 use crate::image::{PAGE_SIZE, PageRange, RangeSet};
 use crate::state::memory_map;
@@ -56,8 +57,13 @@ pub struct Skeleton {
 
 impl Skeleton {
     /// Has it born and empties it. `layout` and `vdso` are the source's: our scratch area keeps out of their way.
-    pub fn make(order: &Order, layout: &Layout, vdso: &Vdso) -> Result<Self, RestoreError> {
-        let newborn = nursery::order(order)?;
+    pub fn make(
+        order: &Order,
+        quarters: &Quarters<'_>,
+        layout: &Layout,
+        vdso: &Vdso,
+    ) -> Result<Self, RestoreError> {
+        let newborn = nursery::order(order, quarters)?;
         match Self::adopt(order, newborn, layout, vdso) {
             Ok(skeleton) => Ok(skeleton),
             Err((error, pidfd)) => {

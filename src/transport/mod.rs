@@ -5,6 +5,7 @@
 //! | [`fingerprint`] | what a host is called by its key: `SHA256:…` |
 //! | [`identity`] | this host's key and certificate, made on first use |
 //! | [`trust`] | the list of hosts that are let in |
+//! | [`user_map`] | whom the users of a peer are here |
 //! | [`permit`] | how far each of them may go; pure |
 //! | [`private_dir`] | locked, atomic writes of both in `ULPM_HOME` |
 //! | [`tls`] | TLS 1.3, both sides prove their key, ALPN `ulpm/1` |
@@ -39,6 +40,7 @@ pub mod protocol;
 pub mod tls;
 pub mod trust;
 pub mod tuning;
+pub mod user_map;
 pub mod wire;
 pub mod wire_error;
 pub mod words;

@@ -1,7 +1,7 @@
 //! How far a trusted peer may go: the words behind its name in the trust file. Pure.
 //!
 //! ```text
-//! SHA256:… alpha users=redis,1000-1999 processes=4 memory=8G paths=/srv:/usr expires=2027-01-31
+//! SHA256:… alpha users=redis,1000-1999 map-users=500=redis processes=4 memory=8G paths=/srv:/usr expires=2027-01-31
 //! ```
 //! A peer without such words may do everything, as it was before there were any.
 
@@ -9,17 +9,23 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::user_map::UserMap;
+
 /// What a peer may do here.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Permit {
     /// As whom its processes may run.
     pub users: Users,
+    /// Who its users are here, before [`Permit::users`] is asked.
+    pub map_users: UserMap,
     /// How many of them at once.
     pub processes: Option<u32>,
     /// Bytes that one process may bring along.
     pub memory: Option<u64>,
     /// Bytes that one process may have mapped, then and later.
     pub address_space: Option<u64>,
+    /// Seconds of CPU time that one process may use from its arrival on.
+    pub cpu_time: Option<u64>,
     /// Directories in which all its files must lie; empty: anywhere.
     pub paths: Vec<String>,
     /// Whether a pid namespace may be made for a process.
@@ -106,11 +112,13 @@ impl Permit {
         let (key, value) = word.split_once('=').unwrap_or((word, ""));
         match key {
             "users" => self.users = value.parse().map_err(fail)?,
+            "map-users" => self.map_users = value.parse().map_err(fail)?,
             "processes" => self.processes = Some(value.parse().map_err(|_| fail("not a number"))?),
             "memory" => self.memory = Some(bytes(value).ok_or_else(|| fail("not a size, such as 8G"))?),
             "address-space" => {
                 self.address_space = Some(bytes(value).ok_or_else(|| fail("not a size, such as 8G"))?)
             }
+            "cpu-time" => self.cpu_time = Some(seconds(value).ok_or_else(|| fail("not a time, such as 2h"))?),
             "paths" => self.paths = paths(value).map_err(fail)?,
             "namespaces" if value == "no" => self.no_namespaces = true,
             "direction" if value == "receive" => self.direction = Direction::Receive,
@@ -150,10 +158,14 @@ impl fmt::Display for Permit {
                 write!(f, " users={}", all.join(","))?;
             }
         }
+        if !self.map_users.is_empty() {
+            write!(f, " map-users={}", self.map_users)?;
+        }
         let numbers = [
             ("processes", self.processes.map(u64::from)),
             ("memory", self.memory),
             ("address-space", self.address_space),
+            ("cpu-time", self.cpu_time),
         ];
         for (key, value) in numbers {
             if let Some(value) = value {
@@ -188,20 +200,25 @@ impl FromStr for Users {
             "" => return Err("name users, or say any or ordinary"),
             _ => {}
         }
-        let one = |word: &str| {
-            let ids = word.split_once('-').unwrap_or((word, word));
-            match (ids.0.parse::<u32>(), ids.1.parse::<u32>()) {
-                (Ok(from), Ok(to)) if from <= to => Ok(User::Ids(from, to)),
-                _ if word.starts_with(|c: char| c.is_ascii_digit() || c == '-') => {
-                    Err("not a user or a range of numbers")
-                }
-                _ if word.is_empty() || !word.chars().all(|c| c.is_alphanumeric() || "._-@$".contains(c)) => {
-                    Err("not a user's name")
-                }
-                _ => Ok(User::Name(word.to_owned())),
+        text.split(',').map(str::parse).collect::<Result<_, _>>().map(Self::These)
+    }
+}
+
+impl FromStr for User {
+    type Err = &'static str;
+
+    fn from_str(word: &str) -> Result<Self, Self::Err> {
+        let ids = word.split_once('-').unwrap_or((word, word));
+        match (ids.0.parse::<u32>(), ids.1.parse::<u32>()) {
+            (Ok(from), Ok(to)) if from <= to => Ok(Self::Ids(from, to)),
+            _ if word.starts_with(|c: char| c.is_ascii_digit() || c == '-') => {
+                Err("not a user or a range of numbers")
             }
-        };
-        text.split(',').map(one).collect::<Result<_, _>>().map(Self::These)
+            _ if word.is_empty() || !word.chars().all(|c| c.is_alphanumeric() || "._-@$".contains(c)) => {
+                Err("not a user's name")
+            }
+            _ => Ok(Self::Name(word.to_owned())),
+        }
     }
 }
 
@@ -227,6 +244,20 @@ pub fn bytes(text: &str) -> Option<u64> {
         },
     };
     digits.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+/// `90s`, `10m`, `2h`, `1d`, or plain seconds; at least one.
+fn seconds(text: &str) -> Option<u64> {
+    let (digits, unit) = match text.strip_suffix(['s', 'm', 'h', 'd']) {
+        None => (text, 1),
+        Some(digits) => match text.as_bytes()[text.len() - 1] {
+            b's' => (digits, 1),
+            b'm' => (digits, 60),
+            b'h' => (digits, 3600),
+            _ => (digits, 86_400),
+        },
+    };
+    digits.parse::<u64>().ok()?.checked_mul(unit).filter(|seconds| *seconds > 0)
 }
 
 fn paths(text: &str) -> Result<Vec<String>, &'static str> {
@@ -302,10 +333,12 @@ mod tests {
 
     #[test]
     fn words_go_round() {
-        let all = " users=redis,1000-1999,7 processes=4 memory=8589934592 address-space=100 paths=/srv:/usr \
+        let all = " users=redis,1000-1999,7 map-users=500=redis,9-11=12 processes=4 memory=8589934592 address-space=100 \
+                   cpu-time=7200 paths=/srv:/usr \
                    namespaces=no direction=receive expires=2027-01-31 revoked";
         assert_eq!(permit(all).unwrap().to_string(), all);
         assert_eq!(permit("memory=8G users=any").unwrap().to_string(), " memory=8589934592");
+        assert_eq!(permit("cpu-time=2h").unwrap(), permit("cpu-time=120m").unwrap());
         assert_eq!(Permit::ordinary().to_string(), " users=ordinary");
         assert_eq!(Permit::default().take("alpha"), Ok(false));
         assert_eq!(Permit::default().take("alpha=beta"), Ok(false));
@@ -322,6 +355,13 @@ mod tests {
             "processes=-1",
             "memory=8X",
             "memory=99999999999T",
+            "cpu-time=0",
+            "cpu-time=",
+            "cpu-time=2w",
+            "cpu-time=99999999999999999d",
+            "map-users=",
+            "map-users=ci=ci",
+            "map-users=1=a,1=b",
             "paths=srv",
             "paths=/srv:/a/../b",
             "namespaces=yes",

@@ -304,6 +304,7 @@ fn trust() -> Vec<String> {
         format!(
             "{print} a users=redis,1000-1999 processes=4 memory=8G address-space=1T paths=/srv:/usr namespaces=no\n"
         ),
+        format!("{print} c users=ci,nobody map-users=1000=ci,2000-2999=65534,0=nobody cpu-time=2h\n"),
         format!(
             "{print} direction=send expires=2027-01-31 revoked\n{print} b direction=receive users=ordinary\n"
         ),

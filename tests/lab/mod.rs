@@ -9,6 +9,7 @@ pub(crate) mod needs;
 pub(crate) mod process;
 pub(crate) mod strays;
 pub(crate) mod swap;
+pub(crate) mod systemd;
 pub(crate) mod udp_proxy;
 pub(crate) mod victims;
 

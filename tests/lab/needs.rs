@@ -25,6 +25,8 @@ pub(crate) enum Need {
     HugePages,
     /// The right to add swap space.
     Swap,
+    /// systemd, and the right to make it the init of namespaces.
+    Systemd,
     /// Linux of at least this version.
     Kernel(u32, u32),
 }
@@ -52,6 +54,7 @@ impl Need {
             }
             Need::HugePages => super::huge_pages::missing(),
             Need::Swap => super::swap::Swap::missing(),
+            Need::Systemd => super::systemd::missing(),
             Need::Kernel(major, minor) => {
                 let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
                 let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());

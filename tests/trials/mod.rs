@@ -16,6 +16,7 @@ mod profile;
 mod programs;
 mod round_trips;
 mod trackers;
+mod unit;
 mod versions;
 pub(crate) mod victims;
 
@@ -42,6 +43,7 @@ pub(crate) fn all() -> Vec<Trial> {
     trials.extend(pid_modes::trials());
     trials.extend(policy::trials());
     trials.extend(trackers::trials());
+    trials.extend(unit::trials());
     trials.extend(profile::trials());
     trials.extend(programs::trials());
     trials.extend(oracle::trials());

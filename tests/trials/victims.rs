@@ -83,7 +83,12 @@ impl Victim {
 
     /// Starts any command that behaves as victims do: the stop file's path is its last argument.
     pub(crate) fn start_command(lab: &Lab, argv: &[&str]) -> Result<Self> {
-        let stop = lab.dir().join("stop");
+        Self::start_until(lab, "stop", argv)
+    }
+
+    /// The same with a stop file of its own name: several victims in one lab.
+    pub(crate) fn start_until(lab: &Lab, stop: &str, argv: &[&str]) -> Result<Self> {
+        let stop = lab.dir().join(stop);
         let path = stop.display().to_string();
         let mut process = lab.spawn("a", &[argv, &[&path]].concat())?;
         wait_until("the victim is ready", SOON, || {
@@ -116,7 +121,7 @@ impl Victim {
     }
 
     /// What it said so far.
-    pub(super) fn said(&self) -> String {
+    pub(crate) fn said(&self) -> String {
         self.process.output()
     }
 
@@ -166,7 +171,7 @@ fn there_and_back(lab: &mut Lab, name: &str) -> Result<()> {
 }
 
 /// Whether an outside pid is no running process any more; a zombie counts as gone.
-pub(super) fn is_gone(outside: i32) -> bool {
+pub(crate) fn is_gone(outside: i32) -> bool {
     let stat = fs::read_to_string(Path::new("/proc").join(outside.to_string()).join("stat"));
     stat.map_or(true, |stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X'])))
 }

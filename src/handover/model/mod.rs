@@ -88,6 +88,8 @@ enum Step {
     Serve,
     /// The process comes to its own end.
     ProcessEnds,
+    /// The target removes an entry that says "never", and that no session has.
+    Forgets,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

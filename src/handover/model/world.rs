@@ -224,6 +224,9 @@ impl World {
         if !self.serving {
             steps.push(Step::Serve);
         }
+        if self.serving && self.target.is_none() && self.target_journal.cached == Some(Phase::Refused) {
+            steps.push(Step::Forgets);
+        }
         let Some(state) = self.target else { return };
         if let Some(next) = self.target_todo.first() {
             steps.push(Step::TargetActs(Luck::Good));
@@ -278,6 +281,9 @@ impl World {
                 self.source_todo = actions.to_vec();
             }
             Step::Serve => self.serve(),
+            Step::Forgets => {
+                self.target_journal.write(None, Luck::Good);
+            }
             Step::ProcessEnds => {
                 self.left.ends -= 1;
                 self.at_target = AtTarget::Ended;

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::Write as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
@@ -15,6 +15,7 @@ use crate::handover::journal::start_time;
 use crate::image::memory::Layout;
 use crate::image::{Backing, ObjectId, Obstacle, PageRange, RangeSet};
 use crate::restore::objects::Objects;
+use crate::restore::quarters::Quarters;
 use crate::restore::skeleton::Skeleton;
 use crate::restore::{RestoreError, pages};
 use crate::sys::handoff;
@@ -99,17 +100,18 @@ impl Holder {
     /// Starts one, and makes the userfaultfds. Before the freeze.
     pub fn start(
         home: &Path,
-        id: &str,
+        quarters: &Quarters<'_>,
         peer: &Fingerprint,
         skeleton: &Skeleton,
     ) -> Result<Self, RestoreError> {
+        let id = quarters.id;
         if !super::is_plain(id) {
             return Err(RestoreError::Nonsense("a migration with an impossible id".to_owned()));
         }
         let (private, shared) = userfaultfds(skeleton)?;
         let (socket, theirs) = handoff::pair().map_err(RestoreError::io("making a socket pair"))?;
         let start = Start { id: id.to_owned(), home: home.to_owned(), peer: peer.to_string() };
-        let mut command = Command::new("/proc/self/exe");
+        let mut command = quarters.command("-memory");
         command.arg(ARGUMENT).arg(serde_json::to_string(&start).unwrap_or_default());
         command.stdin(Stdio::null()).stdout(Stdio::null());
         handoff::give_fd(&mut command, theirs, SOCKET);

@@ -31,6 +31,7 @@ pub(super) fn trials() -> Vec<Trial> {
         trial("hostile source lies in layout and state", &[], states),
         trial("hostile source says nothing, slowly", &[], silence),
         trial("hostile source comes many times", &[], many),
+        trial("hostile source asks about many migrations", &[], questions),
         trial("hostile strangers flood", &[], strangers),
     ]
 }
@@ -320,6 +321,21 @@ fn many(lab: &mut Lab) -> Result<()> {
     let said = lab.server("b")?.errors();
     ensure!(said.contains("too many conversations"), "{said}");
     drop(sources);
+    still_works(lab, victim)
+}
+
+/// Each question about a migration that never was is answered, and leaves an entry: a bounded number of them.
+fn questions(lab: &mut Lab) -> Result<()> {
+    lab.serve("b")?;
+    let victim = Victim::start(lab, "threads")?;
+    for n in 0..80 {
+        let mut source = Source::connect(lab)?;
+        source.say(&ToTarget::Settle(format!("never-{n}")))?;
+        let answer = source.hear()?;
+        ensure!(matches!(answer, ToSource::Settled(None)), "question {n}: {answer:?}");
+    }
+    let left = fs::read_dir(lab.host("b").home().join("ulpm/journal"))?.count();
+    ensure!(left == 64, "{left} entries are left");
     still_works(lab, victim)
 }
 

@@ -7,10 +7,10 @@ use ulpm::image::TreeImage;
 use ulpm::transport::protocol::{Moments, ToTarget};
 
 use super::super::trial;
-use super::super::victims::Victim;
+use super::super::victims::{Victim, is_gone};
 use super::peer::{Source, description};
 use crate::lab::needs::Need;
-use crate::lab::{Lab, SOON, ULPM, victims};
+use crate::lab::{Lab, SOON, ULPM, victims, wait_until};
 
 pub(super) fn trials() -> Vec<Trial> {
     let users = &[Need::Program("setpriv"), Need::OtherUsers];
@@ -18,6 +18,8 @@ pub(super) fn trials() -> Vec<Trial> {
         trial("trust limits users", users, limited_users),
         trial("trust limits what files a process brings", users, files),
         trial("trust limits the state, too", users, state),
+        trial("trust maps users", users, mapped_users),
+        trial("trust limits CPU time", &[], cpu_time),
         trial("trust limits processes, memory and paths", &[], limits),
         trial("trust ends", &[], ends),
         trial("trust rotates", &[], rotates),
@@ -106,6 +108,64 @@ fn state(lab: &mut Lab) -> Result<()> {
         ensure!(said.contains("may not do this") && said.contains(words), "{words}: {said}");
     }
     victim.finish()
+}
+
+/// The numbers behind a word in the status of a process.
+fn status(outside: i32, word: &str) -> Result<Vec<String>> {
+    let status = std::fs::read_to_string(format!("/proc/{outside}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(word)).unwrap_or_default();
+    Ok(line.split_whitespace().map(str::to_owned).collect())
+}
+
+fn mapped_users(lab: &mut Lab) -> Result<()> {
+    lab.serve("b")?;
+    let mut user = ordinary(lab, "")?;
+    let own = limit(lab, &["--map-user", "1234=no-such-user"])?;
+    lab.live("a", user.pid, "b", &[])?.refused(3, &["user 1234", "no-such-user", "--map-user", &own])?;
+    limit(lab, &["--map-user", "1234=root"])?;
+    lab.live("a", user.pid, "b", &[])?.refused(3, &["user root", "--users"])?;
+    // it is no 1234 here any more
+    limit(lab, &["--map-user", "1234=nobody", "--users", "1234"])?;
+    lab.live("a", user.pid, "b", &[])?.refused(3, &["user nobody", "--users"])?;
+    for (wrong, said) in
+        [("ci=nobody", "number"), ("1234", "FROM=TO"), ("1234=1-2", "one user"), ("1-9=a,5=b", "overlap")]
+    {
+        let refused = lab.run("b", &[ULPM, "trust", "add", &own, "--map-user", wrong], SOON)?;
+        ensure!(refused.exit == 2 && refused.stderr.contains(said), "{wrong}: {refused:?}");
+    }
+    limit(lab, &["--map-user", "1234=nobody", "--map-user", "0=nobody", "--users", "nobody"])?;
+    let listed = lab.run("b", &[ULPM, "trust", "list"], SOON)?;
+    ensure!(listed.stdout.contains("map-users=1234=nobody,0=nobody"), "{listed:?}");
+    user.move_to(lab, "b")?;
+    let outside = user.outside_pid(lab)?;
+    ensure!(status(outside, "Uid:")? == ["65534"; 4], "{:?}", status(outside, "Uid:"));
+    let group = nix::unistd::User::from_name("nobody")?.map_or(65534, |user| user.gid.as_raw()).to_string();
+    ensure!(status(outside, "Gid:")? == [group.as_str(); 4], "{:?}", status(outside, "Gid:"));
+    user.finish()?;
+    std::fs::remove_file(lab.dir().join("stop"))?;
+    // root comes as an ordinary user, and keeps nothing of what it could do
+    let run =
+        format!("chmod 666 /proc/self/fd/1 /proc/self/fd/2; exec {} \"$1\"", victims::program("threads")?);
+    let mut root = Victim::start_command(lab, &["sh", "-c", &run, "sh"])?;
+    root.move_to(lab, "b")?;
+    let outside = root.outside_pid(lab)?;
+    ensure!(status(outside, "Uid:")? == ["65534"; 4], "{:?}", status(outside, "Uid:"));
+    ensure!(status(outside, "CapPrm:")? == ["0000000000000000"], "{:?}", status(outside, "CapPrm:"));
+    root.finish()
+}
+
+fn cpu_time(lab: &mut Lab) -> Result<()> {
+    lab.serve("b")?;
+    let own = limit(lab, &["--users", "any", "--cpu-time", "2s"])?;
+    let wrong = lab.run("b", &[ULPM, "trust", "add", &own, "--cpu-time", "0"], SOON)?;
+    ensure!(wrong.exit == 2 && wrong.stderr.contains("2h"), "{wrong:?}");
+    let busy = lab.spawn("a", &["sh", "-c", "while :; do :; done"])?;
+    let pid = lab.live("a", busy.pid(), "b", &["--verify"])?.moved()?;
+    let outside = lab.host("b").outside_pid(nix::unistd::Pid::from_raw(pid))?.as_raw();
+    let limits = std::fs::read_to_string(format!("/proc/{outside}/limits"))?;
+    let cpu = limits.lines().find(|line| line.starts_with("Max cpu time")).unwrap_or_default();
+    ensure!(cpu.split_whitespace().filter(|word| *word == "2").count() == 2, "{cpu}");
+    wait_until("it has used its time", std::time::Duration::from_secs(60), || is_gone(outside))
 }
 
 fn limits(lab: &mut Lab) -> Result<()> {

@@ -159,7 +159,8 @@ impl Image {
 
     /// Programs that whoever runs the lab wants to have there: paths in `ULPM_VM_ADD`, as in `PATH`.
     fn asked_for(&mut self) -> Result<()> {
-        for path in std::env::split_paths(&std::env::var_os("ULPM_VM_ADD").unwrap_or_default()) {
+        let paths = std::env::var_os("ULPM_VM_ADD").unwrap_or_default();
+        for path in std::env::split_paths(&paths).filter(|path| !path.as_os_str().is_empty()) {
             let name =
                 path.file_name().with_context(|| format!("ULPM_VM_ADD: {} has no name", path.display()))?;
             self.program(&Path::new("/bin").join(name), &path)?;

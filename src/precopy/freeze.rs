@@ -328,12 +328,24 @@ impl Freezer<'_> {
                     }
                     late.close(MOVED);
                 }
+                Err(MigrateError::CopyLost(_)) => self.report.outcome = Outcome::Lost,
                 Err(_) => self.report.outcome = Outcome::Unknown,
             }
-            arrived?;
+            match arrived {
+                // what is left of the copy is of no use, and nothing is open
+                Err(lost @ MigrateError::CopyLost(_)) => {
+                    return captive.kill().map_err(MigrateError::from).and(self.clear_up()).and(Err(lost));
+                }
+                arrived => arrived?,
+            };
         }
         captive.kill()?;
         MigrateError::point(Point::SourceKilled)?;
+        self.clear_up()
+    }
+
+    /// The move is settled on this side.
+    fn clear_up(self) -> Result<(), MigrateError> {
         let dir = self.options.home.join("journal");
         self.journal.close().map_err(MigrateError::journal(&dir))
     }

@@ -141,10 +141,16 @@ fn settle(home: &Path, mut journal: Journal, tell: &dyn Fn(Progress<'_>)) -> Res
         return Ok(format!("the commit was never sent: {}", here(&entry, "was left running here")));
     }
     let answer = ask_once(home, &entry.peer, &entry.id)?;
-    if let Answer::RunsLazily(_) = answer {
-        follow(home, &entry, tell)?;
+    let followed = match answer {
+        Answer::RunsLazily(_) => follow(home, &entry, tell),
+        _ => Ok(()),
+    };
+    // it was ended there, and what is left of the copy here is of no use: nothing is open
+    if !matches!(followed, Ok(()) | Err(MigrateError::CopyLost(_))) {
+        return followed.map(|()| String::new());
     }
     carry_out(&dir, state.on(answer.event()), &journal)?;
+    followed?;
     match answer {
         Answer::Running(_) | Answer::RunsLazily(_) => {
             Ok(format!("it runs at {}: the copy here (process {}) was ended", entry.peer, entry.pid))

@@ -8,7 +8,7 @@ use serde::Serialize;
 use ulpm::report::{LazyStats, MigrationReport, Size};
 
 use super::stage::{Stage, Started};
-use super::{Spread, load};
+use super::{Spread, Wire, load};
 
 const THREADS: &str = "8";
 /// The plain move beside it.
@@ -56,14 +56,14 @@ pub(crate) struct Findings {
     kernel: String,
     load_before: String,
     load_after: String,
-    rate: Option<String>,
+    wire: String,
     plain: Vec<Moved>,
     busy: Vec<Moved>,
     asleep: Vec<Moved>,
 }
 
 /// Takes all measurements in turns.
-pub(crate) fn measure(turns: usize, mem: Size, rate: Option<&str>) -> Result<Findings> {
+pub(crate) fn measure(turns: usize, mem: Size, wire: &Wire) -> Result<Findings> {
     let mut findings = Findings {
         mem: mem.to_string(),
         turns,
@@ -71,15 +71,15 @@ pub(crate) fn measure(turns: usize, mem: Size, rate: Option<&str>) -> Result<Fin
         kernel: std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
         load_before: load(),
         load_after: String::new(),
-        rate: rate.map(str::to_owned),
+        wire: wire.to_string(),
         plain: Vec::new(),
         busy: Vec::new(),
         asleep: Vec::new(),
     };
     for turn in 0..=turns {
-        let plain = one(IDLE, "asleep", &[], rate)?;
-        let busy = one(mem, "busy", &["--lazy"], rate)?;
-        let asleep = one(mem, "asleep", &["--lazy"], rate)?;
+        let plain = one(IDLE, "asleep", &[], wire)?;
+        let busy = one(mem, "busy", &["--lazy"], wire)?;
+        let asleep = one(mem, "asleep", &["--lazy"], wire)?;
         eprintln!(
             "{turn}/{turns}{}: frozen {:.1} ms, {:.1} idle; p50 {} us, round trip {:.0} us ({:.0} before); {:.0} MiB/s, {:.0} asleep; \
              whole after {:.0} ms, {:.0} asleep",
@@ -104,8 +104,8 @@ pub(crate) fn measure(turns: usize, mem: Size, rate: Option<&str>) -> Result<Fin
     Ok(findings)
 }
 
-fn one(mem: Size, how: &str, args: &[&str], rate: Option<&str>) -> Result<Moved> {
-    let stage = Stage::set_up(rate)?;
+fn one(mem: Size, how: &str, args: &[&str], wire: &Wire) -> Result<Moved> {
+    let stage = Stage::set_up(wire)?;
     let stop = stage.dir().join("stop");
     let own = std::env::current_exe()?.display().to_string();
     let (bytes, path) = (mem.as_bytes().to_string(), stop.display().to_string());
@@ -133,7 +133,13 @@ fn one(mem: Size, how: &str, args: &[&str], rate: Option<&str>) -> Result<Moved>
     Ok(moved(&report, &accesses, (begun, ended.1), median(before.iter()), median(during)))
 }
 
-fn moved(report: &MigrationReport, accesses: &Accesses, (begun, ended): (u64, u64), rtt_before_us: f64, rtt_during_us: f64) -> Moved {
+fn moved(
+    report: &MigrationReport,
+    accesses: &Accesses,
+    (begun, ended): (u64, u64),
+    rtt_before_us: f64,
+    rtt_during_us: f64,
+) -> Moved {
     let resumed = ended.saturating_sub((report.lazy.ms * 1e3) as u64);
     Moved {
         freeze_ms: report.freeze_ms,
@@ -164,7 +170,11 @@ impl Accesses {
     /// Fails if it found anything wrong.
     fn read(victim: &Started) -> Result<Self> {
         let said = victim.said();
-        ensure!(said.contains("PASS"), "the process found wrong values: {}", said.lines().last().unwrap_or(""));
+        ensure!(
+            said.contains("PASS"),
+            "the process found wrong values: {}",
+            said.lines().last().unwrap_or("")
+        );
         let mut all = Vec::new();
         for line in said.lines().filter(|line| line.starts_with("at ")) {
             let numbers: Vec<u64> = line.split(' ').skip(1).filter_map(|n| n.parse().ok()).collect();
@@ -194,10 +204,10 @@ impl Findings {
     /// For people.
     pub(crate) fn text(&self) -> String {
         let mut out = format!(
-            "{} turns, {} under access by {THREADS} threads, {IDLE} idle{}{}, kernel {}, load {} before, {} after\n\n",
+            "{} turns, {} under access by {THREADS} threads, {IDLE} idle, {}{}, kernel {}, load {} before, {} after\n\n",
             self.turns,
             self.mem,
-            self.rate.as_ref().map(|rate| format!(", link of {rate}")).unwrap_or_default(),
+            self.wire,
             if self.debug_build { ", DEBUG BUILD" } else { "" },
             self.kernel,
             self.load_before,
@@ -244,7 +254,8 @@ impl Findings {
     fn freezes(&self, out: &mut String) {
         for (name, moves) in [("idle", &self.plain), ("under access", &self.busy), ("asleep", &self.asleep)] {
             line(out, &format!("freeze ms, {name}"), moves, |m| m.freeze_ms);
-            let names: Vec<&str> = moves.first().map(|m| m.parts.iter().map(|p| p.0).collect()).unwrap_or_default();
+            let names: Vec<&str> =
+                moves.first().map(|m| m.parts.iter().map(|p| p.0).collect()).unwrap_or_default();
             for (i, part) in names.iter().enumerate() {
                 spread(out, &format!("  {part}"), &Spread::of(moves.iter().map(|m| m.parts[i].1)));
             }

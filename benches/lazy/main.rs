@@ -9,6 +9,12 @@
 //! `--turns 1` shortens it (5 turns otherwise). Nothing is asserted about time; that every value is right is.
 
 mod access;
+/// A link with a delay: the kernel of the test machine has none.
+#[path = "../../tests/lab"]
+#[allow(dead_code, reason = "trials need more of it")]
+mod lab {
+    pub(crate) mod udp_proxy;
+}
 mod picture;
 mod redis;
 mod stage;
@@ -19,7 +25,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use clap::{Parser, ValueEnum};
 use ulpm::demo::hosts;
-use ulpm::report::Size;
+use ulpm::report::{Size, Span};
 
 /// Measures lazy moves.
 #[derive(Debug, Parser)]
@@ -39,6 +45,9 @@ struct Args {
     /// Limit of the link in the first part, as `tc` says it, e.g. 1gbit
     #[arg(long)]
     rate: Option<String>,
+    /// How long a packet takes each way in the first part, e.g. 250us; the link is a process that passes packets on then
+    #[arg(long, conflicts_with = "rate")]
+    delay: Option<Span>,
     /// The picture of the second part goes here
     #[arg(long)]
     svg: Option<PathBuf>,
@@ -69,7 +78,7 @@ fn main() -> Result<()> {
     let wanted = |part| args.part.is_none_or(|only| only == part);
     let mut all = serde_json::Map::new();
     if wanted(Part::Access) {
-        let findings = access::measure(args.turns as usize, args.mem, args.rate.as_deref())?;
+        let findings = access::measure(args.turns as usize, args.mem, &args.wire())?;
         if !args.json {
             print!("{}", findings.text());
         }
@@ -90,6 +99,31 @@ fn main() -> Result<()> {
         println!("{}", serde_json::to_string_pretty(&all)?);
     }
     Ok(())
+}
+
+impl Args {
+    fn wire(&self) -> Wire {
+        Wire { rate: self.rate.clone(), delay: self.delay.map(|d| d.duration()) }
+    }
+}
+
+/// What is between the hosts.
+#[derive(Clone, Debug, Default)]
+struct Wire {
+    /// As `tc` says it.
+    rate: Option<String>,
+    /// Of each packet, each way.
+    delay: Option<std::time::Duration>,
+}
+
+impl std::fmt::Display for Wire {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (&self.rate, self.delay) {
+            (Some(rate), _) => write!(f, "link of {rate}"),
+            (_, Some(delay)) => write!(f, "link with a delay of {} us", delay.as_micros()),
+            _ => f.write_str("link without limit"),
+        }
+    }
 }
 
 /// Median and extremes.

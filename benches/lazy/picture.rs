@@ -20,7 +20,8 @@ pub(crate) fn draw(all: &[Moved]) -> Result<String> {
         let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
         root.fill(&WHITE)?;
         let root = root.titled("redis-server with 500 MiB, moved under load over 1 Gbit/s", (FONT, 22))?;
-        let end = all.iter().map(|m| m.answers.len() as f64 * BUCKET.as_secs_f64() - m.begun).fold(1.0, f64::max);
+        let end =
+            all.iter().map(|m| m.answers.len() as f64 * BUCKET.as_secs_f64() - m.begun).fold(1.0, f64::max);
         let top = all.iter().flat_map(|m| &m.answers).copied().fold(10.0, f64::max) * 1.25;
         for (area, moved) in root.split_evenly((all.len().max(1), 1)).iter().zip(all) {
             chart(area, moved, end, top)?;

@@ -12,7 +12,7 @@ use ulpm::demo::hosts::Host;
 use ulpm::report::MigrationReport;
 
 use super::stage::{LOOPBACK, Stage};
-use super::{Spread, load};
+use super::{Spread, Wire, load};
 
 /// Requests per second that the clients ask for, half of them writing: what one core and this link leave room for.
 pub(crate) const DEMAND: u32 = 20_000;
@@ -63,14 +63,18 @@ pub(crate) fn measure(demand: u32) -> Result<Vec<Moved>> {
     WAYS.iter()
         .map(|(way, args)| {
             let moved = one(way, args, demand)?;
-            eprintln!("{way}: frozen {:.1} ms, whole after {:.1} s", moved.freeze_ms, moved.whole - moved.begun);
+            eprintln!(
+                "{way}: frozen {:.1} ms, whole after {:.1} s",
+                moved.freeze_ms,
+                moved.whole - moved.begun
+            );
             Ok(moved)
         })
         .collect()
 }
 
 fn one(way: &'static str, args: &[&str], demand: u32) -> Result<Moved> {
-    let stage = Stage::set_up(Some(RATE))?;
+    let stage = Stage::set_up(&Wire { rate: Some(RATE.to_owned()), delay: None })?;
     let port = PORT.to_string();
     let redis = ["redis-server", "--port", &port, "--bind", "0.0.0.0", "--save", "", "--appendonly", "no"];
     let debug = ["--enable-debug-command", "yes", "--protected-mode", "no"];
@@ -81,7 +85,8 @@ fn one(way: &'static str, args: &[&str], demand: u32) -> Result<Moved> {
     let (report, begun, ended) = std::thread::scope(|scope| {
         let clients: Vec<_> = (0..CLIENTS)
             .map(|i| {
-                let client = Client { hosts: stage.hosts(), clock: &clock, stop: &stop, random: u64::from(i) + 1 };
+                let client =
+                    Client { hosts: stage.hosts(), clock: &clock, stop: &stop, random: u64::from(i) + 1 };
                 scope.spawn(move || client.run(demand))
             })
             .collect();

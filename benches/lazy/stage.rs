@@ -10,6 +10,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use ulpm::demo::hosts::{Host, HostOptions, HostProcess, Link, Stdio3};
 use ulpm::report::MigrationReport;
+use ulpm::tracee::together::favour;
+use ulpm::transport::DEFAULT_PORT;
+
+use super::Wire;
+use super::lab::udp_proxy::UdpProxy;
 
 const ULPM: &str = env!("CARGO_BIN_EXE_ulpm");
 const SOON: Duration = Duration::from_secs(30);
@@ -24,6 +29,8 @@ pub(crate) struct Stage {
     _serve: HostProcess,
     hosts: [Host; 2],
     link: Link,
+    /// For moves, and for small packets.
+    slow: Option<[UdpProxy; 2]>,
     dir: tempfile::TempDir,
 }
 
@@ -50,20 +57,23 @@ impl Started {
 }
 
 impl Stage {
-    /// With a limit of the link in both directions, as `tc` says it.
-    pub(crate) fn set_up(rate: Option<&str>) -> Result<Self> {
+    pub(crate) fn set_up(wire: &Wire) -> Result<Self> {
         let dir = tempfile::tempdir().context("make a directory")?;
         let host = |name, first_pid| {
-            let options =
-                HostOptions { first_pid: Some(first_pid), program: Some(ULPM.into()), ..HostOptions::default() };
+            let options = HostOptions {
+                first_pid: Some(first_pid),
+                program: Some(ULPM.into()),
+                ..HostOptions::default()
+            };
             Host::create(name, &options)
         };
         let hosts = [host("host-a", 1000)?, host("host-b", 5000)?];
         let link = Link::join(&hosts[0], &hosts[1])?;
         for (host, device) in hosts.iter().zip([&link.a_device, &link.b_device]) {
-            let Some(rate) = rate else { continue };
+            let Some(rate) = &wire.rate else { continue };
             let limit = ["tc", "qdisc", "replace", "dev", device, "root", "tbf", "rate", rate];
-            let ended = run(host, dir.path(), &[&limit[..], &["burst", "256kb", "latency", "20ms"]].concat())?;
+            let ended =
+                run(host, dir.path(), &[&limit[..], &["burst", "256kb", "latency", "20ms"]].concat())?;
             ensure!(ended.0, "tc: {}", ended.1);
         }
         let shown = |host| run(host, dir.path(), &[ULPM, "trust", "show"]).map(|(_, said)| said);
@@ -74,7 +84,8 @@ impl Stage {
         }
         let serve = start(&hosts[1], dir.path(), "serve", &[ULPM, "serve"])?;
         serve.says("ready", SOON)?;
-        Ok(Stage { _serve: serve.process, hosts, link, dir })
+        let slow = wire.delay.map(|delay| delayed(&hosts, delay)).transpose()?;
+        Ok(Stage { _serve: serve.process, hosts, link, slow, dir })
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -93,7 +104,8 @@ impl Stage {
 
     /// Moves a process of the first host.
     pub(crate) fn live(&self, pid: i32, args: &[&str]) -> Result<MigrationReport> {
-        let (pid, to) = (pid.to_string(), self.link.b.to_string());
+        let to = self.slow.as_ref().map_or(self.link.b.to_string(), |[moves, _]| moves.address());
+        let pid = pid.to_string();
         let argv = [&[ULPM, "live", "--pid", &pid, "--to", &to, "--json"], args].concat();
         let out = self.dir.path().join("live.json");
         let errors = File::create(self.dir.path().join("live.err"))?;
@@ -107,10 +119,13 @@ impl Stage {
 
     /// Does something while small packets go to and fro on the link; how long each took, and when.
     pub(crate) fn pinging<T>(&self, act: impl FnOnce() -> T) -> Result<(T, Vec<(Instant, Duration)>)> {
-        let there = SocketAddr::from((self.link.b, PORT));
-        let echo = self.hosts[1].in_network(|| open(there))??;
-        let ping = self.hosts[0].in_network(|| open((self.link.a, 0).into()))??;
-        ping.connect(there)?;
+        let any = Ipv4Addr::UNSPECIFIED;
+        let echo = self.hosts[1].in_network(|| open((any, PORT).into()))??;
+        let ping = self.hosts[0].in_network(|| open((any, 0).into()))??;
+        match &self.slow {
+            Some([_, small]) => ping.connect(small.address())?,
+            None => ping.connect((self.link.b, PORT))?,
+        }
         let stop = AtomicBool::new(false);
         let (done, trips) = std::thread::scope(|scope| {
             scope.spawn(|| answer(&echo, &stop));
@@ -122,6 +137,20 @@ impl Stage {
         let trips = trips.map_err(|_| anyhow::anyhow!("the pinging thread panicked"))??;
         Ok((done, trips))
     }
+}
+
+/// Two links with that delay. They must not wait for a CPU: their threads inherit what the one has that makes them.
+fn delayed(hosts: &[Host; 2], delay: Duration) -> Result<[UdpProxy; 2]> {
+    let make = |port| {
+        favour();
+        let proxy = UdpProxy::between(&hosts[0], &hosts[1], port)?;
+        proxy.delay(delay);
+        Ok::<_, anyhow::Error>(proxy)
+    };
+    std::thread::scope(|scope| {
+        let made = scope.spawn(|| Ok([make(DEFAULT_PORT)?, make(PORT)?]));
+        made.join().map_err(|_| anyhow::anyhow!("the thread that makes the link panicked"))?
+    })
 }
 
 fn open(at: SocketAddr) -> Result<UdpSocket> {

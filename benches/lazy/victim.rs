@@ -64,8 +64,7 @@ fn tell(board: &Board, threads: u64, stop: &std::path::Path) -> Result<()> {
     out.write_all(b"ready\n")?;
     while !stop.exists() {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).context("the clock")?.as_micros();
-        let (accesses, wrong) =
-            (board.accesses.load(Ordering::Relaxed), board.wrong.load(Ordering::Relaxed));
+        let (accesses, wrong) = (board.accesses.load(Ordering::Relaxed), board.wrong.load(Ordering::Relaxed));
         out.write_all(format!("at {now} {accesses} {wrong}\n").as_bytes())?;
         std::thread::sleep(TICK);
     }

@@ -28,6 +28,7 @@ use crate::preload::lazy::{self, Later};
 use crate::preload::standing::children;
 use crate::report::{MigrationReport, Outcome};
 use crate::restore::session::initial_clocks;
+use crate::state::files::tcp_reset::hang_up;
 use crate::state::{StateError, digest, memory_map, mm_fields, scheduling};
 use crate::sys::time::ClockOffsets;
 use crate::tracee::together::{Urgent, leave_to_others};
@@ -316,6 +317,7 @@ impl Freezer<'_> {
         self.state.on(SourceEvent::Running);
         self.report.outcome = Outcome::Moved;
         if let Some(mut late) = self.late.take() {
+            hang_up(self.options.pid);
             let mut release = releaser(self.options.lazy.release, &mut captive, late.layout().clone());
             let arrived = late.until_whole(Some(link), self.control, self.tell, &mut *release);
             drop(release);

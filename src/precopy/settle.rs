@@ -15,6 +15,7 @@ use super::session::{MOVED, Options, Progress};
 use crate::handover::journal::{Entry, Journal, Life};
 use crate::handover::settle::reopened;
 use crate::handover::{Source, SourceAction, SourceEvent};
+use crate::state::files::tcp_reset::hang_up;
 use crate::sys::process::{pidfd_open, pidfd_send_signal};
 use crate::transport::protocol::{ToSource, ToTarget};
 
@@ -227,6 +228,9 @@ fn follow(home: &Path, entry: &Entry, tell: &dyn Fn(Progress<'_>)) -> Result<(),
         id: entry.id.clone(),
         limit: Duration::from_secs(5),
     };
+    if entry.process_lives() {
+        hang_up(entry.pid);
+    }
     let mut late = Late::resume(road, entry.pid, entry.start_time)?;
     let control = Control::new(Limits::default());
     control.note(|status| {

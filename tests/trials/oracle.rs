@@ -90,9 +90,8 @@ pub(super) fn trials() -> Vec<Trial> {
             run(lab, by(tracker), &["--hugetlb"])?.finish()
         })
     });
-    let late = LATE.map(|how| {
-        trial(&format!("oracle {}", how.name), &[], move |lab| run(lab, how, &[])?.finish())
-    });
+    let late =
+        LATE.map(|how| trial(&format!("oracle {}", how.name), &[], move |lab| run(lab, how, &[])?.finish()));
     let direct = trial("oracle direct", &[], direct);
     TRACKERS.map(under).into_iter().chain(swapping).chain(huge).chain(late).chain([direct]).collect()
 }
@@ -138,7 +137,9 @@ impl Count {
     fn take(&mut self, outcome: &LiveOutcome) {
         let passing = passing(&outcome.stderr);
         match (outcome.exit, outcome.outcome()) {
-            (0, "moved") if outcome.report["verified"] == true && outcome.report["lazy"]["sent_twice"] == 0 => {
+            (0, "moved")
+                if outcome.report["verified"] == true && outcome.report["lazy"]["sent_twice"] == 0 =>
+            {
                 self.moved += 1;
                 let late = |what: &str| outcome.report["lazy"][what].as_u64().unwrap_or(0);
                 self.late_pages += late("pages") + late("zero_pages");

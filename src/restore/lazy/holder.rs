@@ -31,6 +31,7 @@ use crate::handover::journal::start_time;
 use crate::sys::process::pidfd_send_signal;
 use crate::sys::time::Ticker;
 use crate::sys::{handoff, uffd};
+use crate::tracee::together::favour;
 use crate::transport::lane::{FromHolder, FromSource, LaneKind, LazyRange, PagesHead};
 use crate::transport::protocol::kind;
 
@@ -71,6 +72,7 @@ fn prepare() {
         let _ = unsafe { signal(ignored, SigHandler::SigIgn) };
     }
     let _ = fs::write("/proc/self/oom_score_adj", "-1000");
+    favour();
     let _ = nix::sys::prctl::set_name(c"ulpm-holder");
 }
 
@@ -344,15 +346,18 @@ impl Holder {
     fn ask(&mut self) {
         let Some(held) = &mut self.held else { return };
         let mut broken = Vec::new();
-        if let Some(lane) = self.lanes.get_mut(&LaneKind::Bulk).filter(|lane| !lane.is_full()) {
+        let bulk = self.lanes.get_mut(&LaneKind::Bulk).filter(|lane| !lane.is_full());
+        let now = Instant::now();
+        if let Some(lane) = bulk.filter(|_| held.pager.tells_placed(now)) {
             // a failure shows below
             let _ =
                 held.pager.placed().chunks(4096).try_for_each(|p| lane.say(&FromHolder::Placed(p.to_vec())));
         }
         for (kind, lane) in &mut self.lanes {
             let flushed = lane.flush();
-            let wanted =
-                if lane.is_full() { Vec::new() } else { held.pager.plan.wants(*kind, Instant::now()) };
+            // in the freeze nothing may be in the way of what the process waits for
+            let wait = lane.is_full() || *kind == LaneKind::Bulk && !self.running;
+            let wanted = if wait { Vec::new() } else { held.pager.plan.wants(*kind, now) };
             let said = wanted.chunks(4096).try_for_each(|part| lane.say(&FromHolder::Want(part.to_vec())));
             if flushed.and(said).is_err() {
                 broken.push(*kind);

@@ -18,7 +18,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use xxhash_rust::xxh3::xxh3_128;
@@ -30,6 +30,9 @@ use super::stats::Stats;
 use crate::image::{ObjectId, PageRange};
 use crate::sys::uffd::{self, Event};
 use crate::transport::lane::{LaneKind, LazyRange, LazyReport, PagesHead};
+
+/// How many pieces in place, or how old the last word of them, make it time to tell the source.
+const TELL: (usize, Duration) = (256, Duration::from_millis(50));
 
 /// A thread that waits for a page.
 #[derive(Clone, Copy, Debug)]
@@ -61,6 +64,8 @@ pub(super) struct Pager {
     verify: bool,
     /// In place since this was last asked: the source may free its own.
     placed: Vec<LazyRange>,
+    /// When it was.
+    told: Instant,
     /// Counters.
     pub(super) stats: Stats,
 }
@@ -99,6 +104,7 @@ impl Pager {
             unserved: Vec::new(),
             verify,
             placed: Vec::new(),
+            told: Instant::now(),
             stats: Stats::new(),
         }
     }
@@ -390,8 +396,15 @@ impl Pager {
         }
     }
 
+    /// Whether it is time to tell the source what is in place: not of each page that a thread waited for.
+    pub(super) fn tells_placed(&self, now: Instant) -> bool {
+        let many = self.placed.len() >= TELL.0 || now.saturating_duration_since(self.told) >= TELL.1;
+        many && !self.placed.is_empty()
+    }
+
     /// What is in place since this was last asked.
     pub(super) fn placed(&mut self) -> Vec<LazyRange> {
+        self.told = Instant::now();
         std::mem::take(&mut self.placed)
     }
 

@@ -144,7 +144,7 @@ pub fn close_inside(pid: i32, fds: &[i32], home: &std::path::Path) -> Result<(),
     let site = Site::of(pid)?;
     let frozen = Frozen::stop_leader(pid, PATIENCE)?;
     let closed = Remote::borrow(frozen.leader(), &site).and_then(|mut remote| {
-        for fd in fds {
+        for fd in &fds {
             remote.single("close of a userfaultfd", libc::SYS_close, [*fd as u64, 0, 0, 0, 0, 0])?;
         }
         remote.finish()

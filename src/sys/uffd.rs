@@ -181,7 +181,7 @@ pub enum Event {
 /// go on. The descriptor does not block.
 ///
 /// Threads that wait for their events to be read stand in a queue whose *last* one is read first (`__add_wait_queue` puts each
-/// at its head): so of all that are there at once the order is turned round. Faults come first, whenever they were.
+/// at its head): so of all that are there at once the order is turned round. Faults come first, whenever they happened.
 pub fn events(uffd: BorrowedFd<'_>) -> Result<Vec<Event>, Errno> {
     /// `struct uffd_msg`: event in the lowest byte, then three words.
     const WORDS: usize = 4;

@@ -11,7 +11,9 @@
 //!
 //! Interleavings that matter: an event is read after the kernel has taken note of it (`mmap_changing`), and until its thread
 //! runs on, every placing is answered with `EAGAIN`: what arrived then is parked and placed later, by what is owed *then*. Faults
-//! are read before older events (`userfaultfd_ctx_read`): so a page asked for may be given up right after.
+//! are read before older events (`userfaultfd_ctx_read`), and reading an event is all that its thread waits for: so of what is read at
+//! once the changes are taken in first, before anything is placed; who faulted where something has changed looks again. A page
+//! asked for may be given up right after.
 //!
 //! On shared mappings `MADV_DONTNEED` keeps the content and `MADV_REMOVE` does not, and one event stands for both: there none is
 //! subscribed. A page that the process *removes* (`MADV_REMOVE`) before it has arrived comes back.
@@ -156,16 +158,29 @@ impl Pager {
             return 0;
         };
         let mut born = 0;
+        let (mut faults, mut changed) = (Vec::new(), crate::image::RangeSet::default());
         for event in events {
             match event {
-                Event::Fault(at) => self.fault(space, at, now),
+                Event::Fault(at) => faults.push(at),
                 Event::Fork(child) => {
                     born += 1;
                     self.forked(space, child);
                 }
-                Event::Remap { from, to, len } => self.moved(space, from, to, len),
-                Event::Remove(start, end) => self.gone(space, PageRange::new(start, end), false),
-                Event::Unmap(start, end) => self.gone(space, PageRange::new(start, end), true),
+                Event::Remap { from, to, len } => {
+                    [from, to].into_iter().for_each(|at| changed.insert(PageRange::new(at, at + len)));
+                    self.moved(space, from, to, len);
+                }
+                Event::Remove(start, end) | Event::Unmap(start, end) => {
+                    changed.insert(PageRange::new(start, end));
+                    let unmapped = matches!(event, Event::Unmap(..));
+                    self.gone(space, PageRange::new(start, end), unmapped);
+                }
+            }
+        }
+        for at in faults {
+            // it may be of before or after: its thread has been told to look again
+            if !changed.overlaps(PageRange::new(at, at + 1)) {
+                self.fault(space, at, now);
             }
         }
         born
@@ -239,7 +254,9 @@ impl Pager {
         } else if let Some(shared) = self.shared.get_mut(&space) {
             shared.moved(from, to, len);
         }
+        // who touched the new place before this was told of it may be about to get zeroes
         self.look_again(space, PageRange::new(from, from + len));
+        self.look_again(space, PageRange::new(to, to + len));
     }
 
     fn gone(&mut self, space: usize, range: PageRange, unmapped: bool) {

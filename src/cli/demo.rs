@@ -169,7 +169,7 @@ fn report_of(error: &SceneError) -> MigrationReport {
 }
 
 fn exit_of(code: i32) -> Exit {
-    [Exit::Usage, Exit::Refused, Exit::Aborted, Exit::Open]
+    [Exit::Usage, Exit::Refused, Exit::Aborted, Exit::Open, Exit::Lost]
         .into_iter()
         .find(|exit| i32::from(*exit as u8) == code)
         .unwrap_or(Exit::Failed)

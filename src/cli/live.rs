@@ -169,6 +169,7 @@ fn supervise() -> Result<Exit, Failure> {
         Some(3) => Exit::Refused,
         Some(4) => Exit::Aborted,
         Some(5) => Exit::Open,
+        Some(6) => Exit::Lost,
         _ => {
             let error = anyhow::anyhow!(
                 "the worker ended by itself ({status}); look after the process, and run `ulpm recover`"
@@ -252,8 +253,8 @@ fn options(args: &LiveArgs, home: &Home) -> Options {
 /// The documented exit code of an error.
 pub fn exit_code(error: &MigrateError, outcome: Outcome) -> Exit {
     match (error, outcome) {
+        (MigrateError::CopyLost(_), _) => Exit::Lost,
         // moved, but not cleared up here: `ulpm recover` does the rest
-        (MigrateError::CopyLost(_), _) => Exit::Failed,
         (MigrateError::Open { .. } | MigrateError::Down { .. }, _)
         | (_, Outcome::Unknown | Outcome::Moved) => Exit::Open,
         (MigrateError::Ended { .. }, _) => Exit::Failed,

@@ -71,7 +71,8 @@ Keys, trusted hosts and journals are in $ULPM_HOME (default /var/lib/ulpm for ro
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done; 1 failed, nothing was touched; 2 wrong usage; 3 refused by preflight;
-4 aborted, the process runs on at the source; 5 the outcome is open, `ulpm recover` settles it.";
+4 aborted, the process runs on at the source; 5 the outcome is open, `ulpm recover` settles it;
+6 lost: the copy at the source was ended before all memory had followed (lazy moves), and the process with it.";
 
 /// How a command ended, as scripts see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +90,8 @@ pub enum Exit {
     Aborted = 4,
     /// Nobody knows where the process runs until `ulpm recover` has settled it.
     Open = 5,
+    /// The process is gone: what it still needed of the copy at the source was lost (lazy moves).
+    Lost = 6,
 }
 
 impl Termination for Exit {

@@ -5,6 +5,7 @@ use clap::Args;
 use super::home::Home;
 use super::progress::Display;
 use super::{Exit, Failure, say};
+use crate::precopy::MigrateError;
 use crate::precopy::settle::{self, recover};
 use crate::restore::settle as target;
 use crate::sys::chain;
@@ -32,7 +33,7 @@ pub struct RecoverArgs {
     force_target: Option<String>,
 }
 
-/// Asks the target of every open migration; exit code 5 if one stays open.
+/// Asks the target of every open migration; exit code 5 if one stays open, else 6 if one is lost.
 pub fn run(args: &RecoverArgs) -> Result<Exit, Failure> {
     let home = Home::open()?;
     match (&args.force_source, &args.force_target) {
@@ -55,6 +56,10 @@ pub fn run(args: &RecoverArgs) -> Result<Exit, Failure> {
     for one in settled {
         let outcome = match (one.outcome, one.pid) {
             (Ok(text), _) => text,
+            (Err(e @ MigrateError::CopyLost(_)), _) => {
+                exit = if exit == Exit::Done { Exit::Lost } else { exit };
+                format!("lost: {}", chain(&e))
+            }
             (Err(e), pid) => {
                 exit = Exit::Open;
                 let stays = pid.map(|pid| format!(", process {pid} stays as it is")).unwrap_or_default();

@@ -15,6 +15,7 @@ use super::{Exit, Failure};
 use crate::restore::guests::Guests;
 use crate::restore::quarters;
 use crate::restore::session::{self, Server};
+use crate::tracee::together::favour;
 use crate::transport::{DEFAULT_PORT, Listener};
 
 /// Arguments of `ulpm serve`.
@@ -44,7 +45,12 @@ pub fn run(args: &ServeArgs) -> Result<Exit, Failure> {
         tracing::warn!("this host cannot {}: {}", ability.name, ability.why);
     }
     crate::restore::lazy::adopt::sweep(home.path());
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        // all that they carry is waited for: by a process that is frozen, or by threads that miss a page
+        .on_thread_start(favour)
+        .enable_all()
+        .build()?;
     let server = Server {
         handle: runtime.handle().clone(),
         home: home.path().to_owned(),

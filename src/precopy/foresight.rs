@@ -53,7 +53,8 @@ pub fn basis(home: &Path, link: &Link, rtt: Duration, agent: &Agent, described: 
         attach: agent.attach,
         compares: agent.tracker() != "wp-scan" || !agent.layout.objects.is_empty(),
         same_machine: link.same_machine(),
-        correction: Correction::load(home),
+        correction: Correction::load(home, false),
+        lazy_correction: Correction::load(home, true),
         ..Basis::default()
     }
 }
@@ -92,21 +93,28 @@ impl Foresight {
         // what was written is not sent in it; a round that took everything would count as if all had been
         let quiet = |r: &Measured| Measured { written: 0, held: 0, window: r.window.max(STOP), ..*r };
         let rounds: Vec<Measured> = self.rounds.iter().map(quiet).collect();
-        self.basis.predict(&rounds, window)
+        self.lazy_basis().predict(&rounds, window)
+    }
+
+    /// Of the memory only what went ahead is compared in the freeze.
+    fn lazy_basis(&self) -> Basis {
+        let ahead: u64 = self.rounds.iter().map(|r| r.pages).sum();
+        let share = (ahead as f64 / self.basis.resident_pages.max(1) as f64).min(1.0);
+        Basis {
+            correction: self.basis.lazy_correction,
+            hash_per_page: self.basis.hash_per_page.map(|per_page| per_page.mul_f64(share)),
+            ..self.basis
+        }
     }
 
     /// Learns from how it came.
     pub fn learn(&self, home: &Path, prediction: &Prediction, report: &MigrationReport) {
-        if self.lazy {
-            // another kind of freeze
-            return;
-        }
         // what other moves taught meanwhile is not lost
-        let mut correction = Correction::load(home);
+        let mut correction = Correction::load(home, self.lazy);
         tracing::debug!(basis = ?self.basis, uncorrected = ?prediction.uncorrected, pages = prediction.pages,
             came = ?report.freeze_parts, final_pages = report.final_pages, "a freeze that was predicted");
         correction.learn(&prediction.uncorrected, &report.freeze_parts, self.basis.hash_per_page.is_some());
-        if let Err(error) = correction.save(home) {
+        if let Err(error) = correction.save(home, self.lazy) {
             tracing::warn!(%error, "what this freeze teaches for the prediction of others is not kept");
         }
     }

@@ -28,6 +28,7 @@ use crate::preload::lazy::{self, Later};
 use crate::preload::standing::children;
 use crate::report::{MigrationReport, Outcome};
 use crate::restore::session::initial_clocks;
+use crate::state::files::tcp_reset::hang_up;
 use crate::state::{StateError, digest, memory_map, mm_fields, scheduling};
 use crate::sys::time::ClockOffsets;
 use crate::tracee::together::{Urgent, leave_to_others};
@@ -320,6 +321,7 @@ impl Freezer<'_> {
         self.state.on(SourceEvent::Running);
         self.report.outcome = Outcome::Moved;
         if let Some(mut late) = self.late.take() {
+            hang_up(self.options.pid);
             let mut release = releaser(self.options.lazy.release, &mut captive, late.layout().clone());
             let arrived = late.until_whole(Some(link), self.control, self.tell, &mut *release);
             drop(release);
@@ -332,12 +334,24 @@ impl Freezer<'_> {
                     }
                     late.close(MOVED);
                 }
+                Err(MigrateError::CopyLost(_)) => self.report.outcome = Outcome::Lost,
                 Err(_) => self.report.outcome = Outcome::Unknown,
             }
-            arrived?;
+            match arrived {
+                // what is left of the copy is of no use, and nothing is open
+                Err(lost @ MigrateError::CopyLost(_)) => {
+                    return captive.kill().map_err(MigrateError::from).and(self.clear_up()).and(Err(lost));
+                }
+                arrived => arrived?,
+            };
         }
         captive.kill()?;
         MigrateError::point(Point::SourceKilled)?;
+        self.clear_up()
+    }
+
+    /// The move is settled on this side.
+    fn clear_up(self) -> Result<(), MigrateError> {
         let dir = self.options.home.join("journal");
         self.journal.close().map_err(MigrateError::journal(&dir))
     }

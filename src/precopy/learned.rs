@@ -1,5 +1,6 @@
 //! What earlier moves taught about predictions on this host: for each part of the freeze, how much longer it took
-//! than predicted. Kept in `ULPM_HOME/predictions.json`; a file that is missing or damaged teaches nothing.
+//! than predicted. Kept in `ULPM_HOME/predictions.json`, and of lazy moves, whose freeze is of another kind, in
+//! `ULPM_HOME/lazy-predictions.json`; a file that is missing or damaged teaches nothing.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -54,9 +55,9 @@ impl Default for Correction {
 }
 
 impl Correction {
-    /// What earlier moves from this host taught.
-    pub fn load(home: &Path) -> Self {
-        fs::read(file(home)).map(|text| Self::parse(&text)).unwrap_or_default()
+    /// What earlier moves from this host taught: lazy ones, or the others.
+    pub fn load(home: &Path, lazy: bool) -> Self {
+        fs::read(file(home, lazy)).map(|text| Self::parse(&text)).unwrap_or_default()
     }
 
     /// What a file says.
@@ -116,8 +117,8 @@ impl Correction {
     }
 
     /// Writes it for the next move, whole or not at all.
-    pub fn save(&self, home: &Path) -> io::Result<()> {
-        let path = file(home);
+    pub fn save(&self, home: &Path, lazy: bool) -> io::Result<()> {
+        let path = file(home, lazy);
         let fresh = path.with_extension(format!("json.{}", std::process::id()));
         let written = fs::File::create(&fresh)
             .and_then(|mut f| f.write_all(serde_json::to_string_pretty(self)?.as_bytes()))
@@ -148,8 +149,8 @@ fn sensible(ratio: f64) -> f64 {
     if ratio.is_finite() { ratio.clamp(*SENSIBLE.start(), *SENSIBLE.end()) } else { 1.0 }
 }
 
-fn file(home: &Path) -> PathBuf {
-    home.join("predictions.json")
+fn file(home: &Path, lazy: bool) -> PathBuf {
+    home.join(if lazy { "lazy-predictions.json" } else { "predictions.json" })
 }
 
 #[cfg(test)]
@@ -187,18 +188,19 @@ mod tests {
     #[test]
     fn it_lasts_and_garbage_is_no_harm() {
         let home = tempfile::tempdir().unwrap();
-        assert_eq!(Correction::load(home.path()), Correction::default());
+        assert_eq!(Correction::load(home.path(), false), Correction::default());
         let mut correction = Correction::default();
         correction.learn(&PREDICTED, &FreezeParts { commit: 1.0, ..PREDICTED }, false);
-        correction.save(home.path()).unwrap();
-        assert!((Correction::load(home.path()).commit - correction.commit).abs() < 1e-9);
+        correction.save(home.path(), false).unwrap();
+        assert!((Correction::load(home.path(), false).commit - correction.commit).abs() < 1e-9);
         assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);
+        assert_eq!(Correction::load(home.path(), true), Correction::default(), "of lazy moves");
         for garbage in ["", "{", "[]", "null", "{\"stop\": \"x\"}"] {
-            fs::write(file(home.path()), garbage).unwrap();
-            assert_eq!(Correction::load(home.path()), Correction::default(), "{garbage}");
+            fs::write(file(home.path(), false), garbage).unwrap();
+            assert_eq!(Correction::load(home.path(), false), Correction::default(), "{garbage}");
         }
-        fs::write(file(home.path()), "{\"stop\": 1e9, \"commit\": -3, \"more\": 1}").unwrap();
-        let odd = Correction::load(home.path());
+        fs::write(file(home.path(), false), "{\"stop\": 1e9, \"commit\": -3, \"more\": 1}").unwrap();
+        let odd = Correction::load(home.path(), false);
         assert_eq!((odd.stop, odd.commit, odd.apply), (5.0, 0.2, 1.0));
     }
 }

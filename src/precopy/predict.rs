@@ -47,6 +47,8 @@ pub struct Basis {
     pub hash_per_page: Option<Duration>,
     /// What earlier moves of this host taught.
     pub correction: Correction,
+    /// What earlier lazy moves taught.
+    pub lazy_correction: Correction,
 }
 
 impl Default for Basis {
@@ -64,6 +66,7 @@ impl Default for Basis {
             compares: false,
             hash_per_page: None,
             correction: Correction::default(),
+            lazy_correction: Correction::default(),
         }
     }
 }

@@ -15,6 +15,7 @@ use super::session::{MOVED, Options, Progress};
 use crate::handover::journal::{Entry, Journal, Life};
 use crate::handover::settle::reopened;
 use crate::handover::{Source, SourceAction, SourceEvent};
+use crate::state::files::tcp_reset::hang_up;
 use crate::sys::process::{pidfd_open, pidfd_send_signal};
 use crate::transport::protocol::{ToSource, ToTarget};
 
@@ -141,10 +142,16 @@ fn settle(home: &Path, mut journal: Journal, tell: &dyn Fn(Progress<'_>)) -> Res
         return Ok(format!("the commit was never sent: {}", here(&entry, "was left running here")));
     }
     let answer = ask_once(home, &entry.peer, &entry.id)?;
-    if let Answer::RunsLazily(_) = answer {
-        follow(home, &entry, tell)?;
+    let followed = match answer {
+        Answer::RunsLazily(_) => follow(home, &entry, tell),
+        _ => Ok(()),
+    };
+    // it was ended there, and what is left of the copy here is of no use: nothing is open
+    if !matches!(followed, Ok(()) | Err(MigrateError::CopyLost(_))) {
+        return followed.map(|()| String::new());
     }
     carry_out(&dir, state.on(answer.event()), &journal)?;
+    followed?;
     match answer {
         Answer::Running(_) | Answer::RunsLazily(_) => {
             Ok(format!("it runs at {}: the copy here (process {}) was ended", entry.peer, entry.pid))
@@ -221,6 +228,9 @@ fn follow(home: &Path, entry: &Entry, tell: &dyn Fn(Progress<'_>)) -> Result<(),
         id: entry.id.clone(),
         limit: Duration::from_secs(5),
     };
+    if entry.process_lives() {
+        hang_up(entry.pid);
+    }
     let mut late = Late::resume(road, entry.pid, entry.start_time)?;
     let control = Control::new(Limits::default());
     control.note(|status| {

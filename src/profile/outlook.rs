@@ -144,7 +144,7 @@ pub fn complete(tracker: &Chosen, watched: &Watched, beyond: &Beyond<'_>) -> (Pr
         report.notes.push("watched too shortly for any prediction".to_owned());
         return (report, Vec::new());
     }
-    let outlook = Outlook::of(watched, Correction::load(beyond.home));
+    let outlook = Outlook::of(watched, Correction::load(beyond.home, false));
     report.table = outlook.table(&beyond.links());
     report.recommendation = recommend(&report.table);
     report.notes.push(format!(

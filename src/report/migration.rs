@@ -77,6 +77,8 @@ pub enum Outcome {
     Aborted,
     /// Preflight refused; the process was not touched.
     Refused,
+    /// The process is gone: the copy at the source was ended before all memory had followed.
+    Lost,
     /// Not known (yet): `ulpm recover` settles it.
     #[default]
     Unknown,

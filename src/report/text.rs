@@ -50,6 +50,7 @@ fn outcome_word(outcome: Outcome) -> &'static str {
         Outcome::Moved => "moved",
         Outcome::Aborted => "aborted",
         Outcome::Refused => "refused",
+        Outcome::Lost => "lost",
         Outcome::Unknown => "unknown",
     }
 }
@@ -65,6 +66,9 @@ fn headline(report: &MigrationReport) -> String {
         (Outcome::Moved, None) => {}
         (Outcome::Aborted, _) => text.push_str(": it runs on here as if nothing had been tried"),
         (Outcome::Refused, _) => text.push_str(": nothing was touched"),
+        (Outcome::Lost, _) => {
+            text.push_str(": its memory here was gone before all of it had followed, and it was ended there")
+        }
         (Outcome::Unknown, _) => text.push_str(": not settled, run 'ulpm recover'"),
     }
     if report.processes > 0 {

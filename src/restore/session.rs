@@ -33,7 +33,7 @@ use crate::state::{scheduling, threads};
 use crate::sys::chain;
 use crate::sys::time::{ClockOffsets, Ticker, now_ns};
 use crate::tracee::together::{Urgent, UrgentTracee, go_to, mask};
-use crate::transport::lane::LazyPlan;
+use crate::transport::lane::{LaneKind, LazyPlan};
 use crate::transport::protocol::{
     AreaDigest, Description, Moments, PidChoice, ToSource, ToTarget, cap, description_cap, greeting_cap, kind,
 };
@@ -122,8 +122,9 @@ fn lane_of(
     accepted: &Accepted,
     mut wire: Wire,
     id: &str,
-    lane: crate::transport::lane::LaneKind,
+    lane: LaneKind,
 ) -> Result<(), RestoreError> {
+    let _urgent = (lane == LaneKind::Urgent).then(Urgent::begin);
     server.handle.block_on(async {
         let holder = match relay::reach(&server.home, id).await {
             Ok(holder) => holder,
@@ -522,6 +523,8 @@ impl Session {
 
     fn commit(&mut self, work: &mut Work) -> Result<(), RestoreError> {
         let begun = Instant::now();
+        // threads that run already must not keep us from letting go of the others
+        let mut urgent = Some(Urgent::begin());
         RestoreError::point(Point::TargetCommit)?;
         let ms = |since: Instant| since.elapsed().as_secs_f64() * 1e3;
         for action in work.state.on(TargetEvent::Commit) {
@@ -550,6 +553,7 @@ impl Session {
                 TargetAction::LetGo => {
                     work.skeleton.let_go();
                     at_boottime_ns = initial_clocks().boottime_ns;
+                    drop(urgent.take());
                     if let Some(holder) = work.holder.take_if(|_| work.adopted) {
                         self.lazy = true;
                         holder.go(&work.skeleton.pidfd, &self.server.home, &work.description.id);

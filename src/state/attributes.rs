@@ -141,6 +141,11 @@ pub fn put_early(batch: &mut Batch, want: &Attributes) {
     batch.call("personality", libc::SYS_personality, &[u64::from(want.personality)]);
 }
 
+/// No transparent huge pages, until [`put_late`] says what the process wants.
+pub fn without_huge_pages(batch: &mut Batch) {
+    batch.call("prctl(SET_THP_DISABLE)", libc::SYS_prctl, &[PR_SET_THP_DISABLE, 1, 0, 0, 0]);
+}
+
 /// Sets what a change of credentials resets: after them, by the leader.
 pub fn put_late(batch: &mut Batch, want: &Attributes) {
     let set = |batch: &mut Batch, name, option: u64, value: u64| {

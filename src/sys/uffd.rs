@@ -141,6 +141,13 @@ fn outcome(result: libc::c_int, done: u64) -> (u64, Option<Errno>) {
     }
 }
 
+/// Whether every change of the mappings that has begun has been told, and its thread goes on (`mmap_changing` is 0): the first thing
+/// that any request asks.
+pub fn is_settled(uffd: BorrowedFd<'_>) -> bool {
+    // nothing can be placed at address 0
+    zero(uffd, 0, 4096).1 != Some(Errno::EAGAIN)
+}
+
 /// Wakes who waits for a page of the range: they look again.
 pub fn wake(uffd: BorrowedFd<'_>, start: u64, len: u64) -> Result<(), Errno> {
     let mut arg = [start, len];
@@ -170,8 +177,11 @@ pub enum Event {
     Unmap(u64, u64),
 }
 
-/// Reads what it has to tell; empty if there is nothing just now. Reading an event lets its thread go on. The descriptor does
-/// not block.
+/// Reads what it has to tell, in the order in which it happened; empty if there is nothing just now. Reading an event lets its thread
+/// go on. The descriptor does not block.
+///
+/// Threads that wait for their events to be read stand in a queue whose *last* one is read first (`__add_wait_queue` puts each
+/// at its head): so of all that are there at once the order is turned round. Faults come first, whenever they happened.
 pub fn events(uffd: BorrowedFd<'_>) -> Result<Vec<Event>, Errno> {
     /// `struct uffd_msg`: event in the lowest byte, then three words.
     const WORDS: usize = 4;
@@ -184,7 +194,28 @@ pub fn events(uffd: BorrowedFd<'_>) -> Result<Vec<Event>, Errno> {
         Err(Errno::EAGAIN) => 0,
         Err(e) => return Err(e),
     };
-    Ok(buffer[..bytes / 8].chunks_exact(WORDS).filter_map(event).collect())
+    Ok(in_order(buffer[..bytes / 8].chunks_exact(WORDS).filter_map(event).collect()))
+}
+
+fn in_order(read: Vec<Event>) -> Vec<Event> {
+    let (mut all, mut changes): (Vec<Event>, Vec<Event>) =
+        read.into_iter().partition(|event| matches!(event, Event::Fault(_)));
+    changes.reverse();
+    all.append(&mut changes);
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_queued_last_is_read_first() {
+        let remap = Event::Remap { from: 1, to: 2, len: 3 };
+        let read = vec![Event::Fault(7), remap, Event::Unmap(2, 5), Event::Fault(8)];
+        let told = format!("{:?}", in_order(read));
+        assert_eq!(told, "[Fault(7), Fault(8), Unmap(2, 5), Remap { from: 1, to: 2, len: 3 }]");
+    }
 }
 
 fn event(message: &[u64]) -> Option<Event> {

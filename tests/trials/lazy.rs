@@ -10,13 +10,14 @@ use nix::sys::signal::Signal;
 use super::trial;
 use super::victims::{Victim, furnish, needs};
 use crate::lab::live::{Live, LiveOutcome};
+use crate::lab::needs::Need;
 use crate::lab::udp_proxy::UdpProxy;
 use crate::lab::{Lab, PORT, SOON, ULPM, victims, wait_until};
 
 /// The victim of the lazy phase.
 const LATE: &str = "late";
 /// How a victim is moved.
-const WAYS: [(&str, &[&str]); 2] =
+pub(super) const WAYS: [(&str, &[&str]); 2] =
     [("lazy", &["--verify", "--lazy"]), ("hybrid", &["--verify", "--lazy-after", "1"])];
 /// Bytes per second through the proxy, so that the lazy phase lasts: the `late` victim has 100 MiB.
 const RATE: u64 = 25_000_000;
@@ -42,7 +43,12 @@ pub(super) fn trials() -> Vec<Trial> {
     }
     trials.push(trial("late holder killed", &[], holder_killed));
     trials.push(trial("late source lost", &[], source_lost));
+    trials.push(trial("late source lost alone", &[], source_lost_alone));
     trials.push(trial("late again", &[], again));
+    let users = [Need::Program("setpriv"), Need::OtherUsers];
+    trials.push(trial("lazy refused by a serve that may not", &users[..1], serve_may_not));
+    trials.push(trial("lazy refused by an ordinary user's serve", &users, ordinary_serve));
+    trials.push(trial("lazy of an ordinary user", &users, ordinary_live));
     trials
 }
 
@@ -65,15 +71,15 @@ fn there_and_back(lab: &mut Lab, name: &str, args: &[&str]) -> Result<()> {
 }
 
 /// A lazy move under way, in its lazy phase, through a slow wire.
-struct Phase {
-    victim: Victim,
-    live: Live,
-    proxy: UdpProxy,
-    before: i32,
+pub(super) struct Phase {
+    pub(super) victim: Victim,
+    pub(super) live: Live,
+    pub(super) proxy: UdpProxy,
+    pub(super) before: i32,
 }
 
 impl Phase {
-    fn begin(lab: &mut Lab, args: &[&str]) -> Result<Self> {
+    pub(super) fn begin(lab: &mut Lab, args: &[&str]) -> Result<Self> {
         lab.serve("b")?;
         let victim = Victim::start(lab, LATE)?;
         let before = victim.outside_pid(lab)?;
@@ -97,7 +103,7 @@ impl Phase {
     }
 
     /// The move ends well, and so does the victim.
-    fn ends(mut self, lab: &Lab) -> Result<LiveOutcome> {
+    pub(super) fn ends(mut self, lab: &Lab) -> Result<LiveOutcome> {
         let outcome = self.live.outcome()?;
         lab.note(format!("{outcome:?}"));
         self.victim.moved(lab, &outcome, self.before, "b")?;
@@ -108,7 +114,7 @@ impl Phase {
 }
 
 /// What a host says of a process that is not whole.
-fn unfinished(lab: &Lab, host: &str) -> Option<serde_json::Value> {
+pub(super) fn unfinished(lab: &Lab, host: &str) -> Option<serde_json::Value> {
     let dir = lab.host(host).home().join("ulpm").join("lazy");
     let files: Vec<_> = fs::read_dir(dir).ok()?.flatten().map(|e| e.path()).collect();
     let path = files.into_iter().find(|p| p.extension().is_some_and(|e| e == "json"))?;
@@ -195,7 +201,27 @@ fn source_lost(lab: &mut Lab) -> Result<()> {
     ensure!(!victim.said().contains("FAIL"), "it saw wrong memory: {}", victim.said());
     let outcome = live.outcome()?;
     drop(proxy);
-    ensure!(outcome.exit == 1 && outcome.stderr.contains("cannot live without"), "{outcome:?}");
+    ensure!(outcome.exit == 6 && outcome.outcome() == "lost", "{outcome:?}");
+    ensure!(outcome.stderr.contains("cannot live without"), "{outcome:?}");
+    let nothing = lab.run("a", &[ULPM, "recover"], SOON)?;
+    ensure!(nothing.exit == 0 && nothing.stdout.contains("nothing is open"), "{nothing:?}");
+    Ok(())
+}
+
+/// The same while neither `ulpm live` nor its worker is there: `ulpm recover` finds it, and says so once.
+fn source_lost_alone(lab: &mut Lab) -> Result<()> {
+    let Phase { victim, live, before, proxy } = Phase::begin(lab, WAYS[0].1)?;
+    live.kill_both()?;
+    live.outcome()?;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(before), Signal::SIGKILL)?;
+    let recovered = lab.run("a", &[ULPM, "recover"], SOON * 2)?;
+    ensure!(recovered.exit == 6 && recovered.stdout.contains("lost"), "{recovered:?}");
+    drop(proxy);
+    let pid = nix::unistd::Pid::from_raw(victim.pid);
+    wait_until("the process is ended", SOON, || lab.host("b").outside_pid(pid).is_err())?;
+    ensure!(!victim.said().contains("FAIL"), "it saw wrong memory: {}", victim.said());
+    let nothing = lab.run("a", &[ULPM, "recover"], SOON)?;
+    ensure!(nothing.exit == 0 && nothing.stdout.contains("nothing is open"), "{nothing:?}");
     Ok(())
 }
 
@@ -215,5 +241,70 @@ fn again(lab: &mut Lab) -> Result<()> {
     victim.pid = outcome.moved()?;
     victim.host = "a".to_owned();
     victim.check_running(lab)?;
+    victim.finish()
+}
+
+/// Without CAP_SYS_PTRACE a userfaultfd that serves the kernel's own faults is not to be had where
+/// `vm.unprivileged_userfaultfd` is 0, and one that follows `fork` nowhere.
+fn serve_may_not(lab: &mut Lab) -> Result<()> {
+    lab.serve_under("b", &["setpriv", "--bounding-set=-sys_ptrace"])?;
+    let victim = Victim::start(lab, "threads")?;
+    for how in [&["--lazy"][..], &["--lazy-after", "1"], &["--on-divergence", "lazy"]] {
+        let refused = lab.live("a", victim.pid, "b", how)?;
+        refused.refused(3, &["vm.unprivileged_userfaultfd", "CAP_SYS_PTRACE", "without --lazy"])?;
+    }
+    victim.check_running(lab)?;
+    victim.finish()
+}
+
+/// Another user's ulpm, with a home of its own.
+fn as_user(lab: &Lab, host: &str) -> Result<Vec<String>> {
+    let home = lab.dir().join(format!("user-{host}"));
+    fs::create_dir(&home)?;
+    nix::unistd::chown(&home, Some(1234.into()), Some(1234.into()))?;
+    fs::set_permissions(lab.dir(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let home = format!("ULPM_HOME={}", home.display());
+    let words = ["setpriv", "--reuid=1234", "--regid=1234", "--clear-groups", "env", &home];
+    Ok(words.map(str::to_owned).to_vec())
+}
+
+/// `who`, with these words before the command, trusts `whom`.
+fn trust(lab: &Lab, (who, before): (&str, &[&str]), (whom, theirs): (&str, &[&str])) -> Result<()> {
+    let shown = lab.run(whom, &[theirs, &[ULPM, "trust", "show"]].concat(), SOON)?;
+    let add = [ULPM, "trust", "add", shown.stdout.trim(), "--name", whom, "--users", "any"];
+    let added = lab.run(who, &[before, &add].concat(), SOON)?;
+    ensure!(added.exit == 0, "{shown:?} {added:?}");
+    Ok(())
+}
+
+fn ordinary_serve(lab: &mut Lab) -> Result<()> {
+    let user = as_user(lab, "b")?;
+    let user: Vec<&str> = user.iter().map(String::as_str).collect();
+    trust(lab, ("b", &user), ("a", &[]))?;
+    trust(lab, ("a", &[]), ("b", &user))?;
+    lab.serve_untrusted("b", &user)?;
+    let victim = Victim::start(lab, "threads")?;
+    let refused = lab.live("a", victim.pid, "b", &["--lazy"])?;
+    refused.refused(3, &["lazy memory", "vm.unprivileged_userfaultfd", "run `ulpm serve` as root"])?;
+    victim.check_running(lab)?;
+    victim.finish()
+}
+
+/// The source serves pages by reading them, which the owner of a process may: nothing is to be refused there.
+fn ordinary_live(lab: &mut Lab) -> Result<()> {
+    let user = as_user(lab, "a")?;
+    let user: Vec<&str> = user.iter().map(String::as_str).collect();
+    trust(lab, ("a", &user), ("b", &[]))?;
+    trust(lab, ("b", &[]), ("a", &user))?;
+    lab.serve_untrusted("b", &[])?;
+    let run = format!(
+        "chmod 666 /proc/self/fd/1 /proc/self/fd/2; exec setpriv --reuid=1234 --regid=1234 --clear-groups {} \"$1\"",
+        victims::program("threads")?
+    );
+    let mut victim = Victim::start_command(lab, &["sh", "-c", &run, "sh"])?;
+    let before = victim.outside_pid(lab)?;
+    let args = ["--lazy", "--verify"];
+    let outcome = lab.start_live_under(&user, "a", victim.pid, &lab.address("b"), &args)?.outcome()?;
+    victim.moved(lab, &outcome, before, "b")?;
     victim.finish()
 }

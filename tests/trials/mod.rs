@@ -8,6 +8,7 @@ mod freezes;
 mod hostile;
 mod hosts;
 mod huge_pages;
+mod interruptions;
 mod lazy;
 pub(crate) mod oracle;
 mod pid_modes;
@@ -38,6 +39,7 @@ pub(crate) fn all() -> Vec<Trial> {
     trials.extend(huge_pages::trials());
     trials.extend(freezes::trials());
     trials.extend(lazy::trials());
+    trials.extend(interruptions::trials());
     trials.extend(faults::trials());
     trials.extend(round_trips::trials());
     trials.extend(pid_modes::trials());

@@ -1,6 +1,7 @@
 //! The oracle: a victim that writes its memory in every way there is and knows every byte of it, moved to and fro under
-//! each tracker. Not one page may be wrong: neither may the two sides differ in the freeze (`--verify`), nor
-//! may the victim find anything at any time.
+//! each tracker, and with its memory later (`oracle lazy`, `oracle hybrid`). Not one page may be wrong: neither may the two
+//! sides differ in the freeze or as a late page lands (`--verify`), nor may the victim find anything at any time, nor may a
+//! late page be sent twice.
 //!
 //! | variable | |
 //! |---|---|
@@ -26,6 +27,13 @@ use crate::lab::{Lab, victims};
 pub(super) const VICTIM: &str = "oracle";
 /// Trackers that this machine may have; the last of the issue's, soft-dirty, is tried in the virtual machines.
 const TRACKERS: [&str; 2] = ["wp-scan", "checksum"];
+/// The process first, its memory later: from the start, and after rounds.
+const LATE: [How; 2] = [
+    How { name: "lazy", args: &["--verify", "--lazy"] },
+    How { name: "hybrid", args: &["--verify", "--lazy-after", "1"] },
+];
+/// What no process may do while its memory is outstanding, see the limits in `docs/lazy.md`.
+const NOT_LATE: [&str; 2] = ["--without", "hole,/proc/self/mem"];
 /// Moves in the test command.
 const FEW: usize = 6;
 /// Longest pause between two moves, in milliseconds.
@@ -49,11 +57,30 @@ fn passing(said: &str) -> bool {
     }
 }
 
+/// How it is moved each time.
+#[derive(Clone, Copy)]
+struct How {
+    name: &'static str,
+    /// Of `ulpm live`.
+    args: &'static [&'static str],
+}
+
+/// By rounds, with a tracker.
+fn by(tracker: &'static str) -> How {
+    let args: &[&str] = match tracker {
+        "wp-scan" => &["--verify", "--tracker", "wp-scan"],
+        "checksum" => &["--verify", "--tracker", "checksum"],
+        "soft-dirty" => &["--verify", "--tracker", "soft-dirty"],
+        _ => &["--verify"],
+    };
+    How { name: tracker, args }
+}
+
 pub(super) fn trials() -> Vec<Trial> {
     let swapping = TRACKERS.map(|tracker| {
         trial(&format!("oracle swapping {tracker}"), &[Need::Swap], move |lab| {
             let swap = Swap::add(lab.dir(), 128)?;
-            let victim = run(lab, tracker, &[])?;
+            let victim = run(lab, by(tracker), &[])?;
             ensure!(swap.swapped_out() > 0, "nothing was swapped out");
             victim.finish()
         })
@@ -62,21 +89,24 @@ pub(super) fn trials() -> Vec<Trial> {
         trial(&format!("oracle hugetlb {tracker}"), &[Need::HugePages], move |lab| {
             // on both sides of a move, and the copies of a child
             lab.hold(HugePages::add(3 * HUGE_PAGES)?);
-            run(lab, tracker, &["--hugetlb"])?.finish()
+            run(lab, by(tracker), &["--hugetlb"])?.finish()
         })
     });
-    let plain = TRACKERS.map(under);
-    plain.into_iter().chain(swapping).chain(huge).chain([trial("oracle direct", &[], direct)]).collect()
+    let late = LATE.map(|how| {
+        trial(&format!("oracle {}", how.name), &[], move |lab| run(lab, how, &NOT_LATE)?.finish())
+    });
+    let direct = trial("oracle direct", &[], direct);
+    TRACKERS.map(under).into_iter().chain(swapping).chain(huge).chain(late).chain([direct]).collect()
 }
 
 /// The trial with one tracker.
 pub(crate) fn under(tracker: &'static str) -> Trial {
-    trial(&format!("oracle {tracker}"), &[], move |lab| run(lab, tracker, &[])?.finish())
+    trial(&format!("oracle {tracker}"), &[], move |lab| run(lab, by(tracker), &[])?.finish())
 }
 
 /// Reads past the page tables are seen by checksums alone.
 fn direct(lab: &mut Lab) -> Result<()> {
-    let victim = run(lab, "auto", &["--direct"])?;
+    let victim = run(lab, by("auto"), &["--direct"])?;
     let to = lab.address(if victim.host == "a" { "b" } else { "a" });
     let forced = lab.live_to(&victim.host, victim.pid, &to, &["--tracker", "wp-scan"])?;
     forced.refused(3, &["O_DIRECT", "--tracker checksum"])?;
@@ -96,6 +126,9 @@ struct Count {
     rounds: usize,
     final_pages: u64,
     freezes: Vec<f64>,
+    late_pages: u64,
+    faults: u64,
+    sent_twice: u64,
     wrong: Vec<String>,
 }
 
@@ -107,21 +140,30 @@ impl Count {
     fn take(&mut self, outcome: &LiveOutcome) {
         let passing = passing(&outcome.stderr);
         match (outcome.exit, outcome.outcome()) {
-            (0, "moved") if outcome.report["verified"] == true => {
+            (0, "moved")
+                if outcome.report["verified"] == true && outcome.report["lazy"]["sent_twice"] == 0 =>
+            {
                 self.moved += 1;
+                let late = |what: &str| outcome.report["lazy"][what].as_u64().unwrap_or(0);
+                self.late_pages += late("pages") + late("zero_pages");
+                self.faults += late("faults");
                 self.rounds += outcome.report["rounds"].as_array().map_or(0, Vec::len);
                 self.final_pages += outcome.report["final_pages"].as_u64().unwrap_or(0);
                 self.freezes.push(outcome.report["freeze_ms"].as_f64().unwrap_or(f64::NAN));
             }
             (3, "refused") if passing => self.refused += 1,
             (4, "aborted") if passing => self.aborted += 1,
-            _ => self.wrong.push(format!(
-                "attempt {}: exit {}, {:?}: {}",
-                self.attempts(),
-                outcome.exit,
-                outcome.outcome(),
-                outcome.stderr
-            )),
+            _ => {
+                let twice = outcome.report["lazy"]["sent_twice"].as_u64().unwrap_or(0);
+                self.sent_twice += twice;
+                self.wrong.push(format!(
+                    "attempt {}: exit {}, {:?}, {twice} pages sent twice: {}",
+                    self.attempts(),
+                    outcome.exit,
+                    outcome.outcome(),
+                    outcome.stderr
+                ));
+            }
         }
     }
 
@@ -130,9 +172,18 @@ impl Count {
         sorted.sort_by(f64::total_cmp);
         let at = |share: f64| sorted.get((sorted.len() as f64 * share) as usize).copied().unwrap_or(f64::NAN);
         let moves = self.moved.max(1);
+        let late = match self.late_pages {
+            0 => String::new(),
+            pages => format!(
+                "; {} pages came late and {} times a thread waited on average, {} pages sent twice",
+                pages / moves as u64,
+                self.faults / moves as u64,
+                self.sent_twice
+            ),
+        };
         format!(
             "{} moved, {} refused and {} aborted for a child, {} wrong; freeze median {:.1} ms, p90 {:.1} ms; {:.1} rounds \
-             and {} pages in the freeze on average",
+             and {} pages in the freeze on average{late}",
             self.moved,
             self.refused,
             self.aborted,
@@ -146,12 +197,12 @@ impl Count {
 }
 
 /// Gives the victim back, which is still at work.
-fn run(lab: &mut Lab, tracker: &str, arguments: &[&str]) -> Result<Victim> {
+fn run(lab: &mut Lab, how: How, arguments: &[&str]) -> Result<Victim> {
     let moves = variable("ULPM_ORACLE_MOVES").map_or(FEW, |n| n as usize);
     let of_now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |t| t.as_nanos() as u64 >> 10);
     let seed = variable("ULPM_ORACLE_SEED").unwrap_or_else(of_now);
-    let how = format!("oracle {tracker}: ULPM_ORACLE_SEED={seed}");
-    eprintln!("{how}, {moves} moves");
+    let title = format!("oracle {}: ULPM_ORACLE_SEED={seed}", how.name);
+    eprintln!("{title}, {moves} moves");
     lab.serve("a")?;
     lab.serve("b")?;
     let more = std::env::var("ULPM_ORACLE_ARGS").unwrap_or_default();
@@ -163,8 +214,8 @@ fn run(lab: &mut Lab, tracker: &str, arguments: &[&str]) -> Result<Victim> {
     let mut count = Count::default();
     let mut dice = Dice(seed);
     let begun = Instant::now();
-    let done = many(lab, &mut victim, tracker, moves, &mut count, &mut dice);
-    let summary = format!("{how}: {} in {:.0} s", count.summary(), begun.elapsed().as_secs_f64());
+    let done = many(lab, &mut victim, how, moves, &mut count, &mut dice);
+    let summary = format!("{title}: {} in {:.0} s", count.summary(), begun.elapsed().as_secs_f64());
     eprintln!("{summary}");
     let list = count.wrong.iter().fold(String::new(), |mut list, one| {
         let _ = writeln!(list, "{one}");
@@ -180,7 +231,7 @@ fn run(lab: &mut Lab, tracker: &str, arguments: &[&str]) -> Result<Victim> {
 fn many(
     lab: &Lab,
     victim: &mut Victim,
-    tracker: &str,
+    how: How,
     moves: usize,
     count: &mut Count,
     dice: &mut Dice,
@@ -193,8 +244,8 @@ fn many(
         victim.check_running(lab)?;
         let to = if victim.host == "a" { "b" } else { "a" };
         let before = victim.outside_pid(lab)?;
-        let args = ["--verify", "--tracker", tracker];
-        let outcome = lab.start_live(&victim.host, victim.pid, &lab.address(to), &args)?.outcome_of_many()?;
+        let live = lab.start_live(&victim.host, victim.pid, &lab.address(to), how.args)?;
+        let outcome = live.outcome_of_many()?;
         let wrong = count.wrong.len();
         count.take(&outcome);
         if outcome.exit == 0 {
@@ -205,7 +256,7 @@ fn many(
         victim.check_running(lab)?;
         if moves > FEW && count.moved / 10 > told {
             told = count.moved / 10;
-            eprintln!("oracle {tracker}: of {moves}: {}", count.summary());
+            eprintln!("oracle {}: of {moves}: {}", how.name, count.summary());
         }
     }
     Ok(())

@@ -18,6 +18,7 @@ use crate::restore::objects::Objects;
 use crate::restore::quarters::Quarters;
 use crate::restore::skeleton::Skeleton;
 use crate::restore::{RestoreError, pages};
+use crate::state::attributes;
 use crate::sys::handoff;
 use crate::sys::process::{pidfd_getfd, pidfd_open, pidfd_send_signal};
 use crate::sys::uffd::{self, Features};
@@ -97,7 +98,9 @@ pub struct Holder {
 }
 
 impl Holder {
-    /// Starts one, and makes the userfaultfds. Before the freeze.
+    /// Starts one, and makes the userfaultfds. Before the freeze, and before any page is placed: until what is outstanding is registered
+    /// there must be no transparent huge page. One that comes with a page that is placed, or that `khugepaged` makes of several,
+    /// holds zeroes where others are missing: these would be there, as zeroes.
     pub fn start(
         home: &Path,
         quarters: &Quarters<'_>,
@@ -108,6 +111,9 @@ impl Holder {
         if !super::is_plain(id) {
             return Err(RestoreError::Nonsense("a migration with an impossible id".to_owned()));
         }
+        let mut batch = skeleton.batch();
+        attributes::without_huge_pages(&mut batch);
+        skeleton.run(&batch)?;
         let (private, shared) = userfaultfds(skeleton)?;
         let (socket, theirs) = handoff::pair().map_err(RestoreError::io("making a socket pair"))?;
         let start = Start { id: id.to_owned(), home: home.to_owned(), peer: peer.to_string() };

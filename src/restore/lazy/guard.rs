@@ -7,16 +7,21 @@
 //! stop is answered at once by what would have happened without a tracer.
 
 use std::collections::BTreeSet;
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use procfs::process::Process;
 
 use crate::sys::ptrace::{self, EVENT_STOP, Options, WaitStatus};
+use crate::sys::uffd;
 use crate::tracee::thread::tracer_of;
 use crate::tracee::{Frozen, Remote, Site, TraceeError};
 
 /// How long a thread may take to stop.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// From one look for events to the next, when hardly any can come.
+const TURN: Duration = Duration::from_micros(500);
 
 /// The children of a process that is not whole.
 #[derive(Debug, Default)]
@@ -68,9 +73,14 @@ impl Guard {
         self.guarded.iter().copied()
     }
 
-    /// Lets go of all of them: they are whole.
-    pub fn release(&mut self) {
+    /// Lets go of all of them: they are whole. The descriptors `inside`, which they were born with, are closed.
+    pub fn release(&mut self, inside: &[i32], home: &std::path::Path) {
         for pid in std::mem::take(&mut self.guarded) {
+            if let Err(error) = close_inside(pid, inside, home)
+                && !error.died()
+            {
+                tracing::warn!(pid, %error, "two descriptors of ours stay in a child");
+            }
             match Frozen::stop_leader(pid, PATIENCE) {
                 Ok(frozen) => frozen.thaw(),
                 Err(e) if e.died() => {}
@@ -96,13 +106,45 @@ fn answer(pid: i32, status: WaitStatus) {
     };
 }
 
-/// Closes descriptors inside a process, with a stop of one thread that the program does not notice.
+/// Does something while nobody waits for an event of these userfaultfds to be read: no area is registered any more, but changes
+/// that began before may be told only now, and until then their threads cannot be stopped.
+pub fn while_reading<T>(uffds: &[BorrowedFd<'_>], act: impl FnOnce() -> T) -> T {
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let settled = || uffds.iter().all(|fd| uffd::is_settled(*fd));
+            while !done.load(Ordering::Relaxed) || !settled() {
+                for fd in uffds {
+                    if uffd::events(*fd).is_err() {
+                        // no address space any more: nobody waits
+                        return;
+                    }
+                }
+                std::thread::sleep(TURN);
+            }
+        });
+        let result = act();
+        done.store(true, Ordering::Relaxed);
+        result
+    })
+}
+
+/// Closes userfaultfds inside a process, with a stop of one thread that the program does not notice. What else has these numbers by
+/// now is left alone.
 pub fn close_inside(pid: i32, fds: &[i32], home: &std::path::Path) -> Result<(), TraceeError> {
+    let is_ours = |fd: &&i32| {
+        std::fs::read_link(format!("/proc/{pid}/fd/{fd}"))
+            .is_ok_and(|to| to.to_string_lossy().contains("userfaultfd"))
+    };
+    let fds: Vec<i32> = fds.iter().filter(is_ours).copied().collect();
+    if fds.is_empty() {
+        return Ok(());
+    }
     let mut memory = crate::state::waits::Memory::load(home, pid);
     let site = Site::of(pid)?;
     let frozen = Frozen::stop_leader(pid, PATIENCE)?;
     let closed = Remote::borrow(frozen.leader(), &site).and_then(|mut remote| {
-        for fd in fds {
+        for fd in &fds {
             remote.single("close of a userfaultfd", libc::SYS_close, [*fd as u64, 0, 0, 0, 0, 0])?;
         }
         remote.finish()

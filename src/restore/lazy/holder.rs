@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::adopt::{Adoption, SOCKET, Start, remove_files};
-use super::guard::{Guard, close_inside};
+use super::guard::{Guard, close_inside, while_reading};
 use super::pager::Pager;
 use super::places::Places;
 use super::plan::Plan;
@@ -31,6 +31,7 @@ use crate::handover::journal::start_time;
 use crate::sys::process::pidfd_send_signal;
 use crate::sys::time::Ticker;
 use crate::sys::{handoff, uffd};
+use crate::tracee::together::favour;
 use crate::transport::lane::{FromHolder, FromSource, LaneKind, LazyRange, PagesHead};
 use crate::transport::protocol::kind;
 
@@ -71,6 +72,7 @@ fn prepare() {
         let _ = unsafe { signal(ignored, SigHandler::SigIgn) };
     }
     let _ = fs::write("/proc/self/oom_score_adj", "-1000");
+    favour();
     let _ = nix::sys::prctl::set_name(c"ulpm-holder");
 }
 
@@ -344,15 +346,18 @@ impl Holder {
     fn ask(&mut self) {
         let Some(held) = &mut self.held else { return };
         let mut broken = Vec::new();
-        if let Some(lane) = self.lanes.get_mut(&LaneKind::Bulk).filter(|lane| !lane.is_full()) {
+        let bulk = self.lanes.get_mut(&LaneKind::Bulk).filter(|lane| !lane.is_full());
+        let now = Instant::now();
+        if let Some(lane) = bulk.filter(|_| held.pager.tells_placed(now)) {
             // a failure shows below
             let _ =
                 held.pager.placed().chunks(4096).try_for_each(|p| lane.say(&FromHolder::Placed(p.to_vec())));
         }
         for (kind, lane) in &mut self.lanes {
             let flushed = lane.flush();
-            let wanted =
-                if lane.is_full() { Vec::new() } else { held.pager.plan.wants(*kind, Instant::now()) };
+            // in the freeze nothing may be in the way of what the process waits for
+            let wait = lane.is_full() || *kind == LaneKind::Bulk && !self.running;
+            let wanted = if wait { Vec::new() } else { held.pager.plan.wants(*kind, now) };
             let said = wanted.chunks(4096).try_for_each(|part| lane.say(&FromHolder::Want(part.to_vec())));
             if flushed.and(said).is_err() {
                 broken.push(*kind);
@@ -497,9 +502,12 @@ impl Held {
         }
     }
 
-    /// The process is whole: nothing of ours stays in it. Its threads may be in the middle of an event that only we can end: so no area
-    /// is registered any more before one of them is stopped.
-    fn let_be(&mut self, home: &Path) {
+    /// Whether no change of the mappings waits for its event to be read.
+    fn is_settled(&self) -> bool {
+        self.pager.descriptors().into_iter().all(|(_, fd)| uffd::is_settled(fd))
+    }
+
+    fn unregister(&self) {
         for pid in [self.pid].into_iter().chain(self.guard.pids()) {
             let maps = procfs::process::Process::new(pid).and_then(|p| p.maps());
             for area in maps.into_iter().flatten() {
@@ -509,17 +517,37 @@ impl Held {
                 }
             }
         }
-        let now = Instant::now();
-        let spaces: Vec<usize> = self.pager.descriptors().into_iter().map(|(i, _)| i).collect();
-        for space in spaces {
-            self.pager.hear(space, now);
+    }
+
+    /// The process is whole: nothing of ours stays in it. Its threads may be in the middle of an event that only we can end: so no area
+    /// is registered any more before one of them is stopped.
+    fn let_be(&mut self, home: &Path) {
+        loop {
+            let now = Instant::now();
+            let spaces: Vec<usize> = self.pager.descriptors().into_iter().map(|(i, _)| i).collect();
+            let born: usize = spaces.into_iter().map(|space| self.pager.hear(space, now)).sum();
+            if born > 0 {
+                self.guard.add_children(self.pid);
+            }
+            // an area that moves meanwhile would be missed: a move is not over before its event is read
+            if self.is_settled() {
+                self.unregister();
+                if self.is_settled() {
+                    break;
+                }
+            }
+            std::thread::sleep(Duration::from_micros(200));
         }
-        if let Err(error) = close_inside(self.pid, &self.inside, home)
-            && !error.died()
-        {
-            tracing::warn!(pid = self.pid, %error, "two descriptors of ours stay in the process");
-        }
-        self.guard.release();
+        let Held { pager, guard, inside, pid, .. } = self;
+        let uffds: Vec<BorrowedFd<'_>> = pager.descriptors().into_iter().map(|(_, fd)| fd).collect();
+        while_reading(&uffds, || {
+            if let Err(error) = close_inside(*pid, inside, home)
+                && !error.died()
+            {
+                tracing::warn!(pid, %error, "two descriptors of ours stay in the process");
+            }
+            guard.release(inside, home);
+        });
     }
 }
 

@@ -11,14 +11,16 @@
 //!
 //! Interleavings that matter: an event is read after the kernel has taken note of it (`mmap_changing`), and until its thread
 //! runs on, every placing is answered with `EAGAIN`: what arrived then is parked and placed later, by what is owed *then*. Faults
-//! are read before older events (`userfaultfd_ctx_read`): so a page asked for may be given up right after.
+//! are read before older events (`userfaultfd_ctx_read`), and reading an event is all that its thread waits for: so of what is read at
+//! once the changes are taken in first, before anything is placed; who faulted where something has changed looks again. A page
+//! asked for may be given up right after.
 //!
 //! On shared mappings `MADV_DONTNEED` keeps the content and `MADV_REMOVE` does not, and one event stands for both: there none is
 //! subscribed. A page that the process *removes* (`MADV_REMOVE`) before it has arrived comes back.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use xxhash_rust::xxh3::xxh3_128;
@@ -30,6 +32,9 @@ use super::stats::Stats;
 use crate::image::{ObjectId, PageRange};
 use crate::sys::uffd::{self, Event};
 use crate::transport::lane::{LaneKind, LazyRange, LazyReport, PagesHead};
+
+/// How many pieces in place, or how old the last word of them, make it time to tell the source.
+const TELL: (usize, Duration) = (256, Duration::from_millis(50));
 
 /// A thread that waits for a page.
 #[derive(Clone, Copy, Debug)]
@@ -61,6 +66,8 @@ pub(super) struct Pager {
     verify: bool,
     /// In place since this was last asked: the source may free its own.
     placed: Vec<LazyRange>,
+    /// When it was.
+    told: Instant,
     /// Counters.
     pub(super) stats: Stats,
 }
@@ -99,6 +106,7 @@ impl Pager {
             unserved: Vec::new(),
             verify,
             placed: Vec::new(),
+            told: Instant::now(),
             stats: Stats::new(),
         }
     }
@@ -150,16 +158,29 @@ impl Pager {
             return 0;
         };
         let mut born = 0;
+        let (mut faults, mut changed) = (Vec::new(), crate::image::RangeSet::default());
         for event in events {
             match event {
-                Event::Fault(at) => self.fault(space, at, now),
+                Event::Fault(at) => faults.push(at),
                 Event::Fork(child) => {
                     born += 1;
                     self.forked(space, child);
                 }
-                Event::Remap { from, to, len } => self.moved(space, from, to, len),
-                Event::Remove(start, end) => self.gone(space, PageRange::new(start, end), false),
-                Event::Unmap(start, end) => self.gone(space, PageRange::new(start, end), true),
+                Event::Remap { from, to, len } => {
+                    [from, to].into_iter().for_each(|at| changed.insert(PageRange::new(at, at + len)));
+                    self.moved(space, from, to, len);
+                }
+                Event::Remove(start, end) | Event::Unmap(start, end) => {
+                    changed.insert(PageRange::new(start, end));
+                    let unmapped = matches!(event, Event::Unmap(..));
+                    self.gone(space, PageRange::new(start, end), unmapped);
+                }
+            }
+        }
+        for at in faults {
+            // it may be of before or after: its thread has been told to look again
+            if !changed.overlaps(PageRange::new(at, at + 1)) {
+                self.fault(space, at, now);
             }
         }
         born
@@ -233,7 +254,9 @@ impl Pager {
         } else if let Some(shared) = self.shared.get_mut(&space) {
             shared.moved(from, to, len);
         }
+        // who touched the new place before this was told of it may be about to get zeroes
         self.look_again(space, PageRange::new(from, from + len));
+        self.look_again(space, PageRange::new(to, to + len));
     }
 
     fn gone(&mut self, space: usize, range: PageRange, unmapped: bool) {
@@ -390,8 +413,15 @@ impl Pager {
         }
     }
 
+    /// Whether it is time to tell the source what is in place: not of each page that a thread waited for.
+    pub(super) fn tells_placed(&self, now: Instant) -> bool {
+        let many = self.placed.len() >= TELL.0 || now.saturating_duration_since(self.told) >= TELL.1;
+        many && !self.placed.is_empty()
+    }
+
     /// What is in place since this was last asked.
     pub(super) fn placed(&mut self) -> Vec<LazyRange> {
+        self.told = Instant::now();
         std::mem::take(&mut self.placed)
     }
 

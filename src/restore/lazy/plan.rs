@@ -70,26 +70,55 @@ struct Flight {
 }
 
 /// How much may be on its way on the bulk lane: as much as keeps it busy, and no more, since a thread may come to wait
-/// for what is far behind in it.
+/// for what is far behind in it, and what it asks for itself queues behind it where the link is narrow.
+///
+/// That is twice what arrives in the time that the fastest piece took, at the best speed that was seen of late: half of it under way,
+/// half of it waiting. That a piece took long says nothing: somebody else may have had the CPU.
 #[derive(Debug)]
 struct Window {
     bytes: u64,
     shortest: Duration,
+    /// Bytes that have arrived since a moment.
+    counted: (u64, Option<Instant>),
+    /// Bytes per second, of the latest spans.
+    speeds: VecDeque<f64>,
 }
 
 impl Window {
-    const LEAST: u64 = 2 * PIECE;
-    const MOST: u64 = 64 << 20;
+    const LEAST: u64 = 2 * (64 << 10);
+    const MOST: u64 = 16 << 20;
+    /// A speed is of so much time.
+    const SPAN: Duration = Duration::from_millis(10);
+    /// So many of them count.
+    const SPANS: usize = 50;
 
-    /// A piece took that long.
-    fn learn(&mut self, took: Duration) {
+    fn new() -> Self {
+        let (shortest, speeds) = (Duration::from_secs(1), VecDeque::new());
+        Window { bytes: 1 << 20, shortest, counted: (0, None), speeds }
+    }
+
+    /// Most bytes of a piece: several are on their way.
+    fn piece(&self) -> u64 {
+        (self.bytes / 4).next_power_of_two().clamp(64 << 10, PIECE)
+    }
+
+    /// So many bytes, asked for as a piece, have arrived after that time.
+    fn learn(&mut self, bytes: u64, took: Duration, now: Instant) {
         self.shortest = self.shortest.min(took);
-        // queues build up when pieces take much longer than the fastest one did
-        self.bytes = if took > self.shortest * 3 + Duration::from_millis(2) {
-            (self.bytes - self.bytes / 8).max(Self::LEAST)
-        } else {
-            (self.bytes + PIECE / 4).min(Self::MOST)
-        };
+        let since = *self.counted.1.get_or_insert(now);
+        self.counted.0 += bytes;
+        let span = now.saturating_duration_since(since);
+        if span < Self::SPAN {
+            return;
+        }
+        self.speeds.push_back(self.counted.0 as f64 / span.as_secs_f64());
+        if self.speeds.len() > Self::SPANS {
+            self.speeds.pop_front();
+        }
+        self.counted = (0, Some(now));
+        let best = self.speeds.iter().copied().fold(0.0, f64::max);
+        let enough = (2.0 * best * self.shortest.as_secs_f64()) as u64;
+        self.bytes = enough.clamp(Self::LEAST, Self::MOST);
     }
 }
 
@@ -121,7 +150,7 @@ impl Plan {
             order,
             cursor: None,
             huge,
-            window: Window { bytes: 1 << 20, shortest: Duration::from_secs(1) },
+            window: Window::new(),
         }
     }
 
@@ -252,7 +281,7 @@ impl Plan {
         let set = self.owed.0.get(&r.object)?;
         for owed in set.within(r.range) {
             let page = self.page(r.object, owed.start);
-            let most = PIECE.max(page.len());
+            let most = self.window.piece().max(page.len());
             let mut at = owed.start;
             while at < owed.end {
                 let piece = LazyRange { range: PageRange::new(at, owed.end.min(at + most)), ..r };
@@ -284,7 +313,7 @@ impl Plan {
             }
             flight.asked.pop_front();
             if lane == LaneKind::Bulk {
-                self.window.learn(now - since);
+                self.window.learn(front.range.len(), now - since, now);
             }
         }
         asked
@@ -314,6 +343,10 @@ impl Plan {
     /// A lane broke: what was on its way there is not coming. What threads wait for must be told anew by [`Plan::fault`].
     pub(super) fn lost(&mut self, lane: LaneKind) {
         self.in_flight.insert(lane, Flight::default());
+        if lane == LaneKind::Bulk {
+            // another connection, perhaps another path
+            self.window = Window::new();
+        }
         if lane == LaneKind::Urgent {
             self.urgent.clear();
         }
@@ -401,10 +434,18 @@ mod tests {
 
     #[test]
     fn the_window_follows_the_link() {
-        let mut window = Window { bytes: 1 << 20, shortest: Duration::from_secs(1) };
-        (0..50).for_each(|_| window.learn(Duration::from_millis(1)));
-        assert!(window.bytes > 4 << 20);
-        (0..50).for_each(|_| window.learn(Duration::from_millis(50)));
-        assert_eq!(window.bytes, Window::LEAST);
+        // a gigabyte per second over a round trip of 4 ms, and then a tenth of it
+        let mut window = Window::new();
+        let mut now = Instant::now();
+        for (nanos, least, most) in [(1, 6 << 20, 16 << 20), (10, 600 << 10, 1600 << 10)] {
+            for _ in 0..200 {
+                let flight = Duration::from_millis(4) + Duration::from_nanos(PIECE * nanos);
+                // what the window holds takes that long, or as long as the link needs for it
+                let link = Duration::from_nanos(window.bytes * nanos);
+                now += flight.max(link);
+                (0..window.bytes / PIECE).for_each(|_| window.learn(PIECE, flight.max(link), now));
+            }
+            assert!((least..most).contains(&window.bytes), "{}", window.bytes);
+        }
     }
 }

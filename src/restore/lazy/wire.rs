@@ -18,6 +18,8 @@ const CHUNK: usize = 2 * PAGES_MAX;
 pub(super) struct Lane {
     pub(super) stream: UnixStream,
     incoming: BytesMut,
+    /// Where it is read into.
+    chunk: Vec<u8>,
     outgoing: BytesMut,
     ended: bool,
 }
@@ -25,7 +27,13 @@ pub(super) struct Lane {
 impl Lane {
     /// Of a stream that does not block.
     pub(super) fn new(stream: UnixStream) -> Self {
-        Lane { stream, incoming: BytesMut::new(), outgoing: BytesMut::new(), ended: false }
+        Lane {
+            stream,
+            incoming: BytesMut::new(),
+            chunk: vec![0; CHUNK],
+            outgoing: BytesMut::new(),
+            ended: false,
+        }
     }
 
     /// Reads what is there. False: the other end is closed, and nothing whole is left.
@@ -33,12 +41,9 @@ impl Lane {
         if self.incoming.len() >= CHUNK {
             return Ok(());
         }
-        let have = self.incoming.len();
-        self.incoming.resize(have + CHUNK, 0);
-        let read = self.stream.read(&mut self.incoming[have..]);
-        self.incoming.truncate(have + *read.as_ref().unwrap_or(&0));
-        match read {
+        match self.stream.read(&mut self.chunk) {
             Ok(0) => self.ended = true,
+            Ok(n) => self.incoming.extend_from_slice(&self.chunk[..n]),
             Err(e) if e.kind() != ErrorKind::WouldBlock && e.kind() != ErrorKind::Interrupted => {
                 return Err(e);
             }

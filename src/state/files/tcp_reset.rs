@@ -4,15 +4,17 @@
 //!
 //! Kernel interface: a connection over loopback whose other end closes with `SO_LINGER` 0.
 
+use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{Shutdown, setsockopt, shutdown, sockopt};
 
 use crate::image::files::OpenFile;
 use crate::image::obstacle::Obstacle;
 use crate::sys::fds;
+use crate::sys::process::{pidfd_getfd, pidfd_open};
 
 use super::FilesError;
 use super::target::{Maker, TargetCheck, failed, set_flags};
@@ -39,6 +41,27 @@ pub(super) fn reset_connection(v6: bool) -> io::Result<OwnedFd> {
         return Err(io::ErrorKind::TimedOut.into());
     }
     Ok(ours.into())
+}
+
+/// The process runs elsewhere, and its stopped copy stays for a while: peers of its connections are told that they are closed, and
+/// nobody is let in any more.
+pub fn hang_up(pid: i32) {
+    let Ok(pidfd) = pidfd_open(pid) else { return };
+    for entry in fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
+        let is_socket =
+            fs::read_link(entry.path()).is_ok_and(|to| to.to_string_lossy().starts_with("socket:"));
+        let number = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok());
+        let Some(socket) = number.filter(|_| is_socket).and_then(|n| pidfd_getfd(pidfd.as_fd(), n).ok())
+        else {
+            continue;
+        };
+        let protocol = fds::socket_option(&socket, libc::SOL_SOCKET, libc::SO_PROTOCOL, &[]).ok();
+        let protocol = protocol.and_then(|raw| raw.first_chunk::<4>().copied()).map(i32::from_ne_bytes);
+        if matches!(protocol, Some(libc::IPPROTO_TCP | libc::IPPROTO_MPTCP)) {
+            // one that is not connected has nobody to tell
+            let _ = shutdown(socket.as_raw_fd(), Shutdown::Both);
+        }
+    }
 }
 
 /// Does the target have a loopback to do it?

@@ -205,19 +205,6 @@ fn in_order(read: Vec<Event>) -> Vec<Event> {
     all
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_was_queued_last_is_read_first() {
-        let remap = Event::Remap { from: 1, to: 2, len: 3 };
-        let read = vec![Event::Fault(7), remap, Event::Unmap(2, 5), Event::Fault(8)];
-        let told = format!("{:?}", in_order(read));
-        assert_eq!(told, "[Fault(7), Fault(8), Unmap(2, 5), Remap { from: 1, to: 2, len: 3 }]");
-    }
-}
-
 fn event(message: &[u64]) -> Option<Event> {
     Some(match message[0] as u8 {
         // flags, address, thread
@@ -237,4 +224,17 @@ pub fn create_own(flags: u64) -> Result<OwnedFd, Errno> {
     let fd = Errno::result(unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC as u64 | flags) })?;
     // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_queued_last_is_read_first() {
+        let remap = Event::Remap { from: 1, to: 2, len: 3 };
+        let read = vec![Event::Fault(7), remap, Event::Unmap(2, 5), Event::Fault(8)];
+        let told = format!("{:?}", in_order(read));
+        assert_eq!(told, "[Fault(7), Fault(8), Unmap(2, 5), Remap { from: 1, to: 2, len: 3 }]");
+    }
 }

@@ -54,9 +54,10 @@ impl WpScan {
     pub fn install(pid: i32, remote: &mut Remote<'_>) -> Result<Self, TrackError> {
         let flags = (libc::O_CLOEXEC | libc::O_NONBLOCK) as u64 | UFFD_USER_MODE_ONLY;
         let inside = remote.must("userfaultfd", libc::SYS_userfaultfd, [flags, 0, 0, 0, 0, 0])?;
-        let taken = pidfd_open(pid).and_then(|pidfd| pidfd_getfd(pidfd.as_fd(), inside as i32));
+        let inside = inside as i32;
         // closed inside whether or not we got it: no trace
-        remote.must("close of the userfaultfd", libc::SYS_close, [inside, 0, 0, 0, 0, 0])?;
+        let taken = remote
+            .close_after(inside, || pidfd_open(pid).and_then(|pidfd| pidfd_getfd(pidfd.as_fd(), inside)))?;
         let uffd = taken.map_err(TrackError::kernel(pid, "taking over the userfaultfd"))?;
         uffd::handshake(uffd.as_fd(), FEATURES).map_err(TrackError::Unsupported)?;
         Ok(WpScan { pid, uffd, pagemap: open_pagemap(pid)? })

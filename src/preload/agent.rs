@@ -229,9 +229,11 @@ pub fn install(
     if !kind.needs_stop() {
         return Ok(kind.install(pid, None)?);
     }
-    let site = Site::of(pid)?;
+    let site = Site::of_running(pid)?;
     let frozen = Frozen::stop_leader(pid, PATIENCE)?;
-    let installed = Remote::borrow(frozen.leader(), &site).and_then(|mut remote| {
+    let installed = Remote::approach(frozen.leader(), &site).and_then(|mut remote| {
+        let continued = waits::leader_continued(&frozen, remote.saved(), memory);
+        remote.shelter_on_stack(&continued, None)?;
         let tracker = kind.install(pid, Some(&mut remote));
         remote.finish()?;
         Ok(tracker)

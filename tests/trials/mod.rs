@@ -8,6 +8,7 @@ mod freezes;
 mod hostile;
 mod hosts;
 mod huge_pages;
+mod killed;
 mod lazy;
 pub(crate) mod oracle;
 mod pid_modes;
@@ -39,6 +40,7 @@ pub(crate) fn all() -> Vec<Trial> {
     trials.extend(freezes::trials());
     trials.extend(lazy::trials());
     trials.extend(faults::trials());
+    trials.extend(killed::trials());
     trials.extend(round_trips::trials());
     trials.extend(pid_modes::trials());
     trials.extend(policy::trials());

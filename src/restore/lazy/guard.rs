@@ -99,9 +99,11 @@ fn answer(pid: i32, status: WaitStatus) {
 /// Closes descriptors inside a process, with a stop of one thread that the program does not notice.
 pub fn close_inside(pid: i32, fds: &[i32], home: &std::path::Path) -> Result<(), TraceeError> {
     let mut memory = crate::state::waits::Memory::load(home, pid);
-    let site = Site::of(pid)?;
+    let site = Site::of_running(pid)?;
     let frozen = Frozen::stop_leader(pid, PATIENCE)?;
-    let closed = Remote::borrow(frozen.leader(), &site).and_then(|mut remote| {
+    let closed = Remote::approach(frozen.leader(), &site).and_then(|mut remote| {
+        let continued = crate::state::waits::leader_continued(&frozen, remote.saved(), &memory);
+        remote.shelter_on_stack(&continued, None)?;
         for fd in fds {
             remote.single("close of a userfaultfd", libc::SYS_close, [*fd as u64, 0, 0, 0, 0, 0])?;
         }

@@ -8,20 +8,26 @@ use std::path::Path;
 use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
+use procfs::process::Process;
+
 use super::PreloadError;
 use super::capture::Poised;
 use super::lazy::{self, Later};
 use super::objects::{ObjectPusher, Shown};
 use super::push::{PageSink, Pusher};
 use super::throttle::Waits;
-use crate::dirty::{Chosen, DirtyTracker, Found, Kind};
+use crate::dirty::choice::Inside;
+use crate::dirty::{Chosen, DirtyTracker, Found, Kind, TrackError};
 use crate::image::files::{FileIdentity, FilesImage};
 use crate::image::memory::{Layout, MemoryObject, discontinued};
 use crate::image::process::ProcessImage;
 use crate::image::{Backing, ObjectId, PAGE_SIZE, RangeSet, Vma};
 use crate::state::digest::Digest;
 use crate::state::files::identity::identity_of_path;
-use crate::state::{memory_map, waits};
+use crate::state::threads::inner_tid;
+use crate::state::{StateError, memory_map, waits};
+use crate::tracee::freeze::Member;
+use crate::tracee::together::{Urgent, go_to};
 use crate::tracee::{Frozen, Remote, Site};
 
 /// How long a thread may take to stop.
@@ -230,17 +236,45 @@ pub fn install(
         return Ok(kind.install(pid, None)?);
     }
     let site = Site::of_running(pid)?;
+    let urgent = Urgent::begin();
     let frozen = Frozen::stop_leader(pid, PATIENCE)?;
-    let installed = Remote::approach(frozen.leader(), &site).and_then(|mut remote| {
-        let continued = waits::leader_continued(&frozen, remote.saved(), memory);
-        remote.shelter_on_stack(&continued, None)?;
-        let tracker = kind.install(pid, Some(&mut remote));
-        remote.finish()?;
-        Ok(tracker)
-    });
+    let installed = install_inside(&frozen, &site, kind, memory);
     memory.note(&frozen);
     frozen.thaw();
+    drop(urgent);
     Ok(installed??)
+}
+
+/// The leader makes a scratch area, in it what tracking needs, and removes the area.
+fn install_inside(
+    frozen: &Frozen,
+    site: &Site,
+    kind: Kind,
+    memory: &waits::Memory,
+) -> Result<Result<Box<dyn DirtyTracker>, TrackError>, PreloadError> {
+    let (pid, leader) = (frozen.pid, frozen.leader());
+    let status = Process::new(pid).and_then(|p| p.status()).map_err(StateError::proc(pid, "status"))?;
+    // both on one CPU
+    if let Some(cpu) = frozen.threads.first().and_then(Member::cpu) {
+        go_to(cpu);
+    }
+    let mut remote = Remote::approach(leader, site)?;
+    let continued = waits::leader_continued(frozen, remote.saved(), memory);
+    remote.shelter_on_stack(&continued, None)?;
+    let scratch = remote.map_scratch(None, PAGE_SIZE as usize, PAGE_SIZE as usize)?;
+    remote.finish()?;
+    let mut remote = Remote::approach(leader, site)?;
+    // other threads run, and may begin to catch any signal: no bell
+    remote.shelter_in(&scratch, &continued, None, None)?;
+    let inside = Inside { remote: &mut remote, scratch: &scratch, pid: inner_tid(&status, pid) };
+    let installed = kind.install(pid, Some(inside));
+    let given_back = remote.finish();
+    let mut remote = Remote::approach(leader, site)?;
+    remote.shelter_on_stack(&continued, None)?;
+    remote.unmap_scratch(scratch)?;
+    remote.finish()?;
+    given_back?;
+    Ok(installed)
 }
 
 /// Memfds that are open count as objects, mapped or not.

@@ -230,10 +230,6 @@ impl<'a> Remote<'a> {
     /// Executes one call and leaves the thread in the signal delivery path.
     pub fn single(&mut self, name: &'static str, nr: i64, args: [u64; 6]) -> Result<i64, TraceeError> {
         self.poise(nr, args)?;
-        self.go(name)
-    }
-
-    fn go(&mut self, name: &'static str) -> Result<i64, TraceeError> {
         self.point(Point::SourceCallSingle);
         // entry, then exit
         for step in ["entering a remote system call", "leaving a remote system call"] {
@@ -247,14 +243,6 @@ impl<'a> Remote<'a> {
             tracing::trace!(name, result, "remote call");
         }
         Ok(result)
-    }
-
-    /// Closes a descriptor of the process when something has been done with it. If we are killed meanwhile, the process
-    /// closes it by itself.
-    pub fn close_after<T>(&mut self, fd: i32, work: impl FnOnce() -> T) -> Result<T, TraceeError> {
-        self.poise(libc::SYS_close, [fd as u64, 0, 0, 0, 0, 0])?;
-        let done = work();
-        self.go("close").map(|_| done)
     }
 
     /// Like [`Remote::single`], for a call that must succeed.
@@ -396,26 +384,70 @@ impl<'a> Remote<'a> {
         let calls = batch.len() + usize::from(self.bell.is_some());
         self.start(scratch.code + SHELTERED_AT, scratch, calls, home)?;
         self.point(Point::SourceCallBatch);
-        let rung = self.bell.map(|bell| Stop::Signal(bell.signal));
-        let (go, stops) = match rung {
-            Some(_) => (Go::Free, 1),
-            None => (Go::ToSyscall, 2 * calls),
-        };
-        for _ in 0..stops {
-            self.thread.resume(go, 0)?;
-            self.point(Point::SourceCallBatch);
-            self.wait_for(STEP, go, |s| s == rung.unwrap_or(Stop::Syscall))?;
-            // the same signal from somebody else, which would have been ignored as well
-            while rung.is_some() && self.thread.regs()?.rbx != scratch.table + (batch.len() * ENTRY) as u64 {
-                self.thread.resume(go, 0)?;
-                self.wait_for(STEP, go, |s| Some(s) == rung)?;
-            }
-        }
-        if rung.is_none() {
-            self.thread.to_trap(self.deadline())?;
+        match self.bell {
+            Some(bell) => self.until_rung(scratch, batch, Stop::Signal(bell.signal))?,
+            None => self.follow(STEP, calls)?,
         }
         self.point(Point::SourceCallBatch);
         self.results(scratch, batch)
+    }
+
+    /// Lets the batch run to its bell. The same signal may come from somebody else, and would have been ignored as well.
+    fn until_rung(&mut self, scratch: &Scratch, batch: &Batch, rung: Stop) -> Result<(), TraceeError> {
+        let bell = scratch.table + (batch.len() * ENTRY) as u64;
+        loop {
+            self.thread.resume(Go::Free, 0)?;
+            self.point(Point::SourceCallBatch);
+            self.wait_for("executing a batch of system calls", Go::Free, |s| s == rung)?;
+            if self.thread.regs()?.rbx == bell {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Lets the next `calls` of a batch run, from entry to exit.
+    fn follow(&mut self, step: &'static str, calls: usize) -> Result<(), TraceeError> {
+        for _ in 0..2 * calls {
+            self.point(Point::SourceCallBatch);
+            self.thread.resume(Go::ToSyscall, 0)?;
+            self.wait_for(step, Go::ToSyscall, |s| s == Stop::Syscall)?;
+        }
+        self.thread.to_trap(self.deadline()).map(drop)
+    }
+
+    /// Makes a descriptor in the process, works on it, and closes it. All that is one batch, in which a call copies the number
+    /// from the result of the first to the argument of the last: if we are killed, the thread closes it on its way home.
+    /// `pid`: as the process itself knows it.
+    pub fn make_and_close<T>(
+        &mut self,
+        (name, nr, args): (&'static str, i64, [u64; 6]),
+        (scratch, pid): (&Scratch, i32),
+        work: impl FnOnce(i32) -> T,
+    ) -> Result<T, TraceeError> {
+        let Some(home) = self.shelter.as_ref().map(|shelter| shelter.at) else {
+            let fd = self.must(name, nr, args)?;
+            let done = work(fd as i32);
+            self.must("close", libc::SYS_close, [fd, 0, 0, 0, 0, 0])?;
+            return Ok(done);
+        };
+        let (result, argument) = (scratch.table + 56, scratch.table + 2 * ENTRY as u64 + 8);
+        let mut batch = Batch::new(scratch);
+        batch.call(name, nr, &args);
+        let both: Vec<u8> = [argument, 8, result, 8].into_iter().flat_map(u64::to_le_bytes).collect();
+        let to = batch.bytes(&both);
+        batch.call("process_vm_readv", libc::SYS_process_vm_readv, &[pid as u64, to, 1, to + 16, 1]);
+        batch.call("close", libc::SYS_close, &[u64::MAX]);
+        self.write("writing call data", scratch.data, batch.data())?;
+        self.write("writing the table of calls", scratch.table, &batch.table(None))?;
+        self.start(scratch.code + SHELTERED_AT, scratch, batch.len(), home)?;
+        self.follow(name, 2)?;
+        let made = self.results(scratch, &batch)?[0];
+        let done = (made >= 0).then(|| work(made as i32));
+        self.follow("closing what was made", 1)?;
+        let results = self.results(scratch, &batch)?;
+        batch.outcome(self.thread.0, results, Vec::new())?;
+        // a call that made nothing is an error of its outcome
+        done.ok_or(TraceeError::Died { tid: self.thread.0, step: "making a descriptor" })
     }
 
     fn start(&self, code: u64, scratch: &Scratch, calls: usize, home: u64) -> Result<(), TraceeError> {

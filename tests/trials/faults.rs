@@ -68,10 +68,13 @@ const MATRIX: [(&str, &str); 33] = [
     ("source.round", "kill stop cut"),
     ("source.poised", "kill stop power"),
     ("source.frozen", "kill stop cut memory"),
-    // tracking is installed (userfaultfd, close), the scratch area made (mmap, mprotect) and removed (munmap): three each
-    ("source.call.single", "kill kill:2 kill:3 kill:5 kill:8 kill:9 kill:11 kill:14 kill:15"),
-    // the leader's, and those of other threads
-    ("source.call.batch", "kill kill:2 kill:3 kill:4 kill:5 kill:6"),
+    // each has three: for tracking the scratch area is made (mmap, mprotect) and removed (munmap), and so for the freeze
+    ("source.call.single", "kill kill:2 kill:3 kill:5 kill:8 kill:9 kill:11 kill:12 kill:14 kill:17 kill:18"),
+    // six for the tracking descriptor; the leader's three, and those of other threads
+    (
+        "source.call.batch",
+        "kill kill:2 kill:3 kill:4 kill:5 kill:6 kill:7 kill:8 kill:9 kill:10 kill:11 kill:12",
+    ),
     ("source.furnished", "kill cut memory"),
     ("source.captured", "kill stop cut memory"),
     ("source.sent", "kill stop cut"),
@@ -131,7 +134,7 @@ pub(super) fn trials() -> Vec<Trial> {
         (
             "in a remote call",
             "source.call.single source.call.batch",
-            "kill kill:2 kill:3 kill:5 kill:8 kill:9 kill:11 kill:14 kill:15 kill:4 kill:6",
+            "kill kill:2 kill:3 kill:4 kill:5 kill:6 kill:7 kill:8 kill:9 kill:10 kill:11 kill:12 kill:14 kill:17 kill:18",
         ),
         ("error", "source.captured source.held target.state target.noted", "memory"),
     ];

@@ -77,7 +77,7 @@ pub fn mask(cpu: usize) -> Vec<u8> {
 }
 
 /// The scheduling of a thread as it is without us.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Plain {
     thread: Thread,
     sched: Option<SchedAttr>,

@@ -70,11 +70,8 @@ const MATRIX: [(&str, &str); 33] = [
     ("source.frozen", "kill stop cut memory"),
     // each has three: for tracking the scratch area is made (mmap, mprotect) and removed (munmap), and so for the freeze
     ("source.call.single", "kill kill:2 kill:3 kill:5 kill:8 kill:9 kill:11 kill:12 kill:14 kill:17 kill:18"),
-    // six for the tracking descriptor; the leader's three, and those of other threads
-    (
-        "source.call.batch",
-        "kill kill:2 kill:3 kill:4 kill:5 kill:6 kill:7 kill:8 kill:9 kill:10 kill:11 kill:12",
-    ),
+    // six for the tracking descriptor; the leader's three in the freeze
+    ("source.call.batch", "kill kill:2 kill:3 kill:4 kill:5 kill:6 kill:7 kill:8 kill:9"),
     ("source.furnished", "kill cut memory"),
     ("source.captured", "kill stop cut memory"),
     ("source.sent", "kill stop cut"),

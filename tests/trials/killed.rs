@@ -25,7 +25,7 @@ const WINDOWS: [(&str, u64); 4] =
 
 pub(super) fn trials() -> Vec<Trial> {
     let number = |name: &str| std::env::var(name).ok().and_then(|n| n.parse::<u64>().ok());
-    let (kills, seed) = (number("ULPM_KILLS").unwrap_or(12), number("ULPM_SEED").unwrap_or(0));
+    let (kills, seed) = (number("ULPM_KILLS").unwrap_or(6), number("ULPM_SEED").unwrap_or(0));
     let one = |name: &'static str| {
         let options = LabOptions { disks: true, ..LabOptions::default() };
         trial_in(options, &format!("killed at random under {name}"), &[], move |lab| {
@@ -45,8 +45,13 @@ fn at_random(lab: &mut Lab, workload: &str, kills: u64, seed: u64) -> Result<()>
         let moment = 1 + scattered(seed, i) % most;
         let what = format!("{point}, {moment} us later");
         let mut before = trace_of(victim.outside_pid(lab)?)?;
-        // but for the moment in which one makes a thread
-        before.insert("SigBlk".to_owned(), "0000000000000000".to_owned());
+        // more is blocked in the moment in which it makes a thread
+        for _ in 0..5 {
+            let again = trace_of(victim.outside_pid(lab)?)?;
+            if again["SigBlk"] < before["SigBlk"] {
+                before = again;
+            }
+        }
         let live =
             lab.start_live("a", victim.pid, "b:3490", &["--fault", &format!("{point}=late:{moment}")])?;
         let outcome = live.outcome()?;

@@ -8,7 +8,7 @@
 use nix::errno::Errno;
 
 use super::error::TraceeError;
-use super::remote::Scratch;
+use super::scratch::Scratch;
 
 /// Bytes of one table entry.
 pub(super) const ENTRY: usize = 64;

@@ -22,6 +22,7 @@ use nix::errno::Errno;
 use super::batch::{Batch, ENTRY, Outcome};
 use super::error::TraceeError;
 use super::restart::Continued;
+use super::scratch::{self, CALL_AT, PAGE, RESTORE_AT, SHELTERED_AT, Scratch};
 use super::shelter::{self, Bell, Code, NO_FLAGS, Own, Shelter};
 use super::site::{SIGTRAP_BIT, Site, leave_critical_section};
 use super::thread::{Go, Stop, Thread};
@@ -29,65 +30,6 @@ use super::together::Plain;
 use crate::fault::Point;
 use crate::sys::ptrace::{self, Regs};
 use crate::sys::time::Deadline;
-
-/// `rbx`: table, `rbp`: number of calls.
-const LOOP: [u8; 42] = [
-    0x48, 0x8b, 0x03, // mov rax,[rbx]
-    0x48, 0x8b, 0x7b, 0x08, // mov rdi,[rbx+8]
-    0x48, 0x8b, 0x73, 0x10, // mov rsi,[rbx+16]
-    0x48, 0x8b, 0x53, 0x18, // mov rdx,[rbx+24]
-    0x4c, 0x8b, 0x53, 0x20, // mov r10,[rbx+32]
-    0x4c, 0x8b, 0x43, 0x28, // mov r8,[rbx+40]
-    0x4c, 0x8b, 0x4b, 0x30, // mov r9,[rbx+48]
-    0x0f, 0x05, // syscall
-    0x48, 0x89, 0x43, 0x38, // mov [rbx+56],rax
-    0x48, 0x83, 0xc3, 0x40, // add rbx,64
-    0x48, 0xff, 0xcd, // dec rbp
-    0x75, 0xd6, // jnz back to the start
-];
-
-/// `int3`: the end of a skeleton's batch.
-const TRAP: [u8; 1] = [0xcc];
-/// `mov rsp, r12; ret`: the way home from a batch.
-const HOME: [u8; 4] = [0x4c, 0x89, 0xe4, 0xc3];
-/// `syscall; ret` and `mov eax, 15; syscall`.
-const CALL: [u8; 3] = [0x0f, 0x05, 0xc3];
-const RESTORE: [u8; 7] = [0xb8, 0x0f, 0, 0, 0, 0x0f, 0x05];
-
-/// Where they lie on the code page.
-const SHELTERED_AT: u64 = 64;
-const CALL_AT: u64 = 128;
-const RESTORE_AT: u64 = 144;
-
-const PAGE: u64 = 4096;
-
-/// The scratch area inside the tracee.
-#[derive(Clone, Copy, Debug)]
-pub struct Scratch {
-    /// Address of the code page.
-    pub code: u64,
-    /// Address of the table of calls.
-    pub table: u64,
-    /// Its length in bytes.
-    pub table_len: usize,
-    /// Address of the data.
-    pub data: u64,
-    /// Its length in bytes.
-    pub data_len: usize,
-    /// Bytes behind the data for the shelter of a thread; none in a skeleton.
-    shelter_len: usize,
-}
-
-impl Scratch {
-    /// First byte and length of the whole area.
-    pub fn range(&self) -> (u64, u64) {
-        (self.code, self.shelter() + self.shelter_len as u64 - self.code)
-    }
-
-    fn shelter(&self) -> u64 {
-        self.data + self.data_len as u64
-    }
-}
 
 /// A stopped thread on loan: executes our calls and is given back by [`Remote::finish`].
 #[derive(Debug)]
@@ -308,12 +250,8 @@ impl<'a> Remote<'a> {
             self.must("munmap of the scratch area", libc::SYS_munmap, [code, len, 0, 0, 0, 0])?;
             return Err(e);
         }
-        let trapping = [&LOOP[..], &TRAP].concat();
-        let sheltered = [&LOOP[..], &HOME].concat();
-        let pieces =
-            [(0, &trapping[..]), (SHELTERED_AT, &sheltered), (CALL_AT, &CALL), (RESTORE_AT, &RESTORE)];
-        for (at, piece) in pieces {
-            self.write("writing the loop", code + at, piece)?;
+        for (at, piece) in scratch::pieces() {
+            self.write("writing the loop", code + at, &piece)?;
         }
         let (table, data) = (code + PAGE, code + PAGE + table_len as u64);
         Ok(Scratch { code, table, table_len, data, data_len, shelter_len })

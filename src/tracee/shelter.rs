@@ -285,7 +285,7 @@ mod tests {
         assert_eq!(code, CALL);
         let Range { start, end } = ground.stack;
         let at = ground.place(end - 4096, &mem).unwrap();
-        assert!(at >= start && at + size() as u64 <= end - 4096 - RED_ZONE && at % PAGE == 0);
+        assert!(at >= start && at + size() as u64 <= end - 4096 - RED_ZONE && at.is_multiple_of(PAGE));
         assert_eq!(ground.place(start + 256, &mem), None, "no room below");
         let untouched = ground.place(0, &mem).unwrap();
         assert_eq!(ground.place(0, &mem), Some(untouched));

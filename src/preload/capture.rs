@@ -14,8 +14,9 @@ use crate::state::{
     StateError, attributes, credentials, mm_fields, scheduling, signals, threads, timers, waits,
 };
 use crate::sys::process::{pidfd_open, pidfd_send_signal};
+use crate::sys::ptrace::Regs;
 use crate::tracee::freeze::{Armed, Frozen, Member};
-use crate::tracee::restart::{Continued, Interrupted};
+use crate::tracee::restart::Continued;
 use crate::tracee::together::{Plain, UrgentTracee, go_to};
 use crate::tracee::{Batch, Remote, Scratch, Site, TraceeError};
 
@@ -66,8 +67,8 @@ pub struct Captive {
     site: Site,
     pidfd: OwnedFd,
     scratch: Option<Scratch>,
-    /// How the leader goes on by itself.
-    leader: Option<Continued>,
+    /// How the leader goes on by itself, from these registers.
+    leader: Option<(Regs, Continued)>,
     held: bool,
     /// See [`Captive::retire`].
     retired: bool,
@@ -85,7 +86,7 @@ impl Captive {
         let continued = waits::leader_continued(frozen, remote.saved(), waits);
         let plain = Plain::of(frozen.leader());
         remote.shelter_on_stack(&continued, Some(&plain))?;
-        self.leader = Some(continued);
+        self.leader = Some((*remote.saved(), continued));
         let urgent = UrgentTracee::from(plain);
         self.scratch = Some(remote.map_scratch(None, TABLE, DATA)?);
         drop(urgent);
@@ -215,11 +216,14 @@ impl Captive {
         let (Some(frozen), Some(scratch)) = (&self.frozen, self.scratch.take()) else { return Ok(()) };
         let mut remote = Remote::approach(frozen.leader(), &self.site)?;
         // a wait may last longer by what the freeze did
-        let waits = matches!(Interrupted::of(remote.saved()), Interrupted::Block(_));
-        let continued = self
-            .leader
-            .filter(|_| waits)
-            .unwrap_or_else(|| waits::leader_continued(frozen, remote.saved(), &waits::Memory::default()));
+        let same = |then: &Regs| {
+            let place = |r: &Regs| (r.rip, r.rsp, r.rax, r.orig_rax);
+            place(then) == place(remote.saved())
+        };
+        let continued = match &self.leader {
+            Some((then, continued)) if same(then) => *continued,
+            _ => waits::leader_continued(frozen, remote.saved(), &waits::Memory::default()),
+        };
         remote.shelter_on_stack(&continued, None)?;
         remote.unmap_scratch(scratch)?;
         remote.finish()?;

@@ -9,6 +9,7 @@ use std::io::{self, Write as _};
 use std::str::FromStr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 macro_rules! points {
     ($($(#[$doc:meta])* $point:ident = $name:literal,)*) => {
@@ -37,6 +38,10 @@ points! {
     SourcePoised = "source.poised",
     /// Every thread is stopped.
     SourceFrozen = "source.frozen",
+    /// In the middle of a single remote call: its registers are set; it is entered; it is done, and the registers are still ours.
+    SourceCallSingle = "source.call.single",
+    /// In the middle of a batch: its registers are set; it runs; it is done, and the registers are still ours.
+    SourceCallBatch = "source.call.batch",
     /// The scratch area is mapped; the capture begins.
     SourceFurnished = "source.furnished",
     /// The state is captured, nothing of it sent.
@@ -102,6 +107,8 @@ points! {
 pub enum Kind {
     /// `kill -9` of ourselves.
     Kill,
+    /// The same, N microseconds after the point was first passed, in whatever we are doing by then.
+    Late,
     /// We stop, as if hung, until somebody lets us go on.
     Stop,
     /// The connection is gone.
@@ -118,8 +125,9 @@ pub enum Kind {
     Tracer,
 }
 
-const KINDS: [(&str, Kind); 8] = [
+const KINDS: [(&str, Kind); 9] = [
     ("kill", Kind::Kill),
+    ("late", Kind::Late),
     ("stop", Kind::Stop),
     ("cut", Kind::Cut),
     ("full", Kind::Full),
@@ -201,14 +209,24 @@ pub fn writing(at: Point) -> io::Result<()> {
 }
 
 fn strike(fault: &Fault) -> io::Result<()> {
-    let due = fault.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1));
-    if due != Ok(1) {
+    let due = fault.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| match fault.kind {
+        Kind::Late => (n > 0).then_some(0),
+        _ => n.checked_sub(1),
+    });
+    let Ok(count) = due else { return Ok(()) };
+    if count != 1 && fault.kind != Kind::Late {
         return Ok(());
     }
     let own = nix::unistd::Pid::this();
     let _ = writeln!(io::stderr(), "ulpm: fault {fault} in process {own}");
     match fault.kind {
         Kind::Kill => nix::sys::signal::kill(own, nix::sys::signal::Signal::SIGKILL)?,
+        Kind::Late => {
+            std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_micros(count.into()));
+                nix::sys::signal::kill(own, nix::sys::signal::Signal::SIGKILL)
+            });
+        }
         // to this thread, which takes it before it does anything else; the process's could be taken by another one later
         Kind::Stop => nix::sys::signal::raise(nix::sys::signal::Signal::SIGSTOP)?,
         Kind::Tracer => crate::sys::process::end_this_thread(),

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::{Checksum, DirtyTracker, SoftDirty, TrackError, WpScan};
 use crate::sys::chain;
-use crate::tracee::Remote;
+use crate::tracee::{Remote, Scratch};
 
 /// A way to track.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -15,6 +15,17 @@ pub enum Kind {
     SoftDirty,
     /// [`Checksum`]
     Checksum,
+}
+
+/// A thread of the process that executes calls for us.
+#[derive(Debug)]
+pub struct Inside<'r, 's> {
+    /// The thread, in its shelter.
+    pub remote: &'r mut Remote<'s>,
+    /// Its scratch area.
+    pub scratch: &'r Scratch,
+    /// The process's id, as it knows it itself.
+    pub pid: i32,
 }
 
 impl Kind {
@@ -44,14 +55,14 @@ impl Kind {
         self == Kind::WpScan
     }
 
-    /// Makes the tracker of a process. `remote`: a stopped thread, where [one is needed](Kind::needs_stop).
+    /// Makes the tracker of a process. `inside`: by a stopped thread, where [one is needed](Kind::needs_stop).
     pub fn install(
         self,
         pid: i32,
-        remote: Option<&mut Remote<'_>>,
+        inside: Option<Inside<'_, '_>>,
     ) -> Result<Box<dyn DirtyTracker>, TrackError> {
-        Ok(match (self, remote) {
-            (Kind::WpScan, Some(remote)) => Box::new(WpScan::install(pid, remote)?),
+        Ok(match (self, inside) {
+            (Kind::WpScan, Some(inside)) => Box::new(WpScan::install(pid, inside)?),
             (Kind::WpScan, None) => return Err(TrackError::Lacking("no thread of the process is stopped")),
             (Kind::SoftDirty, _) => Box::new(SoftDirty::new(pid)?),
             (Kind::Checksum, _) => Box::new(Checksum::new(pid)?),

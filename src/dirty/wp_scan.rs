@@ -19,6 +19,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 
+use super::choice::Inside;
 use super::walk::{side_by_side, span, tracked};
 use super::{DirtyTracker, Found, TrackError, open_pagemap};
 use crate::image::memory::Layout;
@@ -26,7 +27,6 @@ use crate::image::{Backing, PAGE_SIZE, PageRange, RangeSet, Vma};
 use crate::sys::pagemap::{self, Category, Query, Region};
 use crate::sys::process::{ProcMem, pidfd_getfd, pidfd_open};
 use crate::sys::uffd::{self, Features, UFFD_USER_MODE_ONLY};
-use crate::tracee::Remote;
 
 const FEATURES: Features =
     Features::WP_ASYNC.union(Features::WP_UNPOPULATED).union(Features::WP_HUGETLBFS_SHMEM);
@@ -51,12 +51,14 @@ impl WpScan {
     }
 
     /// Makes the userfaultfd inside the process by means of a stopped thread.
-    pub fn install(pid: i32, remote: &mut Remote<'_>) -> Result<Self, TrackError> {
+    pub fn install(pid: i32, inside: Inside<'_, '_>) -> Result<Self, TrackError> {
         let flags = (libc::O_CLOEXEC | libc::O_NONBLOCK) as u64 | UFFD_USER_MODE_ONLY;
-        let inside = remote.must("userfaultfd", libc::SYS_userfaultfd, [flags, 0, 0, 0, 0, 0])?;
-        let taken = pidfd_open(pid).and_then(|pidfd| pidfd_getfd(pidfd.as_fd(), inside as i32));
-        // closed inside whether or not we got it: no trace
-        remote.must("close of the userfaultfd", libc::SYS_close, [inside, 0, 0, 0, 0, 0])?;
+        // closed inside whether or not we get it: no trace
+        let taken = inside.remote.make_and_close(
+            ("userfaultfd", libc::SYS_userfaultfd, [flags, 0, 0, 0, 0, 0]),
+            (inside.scratch, inside.pid),
+            |fd| pidfd_open(pid).and_then(|pidfd| pidfd_getfd(pidfd.as_fd(), fd)),
+        )?;
         let uffd = taken.map_err(TrackError::kernel(pid, "taking over the userfaultfd"))?;
         uffd::handshake(uffd.as_fd(), FEATURES).map_err(TrackError::Unsupported)?;
         Ok(WpScan { pid, uffd, pagemap: open_pagemap(pid)? })

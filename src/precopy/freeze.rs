@@ -220,7 +220,7 @@ impl Freezer<'_> {
         let begun = Instant::now();
         let memory = self.memory(agent, described)?;
         tracing::debug!(maps_ms = ms(begun), "capture");
-        captive.furnish()?;
+        captive.furnish(&agent.waits.lock())?;
         MigrateError::point(Point::SourceFurnished)?;
         tracing::debug!(scratch_ms = ms(begun), "capture");
         let options = &self.options.files;

@@ -8,20 +8,26 @@ use std::path::Path;
 use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
+use procfs::process::Process;
+
 use super::PreloadError;
 use super::capture::Poised;
 use super::lazy::{self, Later};
 use super::objects::{ObjectPusher, Shown};
 use super::push::{PageSink, Pusher};
 use super::throttle::Waits;
-use crate::dirty::{Chosen, DirtyTracker, Found, Kind};
+use crate::dirty::choice::Inside;
+use crate::dirty::{Chosen, DirtyTracker, Found, Kind, TrackError};
 use crate::image::files::{FileIdentity, FilesImage};
 use crate::image::memory::{Layout, MemoryObject, discontinued};
 use crate::image::process::ProcessImage;
 use crate::image::{Backing, ObjectId, PAGE_SIZE, RangeSet, Vma};
 use crate::state::digest::Digest;
 use crate::state::files::identity::identity_of_path;
-use crate::state::{memory_map, waits};
+use crate::state::threads::inner_tid;
+use crate::state::{StateError, memory_map, waits};
+use crate::tracee::freeze::Member;
+use crate::tracee::together::{Plain, Urgent, UrgentTracee, go_to};
 use crate::tracee::{Frozen, Remote, Site};
 
 /// How long a thread may take to stop.
@@ -86,9 +92,7 @@ impl Agent {
         tracker: &Chosen,
     ) -> Result<Self, PreloadError> {
         let mut memory = waits::Memory::load(home, pid);
-        let begun = Instant::now();
-        let installed = install(pid, tracker.kind, &mut memory)?;
-        let attach = if tracker.kind.needs_stop() { begun.elapsed() } else { Duration::ZERO };
+        let (installed, attach) = install(pid, tracker.kind, &mut memory)?;
         let layout = with_descriptors(described.memory.layout.clone(), &described.files);
         Ok(Agent {
             pid,
@@ -220,25 +224,65 @@ impl Agent {
     }
 }
 
-/// Makes a tracker, with a short stop of one thread where it needs one.
+/// Makes a tracker, with a short stop of one thread where it needs one, and says how long that was.
 pub fn install(
     pid: i32,
     kind: Kind,
     memory: &mut waits::Memory,
-) -> Result<Box<dyn DirtyTracker>, PreloadError> {
+) -> Result<(Box<dyn DirtyTracker>, Duration), PreloadError> {
     if !kind.needs_stop() {
-        return Ok(kind.install(pid, None)?);
+        return Ok((kind.install(pid, None)?, Duration::ZERO));
     }
-    let site = Site::of(pid)?;
+    let site = Site::of_running(pid)?;
+    let urgent = Urgent::begin();
+    let begun = Instant::now();
     let frozen = Frozen::stop_leader(pid, PATIENCE)?;
-    let installed = Remote::borrow(frozen.leader(), &site).and_then(|mut remote| {
-        let tracker = kind.install(pid, Some(&mut remote));
-        remote.finish()?;
-        Ok(tracker)
-    });
+    let installed = install_inside(&frozen, &site, kind, memory);
     memory.note(&frozen);
     frozen.thaw();
-    Ok(installed??)
+    let stopped = begun.elapsed();
+    drop(urgent);
+    Ok((installed??, stopped))
+}
+
+/// The leader makes a scratch area, in it what tracking needs, and removes the area.
+fn install_inside(
+    frozen: &Frozen,
+    site: &Site,
+    kind: Kind,
+    memory: &waits::Memory,
+) -> Result<Result<Box<dyn DirtyTracker>, TrackError>, PreloadError> {
+    let (pid, leader) = (frozen.pid, frozen.leader());
+    let status = Process::new(pid).and_then(|p| p.status()).map_err(StateError::proc(pid, "status"))?;
+    // both on one CPU
+    if let Some(cpu) = frozen.threads.first().and_then(Member::cpu) {
+        go_to(cpu);
+    }
+    let plain = Plain::of(leader);
+    let mut remote = Remote::approach(leader, site)?;
+    let continued = waits::leader_continued(frozen, remote.saved(), memory);
+    remote.shelter_on_stack(&continued, Some(&plain))?;
+    // urgent only in a shelter
+    let urgent = UrgentTracee::from(plain.clone());
+    let scratch = remote.map_scratch(None, PAGE_SIZE as usize, PAGE_SIZE as usize)?;
+    drop(urgent);
+    remote.finish()?;
+    let mut remote = Remote::approach(leader, site)?;
+    // other threads run, and may begin to catch any signal: no bell
+    remote.shelter_in(&scratch, &continued, Some(&plain), None)?;
+    let urgent = UrgentTracee::from(plain.clone());
+    let inside = Inside { remote: &mut remote, scratch: &scratch, pid: inner_tid(&status, pid) };
+    let installed = kind.install(pid, Some(inside));
+    drop(urgent);
+    let given_back = remote.finish();
+    let mut remote = Remote::approach(leader, site)?;
+    remote.shelter_on_stack(&continued, Some(&plain))?;
+    let urgent = UrgentTracee::from(plain);
+    remote.unmap_scratch(scratch)?;
+    drop(urgent);
+    remote.finish()?;
+    given_back?;
+    Ok(installed)
 }
 
 /// Memfds that are open count as objects, mapped or not.

@@ -14,8 +14,10 @@ use crate::state::{
     StateError, attributes, credentials, mm_fields, scheduling, signals, threads, timers, waits,
 };
 use crate::sys::process::{pidfd_open, pidfd_send_signal};
+use crate::sys::ptrace::Regs;
 use crate::tracee::freeze::{Armed, Frozen, Member};
-use crate::tracee::together::{UrgentTracee, go_to};
+use crate::tracee::restart::Continued;
+use crate::tracee::together::{Plain, UrgentTracee, go_to};
 use crate::tracee::{Batch, Remote, Scratch, Site, TraceeError};
 
 /// Bytes of scratch memory inside the process while it is frozen.
@@ -38,8 +40,9 @@ impl Poised {
     /// Seizes every thread (they run on) and opens what the freeze needs.
     pub fn prepare(pid: i32) -> Result<Self, PreloadError> {
         let pidfd = pidfd_open(pid).map_err(StateError::errno(pid, "opening a pidfd"))?;
-        let site = Site::of(pid)?;
-        Ok(Poised { site, pidfd, armed: Armed::seize(pid)? })
+        let site = Site::of_running(pid)?;
+        let armed = Armed::seize(pid)?.not_within(site.vdso.clone());
+        Ok(Poised { site, pidfd, armed })
     }
 
     /// Stops every thread.
@@ -50,6 +53,7 @@ impl Poised {
             site: self.site,
             pidfd: self.pidfd,
             scratch: None,
+            leader: None,
             held: false,
             retired: false,
         })
@@ -63,21 +67,29 @@ pub struct Captive {
     site: Site,
     pidfd: OwnedFd,
     scratch: Option<Scratch>,
+    /// How the leader goes on by itself, from these registers.
+    leader: Option<(Regs, Continued)>,
     held: bool,
     /// See [`Captive::retire`].
     retired: bool,
 }
 
 impl Captive {
-    /// Maps the scratch area for remote calls. Before the final scan begins: that holds the lock which `mmap` wants.
-    pub fn furnish(&mut self) -> Result<(), PreloadError> {
+    /// Maps the scratch area for remote calls. Before the final scan begins: that holds the lock which `mmap` wants, and the
+    /// shelter of the thread that executes this lies on its stack.
+    pub fn furnish(&mut self, waits: &waits::Memory) -> Result<(), PreloadError> {
         let Some(frozen) = &self.frozen else { return Err(PreloadError::NoSuchProcess(0)) };
         if let Some(cpu) = frozen.threads.first().and_then(Member::cpu) {
             go_to(cpu);
         }
-        let _urgent = UrgentTracee::begin(frozen.leader());
-        let mut remote = Remote::borrow(frozen.leader(), &self.site)?;
+        let mut remote = Remote::approach(frozen.leader(), &self.site)?;
+        let continued = waits::leader_continued(frozen, remote.saved(), waits);
+        let plain = Plain::of(frozen.leader());
+        remote.shelter_on_stack(&continued, Some(&plain))?;
+        self.leader = Some((*remote.saved(), continued));
+        let urgent = UrgentTracee::from(plain);
         self.scratch = Some(remote.map_scratch(None, TABLE, DATA)?);
+        drop(urgent);
         Ok(remote.finish()?)
     }
 
@@ -202,7 +214,17 @@ impl Captive {
             return Ok(());
         }
         let (Some(frozen), Some(scratch)) = (&self.frozen, self.scratch.take()) else { return Ok(()) };
-        let mut remote = Remote::borrow(frozen.leader(), &self.site)?;
+        let mut remote = Remote::approach(frozen.leader(), &self.site)?;
+        // a wait may last longer by what the freeze did
+        let same = |then: &Regs| {
+            let place = |r: &Regs| (r.rip, r.rsp, r.rax, r.orig_rax);
+            place(then) == place(remote.saved())
+        };
+        let continued = match &self.leader {
+            Some((then, continued)) if same(then) => *continued,
+            _ => waits::leader_continued(frozen, remote.saved(), &waits::Memory::default()),
+        };
+        remote.shelter_on_stack(&continued, None)?;
         remote.unmap_scratch(scratch)?;
         remote.finish()?;
         frozen.mend();

@@ -292,7 +292,7 @@ impl Shell {
 
     fn captive(&self) -> Captive {
         let mut captive = Poised::prepare(self.pid()).unwrap().freeze().unwrap();
-        captive.furnish().unwrap();
+        captive.furnish(&crate::state::waits::Memory::default()).unwrap();
         captive
     }
 

@@ -13,9 +13,9 @@ use crate::image::process::ThreadImage;
 use crate::sys::ptrace::{self, Regs};
 use crate::sys::{process, xsave};
 use crate::tracee::freeze::{Frozen, Member};
-use crate::tracee::remote::leave_vdso;
-use crate::tracee::together::UrgentTracee;
-use crate::tracee::{Batch, Outcome, Remote, Scratch, Site, TraceeError};
+use crate::tracee::site::leave_vdso;
+use crate::tracee::together::{Plain, UrgentTracee};
+use crate::tracee::{Batch, Bell, Outcome, Remote, Scratch, Site, TraceeError};
 
 const PR_GET_TID_ADDRESS: u64 = 40;
 
@@ -122,21 +122,21 @@ pub fn capture<Q>(
         Err(e) => return Err(kernel("reading the rseq registration")(e).into()),
     };
     leave_vdso(thread, context.site)?;
-    let mut remote = Remote::borrow(thread, context.site)?;
+    let mut remote = Remote::approach(thread, context.site)?;
     let taken = waits::capture(context.frozen, member, remote.saved(), context.memory)?;
     let task = Process::new(tid).map_err(StateError::proc(tid, "status"))?;
     let status = task.status().map_err(StateError::proc(tid, "status"))?;
     let mut image = ThreadImage {
         tid: inner_tid(&status, tid),
         regs: words(&taken.regs),
-        xstate: ptrace::xstate(tid).map_err(kernel("reading the extended state"))?,
+        xstate: remote.xstate().to_vec(),
         sigmask: remote.mask(),
         rseq: (rseq.address, rseq.size, rseq.signature),
         robust_list: process::robust_list(tid).map_err(kernel("reading the robust list"))?,
         comm: status.name.clone(),
         creds: credentials::of_status(tid, &status)?,
         sched: scheduling::capture(tid, context.cpus)?,
-        wait: taken.wait,
+        wait: taken.wait.clone(),
         patch: taken.patch.map(|(at, bytes)| (at, bytes.to_vec())),
         ..ThreadImage::default()
     };
@@ -147,7 +147,11 @@ pub fn capture<Q>(
     batch.attempt("prctl(GET_TID_ADDRESS)", libc::SYS_prctl, &[PR_GET_TID_ADDRESS, tid_address, 0, 0, 0]);
     let securebits = credentials::ask(&mut batch);
     let question = ask(&mut batch);
-    let urgent = UrgentTracee::begin(thread);
+    let plain = Plain::of(thread);
+    let process = status.nstgid.as_ref().and_then(|all| all.last().copied()).unwrap_or(status.tgid);
+    let bell = Bell::of(process, image.tid, status.sigcgt, remote.mask());
+    remote.shelter_in(context.scratch, &taken.continued(tid), Some(&plain), bell)?;
+    let urgent = UrgentTracee::from(plain);
     let outcome = remote.run(context.scratch, &batch)?;
     drop(urgent);
     // After the timers were asked: one that fires in between shows nothing left, so its signal must be seen here.

@@ -167,6 +167,22 @@ pub struct SchedAttr {
 }
 const _: () = assert!(size_of::<SchedAttr>() == 56);
 
+impl SchedAttr {
+    /// As `sched_setattr` reads it from memory.
+    pub fn bytes(&self) -> Vec<u8> {
+        let words = [
+            u64::from(self.size) | u64::from(self.policy) << 32,
+            self.flags,
+            u64::from(self.nice.cast_unsigned()) | u64::from(self.priority) << 32,
+            self.runtime,
+            self.deadline,
+            self.period,
+            u64::from(self.util_min) | u64::from(self.util_max) << 32,
+        ];
+        words.into_iter().flat_map(u64::to_le_bytes).collect()
+    }
+}
+
 /// Reads the scheduling attributes of a thread.
 pub fn sched_attr(tid: i32) -> Result<SchedAttr, Errno> {
     let mut attr = SchedAttr::default();

@@ -1,14 +1,14 @@
 //! A table of system calls with the data they point to, laid out for the scratch area of a tracee.
 //!
 //! ```text
-//! scratch:  | code (1 page, r-x) | table: 64 bytes a call        | data                  |
+//! scratch:  | code (1 page, r-x) | table: 64 bytes a call        | data                  | shelter |
 //! a call:   | nr | a1 | a2 | a3 | a4 | a5 | a6 | result |
 //! ```
 
 use nix::errno::Errno;
 
 use super::error::TraceeError;
-use super::remote::Scratch;
+use super::scratch::Scratch;
 
 /// Bytes of one table entry.
 pub(super) const ENTRY: usize = 64;
@@ -97,9 +97,11 @@ impl Batch {
         (self.calls.len() + calls) * ENTRY <= scratch.table_len && self.data.len() + data + 64 <= self.room
     }
 
-    pub(super) fn check_fits(&self, scratch: &Scratch) -> Result<(), TraceeError> {
-        if self.calls.len() * ENTRY > scratch.table_len {
-            return Err(TraceeError::ScratchFull { need: self.calls.len() * ENTRY, have: scratch.table_len });
+    /// `more` calls come behind it.
+    pub(super) fn check_fits(&self, scratch: &Scratch, more: usize) -> Result<(), TraceeError> {
+        let need = (self.calls.len() + more) * ENTRY;
+        if need > scratch.table_len {
+            return Err(TraceeError::ScratchFull { need, have: scratch.table_len });
         }
         if self.data.len() > self.room {
             return Err(TraceeError::ScratchFull { need: self.data.len(), have: self.room });
@@ -107,11 +109,12 @@ impl Batch {
         Ok(())
     }
 
-    pub(super) fn table(&self) -> Vec<u8> {
-        let mut table = Vec::with_capacity(self.calls.len() * ENTRY);
-        for c in &self.calls {
-            table.extend_from_slice(&c.nr.to_le_bytes());
-            c.args.iter().for_each(|a| table.extend_from_slice(&a.to_le_bytes()));
+    /// `last` comes behind it.
+    pub(super) fn table(&self, last: Option<(i64, [u64; 6])>) -> Vec<u8> {
+        let mut table = Vec::with_capacity((self.calls.len() + 1) * ENTRY);
+        for (nr, args) in self.calls().chain(last) {
+            table.extend_from_slice(&nr.to_le_bytes());
+            args.iter().for_each(|a| table.extend_from_slice(&a.to_le_bytes()));
             table.extend_from_slice(&0u64.to_le_bytes());
         }
         table

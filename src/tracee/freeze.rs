@@ -14,6 +14,7 @@
 //! 6. *Job control stops the process*: the freeze fails; detached threads stay stopped, as they would have.
 //! 7. *A thread is in uninterruptible sleep*: the deadline passes, everything is let go.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use nix::time::ClockId;
@@ -25,12 +26,18 @@ use crate::sys::process::ProcMem;
 use crate::sys::ptrace::{Options, Regs};
 use crate::sys::time::{Deadline, now_ns};
 
+/// How often, and for how long, a thread goes on that was stopped where it should not be.
+const TRIES: u32 = 64;
+const MOMENT: Duration = Duration::from_micros(10);
+
 /// Seized threads that still run: the step before the freeze, outside of it.
 #[derive(Debug)]
 pub struct Armed {
     pid: i32,
     threads: Vec<Member>,
     clocks: CpuClocks,
+    /// See [`Armed::not_within`].
+    apart: Range<u64>,
 }
 
 /// A thread of a frozen process.
@@ -83,7 +90,7 @@ pub struct Frozen {
 impl Armed {
     /// Seizes all threads without stopping them.
     pub fn seize(pid: i32) -> Result<Self, TraceeError> {
-        let mut armed = Armed { pid, threads: Vec::new(), clocks: CpuClocks::default() };
+        let mut armed = Armed { pid, threads: Vec::new(), clocks: CpuClocks::default(), apart: 0..0 };
         match armed.seize_new() {
             Ok(_) => {
                 armed.clocks = clocks(&armed.threads);
@@ -95,6 +102,11 @@ impl Armed {
                 Err(e)
             }
         }
+    }
+
+    /// No thread shall be stopped in this code, if it can be helped: one that is goes on for a moment.
+    pub fn not_within(self, apart: Range<u64>) -> Self {
+        Armed { apart, ..self }
     }
 
     /// Seizes threads that are not yet; returns how many there were.
@@ -164,12 +176,22 @@ impl Armed {
 
     fn await_stop(&mut self, thread: Thread, deadline: Deadline) -> Result<(), TraceeError> {
         const STEP: &str = "freezing the process";
+        let mut tries = 0..TRIES;
         if state_of(thread.0) == 'Z' && thread.0 == self.pid && self.threads.len() > 1 {
             return Err(TraceeError::Timeout { tid: thread.0, step: STEP, state: 'Z' });
         }
         loop {
             match thread.wait(STEP, deadline)? {
-                Stop::Trap { signal: libc::SIGTRAP } => return Ok(()),
+                Stop::Trap { signal: libc::SIGTRAP } => {
+                    let apart = !self.apart.is_empty() && self.apart.contains(&thread.regs()?.rip);
+                    if !apart || tries.next().is_none() {
+                        return Ok(());
+                    }
+                    thread.resume(Go::Free, 0)?;
+                    // it may need the CPU on which we are
+                    std::thread::sleep(MOMENT);
+                    thread.interrupt()?;
+                }
                 Stop::Trap { signal } => {
                     let stop = format!("job control: signal {signal}");
                     return Err(TraceeError::UnexpectedStop { tid: thread.0, step: STEP, stop });
@@ -207,7 +229,7 @@ impl Frozen {
         Thread(pid).seize(pid, Options::SOURCE)?;
         let threads = vec![Member::new(pid)];
         let clocks = clocks(&threads);
-        let mut armed = Armed { pid, threads, clocks: CpuClocks::default() };
+        let mut armed = Armed { pid, threads, clocks: CpuClocks::default(), apart: 0..0 };
         let stopped = armed.stop_from(&mut 0, Deadline::after(patience));
         let stopped_ns = now_ns(ClockId::CLOCK_MONOTONIC);
         let frozen = Frozen { pid, threads: armed.threads, stopped_ns, clocks, thawed: false };
@@ -295,15 +317,38 @@ impl Drop for Frozen {
 
 /// Whether a queued signal will interrupt the thread when it goes on, which makes an `EINTR` legitimate.
 pub fn has_deliverable_signal(tid: i32) -> bool {
-    let status = std::fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
-    let field = |name: &str| {
-        status
-            .lines()
-            .find_map(|l| l.strip_prefix(name))
-            .and_then(|v| u64::from_str_radix(v.trim(), 16).ok())
-            .unwrap_or(0)
-    };
-    (field("SigPnd:") | field("ShdPnd:")) & !field("SigBlk:") & !field("SigIgn:") != 0
+    let signals = Signals::of(tid);
+    signals.deliverable & !signals.ignored != 0
+}
+
+/// Whether a handler of the program will run first when the thread goes on.
+pub fn caught_signal_waits(tid: i32) -> bool {
+    let signals = Signals::of(tid);
+    signals.deliverable & signals.caught != 0
+}
+
+struct Signals {
+    deliverable: u64,
+    ignored: u64,
+    caught: u64,
+}
+
+impl Signals {
+    fn of(tid: i32) -> Self {
+        let status = std::fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
+        let field = |name: &str| {
+            status
+                .lines()
+                .find_map(|l| l.strip_prefix(name))
+                .and_then(|v| u64::from_str_radix(v.trim(), 16).ok())
+                .unwrap_or(0)
+        };
+        Signals {
+            deliverable: (field("SigPnd:") | field("ShdPnd:")) & !field("SigBlk:"),
+            ignored: field("SigIgn:"),
+            caught: field("SigCgt:"),
+        }
+    }
 }
 
 /// The threads of a process, in our pid namespace.

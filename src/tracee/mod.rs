@@ -9,6 +9,10 @@
 //! | [`freeze`] | stopping every thread of a process, letting them go |
 //! | [`batch`] | a table of system calls and its data |
 //! | [`remote`] | making a stopped thread execute it |
+//! | [`scratch`] | the area in which it does |
+//! | [`site`] | what that needs to know of a process |
+//! | [`shelter`] | where the thread is safe to run on if we are killed meanwhile |
+//! | `sigframe` | the signal frames of which a shelter is made |
 //! | [`together`] | tracer and tracee on one CPU, ahead of others |
 //! | [`restart`] | what becomes of the system call that a stop interrupted |
 
@@ -17,10 +21,17 @@ pub mod error;
 pub mod freeze;
 pub mod remote;
 pub mod restart;
+pub mod scratch;
+pub mod shelter;
+mod sigframe;
+pub mod site;
 pub mod thread;
 pub mod together;
 
 pub use batch::{Batch, Outcome};
 pub use error::TraceeError;
 pub use freeze::Frozen;
-pub use remote::{Remote, Scratch, Site};
+pub use remote::Remote;
+pub use scratch::Scratch;
+pub use shelter::Bell;
+pub use site::Site;

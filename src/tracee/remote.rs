@@ -1,12 +1,18 @@
 //! Remote system calls: a stopped thread is made to execute them, and afterwards is as it was.
 //!
-//! Two ways. A *single* call jumps to the `syscall` instruction of the vDSO and is caught at its entry and
+//! Two ways. A *single* call jumps to a `syscall` instruction of the process and is caught at its entry and
 //! its exit (`PTRACE_SYSCALL`): no page of ours is needed. A *batch* runs a loop of ten instructions on a
-//! scratch page over a table of calls and ends in `int3`: one round trip, however many calls.
+//! scratch page over a table of calls: one round trip, however many calls.
 //!
-//! While it runs, every signal but `SIGTRAP` is blocked: one that arrives stays queued. `SIGTRAP` must not be:
-//! `force_sig` on a blocked or ignored `SIGTRAP` resets its action (kernel/signal.c,
-//! `force_sig_info_to_task`). A process that ignores `SIGTRAP` therefore gets its batch as single calls.
+//! And two kinds of threads. One of a *running* process must survive us: it executes our calls from a shelter
+//! ([`super::shelter`]), from where it finds home by itself if we are killed. The last call of its batch is a bell: a signal to
+//! itself that is ignored there, which nobody hears but a tracer. Where every such signal is caught or blocked, the
+//! batch is followed from call to call. One of a *skeleton* dies with us: its single calls use the vDSO's `syscall`, its
+//! batches end in `int3`.
+//!
+//! While our code runs, signals are blocked and stay queued, but for the bell, or for a skeleton's `SIGTRAP`: `force_sig` on a
+//! blocked or ignored `SIGTRAP` resets its action (kernel/signal.c, `force_sig_info_to_task`). A skeleton that ignores
+//! it therefore gets its batch as single calls.
 //!
 //! A thread must be handed back in a stop of the signal delivery path ([`Thread::to_trap`]): only there does
 //! the kernel restart the system call that our stop interrupted.
@@ -15,112 +21,15 @@ use nix::errno::Errno;
 
 use super::batch::{Batch, ENTRY, Outcome};
 use super::error::TraceeError;
+use super::restart::Continued;
+use super::scratch::{self, CALL_AT, PAGE, RESTORE_AT, SHELTERED_AT, Scratch};
+use super::shelter::{self, Bell, Code, NO_FLAGS, Own, Shelter};
+use super::site::{SIGTRAP_BIT, Site, leave_critical_section};
 use super::thread::{Go, Stop, Thread};
-use crate::sys::process::ProcMem;
-use crate::sys::ptrace::Regs;
+use super::together::Plain;
+use crate::fault::Point;
+use crate::sys::ptrace::{self, Regs};
 use crate::sys::time::Deadline;
-
-/// `rbx`: table, `rbp`: number of calls.
-const LOOP: [u8; 43] = [
-    0x48, 0x8b, 0x03, // mov rax,[rbx]
-    0x48, 0x8b, 0x7b, 0x08, // mov rdi,[rbx+8]
-    0x48, 0x8b, 0x73, 0x10, // mov rsi,[rbx+16]
-    0x48, 0x8b, 0x53, 0x18, // mov rdx,[rbx+24]
-    0x4c, 0x8b, 0x53, 0x20, // mov r10,[rbx+32]
-    0x4c, 0x8b, 0x43, 0x28, // mov r8,[rbx+40]
-    0x4c, 0x8b, 0x4b, 0x30, // mov r9,[rbx+48]
-    0x0f, 0x05, // syscall
-    0x48, 0x89, 0x43, 0x38, // mov [rbx+56],rax
-    0x48, 0x83, 0xc3, 0x40, // add rbx,64
-    0x48, 0xff, 0xcd, // dec rbp
-    0x75, 0xd6, // jnz back to the start
-    0xcc, // int3
-];
-
-const SIGTRAP_BIT: u64 = 1 << (libc::SIGTRAP - 1);
-const PAGE: u64 = 4096;
-
-/// The scratch area inside the tracee.
-#[derive(Clone, Copy, Debug)]
-pub struct Scratch {
-    /// Address of the code page.
-    pub code: u64,
-    /// Address of the table of calls.
-    pub table: u64,
-    /// Its length in bytes.
-    pub table_len: usize,
-    /// Address of the data.
-    pub data: u64,
-    /// Its length in bytes.
-    pub data_len: usize,
-}
-
-impl Scratch {
-    /// First byte and length of the whole area.
-    pub fn range(&self) -> (u64, u64) {
-        (self.code, self.data + self.data_len as u64 - self.code)
-    }
-}
-
-/// What remote calls need to know of a process.
-#[derive(Debug)]
-pub struct Site {
-    /// The process, as the tracer sees it.
-    pub pid: i32,
-    /// Address of a `syscall` instruction; moves with the vDSO.
-    pub syscall: u64,
-    /// The code of the vDSO.
-    vdso: std::ops::Range<u64>,
-    /// `/proc/PID/mem`.
-    pub mem: ProcMem,
-    /// `SIGTRAP` is ignored there.
-    pub sigtrap_ignored: bool,
-    /// Time limit of each wait.
-    pub patience: std::time::Duration,
-}
-
-impl Site {
-    /// Looks for the vDSO and opens the memory of a process.
-    pub fn of(pid: i32) -> Result<Self, TraceeError> {
-        let proc_error = |file: &str| {
-            let file = file.to_owned();
-            move |source| TraceeError::Proc { pid, file, source }
-        };
-        let mem = ProcMem::open(pid).map_err(proc_error("mem"))?;
-        let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).map_err(proc_error("maps"))?;
-        let (start, end) = maps
-            .lines()
-            .find(|l| l.ends_with("[vdso]"))
-            .and_then(|l| l.split_once(' ')?.0.split_once('-'))
-            .and_then(|(a, b)| Some((u64::from_str_radix(a, 16).ok()?, u64::from_str_radix(b, 16).ok()?)))
-            .ok_or(TraceeError::NoSyscallInstruction { pid })?;
-        let mut image = vec![0; (end - start) as usize];
-        mem.read(start, &mut image).map_err(|source| TraceeError::Memory {
-            pid,
-            step: "reading the vDSO",
-            addr: start,
-            source,
-        })?;
-        let at = image
-            .windows(2)
-            .position(|w| w == [0x0f, 0x05])
-            .ok_or(TraceeError::NoSyscallInstruction { pid })?;
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).map_err(proc_error("status"))?;
-        let ignored = status
-            .lines()
-            .find_map(|l| l.strip_prefix("SigIgn:"))
-            .and_then(|v| u64::from_str_radix(v.trim(), 16).ok())
-            .unwrap_or(0);
-        Ok(Site {
-            pid,
-            syscall: start + at as u64,
-            vdso: start..end,
-            mem,
-            sigtrap_ignored: ignored & SIGTRAP_BIT != 0,
-            patience: std::time::Duration::from_secs(5),
-        })
-    }
-}
 
 /// A stopped thread on loan: executes our calls and is given back by [`Remote::finish`].
 #[derive(Debug)]
@@ -129,18 +38,104 @@ pub struct Remote<'a> {
     site: &'a Site,
     saved: Regs,
     mask: u64,
+    xstate: Vec<u8>,
+    shelter: Option<Shelter>,
+    bell: Option<Bell>,
+    /// Registers or mask are ours.
+    changed: bool,
     finished: bool,
     /// Threads that the calls made (`clone3`), in order.
     pub children: Vec<i32>,
 }
 
 impl<'a> Remote<'a> {
-    /// Borrows a thread that is stopped in the signal delivery path.
+    /// Borrows a thread that is stopped in the signal delivery path, and that does not outlive us.
     pub fn borrow(thread: Thread, site: &'a Site) -> Result<Self, TraceeError> {
-        let saved = leave_critical_section(thread, site, thread.regs()?);
-        let mask = thread.sigmask()?;
-        thread.set_sigmask(!SIGTRAP_BIT)?;
-        Ok(Remote { thread, site, saved, mask, finished: false, children: Vec::new() })
+        let mut remote = Self::look(thread, site)?;
+        remote.expose()?;
+        Ok(remote)
+    }
+
+    /// Borrows a thread of a process that must run on if we are killed. Nothing of it is changed before
+    /// [`Remote::shelter_on_stack`] or [`Remote::shelter_in`], which is to come next.
+    pub fn approach(thread: Thread, site: &'a Site) -> Result<Self, TraceeError> {
+        let mut remote = Self::look(thread, site)?;
+        remote.xstate = ptrace::xstate(thread.0).map_err(|source| TraceeError::Ptrace {
+            tid: thread.0,
+            step: "reading the extended state",
+            source,
+        })?;
+        Ok(remote)
+    }
+
+    fn look(thread: Thread, site: &'a Site) -> Result<Self, TraceeError> {
+        Ok(Remote {
+            thread,
+            site,
+            saved: leave_critical_section(thread, site, thread.regs()?),
+            mask: thread.sigmask()?,
+            xstate: Vec::new(),
+            shelter: None,
+            bell: None,
+            changed: false,
+            finished: false,
+            children: Vec::new(),
+        })
+    }
+
+    /// Without a shelter.
+    fn expose(&mut self) -> Result<(), TraceeError> {
+        self.changed = true;
+        self.thread.set_sigmask(!SIGTRAP_BIT)
+    }
+
+    /// Gives the thread a shelter for single calls, on the main thread's stack. `plain`: it is about to be made urgent.
+    pub fn shelter_on_stack(
+        &mut self,
+        continued: &Continued,
+        plain: Option<&Plain>,
+    ) -> Result<(), TraceeError> {
+        let own = Own { continued, mask: self.mask, xstate: &self.xstate, plain };
+        let found = match &self.site.ground {
+            Some(ground) => Shelter::on_stack(ground, self.saved.rsp, &self.site.mem, &own),
+            None => Ok(None),
+        };
+        match found.map_err(self.memory("putting up a shelter", self.saved.rsp))? {
+            Some(shelter) => self.enter(shelter),
+            None => {
+                tracing::debug!(tid = self.thread.0, "no room for a shelter on the stack");
+                self.expose()
+            }
+        }
+    }
+
+    /// Gives the thread a shelter for batches, in the scratch area. `bell`: how we hear of a batch's end.
+    pub fn shelter_in(
+        &mut self,
+        scratch: &Scratch,
+        continued: &Continued,
+        plain: Option<&Plain>,
+        bell: Option<Bell>,
+    ) -> Result<(), TraceeError> {
+        if scratch.shelter_len == 0 {
+            return self.expose();
+        }
+        let own = Own { continued, mask: self.mask, xstate: &self.xstate, plain };
+        let code = Code { call: scratch.code + CALL_AT, restore: scratch.code + RESTORE_AT };
+        let shelter = Shelter::build(code, scratch.shelter(), &self.site.mem, &own)
+            .map_err(self.memory("putting up a shelter", scratch.shelter()))?;
+        self.bell = bell;
+        self.enter(shelter)
+    }
+
+    /// Registers first: a signal whose handler runs between the two finds its way back into the shelter, while a mask of ours
+    /// without the shelter would stay.
+    fn enter(&mut self, shelter: Shelter) -> Result<(), TraceeError> {
+        self.changed = true;
+        let inside = shelter.inside(&self.clean_regs());
+        self.shelter = Some(shelter);
+        self.thread.set_regs(&inside)?;
+        self.thread.set_sigmask(self.bell.map_or(u64::MAX, Bell::mask))
     }
 
     fn deadline(&self) -> Deadline {
@@ -151,22 +146,38 @@ impl<'a> Remote<'a> {
     fn clean_regs(&self) -> Regs {
         let mut regs = self.saved;
         regs.orig_rax = u64::MAX;
-        // a clear direction flag and no single-stepping
-        regs.eflags &= !0x500;
+        regs.eflags &= !NO_FLAGS;
         regs
     }
 
-    /// Executes one call through the vDSO and leaves the thread in the signal delivery path.
-    pub fn single(&mut self, name: &'static str, nr: i64, args: [u64; 6]) -> Result<i64, TraceeError> {
+    /// A fault may be asked for in the middle of a running process's remote calls: one that ends us, or makes us wait.
+    fn point(&self, at: Point) {
+        if self.shelter.is_some() {
+            let _ = crate::fault::point(at);
+        }
+    }
+
+    /// Sets the registers for one call.
+    fn poise(&mut self, nr: i64, args: [u64; 6]) -> Result<(), TraceeError> {
         let mut regs = self.clean_regs();
         regs.rip = self.site.syscall;
+        if let Some(shelter) = &self.shelter {
+            (regs.rip, regs.rsp) = (shelter.code.call, shelter.at);
+        }
         regs.rax = nr as u64;
         [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9] = args;
-        self.thread.set_regs(&regs)?;
+        self.thread.set_regs(&regs)
+    }
+
+    /// Executes one call and leaves the thread in the signal delivery path.
+    pub fn single(&mut self, name: &'static str, nr: i64, args: [u64; 6]) -> Result<i64, TraceeError> {
+        self.poise(nr, args)?;
+        self.point(Point::SourceCallSingle);
         // entry, then exit
         for step in ["entering a remote system call", "leaving a remote system call"] {
             self.thread.resume(Go::ToSyscall, 0)?;
             self.wait_for(step, Go::ToSyscall, |s| s == Stop::Syscall)?;
+            self.point(Point::SourceCallSingle);
         }
         let result = self.thread.regs()?.rax as i64;
         self.thread.to_trap(self.deadline())?;
@@ -225,7 +236,8 @@ impl<'a> Remote<'a> {
         table_len: usize,
         data_len: usize,
     ) -> Result<Scratch, TraceeError> {
-        let len = PAGE + table_len as u64 + data_len as u64;
+        let shelter_len = if self.shelter.is_some() { shelter::size() } else { 0 };
+        let len = PAGE + (table_len + data_len + shelter_len) as u64;
         let fixed = if hint.is_some() { libc::MAP_FIXED_NOREPLACE } else { 0 };
         let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | fixed) as u64;
         let prot = (libc::PROT_READ | libc::PROT_WRITE) as u64;
@@ -238,8 +250,11 @@ impl<'a> Remote<'a> {
             self.must("munmap of the scratch area", libc::SYS_munmap, [code, len, 0, 0, 0, 0])?;
             return Err(e);
         }
-        self.write("writing the loop", code, &LOOP)?;
-        Ok(Scratch { code, table: code + PAGE, table_len, data: code + PAGE + table_len as u64, data_len })
+        for (at, piece) in scratch::pieces() {
+            self.write("writing the loop", code + at, &piece)?;
+        }
+        let (table, data) = (code + PAGE, code + PAGE + table_len as u64);
+        Ok(Scratch { code, table, table_len, data, data_len, shelter_len })
     }
 
     /// Unmaps the scratch area.
@@ -248,32 +263,30 @@ impl<'a> Remote<'a> {
         self.must("munmap of the scratch area", libc::SYS_munmap, [start, len, 0, 0, 0, 0]).map(drop)
     }
 
+    fn memory(&self, step: &'static str, addr: u64) -> impl FnOnce(std::io::Error) -> TraceeError + use<> {
+        let pid = self.site.pid;
+        move |source| TraceeError::Memory { pid, step, addr, source }
+    }
+
     fn write(&self, step: &'static str, addr: u64, bytes: &[u8]) -> Result<(), TraceeError> {
-        self.site.mem.write(addr, bytes).map_err(|source| TraceeError::Memory {
-            pid: self.site.pid,
-            step,
-            addr,
-            source,
-        })
+        self.site.mem.write(addr, bytes).map_err(self.memory(step, addr))
     }
 
     fn read(&self, step: &'static str, addr: u64, bytes: &mut [u8]) -> Result<(), TraceeError> {
-        self.site.mem.read(addr, bytes).map_err(|source| TraceeError::Memory {
-            pid: self.site.pid,
-            step,
-            addr,
-            source,
-        })
+        self.site.mem.read(addr, bytes).map_err(self.memory(step, addr))
     }
 
     /// Executes a batch: one round trip.
     pub fn run(&mut self, scratch: &Scratch, batch: &Batch) -> Result<Outcome, TraceeError> {
-        batch.check_fits(scratch)?;
+        batch.check_fits(scratch, usize::from(self.bell.is_some()))?;
         if !batch.data().is_empty() {
             self.write("writing call data", scratch.data, batch.data())?;
         }
         let results = if batch.is_empty() {
             Vec::new()
+        } else if let Some(shelter) = &self.shelter {
+            let home = shelter.at;
+            self.run_sheltered(scratch, batch, home)?
         } else if self.site.sigtrap_ignored {
             let calls: Vec<_> = batch.calls().collect();
             calls
@@ -291,8 +304,100 @@ impl<'a> Remote<'a> {
     }
 
     fn run_loop(&mut self, scratch: &Scratch, batch: &Batch) -> Result<Vec<i64>, TraceeError> {
-        self.start(scratch, batch)?;
+        self.write("writing the table of calls", scratch.table, &batch.table(None))?;
+        self.start(scratch.code, scratch, batch.len(), 0)?;
+        self.thread.resume(Go::Free, 0)?;
         self.wait_for("executing a batch of system calls", Go::Free, |s| s == Stop::Signal(libc::SIGTRAP))?;
+        self.results(scratch, batch)
+    }
+
+    fn run_sheltered(
+        &mut self,
+        scratch: &Scratch,
+        batch: &Batch,
+        home: u64,
+    ) -> Result<Vec<i64>, TraceeError> {
+        const STEP: &str = "executing a batch of system calls";
+        self.write("writing the table of calls", scratch.table, &batch.table(self.bell.map(Bell::call)))?;
+        let calls = batch.len() + usize::from(self.bell.is_some());
+        self.start(scratch.code + SHELTERED_AT, scratch, calls, home)?;
+        self.point(Point::SourceCallBatch);
+        match self.bell {
+            Some(bell) => self.until_rung(scratch, batch, Stop::Signal(bell.signal))?,
+            None => self.follow(STEP, calls)?,
+        }
+        self.point(Point::SourceCallBatch);
+        self.results(scratch, batch)
+    }
+
+    /// Lets the batch run to its bell. The same signal may come from somebody else, and would have been ignored as well.
+    fn until_rung(&mut self, scratch: &Scratch, batch: &Batch, rung: Stop) -> Result<(), TraceeError> {
+        let bell = scratch.table + (batch.len() * ENTRY) as u64;
+        loop {
+            self.thread.resume(Go::Free, 0)?;
+            self.point(Point::SourceCallBatch);
+            self.wait_for("executing a batch of system calls", Go::Free, |s| s == rung)?;
+            if self.thread.regs()?.rbx == bell {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Lets the next `calls` of a batch run, from entry to exit.
+    fn follow(&mut self, step: &'static str, calls: usize) -> Result<(), TraceeError> {
+        for _ in 0..2 * calls {
+            self.point(Point::SourceCallBatch);
+            self.thread.resume(Go::ToSyscall, 0)?;
+            self.wait_for(step, Go::ToSyscall, |s| s == Stop::Syscall)?;
+        }
+        self.thread.to_trap(self.deadline()).map(drop)
+    }
+
+    /// Makes a descriptor in the process, works on it, and closes it. All that is one batch, in which a call copies the number
+    /// from the result of the first to the argument of the last: if we are killed, the thread closes it on its way home.
+    /// `pid`: as the process itself knows it.
+    pub fn make_and_close<T>(
+        &mut self,
+        (name, nr, args): (&'static str, i64, [u64; 6]),
+        (scratch, pid): (&Scratch, i32),
+        work: impl FnOnce(i32) -> T,
+    ) -> Result<T, TraceeError> {
+        let Some(home) = self.shelter.as_ref().map(|shelter| shelter.at) else {
+            let fd = self.must(name, nr, args)?;
+            let done = work(fd as i32);
+            self.must("close", libc::SYS_close, [fd, 0, 0, 0, 0, 0])?;
+            return Ok(done);
+        };
+        let (result, argument) = (scratch.table + 56, scratch.table + 2 * ENTRY as u64 + 8);
+        let mut batch = Batch::new(scratch);
+        batch.call(name, nr, &args);
+        let both: Vec<u8> = [argument, 8, result, 8].into_iter().flat_map(u64::to_le_bytes).collect();
+        let to = batch.bytes(&both);
+        batch.call("process_vm_readv", libc::SYS_process_vm_readv, &[pid as u64, to, 1, to + 16, 1]);
+        batch.call("close", libc::SYS_close, &[u64::MAX]);
+        self.write("writing call data", scratch.data, batch.data())?;
+        self.write("writing the table of calls", scratch.table, &batch.table(None))?;
+        self.start(scratch.code + SHELTERED_AT, scratch, batch.len(), home)?;
+        self.follow(name, 2)?;
+        let made = self.results(scratch, &batch)?[0];
+        let done = (made >= 0).then(|| work(made as i32));
+        self.follow("closing what was made", 1)?;
+        let results = self.results(scratch, &batch)?;
+        batch.outcome(self.thread.0, results, Vec::new())?;
+        // a call that made nothing is an error of its outcome
+        done.ok_or(TraceeError::Died { tid: self.thread.0, step: "making a descriptor" })
+    }
+
+    fn start(&self, code: u64, scratch: &Scratch, calls: usize, home: u64) -> Result<(), TraceeError> {
+        let mut regs = self.clean_regs();
+        regs.rip = code;
+        regs.rbx = scratch.table;
+        regs.rbp = calls as u64;
+        regs.r12 = home;
+        self.thread.set_regs(&regs)
+    }
+
+    fn results(&self, scratch: &Scratch, batch: &Batch) -> Result<Vec<i64>, TraceeError> {
         let mut table = vec![0; batch.len() * ENTRY];
         self.read("reading results", scratch.table, &mut table)?;
         Ok(table
@@ -301,25 +406,11 @@ impl<'a> Remote<'a> {
             .collect())
     }
 
-    fn start(&mut self, scratch: &Scratch, batch: &Batch) -> Result<(), TraceeError> {
-        self.write("writing the table of calls", scratch.table, &batch.table())?;
-        let mut regs = self.clean_regs();
-        regs.rip = scratch.code;
-        regs.rbx = scratch.table;
-        regs.rbp = batch.len() as u64;
-        self.thread.set_regs(&regs)?;
-        self.thread.resume(Go::Free, 0)
-    }
-
     /// Makes the thread enter a blocking call and stops it there at once: the kernel then holds the state from
     /// which the call restarts. The result is what an interrupted call leaves (`-ERESTART…`), or its outcome if
     /// it had nothing to wait for.
     pub fn enter_and_stop(&mut self, nr: i64, args: [u64; 6]) -> Result<i64, TraceeError> {
-        let mut regs = self.clean_regs();
-        regs.rip = self.site.syscall;
-        regs.rax = nr as u64;
-        [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9] = args;
-        self.thread.set_regs(&regs)?;
+        self.poise(nr, args)?;
         self.thread.resume(Go::ToSyscall, 0)?;
         self.wait_for("entering a blocking call", Go::ToSyscall, |s| s == Stop::Syscall)?;
         // with the interrupt pending, the call sets up its wait and returns at once
@@ -337,11 +428,27 @@ impl<'a> Remote<'a> {
         self.mask
     }
 
+    /// The thread's extended state; of one that was [approached](Remote::approach).
+    pub fn xstate(&self) -> &[u8] {
+        &self.xstate
+    }
+
     /// Gives the thread back with its own registers and mask.
     pub fn finish(mut self) -> Result<(), TraceeError> {
         self.finished = true;
+        self.give_back()
+    }
+
+    /// The mask first: in its shelter the thread may take a signal, and outside of it our mask would stay.
+    fn give_back(&self) -> Result<(), TraceeError> {
+        if !self.changed {
+            return Ok(());
+        }
+        self.thread.set_sigmask(self.mask)?;
         self.thread.set_regs(&self.saved)?;
-        self.thread.set_sigmask(self.mask)
+        self.shelter.as_ref().map_or(Ok(()), |shelter| {
+            shelter.clear(&self.site.mem).map_err(|(at, e)| self.memory("clearing a shelter", at)(e))
+        })
     }
 
     /// Gives the thread back as our code left it: its registers and mask will be set by the caller.
@@ -351,61 +458,13 @@ impl<'a> Remote<'a> {
     }
 }
 
-/// Lets a thread that is reading a clock in the vDSO finish that, instruction by instruction. What it has read so
-/// far belongs to this host: base and counter of one clock must not be mixed with those of another, and the
-/// page of a time namespace, which the code may be about to read, need not exist at the target (`SIGBUS`).
-pub fn leave_vdso(thread: Thread, site: &Site) -> Result<(), TraceeError> {
-    const STEPS: usize = 4000;
-    for _ in 0..STEPS {
-        if site.sigtrap_ignored || !site.vdso.contains(&thread.regs()?.rip) {
-            return Ok(());
-        }
-        let mask = thread.sigmask()?;
-        thread.set_sigmask(!SIGTRAP_BIT)?;
-        thread.resume(Go::Step, 0)?;
-        let stop = thread.wait("leaving the vDSO", Deadline::after(site.patience))?;
-        thread.set_sigmask(mask)?;
-        if stop != Stop::Signal(libc::SIGTRAP) {
-            tracing::debug!(tid = thread.0, ?stop, "while leaving the vDSO");
-        }
-    }
-    Ok(())
-}
-
-/// A thread inside an rseq critical section continues at its abort handler: executing our calls makes the
-/// kernel forget the section (`rseq_ip_fixup`: the instruction pointer lies outside of it), and what the section
-/// had computed may be about another CPU.
-///
-/// `struct rseq`: …, `rseq_cs` at 8. `struct rseq_cs`: version, flags, start_ip at 8, post_commit_offset at 16,
-/// abort_ip at 24.
-fn leave_critical_section(thread: Thread, site: &Site, mut regs: Regs) -> Regs {
-    let Ok(rseq) = crate::sys::ptrace::rseq(thread.0) else { return regs };
-    let read = |addr: u64| {
-        let mut bytes = [0; 8];
-        site.mem.read(addr, &mut bytes).ok().map(|()| u64::from_le_bytes(bytes))
-    };
-    if rseq.address == 0 {
-        return regs;
-    }
-    let Some(section) = read(rseq.address + 8).filter(|s| *s != 0) else { return regs };
-    if let (Some(start), Some(length), Some(abort)) =
-        (read(section + 8), read(section + 16), read(section + 24))
-        && regs.rip.wrapping_sub(start) < length
-    {
-        regs.rip = abort;
-    }
-    regs
-}
-
 impl Drop for Remote<'_> {
     fn drop(&mut self) {
-        if !self.finished {
-            let back = self.thread.set_regs(&self.saved).and_then(|()| self.thread.set_sigmask(self.mask));
-            if let Err(e) = back
-                && !e.died()
-            {
-                tracing::error!(tid = self.thread.0, error = %e, "could not put a thread's registers back");
-            }
+        if !self.finished
+            && let Err(e) = self.give_back()
+            && !e.died()
+        {
+            tracing::error!(tid = self.thread.0, error = %e, "could not put a thread's registers back");
         }
     }
 }

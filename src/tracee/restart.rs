@@ -106,6 +106,57 @@ fn timespec_arg(regs: &Regs, nr: i64) -> u64 {
     }
 }
 
+/// Registers with which a thread goes on by itself, when nothing of the kernel's own memory of an interrupted call is left:
+/// it issues the call again.
+#[derive(Clone, Copy, Debug)]
+pub struct Continued {
+    /// The registers.
+    pub regs: Regs,
+    /// The time left of the wait, and which argument is to point to it.
+    pub timespec: Option<(usize, [u8; 16])>,
+}
+
+impl Continued {
+    /// From registers as they stand in a stop. `caught`: whether a signal is queued whose handler will run first; the calls
+    /// that always end with `EINTR` then do.
+    pub fn of(regs: &Regs, caught: impl FnOnce() -> bool) -> Self {
+        let mut regs = *regs;
+        let restarts = regs.orig_rax as i64 >= 0
+            && matches!(
+                regs.rax as i64,
+                ERESTARTSYS | ERESTARTNOINTR | ERESTARTNOHAND | ERESTART_RESTARTBLOCK
+            );
+        if restarts && regs.rax as i64 == ERESTARTNOHAND && caught() {
+            regs.rax = EINTR as u64;
+        } else if restarts {
+            regs.rax = regs.orig_rax;
+            regs.rip -= 2;
+        }
+        regs.orig_rax = u64::MAX;
+        Continued { regs, timespec: None }
+    }
+
+    /// From registers that issue a call with these arguments once more.
+    pub fn anew(regs: &Regs, nr: i64, args: [u64; 6], timespec: Option<(usize, [u8; 16])>) -> Self {
+        let mut regs = *regs;
+        regs.rax = nr as u64;
+        regs.rip -= 2;
+        regs.orig_rax = u64::MAX;
+        [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9] = args;
+        Continued { regs, timespec }
+    }
+
+    /// The registers, when the timespec lies at `place`.
+    pub fn regs_at(&self, place: u64) -> Regs {
+        let mut regs = self.regs;
+        if let Some((arg, _)) = self.timespec {
+            let r = &mut regs;
+            *[&mut r.rdi, &mut r.rsi, &mut r.rdx, &mut r.r10, &mut r.r8, &mut r.r9][arg] = place;
+        }
+        regs
+    }
+}
+
 /// How a call is issued again.
 #[derive(Clone, Copy, Debug)]
 pub struct Again {
@@ -282,5 +333,20 @@ mod tests {
         assert_eq!((again.regs.rdx, again.regs.rip), (place, 0x400));
         assert_eq!(duration(bytes), Duration::from_millis(700));
         assert!(place + 16 <= 0x9000 - 128);
+    }
+
+    #[test]
+    fn a_thread_that_goes_on_by_itself_issues_its_call_again() {
+        let mut regs = crate::state::threads::from_words(&[0; 27]).unwrap();
+        (regs.orig_rax, regs.rax, regs.rip) = (libc::SYS_pause as u64, ERESTARTNOHAND as u64, 0x402);
+        let again = Continued::of(&regs, || false).regs;
+        assert_eq!((again.rax, again.rip, again.orig_rax), (libc::SYS_pause as u64, 0x400, u64::MAX));
+        let handled = Continued::of(&regs, || true).regs;
+        assert_eq!((handled.rax, handled.rip), (EINTR as u64, 0x402));
+        let sleep = Continued::anew(&regs, libc::SYS_nanosleep, [1, 2, 0, 0, 0, 0], Some((0, [0; 16])));
+        let asleep = sleep.regs_at(0x7000);
+        assert_eq!((asleep.rax, asleep.rdi, asleep.rsi), (libc::SYS_nanosleep as u64, 0x7000, 2));
+        (regs.orig_rax, regs.rax) = (u64::MAX, ERESTARTSYS as u64);
+        assert_eq!(Continued::of(&regs, || false).regs.rip, 0x402, "it was in no call");
     }
 }

@@ -87,38 +87,73 @@ pub fn mask(cpu: usize) -> Vec<u8> {
     mask
 }
 
+/// The scheduling of a thread as it is without us.
+#[derive(Clone, Debug)]
+pub struct Plain {
+    thread: Thread,
+    sched: Option<SchedAttr>,
+    slack: Option<u64>,
+}
+
+impl Plain {
+    /// Looks.
+    pub fn of(thread: Thread) -> Self {
+        let slack = std::fs::read_to_string(slack_of(thread)).ok().and_then(|s| s.trim().parse().ok());
+        Plain { thread, sched: sched_attr(thread.0).ok(), slack }
+    }
+
+    /// The calls with which the thread itself puts it back, when the attributes lie at `attributes`.
+    pub(super) fn calls(&self, attributes: u64) -> Vec<(i64, [u64; 3])> {
+        let sched = self.sched.map(|_| (libc::SYS_sched_setattr, [0, attributes, 0]));
+        let slack = self.slack.map(|slack| (libc::SYS_prctl, [libc::PR_SET_TIMERSLACK as u64, slack, 0]));
+        sched.into_iter().chain(slack).collect()
+    }
+
+    /// What lies there.
+    pub(super) fn bytes(&self) -> Vec<u8> {
+        self.sched.map(|sched| sched.bytes()).unwrap_or_default()
+    }
+
+    fn put_back(&self) -> std::io::Result<()> {
+        let Some(sched) = &self.sched else { return Ok(()) };
+        set_sched_attr(self.thread.0, sched)?;
+        self.slack.map_or(Ok(()), |slack| std::fs::write(slack_of(self.thread), slack.to_string()))
+    }
+}
+
 /// A stopped thread, made urgent; as it was when dropped.
 #[derive(Debug)]
 pub struct UrgentTracee {
-    thread: Thread,
-    sched: Option<SchedAttr>,
-    slack: Option<String>,
+    plain: Option<Plain>,
 }
 
 impl UrgentTracee {
-    /// Makes it urgent. A real-time thread has no timer slack, and one that ceases to be gets the default
-    /// (`__setscheduler_params`): so that is put back, too.
+    /// Makes it urgent.
     pub fn begin(thread: Thread) -> Self {
-        let slack = std::fs::read_to_string(slack_of(thread)).ok();
-        let sched = sched_attr(thread.0).ok().filter(|s| set_sched_attr(thread.0, &urgent(*s)).is_ok());
-        UrgentTracee { thread, sched, slack }
+        Self::from(Plain::of(thread))
     }
 
     /// Leaves it urgent: its attributes will be set by the caller.
     pub fn keep(mut self) {
-        self.sched = None;
+        self.plain = None;
+    }
+}
+
+impl From<Plain> for UrgentTracee {
+    /// Makes it urgent. A real-time thread has no timer slack, and one that ceases to be gets the default
+    /// (`__setscheduler_params`): so that is put back, too.
+    fn from(plain: Plain) -> Self {
+        let urgent = plain.sched.is_some_and(|s| set_sched_attr(plain.thread.0, &urgent(s)).is_ok());
+        UrgentTracee { plain: urgent.then_some(plain) }
     }
 }
 
 impl Drop for UrgentTracee {
     fn drop(&mut self) {
-        let Some(sched) = &self.sched else { return };
-        let mut back = set_sched_attr(self.thread.0, sched).map_err(std::io::Error::from);
-        if let Some(slack) = &self.slack {
-            back = back.and(std::fs::write(slack_of(self.thread), slack.trim()));
-        }
-        if let Err(e) = back {
-            tracing::debug!(tid = self.thread.0, error = %e, "scheduling attributes not put back");
+        if let Some(plain) = &self.plain
+            && let Err(e) = plain.put_back()
+        {
+            tracing::debug!(tid = plain.thread.0, error = %e, "scheduling attributes not put back");
         }
     }
 }

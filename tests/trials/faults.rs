@@ -21,7 +21,7 @@ use super::victims::{Victim, is_gone};
 use crate::lab::live::Live;
 use crate::lab::{Lab, LabOptions, SOON, ULPM, wait_until};
 
-const WORKLOADS: [&str; 4] = ["threads", "memory", "clock", "dirty"];
+const WORKLOADS: [&str; 5] = ["threads", "registers", "memory", "clock", "dirty"];
 /// How long a hung side hangs: longer than the source waits for a sign of life.
 const HANG: Duration = Duration::from_millis(2500);
 const SETTLED: Duration = Duration::from_secs(90);
@@ -31,12 +31,17 @@ const RUNS_PER_LAB: usize = 6;
 
 /// What is done where. `power` is not a kind of the program's: it stops there, and then its host's power is cut.
 #[derive(Clone, Copy, Debug)]
-struct Case {
+pub(super) struct Case {
     point: &'static str,
     kind: &'static str,
 }
 
 impl Case {
+    /// The worker is killed at some moment after this point of the source.
+    pub(super) const fn some_time_after(point: &'static str) -> Self {
+        Case { point, kind: "late" }
+    }
+
     fn at_source(self) -> bool {
         self.point.starts_with("source.")
     }
@@ -46,6 +51,11 @@ impl Case {
         format!("{}={kind}", self.point)
     }
 
+    /// As the program names it when it strikes: without the count.
+    fn name(self) -> String {
+        self.fault().split(':').next().unwrap_or_default().to_owned()
+    }
+
     /// Points that are passed when the source asks how it ended.
     fn asked(self) -> bool {
         matches!(self.point, "target.asked" | "target.settled")
@@ -53,11 +63,15 @@ impl Case {
 }
 
 /// The kinds that mean something at each point.
-const MATRIX: [(&str, &str); 31] = [
+const MATRIX: [(&str, &str); 33] = [
     ("source.ready", "kill stop cut memory"),
     ("source.round", "kill stop cut"),
     ("source.poised", "kill stop power"),
     ("source.frozen", "kill stop cut memory"),
+    // each has three: for tracking the scratch area is made (mmap, mprotect) and removed (munmap), and so for the freeze
+    ("source.call.single", "kill kill:2 kill:3 kill:5 kill:8 kill:9 kill:11 kill:12 kill:14 kill:17 kill:18"),
+    // six for the tracking descriptor; the leader's three in the freeze
+    ("source.call.batch", "kill kill:2 kill:3 kill:4 kill:5 kill:6 kill:7 kill:8 kill:9"),
     ("source.furnished", "kill cut memory"),
     ("source.captured", "kill stop cut memory"),
     ("source.sent", "kill stop cut"),
@@ -114,6 +128,11 @@ pub(super) fn trials() -> Vec<Trial> {
         ("hang", "source.held target.commit", "stop"),
         ("power of the source", "source.held source.commit.sent source.killed", "power"),
         ("power of the target", "target.prepared target.journalled target.letgo target.released", "power"),
+        (
+            "in a remote call",
+            "source.call.single source.call.batch",
+            "kill kill:2 kill:3 kill:4 kill:5 kill:6 kill:7 kill:8 kill:9 kill:10 kill:11 kill:12 kill:14 kill:17 kill:18",
+        ),
         ("error", "source.captured source.held target.state target.noted", "memory"),
     ];
     let mut trials: Vec<Trial> = some
@@ -140,7 +159,7 @@ pub(super) fn trials() -> Vec<Trial> {
 
 /// Where the one process was in the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
+pub(super) enum End {
     Source,
     Target,
     /// With the host whose power was cut, before it was anywhere else.
@@ -180,7 +199,7 @@ fn prepare(lab: &mut Lab, case: Case) -> Result<()> {
 }
 
 /// Trust is exchanged once; it is on the disks.
-fn serve(lab: &mut Lab) -> Result<()> {
+pub(super) fn serve(lab: &mut Lab) -> Result<()> {
     match (lab.is_serving("b"), lab.dir().join("disk-b/trusted").exists()) {
         (true, _) => Ok(()),
         (false, true) => lab.serve_untrusted("b", &[]),
@@ -216,7 +235,7 @@ struct Struck {
 
 impl Struck {
     fn wait(lab: &mut Lab, case: Case, mut live: Live) -> Result<Self> {
-        let word = format!("fault {} in process ", case.fault());
+        let word = format!("fault {} in process ", case.name());
         let mut said = String::new();
         wait_until("the fault", Duration::from_secs(60), || {
             let here = if case.at_source() {
@@ -270,7 +289,7 @@ impl Struck {
 }
 
 /// `ulpm recover` until nothing is open; the user's word only where it asks for it.
-fn settle(lab: &mut Lab, case: Case) -> Result<()> {
+pub(super) fn settle(lab: &mut Lab, case: Case) -> Result<()> {
     let deadline = Instant::now() + SETTLED;
     loop {
         serve(lab)?;
@@ -298,7 +317,7 @@ fn settle(lab: &mut Lab, case: Case) -> Result<()> {
 }
 
 /// Waits until exactly one copy runs.
-fn whereabouts(lab: &Lab, case: Case, pid: i32) -> Result<End> {
+pub(super) fn whereabouts(lab: &Lab, case: Case, pid: i32) -> Result<End> {
     let at = |host: &str| {
         let outside = lab.host(host).outside_pid(Pid::from_raw(pid)).ok()?.as_raw();
         (!is_gone(outside)).then_some(outside)

@@ -9,6 +9,7 @@ mod hostile;
 mod hosts;
 mod huge_pages;
 mod interruptions;
+mod killed;
 mod lazy;
 pub(crate) mod oracle;
 mod pid_modes;
@@ -41,6 +42,7 @@ pub(crate) fn all() -> Vec<Trial> {
     trials.extend(lazy::trials());
     trials.extend(interruptions::trials());
     trials.extend(faults::trials());
+    trials.extend(killed::trials());
     trials.extend(round_trips::trials());
     trials.extend(pid_modes::trials());
     trials.extend(policy::trials());

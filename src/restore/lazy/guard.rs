@@ -141,9 +141,11 @@ pub fn close_inside(pid: i32, fds: &[i32], home: &std::path::Path) -> Result<(),
         return Ok(());
     }
     let mut memory = crate::state::waits::Memory::load(home, pid);
-    let site = Site::of(pid)?;
+    let site = Site::of_running(pid)?;
     let frozen = Frozen::stop_leader(pid, PATIENCE)?;
-    let closed = Remote::borrow(frozen.leader(), &site).and_then(|mut remote| {
+    let closed = Remote::approach(frozen.leader(), &site).and_then(|mut remote| {
+        let continued = crate::state::waits::leader_continued(&frozen, remote.saved(), &memory);
+        remote.shelter_on_stack(&continued, None)?;
         for fd in &fds {
             remote.single("close of a userfaultfd", libc::SYS_close, [*fd as u64, 0, 0, 0, 0, 0])?;
         }

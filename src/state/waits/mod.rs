@@ -24,8 +24,8 @@ use super::error::StateError;
 use crate::image::process::Wait;
 use crate::sys::process::ProcMem;
 use crate::sys::ptrace::Regs;
-use crate::tracee::freeze::{Frozen, Member, has_deliverable_signal};
-use crate::tracee::restart::{self, Interrupted};
+use crate::tracee::freeze::{Frozen, Member, caught_signal_waits, has_deliverable_signal};
+use crate::tracee::restart::{self, Continued, Interrupted};
 
 /// The instruction `syscall`.
 const SYSCALL: [u8; 2] = [0x0f, 0x05];
@@ -52,6 +52,33 @@ pub struct Taken {
 impl Taken {
     fn plain(regs: Regs) -> Self {
         Taken { regs, wait: None, call: None, patch: None }
+    }
+}
+
+impl Taken {
+    /// How the thread goes on from here if its kernel has forgotten the call: should we be killed.
+    pub fn continued(&self, tid: i32) -> Continued {
+        if let Some(wait) = &self.wait {
+            let again = Rearm::new(wait, Duration::ZERO);
+            let timespec = again.timespec_arg.map(|arg| (arg, again.timespec));
+            return Continued::anew(&self.regs, again.nr, again.args, timespec);
+        }
+        let mut continued = Continued::of(&self.regs, || caught_signal_waits(tid));
+        if let Some((at, bytes)) = self.patch {
+            let arg = args(&self.regs).iter().position(|arg| *arg == at);
+            continued.timespec = arg.map(|arg| (arg, bytes));
+        }
+        continued
+    }
+}
+
+/// How the leader, which is about to be borrowed, goes on if we are killed meanwhile. In doubt its call is issued again as it was.
+pub fn leader_continued(frozen: &Frozen, regs: &Regs, memory: &Memory) -> Continued {
+    let tid = frozen.leader().0;
+    let taken = frozen.threads.first().map(|leader| capture(frozen, leader, regs, memory));
+    match taken {
+        Some(Ok(taken)) => taken.continued(tid),
+        _ => Continued::of(regs, || caught_signal_waits(tid)),
     }
 }
 

@@ -1,0 +1,134 @@
+//! What remote calls need to know of a process, and the two places in its code in which a thread is not to be borrowed: a
+//! clock's code in the vDSO, and a restartable sequence.
+
+use super::error::TraceeError;
+use super::shelter::Ground;
+use super::thread::{Go, Stop, Thread};
+use crate::sys::process::ProcMem;
+use crate::sys::ptrace::Regs;
+use crate::sys::time::Deadline;
+
+pub(super) const SIGTRAP_BIT: u64 = 1 << (libc::SIGTRAP - 1);
+
+/// What remote calls need to know of a process.
+#[derive(Debug)]
+pub struct Site {
+    /// The process, as the tracer sees it.
+    pub pid: i32,
+    /// Address of a `syscall` instruction; moves with the vDSO.
+    pub syscall: u64,
+    /// The code of the vDSO.
+    pub vdso: std::ops::Range<u64>,
+    /// `/proc/PID/mem`.
+    pub mem: ProcMem,
+    /// `SIGTRAP` is ignored there.
+    pub sigtrap_ignored: bool,
+    /// Time limit of each wait.
+    pub patience: std::time::Duration,
+    /// For shelters of borrowed threads.
+    pub(super) ground: Option<Ground>,
+}
+
+impl Site {
+    /// Of a process that must run on if we are killed.
+    pub fn of_running(pid: i32) -> Result<Self, TraceeError> {
+        let mut site = Self::of(pid)?;
+        let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+        site.ground = Ground::of(pid, &maps, &site.mem);
+        if site.ground.is_none() {
+            tracing::info!(pid, "a thread that executes our calls would be lost if we were killed just then");
+        }
+        Ok(site)
+    }
+
+    /// Looks for the vDSO and opens the memory of a process.
+    pub fn of(pid: i32) -> Result<Self, TraceeError> {
+        let proc_error = |file: &str| {
+            let file = file.to_owned();
+            move |source| TraceeError::Proc { pid, file, source }
+        };
+        let mem = ProcMem::open(pid).map_err(proc_error("mem"))?;
+        let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).map_err(proc_error("maps"))?;
+        let (start, end) = maps
+            .lines()
+            .find(|l| l.ends_with("[vdso]"))
+            .and_then(|l| l.split_once(' ')?.0.split_once('-'))
+            .and_then(|(a, b)| Some((u64::from_str_radix(a, 16).ok()?, u64::from_str_radix(b, 16).ok()?)))
+            .ok_or(TraceeError::NoSyscallInstruction { pid })?;
+        let mut image = vec![0; (end - start) as usize];
+        mem.read(start, &mut image).map_err(|source| TraceeError::Memory {
+            pid,
+            step: "reading the vDSO",
+            addr: start,
+            source,
+        })?;
+        let at = image
+            .windows(2)
+            .position(|w| w == [0x0f, 0x05])
+            .ok_or(TraceeError::NoSyscallInstruction { pid })?;
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).map_err(proc_error("status"))?;
+        let ignored = status
+            .lines()
+            .find_map(|l| l.strip_prefix("SigIgn:"))
+            .and_then(|v| u64::from_str_radix(v.trim(), 16).ok())
+            .unwrap_or(0);
+        Ok(Site {
+            pid,
+            syscall: start + at as u64,
+            vdso: start..end,
+            mem,
+            sigtrap_ignored: ignored & SIGTRAP_BIT != 0,
+            patience: std::time::Duration::from_secs(5),
+            ground: None,
+        })
+    }
+}
+
+/// Lets a thread that is reading a clock in the vDSO finish that, instruction by instruction. What it has read so
+/// far belongs to this host: base and counter of one clock must not be mixed with those of another, and the
+/// page of a time namespace, which the code may be about to read, need not exist at the target (`SIGBUS`).
+///
+/// The last resort, after [`super::freeze::Armed::not_within`]: a step that nobody waits for any more, because we were killed,
+/// ends the process.
+pub fn leave_vdso(thread: Thread, site: &Site) -> Result<(), TraceeError> {
+    const STEPS: usize = 4000;
+    for _ in 0..STEPS {
+        if site.sigtrap_ignored || !site.vdso.contains(&thread.regs()?.rip) {
+            return Ok(());
+        }
+        let mask = thread.sigmask()?;
+        thread.set_sigmask(!SIGTRAP_BIT)?;
+        thread.resume(Go::Step, 0)?;
+        let stop = thread.wait("leaving the vDSO", Deadline::after(site.patience))?;
+        thread.set_sigmask(mask)?;
+        if stop != Stop::Signal(libc::SIGTRAP) {
+            tracing::debug!(tid = thread.0, ?stop, "while leaving the vDSO");
+        }
+    }
+    Ok(())
+}
+
+/// A thread inside an rseq critical section continues at its abort handler: executing our calls makes the
+/// kernel forget the section (`rseq_ip_fixup`: the instruction pointer lies outside of it), and what the section
+/// had computed may be about another CPU.
+///
+/// `struct rseq`: …, `rseq_cs` at 8. `struct rseq_cs`: version, flags, start_ip at 8, post_commit_offset at 16,
+/// abort_ip at 24.
+pub(super) fn leave_critical_section(thread: Thread, site: &Site, mut regs: Regs) -> Regs {
+    let Ok(rseq) = crate::sys::ptrace::rseq(thread.0) else { return regs };
+    let read = |addr: u64| {
+        let mut bytes = [0; 8];
+        site.mem.read(addr, &mut bytes).ok().map(|()| u64::from_le_bytes(bytes))
+    };
+    if rseq.address == 0 {
+        return regs;
+    }
+    let Some(section) = read(rseq.address + 8).filter(|s| *s != 0) else { return regs };
+    if let (Some(start), Some(length), Some(abort)) =
+        (read(section + 8), read(section + 16), read(section + 24))
+        && regs.rip.wrapping_sub(start) < length
+    {
+        regs.rip = abort;
+    }
+    regs
+}

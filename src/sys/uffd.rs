@@ -186,13 +186,18 @@ pub fn events(uffd: BorrowedFd<'_>) -> Result<Vec<Event>, Errno> {
     /// `struct uffd_msg`: event in the lowest byte, then three words.
     const WORDS: usize = 4;
     let mut buffer = [0u64; WORDS * 64];
-    // SAFETY: the kernel writes at most the buffer's size into it.
-    let read =
-        unsafe { libc::read(uffd.as_raw_fd(), buffer.as_mut_ptr().cast(), std::mem::size_of_val(&buffer)) };
-    let bytes = match Errno::result(read) {
-        Ok(n) => n as usize,
-        Err(Errno::EAGAIN) => 0,
-        Err(e) => return Err(e),
+    let bytes = loop {
+        // SAFETY: the kernel writes at most the buffer's size into it.
+        let read = unsafe {
+            libc::read(uffd.as_raw_fd(), buffer.as_mut_ptr().cast(), std::mem::size_of_val(&buffer))
+        };
+        match Errno::result(read) {
+            Ok(n) => break n as usize,
+            Err(Errno::EAGAIN) => break 0,
+            // a signal that is there is looked for before O_NONBLOCK (`userfaultfd_ctx_read`)
+            Err(Errno::EINTR) => {}
+            Err(e) => return Err(e),
+        }
     };
     Ok(in_order(buffer[..bytes / 8].chunks_exact(WORDS).filter_map(event).collect()))
 }
@@ -203,19 +208,6 @@ fn in_order(read: Vec<Event>) -> Vec<Event> {
     changes.reverse();
     all.append(&mut changes);
     all
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_was_queued_last_is_read_first() {
-        let remap = Event::Remap { from: 1, to: 2, len: 3 };
-        let read = vec![Event::Fault(7), remap, Event::Unmap(2, 5), Event::Fault(8)];
-        let told = format!("{:?}", in_order(read));
-        assert_eq!(told, "[Fault(7), Fault(8), Unmap(2, 5), Remap { from: 1, to: 2, len: 3 }]");
-    }
 }
 
 fn event(message: &[u64]) -> Option<Event> {
@@ -237,4 +229,17 @@ pub fn create_own(flags: u64) -> Result<OwnedFd, Errno> {
     let fd = Errno::result(unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC as u64 | flags) })?;
     // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_queued_last_is_read_first() {
+        let remap = Event::Remap { from: 1, to: 2, len: 3 };
+        let read = vec![Event::Fault(7), remap, Event::Unmap(2, 5), Event::Fault(8)];
+        let told = format!("{:?}", in_order(read));
+        assert_eq!(told, "[Fault(7), Fault(8), Unmap(2, 5), Remap { from: 1, to: 2, len: 3 }]");
+    }
 }

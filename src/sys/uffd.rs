@@ -186,13 +186,18 @@ pub fn events(uffd: BorrowedFd<'_>) -> Result<Vec<Event>, Errno> {
     /// `struct uffd_msg`: event in the lowest byte, then three words.
     const WORDS: usize = 4;
     let mut buffer = [0u64; WORDS * 64];
-    // SAFETY: the kernel writes at most the buffer's size into it.
-    let read =
-        unsafe { libc::read(uffd.as_raw_fd(), buffer.as_mut_ptr().cast(), std::mem::size_of_val(&buffer)) };
-    let bytes = match Errno::result(read) {
-        Ok(n) => n as usize,
-        Err(Errno::EAGAIN) => 0,
-        Err(e) => return Err(e),
+    let bytes = loop {
+        // SAFETY: the kernel writes at most the buffer's size into it.
+        let read = unsafe {
+            libc::read(uffd.as_raw_fd(), buffer.as_mut_ptr().cast(), std::mem::size_of_val(&buffer))
+        };
+        match Errno::result(read) {
+            Ok(n) => break n as usize,
+            Err(Errno::EAGAIN) => break 0,
+            // a signal that is there is looked for before O_NONBLOCK (`userfaultfd_ctx_read`)
+            Err(Errno::EINTR) => {}
+            Err(e) => return Err(e),
+        }
     };
     Ok(in_order(buffer[..bytes / 8].chunks_exact(WORDS).filter_map(event).collect()))
 }

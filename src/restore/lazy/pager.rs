@@ -153,9 +153,13 @@ impl Pager {
             (_, Some(s)) => s.uffd.as_fd(),
             _ => return 0,
         };
-        let Ok(events) = uffd::events(uffd) else {
-            self.forget(space);
-            return 0;
+        let events = match uffd::events(uffd) {
+            Ok(events) => events,
+            Err(error) => {
+                // not that the address space is gone, which `look_round` notices: its pages are still owed
+                tracing::error!(space, %error, "a userfaultfd cannot be read");
+                return 0;
+            }
         };
         let mut born = 0;
         let (mut faults, mut changed) = (Vec::new(), crate::image::RangeSet::default());

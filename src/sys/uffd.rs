@@ -177,11 +177,10 @@ pub enum Event {
     Unmap(u64, u64),
 }
 
-/// Reads what it has to tell, in the order in which it happened; empty if there is nothing just now. Reading an event lets its thread
-/// go on. The descriptor does not block.
-///
-/// Threads that wait for their events to be read stand in a queue whose *last* one is read first (`__add_wait_queue` puts each
-/// at its head): so of all that are there at once the order is turned round. Faults come first, whenever they happened.
+/// Reads what it has to tell; empty if there is nothing just now. Reading an event lets its thread go on, which may tell the next one
+/// before the read is done: in what is read at once the events of one thread are in their order. Those of several threads that
+/// wait at the same time are told last one first (`__add_wait_queue` puts each at the head of the queue), and faults before all.
+/// The descriptor does not block.
 pub fn events(uffd: BorrowedFd<'_>) -> Result<Vec<Event>, Errno> {
     /// `struct uffd_msg`: event in the lowest byte, then three words.
     const WORDS: usize = 4;
@@ -199,15 +198,7 @@ pub fn events(uffd: BorrowedFd<'_>) -> Result<Vec<Event>, Errno> {
             Err(e) => return Err(e),
         }
     };
-    Ok(in_order(buffer[..bytes / 8].chunks_exact(WORDS).filter_map(event).collect()))
-}
-
-fn in_order(read: Vec<Event>) -> Vec<Event> {
-    let (mut all, mut changes): (Vec<Event>, Vec<Event>) =
-        read.into_iter().partition(|event| matches!(event, Event::Fault(_)));
-    changes.reverse();
-    all.append(&mut changes);
-    all
+    Ok(buffer[..bytes / 8].chunks_exact(WORDS).filter_map(event).collect())
 }
 
 fn event(message: &[u64]) -> Option<Event> {
@@ -229,17 +220,4 @@ pub fn create_own(flags: u64) -> Result<OwnedFd, Errno> {
     let fd = Errno::result(unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC as u64 | flags) })?;
     // SAFETY: the kernel has just given us this descriptor; nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_was_queued_last_is_read_first() {
-        let remap = Event::Remap { from: 1, to: 2, len: 3 };
-        let read = vec![Event::Fault(7), remap, Event::Unmap(2, 5), Event::Fault(8)];
-        let told = format!("{:?}", in_order(read));
-        assert_eq!(told, "[Fault(7), Fault(8), Unmap(2, 5), Remap { from: 1, to: 2, len: 3 }]");
-    }
 }

@@ -21,7 +21,7 @@ pub(super) fn trials() -> Vec<Trial> {
         .into();
     trials.push(trial("loop 200 moves of blocking", &[], many));
     trials.push(trial("loop 10 moves of restarts after job control", &[], after_job_control));
-    trials.push(trial("loop 4 moves of restarts by a target not done", &[], before_the_target_is_done));
+    trials.push(trial("loop 4 moves of restarts remembered before they run", &[], before_they_run));
     trials
 }
 
@@ -93,14 +93,25 @@ fn after_job_control(lab: &mut Lab) -> Result<()> {
     victim.finish()
 }
 
-/// A process moves on as soon as it is known to run, before the target has done the rest of its work: the ends of its waits are
-/// there by then.
-fn before_the_target_is_done(lab: &mut Lab) -> Result<()> {
+/// Who hears that a process runs may move it on at once: the ends of its waits are on the disk before the first thread is let go.
+fn before_they_run(lab: &mut Lab) -> Result<()> {
     let mut victim = Victim::start(lab, "restarts")?;
     lab.serve("a")?;
     for _ in 0..2 {
-        lab.serve_with_fault("b", "target.released=stop")?;
-        victim.move_to(lab, "b")?;
+        lab.serve_with_fault("b", "target.outlives=stop")?;
+        let before = victim.outside_pid(lab)?;
+        let live = lab.start_live("a", victim.pid, &lab.address("b"), &["--verify"])?;
+        let serve = lab.server("b")?.outside_pid();
+        wait_until("ulpm serve in b has stopped", SOON, || {
+            let stat = fs::read_to_string(format!("/proc/{serve}/stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+        })?;
+        let remembered = fs::read_dir(lab.host("b").home().join("ulpm").join("waits"))
+            .is_ok_and(|mut files| files.any(|file| file.is_ok_and(|f| names(&f, victim.pid))));
+        lab.server("b")?.signal(Signal::SIGCONT)?;
+        let outcome = live.outcome()?;
+        victim.moved(lab, &outcome, before, "b")?;
+        ensure!(remembered, "process {} was about to run, and nothing said when its waits end", victim.pid);
         victim.move_to(lab, "a")?;
         std::thread::sleep(Duration::from_millis(1500));
         victim.check_running(lab)?;
@@ -108,6 +119,11 @@ fn before_the_target_is_done(lab: &mut Lab) -> Result<()> {
         wait_until("ulpm serve in b has ended", SOON, || !lab.is_serving("b"))?;
     }
     victim.finish()
+}
+
+/// Whether a file is that of a process's waits.
+fn names(file: &fs::DirEntry, pid: i32) -> bool {
+    file.file_name().to_string_lossy().starts_with(&format!("{pid}-"))
 }
 
 fn size(lab: &mut Lab, victim: &Victim) -> Result<Size> {

@@ -17,8 +17,10 @@
 //! | [`lazy`] | memory that comes after the process |
 //! | [`incoming`] | frames and files as they arrive, and how much of them |
 //! | [`session`] | the conversation with the source |
+//! | [`construction`] | of that, from `Begin` to the moment in which the process runs |
 
 pub mod activate;
+mod construction;
 pub mod error;
 pub mod guests;
 pub mod huge_pages;

@@ -19,7 +19,7 @@
 //!
 //! The zero page is no such frame: it comes back without a write. A page that showed it when a round looked, was written
 //! before the round read it, sent, dropped, and read by the process again, shows what the round saw. So the zero page always
-//! counts as written ([`ZeroFrames`]); that costs nothing, since it need not be read.
+//! counts as written (`zero_frames.rs`); that costs nothing, since it need not be read.
 //!
 //! Huge pages (hugetlb) have no such bits (`clear_refs` passes them over): they always count as written.
 //!

@@ -20,7 +20,7 @@
 //! | [`construction`] | of that, from `Begin` to the moment in which the process runs |
 
 pub mod activate;
-mod construction;
+pub mod construction;
 pub mod error;
 pub mod guests;
 pub mod huge_pages;

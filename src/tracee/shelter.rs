@@ -1,6 +1,6 @@
 //! Where a borrowed thread is safe to run on: should we be killed in the middle of a remote call, the kernel lets the thread
 //! go on with the registers that we gave it. It then comes, by itself, to a signal frame with all that is its own
-//! ([`super::sigframe`]), and takes it up with `rt_sigreturn`. Nothing of this runs as long as we live: we stop the thread
+//! (`sigframe.rs`), and takes it up with `rt_sigreturn`. Nothing of this runs as long as we live: we stop the thread
 //! before, and put back everything from outside.
 //!
 //! ```text

@@ -3,27 +3,37 @@
 #![allow(unsafe_code)]
 
 use std::arch::x86_64::{__cpuid, __cpuid_count};
+use std::sync::LazyLock;
 
-/// The enabled state components (bits of XCR0: 0 x87, 1 SSE, 2 AVX, 5–7 AVX-512, 9 PKRU, 17–18 AMX).
-pub fn components() -> u64 {
+/// In a virtual machine each CPUID goes to the hypervisor (some 4 µs), and the freeze asks for every thread: so only once.
+static AREA: LazyLock<(u64, u32)> = LazyLock::new(|| {
     let leaf = __cpuid_count(0xd, 0);
-    u64::from(leaf.eax) | u64::from(leaf.edx) << 32
-}
+    (u64::from(leaf.eax) | u64::from(leaf.edx) << 32, leaf.ebx)
+});
 
-/// Size in bytes of an XSAVE area with all enabled components.
-pub fn area_size() -> u32 {
-    __cpuid_count(0xd, 0).ebx
-}
-
-/// Offset and size of each enabled component's part of the XSAVE area, by component number from 2.
-pub fn layout() -> Vec<(u32, u32, u32)> {
-    (2..63)
-        .filter(|i| components() >> i & 1 == 1)
+static LAYOUT: LazyLock<Vec<(u32, u32, u32)>> = LazyLock::new(|| {
+    let enabled = (2..63).filter(|i| components() >> i & 1 == 1);
+    enabled
         .map(|i| {
             let leaf = __cpuid_count(0xd, i);
             (i, leaf.ebx, leaf.eax)
         })
         .collect()
+});
+
+/// The enabled state components (bits of XCR0: 0 x87, 1 SSE, 2 AVX, 5–7 AVX-512, 9 PKRU, 17–18 AMX).
+pub fn components() -> u64 {
+    AREA.0
+}
+
+/// Size in bytes of an XSAVE area with all enabled components.
+pub fn area_size() -> u32 {
+    AREA.1
+}
+
+/// Offset and size of each enabled component's part of the XSAVE area, by component number from 2.
+pub fn layout() -> &'static [(u32, u32, u32)] {
+    &LAYOUT
 }
 
 /// Feature words of CPUID: leaf 1 ecx, edx; leaf 7 ebx, ecx, edx; leaf 0x8000_0001 ecx, edx.

@@ -131,7 +131,7 @@ mod tests {
         assert_eq!(word(&state, SOFTWARE + 8), xsave::components());
         assert_eq!(word(&state, SOFTWARE + 16), SHORTEST as u64);
         assert_eq!(state[SHORTEST..], FP_XSTATE_MAGIC2.to_le_bytes());
-        for (i, at, len) in xsave::layout().into_iter().filter(|(i, ..)| *i < 8) {
+        for (i, at, len) in xsave::layout().iter().filter(|(i, ..)| *i < 8) {
             shown[HEADER] = 3 | 1 << i;
             assert_eq!(xstate(&shown).len(), (at + len) as usize + 4);
         }

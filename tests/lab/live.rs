@@ -67,7 +67,8 @@ impl Live {
         self.process.signal(signal)
     }
 
-    /// Kills it and its worker, which does the work, and waits until that is gone: its locks go with it.
+    /// Kills it and its worker, which does the work, and waits until that is reaped: its locks go with the last of its
+    /// threads, which may outlive the first by some milliseconds.
     pub(crate) fn kill_both(&self) -> Result<()> {
         let pid = self.process.outside_pid();
         let workers = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
@@ -76,8 +77,8 @@ impl Live {
         }
         self.signal(Signal::SIGKILL)?;
         for worker in workers.split_whitespace() {
-            let fds = format!("/proc/{worker}/fd");
-            let gone = || std::fs::read_dir(&fds).map_or(true, |mut fds| fds.next().is_none());
+            let worker = format!("/proc/{worker}");
+            let gone = || !std::path::Path::new(&worker).exists();
             super::wait_until("the worker is gone", super::SOON, gone)?;
         }
         Ok(())

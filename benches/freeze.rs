@@ -11,6 +11,8 @@
 //! `-- --verify` hashes all memory inside the freeze. `ULPM_BENCH_MOVES=3` shortens it (20 of each size otherwise).
 //! Nothing is asserted about time.
 
+mod spread;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -22,6 +24,8 @@ use serde::Serialize;
 use ulpm::demo::hosts;
 use ulpm::demo::scene::{SceneOptions, Watcher, move_once};
 use ulpm::report::{FreezeParts, MigrationReport, Size};
+
+use spread::Spread;
 
 const SMALL: Size = Size::mib(256);
 const LARGE: Size = Size::mib(1024);
@@ -79,25 +83,6 @@ struct Findings {
     large: Series,
     /// Median of the large ones by that of the small ones.
     ratio: f64,
-}
-
-/// Median and extremes.
-#[derive(Debug, Serialize)]
-struct Spread {
-    median: f64,
-    min: f64,
-    max: f64,
-}
-
-impl Spread {
-    fn of(values: impl IntoIterator<Item = f64>) -> Self {
-        let mut sorted: Vec<f64> = values.into_iter().collect();
-        sorted.sort_by(f64::total_cmp);
-        let at = |i: usize| sorted.get(i).copied().unwrap_or(f64::NAN);
-        let n = sorted.len();
-        let median = if n > 0 && n.is_multiple_of(2) { (at(n / 2 - 1) + at(n / 2)) / 2.0 } else { at(n / 2) };
-        Self { median, min: at(0), max: at(n.wrapping_sub(1)) }
-    }
 }
 
 impl Series {

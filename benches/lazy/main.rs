@@ -20,12 +20,17 @@ mod redis;
 mod stage;
 mod victim;
 
+#[path = "../spread/mod.rs"]
+mod spread;
+
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, ValueEnum};
 use ulpm::demo::hosts;
 use ulpm::report::{Size, Span};
+
+use spread::Spread;
 
 /// Measures lazy moves.
 #[derive(Debug, Parser)]
@@ -123,25 +128,6 @@ impl std::fmt::Display for Wire {
             (_, Some(delay)) => write!(f, "link with a delay of {} us", delay.as_micros()),
             _ => f.write_str("link without limit"),
         }
-    }
-}
-
-/// Median and extremes.
-#[derive(Clone, Copy, Debug, serde::Serialize)]
-struct Spread {
-    median: f64,
-    min: f64,
-    max: f64,
-}
-
-impl Spread {
-    fn of(values: impl IntoIterator<Item = f64>) -> Self {
-        let mut sorted: Vec<f64> = values.into_iter().collect();
-        sorted.sort_by(f64::total_cmp);
-        let at = |i: usize| sorted.get(i).copied().unwrap_or(f64::NAN);
-        let n = sorted.len();
-        let median = if n > 0 && n.is_multiple_of(2) { (at(n / 2 - 1) + at(n / 2)) / 2.0 } else { at(n / 2) };
-        Self { median, min: at(0), max: at(n.wrapping_sub(1)) }
     }
 }
 

@@ -97,7 +97,7 @@ impl Ahead<'_> {
                 next @ (Next::Freeze | Next::Lazy) => {
                     self.report.precopy_ms = begun.elapsed().as_secs_f64() * 1e3;
                     let lazy = next == Next::Lazy;
-                    return Ok(Foresight { rounds, scanned, basis: self.basis, files, lazy });
+                    return Ok(Foresight { rounds, scanned, basis: self.basis, files, lazy, hashing: None });
                 }
             }
         }

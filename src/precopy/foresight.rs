@@ -40,6 +40,8 @@ pub struct Foresight {
     pub files: FilesImage,
     /// What is left of the memory comes after the process.
     pub lazy: bool,
+    /// What hashing a page took as it was tried.
+    pub hashing: Option<Duration>,
 }
 
 /// What is known before the first round.
@@ -50,7 +52,6 @@ pub fn basis(home: &Path, link: &Link, rtt: Duration, agent: &Agent, described: 
         areas: agent.layout.vmas.len() as u32,
         resident_pages: described.memory.resident / PAGE_SIZE,
         rtt,
-        attach: agent.attach,
         compares: agent.tracker() != "wp-scan" || !agent.layout.objects.is_empty(),
         same_machine: link.same_machine(),
         correction: Correction::load(home, false),
@@ -80,7 +81,9 @@ impl Foresight {
         self.basis.areas = agent.layout.vmas.len() as u32;
         self.basis.descriptors = self.files.files.len() as u32;
         if verify {
-            self.basis.hash_per_page = hash_per_page(agent.pid, &agent.layout);
+            self.hashing = hash_per_page(agent.pid, &agent.layout);
+            let correction = if self.lazy { &self.basis.lazy_correction } else { &self.basis.correction };
+            self.basis.hash_per_page = self.hashing.map(|tried| correction.hashing(tried));
         }
     }
 
@@ -113,7 +116,7 @@ impl Foresight {
         let mut correction = Correction::load(home, self.lazy);
         tracing::debug!(basis = ?self.basis, uncorrected = ?prediction.uncorrected, pages = prediction.pages,
             came = ?report.freeze_parts, final_pages = report.final_pages, "a freeze that was predicted");
-        correction.learn(&prediction.uncorrected, &report.freeze_parts, self.basis.hash_per_page.is_some());
+        correction.learn(&prediction.uncorrected, &report.freeze_parts, self.hashing);
         if let Err(error) = correction.save(home, self.lazy) {
             tracing::warn!(%error, "what this freeze teaches for the prediction of others is not kept");
         }

@@ -5,6 +5,7 @@
 use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +37,8 @@ pub struct Correction {
     resume: f64,
     /// How many moves taught.
     moves: u32,
+    /// What hashing a page took as it was tried before the freezes, in nanoseconds; 0 if it never was.
+    hashing_ns: f64,
 }
 
 impl Default for Correction {
@@ -50,6 +53,7 @@ impl Default for Correction {
             commit: 1.0,
             resume: 1.0,
             moves: 0,
+            hashing_ns: 0.0,
         }
     }
 }
@@ -64,6 +68,8 @@ impl Correction {
     pub(crate) fn parse(text: &[u8]) -> Self {
         let mut correction: Self = serde_json::from_slice(text).unwrap_or_default();
         correction.each(|ratio| *ratio = sensible(*ratio));
+        let hashing = correction.hashing_ns;
+        correction.hashing_ns = if hashing.is_finite() { hashing.clamp(0.0, 1e9) } else { 0.0 };
         correction
     }
 
@@ -78,7 +84,9 @@ impl Correction {
             commit: 1.0,
             resume: 1.0,
         };
-        self.learn(&part, &FreezeParts { stop: f64::NAN, send: f64::INFINITY, apply: 0.0, ..part }, true);
+        let odd = FreezeParts { stop: f64::NAN, send: f64::INFINITY, apply: 0.0, ..part };
+        self.learn(&part, &odd, Some(Duration::MAX));
+        assert!(self.hashing_ns.is_finite() && self.hashing_ns >= 0.0);
         self.each(|ratio| assert!(SENSIBLE.contains(ratio) || (*ratio - 1.0).abs() < 1e-9, "{ratio}"));
     }
 
@@ -95,21 +103,37 @@ impl Correction {
         }
     }
 
-    /// Takes in a freeze as it was predicted, uncorrected, and as it came.
-    pub fn learn(&mut self, predicted: &FreezeParts, real: &FreezeParts, verify: bool) {
+    /// What hashing a page will take, from a try of some milliseconds that took `tried`: such a try is off by a third and more,
+    /// in both directions, and what earlier ones took says as much.
+    pub fn hashing(&self, tried: Duration) -> Duration {
+        let now = tried.as_nanos() as f64;
+        if self.hashing_ns <= 0.0 {
+            return tried;
+        }
+        Duration::from_nanos((self.hashing_ns.powf(0.7) * now.max(1.0).powf(0.3)) as u64)
+    }
+
+    /// Takes in a freeze as it was predicted, uncorrected, and as it came; with `--verify`, what hashing a page took as it was
+    /// tried before.
+    pub fn learn(&mut self, predicted: &FreezeParts, real: &FreezeParts, hashing: Option<Duration>) {
         let latest = latest(self.moves);
+        if let Some(tried) = hashing.map(|tried| tried.as_nanos() as f64) {
+            let usual = if self.hashing_ns > 0.0 { self.hashing_ns } else { tried };
+            self.hashing_ns = usual * (1.0 - latest) + tried.clamp(usual / 2.0, usual * 2.0) * latest;
+        }
         self.moves = self.moves.saturating_add(1);
         let one = |ratio: &mut f64, predicted: f64, real: f64| {
             let now = real / predicted;
             if predicted >= TELLING_MS && SENSIBLE.contains(&now) {
-                // of ratios the geometric mean: twice and half are as far off
-                *ratio = (ratio.ln() * (1.0 - latest) + now.ln() * latest).exp();
+                // of what is added up the arithmetic mean: a freeze has a floor, and a tail. One bad day teaches little
+                let now = now.clamp(*ratio / 2.0, *ratio * 2.0);
+                *ratio = sensible(*ratio * (1.0 - latest) + now * latest);
             }
         };
         one(&mut self.stop, predicted.stop, real.stop);
         one(&mut self.capture, predicted.capture, real.capture);
         one(&mut self.scan, predicted.scan, real.scan);
-        let send = if verify { &mut self.verify } else { &mut self.send };
+        let send = if hashing.is_some() { &mut self.verify } else { &mut self.send };
         one(send, predicted.send, real.send);
         one(&mut self.apply, predicted.apply, real.apply);
         one(&mut self.commit, predicted.commit, real.commit);
@@ -165,7 +189,7 @@ mod tests {
         let real = FreezeParts { capture: 4.0, apply: 1.0, ..PREDICTED };
         let mut correction = Correction::default();
         for _ in 0..30 {
-            correction.learn(&PREDICTED, &real, false);
+            correction.learn(&PREDICTED, &real, None);
         }
         let corrected = correction.apply(&PREDICTED, false);
         assert!(
@@ -179,10 +203,22 @@ mod tests {
     #[test]
     fn accidents_teach_nothing_and_hashing_is_learned_apart() {
         let mut correction = Correction::default();
-        correction.learn(&PREDICTED, &FreezeParts { capture: 400.0, send: f64::NAN, ..PREDICTED }, false);
+        correction.learn(&PREDICTED, &FreezeParts { capture: 400.0, send: f64::NAN, ..PREDICTED }, None);
         assert_eq!(correction, Correction { moves: 1, ..Correction::default() });
-        correction.learn(&PREDICTED, &FreezeParts { send: 1.2, ..PREDICTED }, true);
+        correction.learn(&PREDICTED, &FreezeParts { send: 1.2, ..PREDICTED }, Some(Duration::from_micros(1)));
         assert!(correction.verify > 1.0 && correction.send == 1.0);
+    }
+
+    #[test]
+    fn one_try_of_hashing_says_little() {
+        let us = Duration::from_micros;
+        let mut correction = Correction::default();
+        assert_eq!(correction.hashing(us(2)), us(2), "there is nothing else to go by");
+        (0..50).for_each(|i| correction.learn(&PREDICTED, &PREDICTED, Some(us(1 + i % 2 * 2))));
+        let odd = correction.hashing(us(8));
+        assert!(odd > us(2) && odd < us(4), "{odd:?}");
+        (0..50).for_each(|_| correction.learn(&PREDICTED, &PREDICTED, Some(us(8))));
+        assert!(correction.hashing(us(8)).abs_diff(us(8)) < us(1), "another machine, another speed");
     }
 
     #[test]
@@ -190,7 +226,7 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         assert_eq!(Correction::load(home.path(), false), Correction::default());
         let mut correction = Correction::default();
-        correction.learn(&PREDICTED, &FreezeParts { commit: 1.0, ..PREDICTED }, false);
+        correction.learn(&PREDICTED, &FreezeParts { commit: 1.0, ..PREDICTED }, None);
         correction.save(home.path(), false).unwrap();
         assert!((Correction::load(home.path(), false).commit - correction.commit).abs() < 1e-9);
         assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);

@@ -35,8 +35,6 @@ pub struct Basis {
     pub resident_pages: u64,
     /// Round trip of a small message.
     pub rtt: Duration,
-    /// What the stop for attaching took; not of use so far: it is not as urgent as the freeze.
-    pub attach: Duration,
     /// What writing one block of the journal through to the disk took.
     pub journal: Duration,
     /// Whether both ends share one machine, its cores and its memory.
@@ -60,7 +58,6 @@ impl Default for Basis {
             areas: 30,
             resident_pages: 0,
             rtt: Duration::from_micros(200),
-            attach: Duration::from_micros(300),
             journal: Duration::from_micros(150),
             same_machine: false,
             compares: false,

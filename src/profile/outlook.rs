@@ -53,7 +53,6 @@ impl Outlook {
                 descriptors: count(who.descriptors),
                 areas: count(watched.areas),
                 resident_pages: watched.present,
-                attach: watched.attach,
                 correction,
                 ..Basis::default()
             },

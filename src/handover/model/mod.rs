@@ -15,13 +15,15 @@
 //! from every state the run can still end.
 
 mod checks;
+mod message;
 mod world;
 
 use stateright::Model;
 
 use super::settle::{self, Answer, Life, OnStart, Phase, answer, may_become, on_start};
 use super::{Source, SourceAction, SourceEvent, Target, TargetAction, TargetEvent};
-use world::{AtSource, AtTarget, Message, World};
+use message::Message;
+use world::{AtSource, AtTarget, World};
 
 /// How often what may go wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

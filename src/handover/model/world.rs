@@ -47,53 +47,6 @@ impl Disk {
     }
 }
 
-/// What one side may send.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Message {
-    Prepared,
-    Commit,
-    Abort,
-    Failed,
-    Running,
-    Ask,
-    AnswerRunning,
-    AnswerNever,
-    AnswerDown,
-}
-
-impl Message {
-    const ALL: [Message; 9] = [
-        Message::Prepared,
-        Message::Commit,
-        Message::Abort,
-        Message::Failed,
-        Message::Running,
-        Message::Ask,
-        Message::AnswerRunning,
-        Message::AnswerNever,
-        Message::AnswerDown,
-    ];
-
-    fn to_target(self) -> Option<TargetEvent> {
-        match self {
-            Message::Commit => Some(TargetEvent::Commit),
-            Message::Abort => Some(TargetEvent::Abort),
-            _ => None,
-        }
-    }
-
-    fn to_source(self) -> Option<SourceEvent> {
-        match self {
-            Message::Prepared => Some(SourceEvent::Prepared),
-            Message::Failed => Some(SourceEvent::Failed),
-            Message::Running | Message::AnswerRunning => Some(SourceEvent::Running),
-            Message::AnswerNever => Some(SourceEvent::Never),
-            Message::AnswerDown => Some(SourceEvent::Unsettled),
-            _ => None,
-        }
-    }
-}
-
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct World {
     /// The session at the source, or `ulpm recover`; what it has still to do.

@@ -9,30 +9,23 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt as _;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
+use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::adopt::{Adoption, SOCKET, Start, remove_files};
-use super::guard::{Guard, close_inside, while_reading};
-use super::pager::Pager;
-use super::places::Places;
-use super::plan::Plan;
-use super::relay::Greeting;
-use super::space::{Area, Feeder, Shared};
-use super::wire::Lane;
+use super::adopt::{SOCKET, Start, remove_files};
+use super::held::Held;
+use super::wire::{Guest, Lane};
 use super::{Unfinished, directory};
 use crate::handover::journal::start_time;
-use crate::sys::process::pidfd_send_signal;
+use crate::sys::handoff;
 use crate::sys::time::Ticker;
-use crate::sys::{handoff, uffd};
 use crate::tracee::together::favour;
-use crate::transport::lane::{FromHolder, FromSource, LaneKind, LazyRange, PagesHead};
+use crate::transport::lane::{FromHolder, FromSource, LaneKind, PagesHead};
 use crate::transport::protocol::kind;
 
 /// How long the source is waited for to hear that nothing is needed of it any more.
@@ -89,16 +82,6 @@ struct Holder {
     looked: Instant,
     /// What was the state when, for [`Holder::murmur`].
     told: (Instant, String),
-}
-
-/// The process and its memory.
-struct Held {
-    pid: i32,
-    pidfd: OwnedFd,
-    pager: Pager,
-    guard: Guard,
-    inside: Vec<i32>,
-    patience: Duration,
 }
 
 /// What a turn of the loop is to lead to.
@@ -258,7 +241,7 @@ impl Holder {
     fn welcome(&mut self) {
         while let Ok((stream, _)) = self.listener.accept() {
             if stream.set_nonblocking(true).is_ok() && self.guests.len() < GUESTS {
-                self.guests.push(Guest { stream, said: Vec::new() });
+                self.guests.push(Guest::new(stream));
             }
         }
         for mut guest in std::mem::take(&mut self.guests) {
@@ -447,162 +430,6 @@ impl Holder {
             }
         }
         Ok(Turn::Leave)
-    }
-}
-
-impl Held {
-    /// Takes over what comes in one or more messages, the first of which brought `fds`.
-    fn take(control: BorrowedFd<'_>, mut fds: Vec<OwnedFd>) -> io::Result<Self> {
-        let torn = || io::Error::other("an adoption without its descriptors");
-        if fds.len() < 4 {
-            return Err(torn());
-        }
-        let mut blob = File::from(fds.remove(0));
-        let mut bytes = Vec::new();
-        io::Seek::rewind(&mut blob)?;
-        blob.read_to_end(&mut bytes)?;
-        let adoption: Adoption = postcard::from_bytes(&bytes).map_err(io::Error::other)?;
-        while fds.len() < 3 + adoption.objects.len() {
-            let (_, more) = handoff::receive(control)?;
-            if more.is_empty() {
-                return Err(torn());
-            }
-            fds.extend(more);
-        }
-        let pidfd = fds.remove(0);
-        let (private, shared) = (fds.remove(0), fds.remove(0));
-        let pager = pager(&adoption, private, shared, &fds)?;
-        Ok(Held {
-            pid: adoption.pid,
-            pidfd,
-            pager,
-            guard: Guard::default(),
-            inside: adoption.inside,
-            patience: Duration::from_millis(adoption.patience_ms),
-        })
-    }
-
-    /// Whether the process ends within that time.
-    fn dies_within(&self, time: Duration) -> bool {
-        let mut fds = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
-        let deadline = Instant::now() + time;
-        while Instant::now() < deadline {
-            if matches!(poll(&mut fds, PollTimeout::from(50u16)), Ok(n) if n > 0) {
-                return true;
-            }
-        }
-        false
-    }
-
-    /// Ends the process and its children: they would wait for ever.
-    fn kill(&self) {
-        let _ = pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL);
-        for pid in self.guard.pids() {
-            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::SIGKILL);
-        }
-    }
-
-    /// Whether no change of the mappings waits for its event to be read.
-    fn is_settled(&self) -> bool {
-        self.pager.descriptors().into_iter().all(|(_, fd)| uffd::is_settled(fd))
-    }
-
-    fn unregister(&self) {
-        for pid in [self.pid].into_iter().chain(self.guard.pids()) {
-            let maps = procfs::process::Process::new(pid).and_then(|p| p.maps());
-            for area in maps.into_iter().flatten() {
-                let (start, end) = area.address;
-                for (_, fd) in self.pager.descriptors() {
-                    let _ = uffd::unregister(fd, start, end - start);
-                }
-            }
-        }
-    }
-
-    /// The process is whole: nothing of ours stays in it. Its threads may be in the middle of an event that only we can end: so no area
-    /// is registered any more before one of them is stopped.
-    fn let_be(&mut self, home: &Path) {
-        loop {
-            let now = Instant::now();
-            let spaces: Vec<usize> = self.pager.descriptors().into_iter().map(|(i, _)| i).collect();
-            let born: usize = spaces.into_iter().map(|space| self.pager.hear(space, now)).sum();
-            if born > 0 {
-                self.guard.add_children(self.pid);
-            }
-            // an area that moves meanwhile would be missed: a move is not over before its event is read
-            if self.is_settled() {
-                self.unregister();
-                if self.is_settled() {
-                    break;
-                }
-            }
-            std::thread::sleep(Duration::from_micros(200));
-        }
-        let Held { pager, guard, inside, pid, .. } = self;
-        let uffds: Vec<BorrowedFd<'_>> = pager.descriptors().into_iter().map(|(_, fd)| fd).collect();
-        while_reading(&uffds, || {
-            if let Err(error) = close_inside(*pid, inside, home)
-                && !error.died()
-            {
-                tracing::warn!(pid, %error, "two descriptors of ours stay in the process");
-            }
-            guard.release(inside, home);
-        });
-    }
-}
-
-fn pager(adoption: &Adoption, private: OwnedFd, shared: OwnedFd, objects: &[OwnedFd]) -> io::Result<Pager> {
-    let mut feeders = BTreeMap::new();
-    let mut owed: Vec<LazyRange> =
-        adoption.private.iter().map(|range| LazyRange { object: None, range: *range }).collect();
-    let mut huge: Vec<(LazyRange, u64)> = adoption
-        .huge
-        .iter()
-        .map(|(range, size)| (LazyRange { object: None, range: *range }, *size))
-        .collect();
-    for ((id, size, page_size, outstanding), fd) in adoption.objects.iter().zip(objects) {
-        feeders.insert(*id, Feeder::new(fd, *size, *page_size)?);
-        let object = Some(*id);
-        owed.extend(outstanding.iter().map(|range| LazyRange { object, range: *range }));
-        if *page_size > crate::image::PAGE_SIZE {
-            let range = crate::image::PageRange::new(0, size.next_multiple_of(*page_size));
-            huge.push((LazyRange { object, range }, *page_size));
-        }
-    }
-    let places = Places::new(&adoption.private, adoption.huge.clone());
-    let area = |(range, object, offset): &(_, _, _)| Area { range: *range, object: *object, offset: *offset };
-    let mappings = Shared { uffd: shared, areas: adoption.areas.iter().map(area).collect() };
-    let plan = Plan::new(owed, adoption.order.clone(), huge);
-    let private = (!places.is_empty()).then_some((private, places));
-    let mappings = (!mappings.areas.is_empty()).then_some(mappings);
-    Ok(Pager::new(private, mappings, feeders, plan, adoption.verify))
-}
-
-/// A connection that has not said yet which lane it is.
-struct Guest {
-    stream: UnixStream,
-    said: Vec<u8>,
-}
-
-impl Guest {
-    /// The greeting, if it is there: its length, then itself. Nothing of what follows is read.
-    fn listen(&mut self) -> io::Result<Option<Greeting>> {
-        loop {
-            let want = match self.said.first_chunk::<4>() {
-                None => 4,
-                Some(len) => 4 + (u32::from_le_bytes(*len) as usize).min(1024),
-            };
-            if self.said.len() == want {
-                return postcard::from_bytes(&self.said[4..]).map(Some).map_err(io::Error::other);
-            }
-            let mut more = vec![0; want - self.said.len()];
-            match self.stream.read(&mut more) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(n) => self.said.extend_from_slice(&more[..n]),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-                Err(e) => return Err(e),
-            }
-        }
     }
 }
 

@@ -13,8 +13,10 @@
 //! |---|---|
 //! | [`adopt`] | making the userfaultfds in the skeleton, starting the holder, handing over |
 //! | [`holder`] | the holder's loop |
+//! | `held` | what it holds: the process, and letting it be when it is whole |
 //! | `wire` | its ends of the lanes |
 //! | `pager` | events of userfaultfds, arriving pages, who waits |
+//! | `gather` | huge pages that arrive in parts (pure) |
 //! | `plan` | what to ask for next (pure) |
 //! | `places` | where in an address space outstanding pages belong (pure) |
 //! | `space` | placing |
@@ -27,6 +29,8 @@ pub mod guard;
 pub mod holder;
 pub mod relay;
 
+mod gather;
+mod held;
 mod pager;
 #[cfg(test)]
 mod pager_tests;

@@ -22,9 +22,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::gather::Gathered;
 use super::places::Places;
 use super::plan::{Plan, Thing};
 use super::space::{Content, Feeder, Private, Put, Shared, Stopped, put};
@@ -58,8 +59,7 @@ pub(super) struct Pager {
     /// What to ask for.
     pub(super) plan: Plan,
     waiting: Vec<Waiting>,
-    /// Parts of huge pages that have arrived: by lane and the page's first byte; what there is, and how much of it.
-    gathered: BTreeMap<(LaneKind, Thing, u64), (BytesMut, u64)>,
+    gathered: Gathered,
     parked: VecDeque<(LazyRange, Content)>,
     /// Pages without content whose thread could not be served yet.
     unserved: Vec<(usize, PageRange)>,
@@ -101,7 +101,7 @@ impl Pager {
             feeders,
             plan,
             waiting: Vec::new(),
-            gathered: BTreeMap::new(),
+            gathered: Gathered::default(),
             parked: VecDeque::new(),
             unserved: Vec::new(),
             verify,
@@ -378,29 +378,10 @@ impl Pager {
             self.plan.park(piece);
             if !huge || piece.range == page {
                 self.place(piece, part, now);
-            } else if let Some(whole) = self.gather(lane, r.object, page, piece.range, &part) {
+            } else if let Some(whole) = self.gathered.add(lane, r.object, page, piece.range, &part) {
                 self.place(LazyRange { range: page, ..r }, Content::Data(whole), now);
             }
         }
-    }
-
-    fn gather(
-        &mut self,
-        lane: LaneKind,
-        object: Thing,
-        page: PageRange,
-        part: PageRange,
-        content: &Content,
-    ) -> Option<Bytes> {
-        let key = (lane, object, page.start);
-        let (buffer, have) =
-            self.gathered.entry(key).or_insert_with(|| (BytesMut::zeroed(page.len() as usize), 0));
-        if let Content::Data(data) = content {
-            let at = (part.start - page.start) as usize;
-            buffer[at..at + data.len()].copy_from_slice(data);
-        }
-        *have += part.len();
-        (*have >= page.len()).then(|| self.gathered.remove(&key).map(|(b, _)| b.freeze())).flatten()
     }
 
     /// Puts pages wherever they are missing.
@@ -502,10 +483,8 @@ impl Pager {
     pub(super) fn lane_lost(&mut self, lane: LaneKind) {
         self.plan.lost(lane);
         // huge pages that came in part come again as wholes
-        let torn: Vec<_> = self.gathered.keys().filter(|(l, ..)| *l == lane).copied().collect();
-        for key in torn {
-            self.gathered.remove(&key);
-            let (_, object, start) = key;
+        // they come again as wholes
+        for (object, start) in self.gathered.lost(lane) {
             self.plan.unpark(LazyRange { object, range: self.plan.page(object, start) });
         }
         for w in &self.waiting {

@@ -1,4 +1,4 @@
-//! The holder's end of a lane: frames over a socket that does not block.
+//! The holder's end of a lane: a greeting that says which one it is, then frames, over a socket that does not block.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
@@ -6,12 +6,47 @@ use std::os::unix::net::UnixStream;
 use bytes::{Buf as _, Bytes, BytesMut};
 use serde::Serialize;
 
+use super::relay::Greeting;
 use crate::transport::frame::Header;
 use crate::transport::protocol::{PAGES_MAX, cap, kind};
 use crate::transport::{Frame, FrameError};
 
 /// Read at once.
 const CHUNK: usize = 2 * PAGES_MAX;
+
+/// A connection that has not said yet which lane it is.
+#[derive(Debug)]
+pub(super) struct Guest {
+    pub(super) stream: UnixStream,
+    said: Vec<u8>,
+}
+
+impl Guest {
+    /// Of a stream that does not block.
+    pub(super) fn new(stream: UnixStream) -> Self {
+        Guest { stream, said: Vec::new() }
+    }
+
+    /// The greeting, if it is there: its length, then itself. Nothing of what follows is read.
+    pub(super) fn listen(&mut self) -> std::io::Result<Option<Greeting>> {
+        loop {
+            let want = match self.said.first_chunk::<4>() {
+                None => 4,
+                Some(len) => 4 + (u32::from_le_bytes(*len) as usize).min(1024),
+            };
+            if self.said.len() == want {
+                return postcard::from_bytes(&self.said[4..]).map(Some).map_err(std::io::Error::other);
+            }
+            let mut more = vec![0; want - self.said.len()];
+            match self.stream.read(&mut more) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(n) => self.said.extend_from_slice(&more[..n]),
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(None),
+                Err(e) => return Err(e),
+            }
+        }
+    }
+}
 
 /// One lane. An error of any call means that it is broken.
 #[derive(Debug)]

@@ -177,10 +177,9 @@ pub enum Event {
     Unmap(u64, u64),
 }
 
-/// Reads what it has to tell; empty if there is nothing just now. Reading an event lets its thread go on, which may tell the next one
-/// before the read is done: in what is read at once the events of one thread are in their order. Those of several threads that
-/// wait at the same time are told last one first (`__add_wait_queue` puts each at the head of the queue), and faults before all.
-/// The descriptor does not block.
+/// Reads what it has to tell; empty if there is nothing just now. Faults come first, whenever they happened, then events in the order
+/// in which their threads came to wait (`find_userfault_in` reads the far end of the queue). Reading an event lets its thread go on,
+/// which may tell the next one before the read is done. The descriptor does not block.
 pub fn events(uffd: BorrowedFd<'_>) -> Result<Vec<Event>, Errno> {
     /// `struct uffd_msg`: event in the lowest byte, then three words.
     const WORDS: usize = 4;

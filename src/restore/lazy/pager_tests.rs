@@ -174,6 +174,25 @@ fn what_is_given_up_is_not_waited_for() {
     drop(raw);
 }
 
+#[test]
+fn a_page_without_a_place_is_not_waited_for() {
+    let map = MmapRaw::from(memmap2::MmapMut::map_anon((PAGES * PAGE_SIZE) as usize).unwrap());
+    let uffd = private_uffd(super::PRIVATE, &map);
+    let base = map.as_ptr() as u64;
+    let all = PageRange::new(base, base + PAGES * PAGE_SIZE);
+    // as in a child: the parent had moved this part before it forked, and told it afterwards
+    let part = PageRange::new(base + 100 * PAGE_SIZE, base + 200 * PAGE_SIZE);
+    uffd::unregister(uffd.as_fd(), part.start, part.len()).unwrap();
+    let plan = Plan::new([LazyRange { object: None, range: all }], Vec::new(), Vec::new());
+    let places = Places::new(&[all], Vec::new());
+    let mut pager = Pager::new(Some((uffd, places)), None, BTreeMap::new(), plan, false);
+    serve(&mut pager, &AtomicBool::new(true));
+    let report = pager.report();
+    assert_eq!((report.dropped_pages, report.twice), (100, 0), "{report:?}");
+    assert_eq!(report.pages + report.zero_pages, PAGES - 100);
+    assert!((base..base + 100 * PAGE_SIZE).step_by(PAGE_SIZE as usize).all(|p| peek(p + 64) == word(p + 64)));
+}
+
 /// Reads a word as a program does.
 fn peek(addr: u64) -> u64 {
     // SAFETY: the callers' mappings are longer.

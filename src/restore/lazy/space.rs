@@ -53,7 +53,9 @@ pub(super) enum Stopped {
 ///
 /// `ENOENT` has two meanings. A piece reaches over the end of a mapping (mappings that touch each other count as several): then it is
 /// placed page by page. Or nothing registered is there: the process has moved or unmapped it, and the event that tells is yet to be
-/// read (since 6.9 the mapping is looked up before `mmap_changing` is asked): then it waits for that.
+/// read (since 6.9 the mapping is looked up before `mmap_changing` is asked): then it waits for that. If no event is under way
+/// either, the page has no place: we alone read events, so what is settled now was settled before. A child has such places if
+/// another thread moved or unmapped something right before the `fork` and told it right after it.
 pub(super) fn put(uffd: BorrowedFd<'_>, to: u64, len: u64, content: &Content, page_size: u64) -> Put {
     let mut put = Put { done: 0, present: 0, nowhere: 0, stopped: None };
     let mut most = u64::MAX;
@@ -70,6 +72,10 @@ pub(super) fn put(uffd: BorrowedFd<'_>, to: u64, len: u64, content: &Content, pa
                 put.present += 1;
             }
             Some(Errno::ENOENT) if piece > page_size => most = page_size,
+            Some(Errno::ENOENT) if uffd::is_settled(uffd) => {
+                put.done += page_size;
+                put.nowhere += 1;
+            }
             Some(Errno::ESRCH) => {
                 put.stopped = Some(Stopped::Dead);
                 return put;

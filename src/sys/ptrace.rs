@@ -42,8 +42,8 @@ impl Options {
     pub const SKELETON: Options = Options(
         (libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_TRACECLONE | libc::PTRACE_O_EXITKILL) as c_long,
     );
-    /// For a process that must not outlive us, and with which nothing else is done.
-    pub const GUARDED: Options = Options(libc::PTRACE_O_EXITKILL as c_long);
+    /// For a process that must not outlive us, until a last remote call lets it be.
+    pub const GUARDED: Options = Options((libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_EXITKILL) as c_long);
     /// For a skeleton that has been handed over: it outlives the tracer.
     pub const RELEASED: Options = Options(libc::PTRACE_O_TRACESYSGOOD as c_long);
 }

@@ -34,6 +34,7 @@ pub(super) fn trials() -> Vec<Trial> {
     }
     for (way, args) in WAYS {
         trials.push(trial(&format!("late events {way}"), &[], move |lab| wild(lab, args)));
+        trials.push(trial(&format!("late children {way}"), &[], move |lab| children(lab, args)));
         trials.push(trial(&format!("late exec {way}"), &[], move |lab| replaced(lab, args, "exec")));
         trials.push(trial(&format!("late exit {way}"), &[], move |lab| replaced(lab, args, "exit")));
         trials.push(trial(&format!("late cut {way}"), &[], move |lab| cut(lab, args)));
@@ -127,6 +128,19 @@ fn wild(lab: &mut Lab, args: &[&str]) -> Result<()> {
     let outcome = phase.ends(lab)?;
     ensure!(outcome.report["lazy"]["sent_twice"] == 0, "pages were sent twice: {}", outcome.report);
     Ok(())
+}
+
+/// It has children when it becomes whole, some of them just born: they are let be like their parent.
+fn children(lab: &mut Lab, args: &[&str]) -> Result<()> {
+    let Phase { mut victim, live, proxy, before } = Phase::begin(lab, args)?;
+    fs::write(lab.dir().join("stop.kin"), "")?;
+    let outcome = live.outcome()?;
+    drop(proxy);
+    victim.moved(lab, &outcome, before, "b")?;
+    // the holder lets go of the children before it says that the process is whole
+    fs::write(lab.dir().join("stop.kin-end"), "")?;
+    wait_until("its children end well", SOON, || victim.said().contains("kin"))?;
+    victim.finish()
 }
 
 /// The process ends, or begins another program, before its memory has come.

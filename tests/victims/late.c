@@ -2,6 +2,8 @@
  * can, each its own share, and know every word. Once a file STOP-FILE.wild appears, it also forks, drops, moves, unmaps
  * and shares what it has not touched for long.
  *
+ * STOP-FILE.kin: it has children all the time, until STOP-FILE.kin-end appears. Three of them live as long.
+ *
  * ULPM_LATE_MIB: size (64). With STOP-FILE.exec it executes itself once more, with STOP-FILE.exit it ends with PASS. */
 #include "victim.h"
 #include <sys/mman.h>
@@ -151,9 +153,76 @@ static void wild(void)
 	say("wild\n");
 }
 
-int main(int argc, char **argv)
+static int exists(const char *suffix)
 {
 	char room[4096];
+	return access(beside(room, sizeof room, suffix), F_OK) == 0;
+}
+
+/* Nothing of another one's is left in this child: no child of its own, no tracer, no userfaultfd. */
+static void check_alone(pid_t parent)
+{
+	CHECK(getppid() == parent, "a child's parent is %d, not %d", getppid(), parent);
+	CHECK(waitpid(-1, NULL, WNOHANG) == -1 && errno == ECHILD, "a child has a child");
+	char line[256], path[64], to[64];
+	FILE *status = fopen("/proc/self/status", "re");
+	CHECK(status, "/proc/self/status");
+	for (int tracer; fgets(line, sizeof line, status);)
+		CHECK(sscanf(line, "TracerPid: %d", &tracer) != 1 || tracer == 0, "a child is traced by %d", tracer);
+	fclose(status);
+	for (int fd = 0; fd < 1024; fd++) {
+		snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+		ssize_t length = readlink(path, to, sizeof to - 1);
+		to[length < 0 ? 0 : length] = 0;
+		CHECK(!strstr(to, "userfaultfd"), "a child has a userfaultfd: %d", fd);
+	}
+}
+
+/* It works, or sleeps, for so long. */
+static void lasting_child(pid_t parent, int sleeps)
+{
+	for (uint64_t i = 0; !exists("kin-end"); i++) {
+		check_page(i % (pages / THREADS) * THREADS + (THREADS - 1), 0, 97);
+		if (sleeps)
+			pause_ms(dice(20));
+	}
+	check_alone(parent);
+	_exit(0);
+}
+
+static void brief_child(pid_t parent)
+{
+	check_page(dice(pages / THREADS) * THREADS + (THREADS - 1), 0, 97);
+	CHECK(getppid() == parent && waitpid(-1, NULL, WNOHANG) == -1, "a child has a child");
+	_exit(0);
+}
+
+static void await(pid_t child)
+{
+	int status;
+	CHECK(waitpid(child, &status, 0) == child && status == 0, "a child ended with %x", status);
+}
+
+static void kin(void)
+{
+	pid_t parent = getpid(), lasting[3], brief[4];
+	for (size_t i = 0; i < COUNT(lasting); i++)
+		if ((lasting[i] = MUST(fork())) == 0)
+			lasting_child(parent, i > 0);
+	while (!exists("kin-end")) {
+		for (size_t i = 0; i < COUNT(brief); i++)
+			if ((brief[i] = MUST(fork())) == 0)
+				brief_child(parent);
+		for (size_t i = 0; i < COUNT(brief); i++)
+			await(brief[i]);
+	}
+	for (size_t i = 0; i < COUNT(lasting); i++)
+		await(lasting[i]);
+	say("kin\n");
+}
+
+int main(int argc, char **argv)
+{
 	if (argc == 3 && !strcmp(argv[1], "--again")) {
 		stop_file = argv[2];
 		while (access(stop_file, F_OK))
@@ -181,17 +250,21 @@ int main(int argc, char **argv)
 	for (size_t i = 0; i + 1 < THREADS; i++)
 		threads[i] = start_thread(work, (void *)i);
 	ready();
-	int was_wild = 0;
+	int was_wild = 0, was_kin = 0;
 	while (!stopped()) {
-		if (!was_wild && access(beside(room, sizeof room, "wild"), F_OK) == 0) {
+		if (!was_wild && exists("wild")) {
 			was_wild = 1;
 			wild();
 		}
-		if (access(beside(room, sizeof room, "exec"), F_OK) == 0) {
+		if (!was_kin && exists("kin")) {
+			was_kin = 1;
+			kin();
+		}
+		if (exists("exec")) {
 			char *again[] = { argv[0], "--again", argv[1], NULL };
 			MUST(execv("/proc/self/exe", again));
 		}
-		if (access(beside(room, sizeof room, "exit"), F_OK) == 0)
+		if (exists("exit"))
 			pass();
 		pause_ms(2);
 	}

@@ -32,9 +32,9 @@ static inline __attribute__((noreturn, format(printf, 1, 2))) void fail(const ch
 	int error = errno, length = snprintf(text, sizeof text, "FAIL: ");
 	va_list list;
 	va_start(list, format);
-	length += vsnprintf(text + length, sizeof text - length - 40, format, list);
+	length += vsnprintf(text + length, sizeof text - length - 60, format, list);
 	va_end(list);
-	length += snprintf(text + length, 40, " (errno %d)\n", error);
+	length += snprintf(text + length, 60, " (errno %d, process %d, thread %d)\n", error, getpid(), gettid());
 	if (write(1, text, length) != length)
 		_exit(3);
 	_exit(1);

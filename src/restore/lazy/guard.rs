@@ -8,6 +8,7 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -74,19 +75,35 @@ impl Guard {
     }
 
     /// Lets go of all of them: they are whole. The descriptors `inside`, which they were born with, are closed.
-    pub fn release(&mut self, inside: &[i32], home: &std::path::Path) {
+    pub fn release(&mut self, inside: &[i32], home: &Path) {
         for pid in std::mem::take(&mut self.guarded) {
-            if let Err(error) = close_inside(pid, inside, home)
-                && !error.died()
-            {
-                tracing::warn!(pid, %error, "two descriptors of ours stay in a child");
-            }
+            close_in_child(pid, inside, home);
             match Frozen::stop_leader(pid, PATIENCE) {
                 Ok(frozen) => frozen.thaw(),
                 Err(e) if e.died() => {}
                 Err(error) => tracing::warn!(pid, %error, "a child could not be let go"),
             }
         }
+    }
+}
+
+/// Closes the descriptors in all that a process and its children gave birth to when nothing was registered any more, and nothing told
+/// of it: they were born with them, as long as their parent had them.
+pub fn close_in_family(pid: i32, inside: &[i32], home: &Path) {
+    let mut parents = vec![pid];
+    while let Some(parent) = parents.pop() {
+        for child in children(parent) {
+            close_in_child(child, inside, home);
+            parents.push(child);
+        }
+    }
+}
+
+fn close_in_child(pid: i32, inside: &[i32], home: &Path) {
+    if let Err(error) = close_inside(pid, inside, home)
+        && !error.died()
+    {
+        tracing::warn!(pid, %error, "two descriptors of ours stay in a child");
     }
 }
 
@@ -131,7 +148,7 @@ pub fn while_reading<T>(uffds: &[BorrowedFd<'_>], act: impl FnOnce() -> T) -> T 
 
 /// Closes userfaultfds inside a process, with a stop of one thread that the program does not notice. What else has these numbers by
 /// now is left alone.
-pub fn close_inside(pid: i32, fds: &[i32], home: &std::path::Path) -> Result<(), TraceeError> {
+pub fn close_inside(pid: i32, fds: &[i32], home: &Path) -> Result<(), TraceeError> {
     let is_ours = |fd: &&i32| {
         std::fs::read_link(format!("/proc/{pid}/fd/{fd}"))
             .is_ok_and(|to| to.to_string_lossy().contains("userfaultfd"))

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::adopt::Adoption;
-use super::guard::{Guard, close_inside, while_reading};
+use super::guard::{Guard, close_in_family, close_inside, while_reading};
 use super::pager::Pager;
 use super::places::Places;
 use super::plan::Plan;
@@ -129,6 +129,8 @@ impl Held {
                 tracing::warn!(pid, %error, "two descriptors of ours stay in the process");
             }
             guard.release(inside, home);
+            // parents first: whoever is born from now on has no descriptor of ours
+            close_in_family(*pid, inside, home);
         });
     }
 }

@@ -16,7 +16,7 @@ use procfs::process::Process;
 
 use crate::sys::ptrace::{self, EVENT_STOP, Options, WaitStatus};
 use crate::sys::uffd;
-use crate::tracee::thread::tracer_of;
+use crate::tracee::thread::{state_of, tracer_of};
 use crate::tracee::{Frozen, Remote, Site, TraceeError};
 
 /// How long a thread may take to stop.
@@ -45,7 +45,7 @@ impl Guard {
 
     fn add(&mut self, pid: i32) -> bool {
         if let Err(error) = ptrace::seize(pid, Options::GUARDED) {
-            if tracer_of(pid) != std::process::id() as i32 {
+            if tracer_of(pid) != std::process::id() as i32 && !has_ended(pid) {
                 tracing::warn!(pid, %error, "a child cannot be guarded: should the holder of its pages die, it would read zeroes");
             }
             return false;
@@ -80,7 +80,7 @@ impl Guard {
             close_in_child(pid, inside, home);
             match Frozen::stop_leader(pid, PATIENCE) {
                 Ok(frozen) => frozen.thaw(),
-                Err(e) if e.died() => {}
+                Err(_) if has_ended(pid) => {}
                 Err(error) => tracing::warn!(pid, %error, "a child could not be let go"),
             }
         }
@@ -101,10 +101,15 @@ pub fn close_in_family(pid: i32, inside: &[i32], home: &Path) {
 
 fn close_in_child(pid: i32, inside: &[i32], home: &Path) {
     if let Err(error) = close_inside(pid, inside, home)
-        && !error.died()
+        && !has_ended(pid)
     {
         tracing::warn!(pid, %error, "two descriptors of ours stay in a child");
     }
+}
+
+/// Children end all the time, also in the middle of what we do with them.
+fn has_ended(pid: i32) -> bool {
+    matches!(state_of(pid), '?' | 'Z' | 'X')
 }
 
 fn children(pid: i32) -> Vec<i32> {

@@ -37,6 +37,9 @@ use crate::transport::lane::{LaneKind, LazyRange, LazyReport, PagesHead};
 /// How many pieces in place, or how old the last word of them, make it time to tell the source.
 const TELL: (usize, Duration) = (256, Duration::from_millis(50));
 
+/// Address spaces from this number on are children's. Before: private memory of the process itself, and its mappings of shared objects.
+const FIRST_CHILD: usize = 2;
+
 /// A thread that waits for a page.
 #[derive(Clone, Copy, Debug)]
 struct Waiting {
@@ -97,7 +100,7 @@ impl Pager {
         Pager {
             private,
             shared,
-            next_space: 2,
+            next_space: FIRST_CHILD,
             feeders,
             plan,
             waiting: Vec::new(),
@@ -239,6 +242,9 @@ impl Pager {
         }
     }
 
+    /// A child owes what its parent owes. What another thread changes in the very moment of the fork may be told in another order than
+    /// it happened, since a thread tells a change only when it has let go of the address space: then a place of the child is nowhere,
+    /// or taken. It is of memory that the parent was just moving or unmapping, which nobody can count on in the child.
     fn forked(&mut self, space: usize, child: OwnedFd) {
         let name = self.next_space;
         self.next_space += 1;
@@ -420,7 +426,11 @@ impl Pager {
             for (here, source) in private.places.of_source(r.range) {
                 let part = content.slice(source.start - r.range.start, source.end - r.range.start);
                 let size = private.places.page_size(here);
-                let done = put(private.uffd.as_fd(), here, source.len(), &part, size);
+                let mut done = put(private.uffd.as_fd(), here, source.len(), &part, size);
+                if space >= FIRST_CHILD {
+                    // another thread of its parent had moved this place right after the fork, and told it before: see `forked`
+                    done.nowhere += std::mem::take(&mut done.present);
+                }
                 let range = PageRange::new(here, here + done.done);
                 private.places.settle(range);
                 in_place.push(range);

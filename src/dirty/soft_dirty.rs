@@ -30,6 +30,7 @@ use std::fs::File;
 use std::io::Write as _;
 
 use nix::errno::Errno;
+use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::walk::{Judged, Walk, add_entries, side_by_side, span};
 use super::zero_frames::ZeroFrames;
@@ -50,13 +51,24 @@ pub struct SoftDirty {
     begun: bool,
 }
 
+/// A page in an area that no other one merges with. An area that grows counts as written all over (`VM_SOFTDIRTY`), and anonymous
+/// memory does whenever another thread maps some beside it: so it is a copy of a file that nobody else has.
+fn page_of_its_own() -> std::io::Result<memmap2::MmapMut> {
+    let file = File::from(memfd_create("ulpm-probe", MFdFlags::MFD_CLOEXEC)?);
+    file.set_len(PAGE_SIZE)?;
+    // SAFETY: nobody else has the file: its content cannot change, nor its length.
+    #[allow(unsafe_code)]
+    unsafe {
+        memmap2::MmapOptions::new().map_copy(&file)
+    }
+}
+
 impl SoftDirty {
     /// Whether this kernel has the bits, and we may see page frames: tried on ourselves.
     pub fn probe() -> Result<(), TrackError> {
         let own = std::process::id() as i32;
         let map = open_pagemap(own)?;
-        // An area of its own: one that grows meanwhile, as the heap does, counts as written all over (`VM_SOFTDIRTY`).
-        let mut memory = memmap2::MmapMut::map_anon(2 * PAGE_SIZE as usize).map_err(|e| {
+        let mut memory = page_of_its_own().map_err(|e| {
             TrackError::kernel(own, "mapping a page to try")(Errno::from_raw(e.raw_os_error().unwrap_or(0)))
         })?;
         let page = memory.as_ptr() as u64;

@@ -2,11 +2,13 @@
 //! which finds its memory and clocks in order, and with nothing open on either side.
 //!
 //! `ULPM_FAULT_RUNS=2000 cargo test --test moves -- "fault long"` goes through the whole list again and again until
-//! that many runs are done, three labs at a time, and writes the table of docs/faults.md to `ULPM_FAULT_TABLE`.
+//! that many runs are done, three labs at a time, and writes the table of docs/faults.md to `ULPM_FAULT_TABLE`;
+//! `ULPM_FAULT_FROM=N` begins with the N-th, where an earlier run has ended.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -151,8 +153,10 @@ pub(super) fn trials() -> Vec<Trial> {
             })
         })
         .collect();
-    if let Some(runs) = std::env::var("ULPM_FAULT_RUNS").ok().and_then(|n| n.parse().ok()) {
-        trials.push(trial_in(options(), "fault long", &[], move |_| long(runs)));
+    let number = |name: &str| std::env::var(name).ok().and_then(|n| n.parse::<usize>().ok());
+    if let Some(runs) = number("ULPM_FAULT_RUNS") {
+        let from = number("ULPM_FAULT_FROM").unwrap_or(0);
+        trials.push(trial_in(options(), "fault long", &[], move |_| long(from..from + runs)));
     }
     trials
 }
@@ -389,21 +393,21 @@ struct Count {
     other: u32,
 }
 
-fn long(runs: usize) -> Result<()> {
-    let next = AtomicUsize::new(0);
+fn long(runs: Range<usize>) -> Result<()> {
+    let next = AtomicUsize::new(runs.start);
     let table: Mutex<BTreeMap<(bool, &'static str), Count>> = Mutex::new(BTreeMap::new());
     let failures = Mutex::new(Vec::new());
     let all = cases();
     std::thread::scope(|scope| {
         for _ in 0..3 {
             scope.spawn(|| {
-                while next.load(Ordering::SeqCst) < runs {
+                while next.load(Ordering::SeqCst) < runs.end {
                     let Ok(mut lab) = Lab::with(&LabOptions { disks: true, ..LabOptions::default() }) else {
                         continue;
                     };
                     for _ in 0..RUNS_PER_LAB {
                         let i = next.fetch_add(1, Ordering::SeqCst);
-                        if i >= runs {
+                        if i >= runs.end {
                             break;
                         }
                         // a stride that meets every case with every workload

@@ -222,6 +222,13 @@ impl Holder {
     fn go(&mut self) -> io::Result<()> {
         let Some(held) = &mut self.held else { return Ok(()) };
         self.running = true;
+        let until_now = held.pager.report();
+        tracing::debug!(
+            pid = held.pid,
+            faults = until_now.faults,
+            max_us = until_now.max_us,
+            "faults of the freeze"
+        );
         held.pager.stats.resumed();
         let own = std::process::id() as i32;
         let unfinished = Unfinished {

@@ -320,26 +320,36 @@ pub(super) fn settle(lab: &mut Lab, case: Case) -> Result<()> {
     }
 }
 
+/// Whether it runs, held by nobody and not about to end: a skeleton is traced until it is let go, and one that is being
+/// killed seems to run for a while.
+fn runs_free(outside: i32) -> bool {
+    const KILLED: u64 = 1 << (libc::SIGKILL - 1);
+    let text = |file: &str| fs::read_to_string(format!("/proc/{outside}/{file}")).unwrap_or_default();
+    let status = text("status");
+    let field = |name: &str| status.lines().find_map(|l| l.strip_prefix(name)).unwrap_or("").trim();
+    let pending = ["SigPnd:", "ShdPnd:"].map(|name| u64::from_str_radix(field(name), 16).unwrap_or(KILLED));
+    field("State:").starts_with(['R', 'S', 'D'])
+        && field("TracerPid:") == "0"
+        && pending.iter().all(|signals| signals & KILLED == 0)
+        // no memory: it is ending
+        && !text("statm").starts_with("0 ")
+}
+
 /// Waits until exactly one copy runs.
 pub(super) fn whereabouts(lab: &Lab, case: Case, pid: i32) -> Result<End> {
     let at = |host: &str| {
         let outside = lab.host(host).outside_pid(Pid::from_raw(pid)).ok()?.as_raw();
         (!is_gone(outside)).then_some(outside)
     };
-    let runs = |outside: i32| {
-        let stat = fs::read_to_string(format!("/proc/{outside}/stat")).unwrap_or_default();
-        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['R', 'S', 'D']))
-    };
     let (mut end, mut looks) = (None, 0);
     let both = || (at("a"), at("b"));
     let waited = wait_until("exactly one copy runs", Duration::from_secs(20), || {
         let seen = match both() {
-            (Some(a), None) if runs(a) => Some(End::Source),
-            (None, Some(b)) if runs(b) => Some(End::Target),
+            (Some(a), None) if runs_free(a) => Some(End::Source),
+            (None, Some(b)) if runs_free(b) => Some(End::Target),
             (None, None) if case.kind == "power" => Some(End::WithItsHost),
             _ => None,
         };
-        // a skeleton that is being killed seems to run for a moment
         looks = if seen.is_some() && seen == end { looks + 1 } else { 0 };
         end = seen;
         looks > 8

@@ -1,9 +1,11 @@
 //! Migrations whose outcome a crash or a cut left open: the target's journal decides.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, poll};
 
 use super::MigrateError;
 use super::control::Control;
@@ -19,6 +21,8 @@ use crate::state::files::tcp_reset::hang_up;
 use crate::sys::process::{pidfd_open, pidfd_send_signal};
 use crate::transport::protocol::{ToSource, ToTarget};
 
+/// How long a copy that was killed is waited for.
+const DYING: Duration = Duration::from_secs(10);
 /// Tries before the outcome is left open.
 const TRIES: u32 = 3;
 /// How long a session at the target may be about to decide.
@@ -244,12 +248,32 @@ fn follow(home: &Path, entry: &Entry, tell: &dyn Fn(Progress<'_>)) -> Result<(),
     Ok(())
 }
 
-/// Signals the process of the entry, if it is still that one.
+/// Signals the process of the entry, if it is still that one. One that is killed is waited for: giving its memory back takes a while.
 fn signal(entry: &Entry, signal: i32) -> Result<(), MigrateError> {
     let Ok(pidfd) = pidfd_open(entry.pid) else { return Ok(()) };
     if !entry.process_lives() {
         return Ok(());
     }
     pidfd_send_signal(pidfd.as_fd(), signal)
-        .map_err(|e| MigrateError::Here { step: "signalling the process", source: e.into() })
+        .map_err(|e| MigrateError::Here { step: "signalling the process", source: e.into() })?;
+    if signal == libc::SIGKILL && !ends(pidfd.as_fd()) {
+        tracing::warn!(
+            pid = entry.pid,
+            "the copy here was killed, and is not gone after {} s: it never runs again, but something in the kernel holds it",
+            DYING.as_secs()
+        );
+    }
+    Ok(())
+}
+
+/// Whether a killed process is gone soon. Its pidfd is readable when the last of its threads has ended.
+fn ends(pidfd: BorrowedFd<'_>) -> bool {
+    let deadline = Instant::now() + DYING;
+    let mut fds = [PollFd::new(pidfd, PollFlags::POLLIN)];
+    while Instant::now() < deadline {
+        if matches!(poll(&mut fds, 100u8), Ok(n) if n > 0) {
+            return true;
+        }
+    }
+    false
 }

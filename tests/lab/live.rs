@@ -72,10 +72,14 @@ impl Live {
     pub(crate) fn kill_both(&self) -> Result<()> {
         let pid = self.process.outside_pid();
         let workers = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
-        for worker in workers.split_whitespace() {
-            nix::sys::signal::kill(nix::unistd::Pid::from_raw(worker.parse()?), Signal::SIGKILL)?;
-        }
+        // each ends without the other, and may have done so
         self.signal(Signal::SIGKILL)?;
+        for worker in workers.split_whitespace() {
+            match nix::sys::signal::kill(nix::unistd::Pid::from_raw(worker.parse()?), Signal::SIGKILL) {
+                Ok(()) | Err(nix::errno::Errno::ESRCH) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
         for worker in workers.split_whitespace() {
             let worker = format!("/proc/{worker}");
             let gone = || !std::path::Path::new(&worker).exists();

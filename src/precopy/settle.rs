@@ -1,11 +1,9 @@
 //! Migrations whose outcome a crash or a cut left open: the target's journal decides.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-
-use nix::poll::{PollFd, PollFlags, poll};
 
 use super::MigrateError;
 use super::control::Control;
@@ -18,7 +16,7 @@ use crate::handover::journal::{Entry, Journal, Life};
 use crate::handover::settle::reopened;
 use crate::handover::{Source, SourceAction, SourceEvent};
 use crate::state::files::tcp_reset::hang_up;
-use crate::sys::process::{pidfd_open, pidfd_send_signal};
+use crate::sys::process::{ends_within, pidfd_open, pidfd_send_signal};
 use crate::transport::protocol::{ToSource, ToTarget};
 
 /// How long a copy that was killed is waited for.
@@ -256,7 +254,7 @@ fn signal(entry: &Entry, signal: i32) -> Result<(), MigrateError> {
     }
     pidfd_send_signal(pidfd.as_fd(), signal)
         .map_err(|e| MigrateError::Here { step: "signalling the process", source: e.into() })?;
-    if signal == libc::SIGKILL && !ends(pidfd.as_fd()) {
+    if signal == libc::SIGKILL && !ends_within(pidfd.as_fd(), DYING) {
         tracing::warn!(
             pid = entry.pid,
             "the copy here was killed, and is not gone after {} s: it never runs again, but something in the kernel holds it",
@@ -264,16 +262,4 @@ fn signal(entry: &Entry, signal: i32) -> Result<(), MigrateError> {
         );
     }
     Ok(())
-}
-
-/// Whether a killed process is gone soon. Its pidfd is readable when the last of its threads has ended.
-fn ends(pidfd: BorrowedFd<'_>) -> bool {
-    let deadline = Instant::now() + DYING;
-    let mut fds = [PollFd::new(pidfd, PollFlags::POLLIN)];
-    while Instant::now() < deadline {
-        if matches!(poll(&mut fds, 100u8), Ok(n) if n > 0) {
-            return true;
-        }
-    }
-    false
 }

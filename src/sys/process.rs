@@ -5,8 +5,10 @@ use std::fs::File;
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
 use nix::unistd::Pid;
 
@@ -33,6 +35,18 @@ pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<(), Errno
         libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, std::ptr::null::<u8>(), 0)
     };
     Errno::result(r).map(drop)
+}
+
+/// Whether a process ends within that time: its pidfd is readable when the last of its threads has ended.
+pub fn ends_within(pidfd: BorrowedFd<'_>, time: Duration) -> bool {
+    let mut fds = [PollFd::new(pidfd, PollFlags::POLLIN)];
+    let deadline = Instant::now() + time;
+    while Instant::now() < deadline {
+        if matches!(poll(&mut fds, PollTimeout::from(50u16)), Ok(n) if n > 0) {
+            return true;
+        }
+    }
+    false
 }
 
 /// Head and length of the robust futex list of a thread.

@@ -7,8 +7,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-
 use super::adopt::Adoption;
 use super::guard::{Guard, close_in_family, close_inside, while_reading};
 use super::pager::Pager;
@@ -16,7 +14,7 @@ use super::places::Places;
 use super::plan::Plan;
 use super::space::{Area, Feeder, Shared};
 use crate::image::{PAGE_SIZE, PageRange};
-use crate::sys::process::pidfd_send_signal;
+use crate::sys::process::{ends_within, pidfd_send_signal};
 use crate::sys::{handoff, uffd};
 use crate::transport::lane::LazyRange;
 
@@ -65,14 +63,7 @@ impl Held {
 
     /// Whether the process ends within that time.
     pub(super) fn dies_within(&self, time: Duration) -> bool {
-        let mut fds = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
-        let deadline = Instant::now() + time;
-        while Instant::now() < deadline {
-            if matches!(poll(&mut fds, PollTimeout::from(50u16)), Ok(n) if n > 0) {
-                return true;
-            }
-        }
-        false
+        ends_within(self.pidfd.as_fd(), time)
     }
 
     /// Ends the process and its children: they would wait for ever.

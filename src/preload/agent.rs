@@ -264,7 +264,7 @@ fn install_inside(
     remote.shelter_on_stack(&continued, Some(&plain))?;
     // urgent only in a shelter
     let urgent = UrgentTracee::from(plain.clone());
-    let scratch = remote.map_scratch(None, PAGE_SIZE as usize, PAGE_SIZE as usize)?;
+    let scratch = remote.map_scratch(site.lonely(), PAGE_SIZE as usize, PAGE_SIZE as usize)?;
     drop(urgent);
     remote.finish()?;
     let mut remote = Remote::approach(leader, site)?;

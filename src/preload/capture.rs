@@ -18,7 +18,7 @@ use crate::sys::ptrace::Regs;
 use crate::tracee::freeze::{Armed, Frozen, Member};
 use crate::tracee::restart::Continued;
 use crate::tracee::together::{Plain, UrgentTracee, go_to};
-use crate::tracee::{Batch, Remote, Scratch, Site, TraceeError};
+use crate::tracee::{Batch, Place, Remote, Scratch, Site, TraceeError};
 
 /// Bytes of scratch memory inside the process while it is frozen.
 const TABLE: usize = 64 * 1024;
@@ -88,7 +88,7 @@ impl Captive {
         remote.shelter_on_stack(&continued, Some(&plain))?;
         self.leader = Some((*remote.saved(), continued));
         let urgent = UrgentTracee::from(plain);
-        self.scratch = Some(remote.map_scratch(None, TABLE, DATA)?);
+        self.scratch = Some(remote.map_scratch(Place::Rather(0), TABLE, DATA)?);
         drop(urgent);
         Ok(remote.finish()?)
     }

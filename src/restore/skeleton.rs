@@ -22,7 +22,7 @@ use crate::sys::rights::Rights;
 use crate::sys::spawn::CloneArgs;
 use crate::sys::time::Deadline;
 use crate::tracee::thread::{Stop, Thread};
-use crate::tracee::{Batch, Outcome, Remote, Scratch, Site, TraceeError};
+use crate::tracee::{Batch, Outcome, Place, Remote, Scratch, Site, TraceeError};
 
 const TABLE: usize = 256 * 1024;
 const DATA: usize = 1024 * 1024;
@@ -88,7 +88,7 @@ impl Skeleton {
             vdso.areas.iter().chain(&theirs.vdso).for_each(|(_, s, e)| taken.insert(PageRange::new(*s, *e)));
             let hole = find_hole(&taken, PAGE_SIZE + (TABLE + DATA) as u64)?;
             let mut remote = Remote::borrow(leader, &site)?;
-            let scratch = remote.map_scratch(Some(hole), TABLE, DATA)?;
+            let scratch = remote.map_scratch(Place::Exactly(hole), TABLE, DATA)?;
             remote.abandon();
             Ok((site, scratch, theirs, taken))
         });
@@ -296,7 +296,7 @@ impl Skeleton {
         let hole = find_hole(&taken, len)?;
         let mut remote = Remote::borrow(self.leader(), &self.site)?;
         let old = self.scratch;
-        self.scratch = remote.map_scratch(Some(hole), TABLE, DATA)?;
+        self.scratch = remote.map_scratch(Place::Exactly(hole), TABLE, DATA)?;
         remote.unmap_scratch(old)?;
         remote.abandon();
         Ok(())

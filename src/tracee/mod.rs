@@ -32,6 +32,6 @@ pub use batch::{Batch, Outcome};
 pub use error::TraceeError;
 pub use freeze::Frozen;
 pub use remote::Remote;
-pub use scratch::Scratch;
+pub use scratch::{Place, Scratch};
 pub use shelter::Bell;
 pub use site::Site;

@@ -22,7 +22,7 @@ use nix::errno::Errno;
 use super::batch::{Batch, ENTRY, Outcome};
 use super::error::TraceeError;
 use super::restart::Continued;
-use super::scratch::{self, CALL_AT, PAGE, RESTORE_AT, SHELTERED_AT, Scratch};
+use super::scratch::{self, CALL_AT, PAGE, Place, RESTORE_AT, SHELTERED_AT, Scratch};
 use super::shelter::{self, Bell, Code, NO_FLAGS, Own, Shelter};
 use super::site::{SIGTRAP_BIT, Site, leave_critical_section};
 use super::thread::{Go, Stop, Thread};
@@ -229,19 +229,22 @@ impl<'a> Remote<'a> {
         }
     }
 
-    /// Maps a scratch area for batches; at `hint` exactly if given, else where the kernel likes.
+    /// Maps a scratch area for batches.
     pub fn map_scratch(
         &mut self,
-        hint: Option<u64>,
+        place: Place,
         table_len: usize,
         data_len: usize,
     ) -> Result<Scratch, TraceeError> {
         let shelter_len = if self.shelter.is_some() { shelter::size() } else { 0 };
         let len = PAGE + (table_len + data_len + shelter_len) as u64;
-        let fixed = if hint.is_some() { libc::MAP_FIXED_NOREPLACE } else { 0 };
+        let (at, fixed) = match place {
+            Place::Exactly(at) => (at, libc::MAP_FIXED_NOREPLACE),
+            Place::Rather(at) => (at, 0),
+        };
         let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | fixed) as u64;
         let prot = (libc::PROT_READ | libc::PROT_WRITE) as u64;
-        let args = [hint.unwrap_or(0), len, prot, flags, u64::MAX, 0];
+        let args = [at, len, prot, flags, u64::MAX, 0];
         let code = self.must("mmap of the scratch area", libc::SYS_mmap, args)?;
         let exec = (libc::PROT_READ | libc::PROT_EXEC) as u64;
         if let Err(e) =

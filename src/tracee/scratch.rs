@@ -32,6 +32,15 @@ pub(super) const RESTORE_AT: u64 = 144;
 
 pub(super) const PAGE: u64 = 4096;
 
+/// Where a scratch area is to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// There, or the call fails.
+    Exactly(u64),
+    /// There if nothing else is, otherwise where the kernel likes; 0: where the kernel likes.
+    Rather(u64),
+}
+
 /// The scratch area inside the tracee.
 #[derive(Clone, Copy, Debug)]
 pub struct Scratch {

@@ -186,14 +186,14 @@ fn search(range: Range<u64>, mem: &ProcMem, call: &mut Option<u64>, restore: &mu
     }
 }
 
-struct Area<'a> {
-    range: Range<u64>,
+pub(super) struct Area<'a> {
+    pub range: Range<u64>,
     access: &'a str,
     name: &'a str,
 }
 
 /// One line of `/proc/PID/maps`.
-fn area(line: &str) -> Option<Area<'_>> {
+pub(super) fn area(line: &str) -> Option<Area<'_>> {
     let mut words = line.splitn(6, ' ');
     let (start, end) = words.next()?.split_once('-')?;
     let range = u64::from_str_radix(start, 16).ok()?..u64::from_str_radix(end, 16).ok()?;

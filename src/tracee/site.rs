@@ -2,7 +2,8 @@
 //! clock's code in the vDSO, and a restartable sequence.
 
 use super::error::TraceeError;
-use super::shelter::Ground;
+use super::scratch::{PAGE, Place};
+use super::shelter::{Ground, area};
 use super::thread::{Go, Stop, Thread};
 use crate::sys::process::ProcMem;
 use crate::sys::ptrace::Regs;
@@ -27,6 +28,8 @@ pub struct Site {
     pub patience: std::time::Duration,
     /// For shelters of borrowed threads.
     pub(super) ground: Option<Ground>,
+    /// See [`Site::lonely`].
+    lonely: u64,
 }
 
 impl Site {
@@ -35,6 +38,7 @@ impl Site {
         let mut site = Self::of(pid)?;
         let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
         site.ground = Ground::of(pid, &maps, &site.mem);
+        site.lonely = middle_of_the_largest_gap(&maps);
         if site.ground.is_none() {
             tracing::info!(pid, "a thread that executes our calls would be lost if we were killed just then");
         }
@@ -80,8 +84,27 @@ impl Site {
             sigtrap_ignored: ignored & SIGTRAP_BIT != 0,
             patience: std::time::Duration::from_secs(5),
             ground: None,
+            lonely: 0,
         })
     }
+
+    /// A place for what is mapped while other threads run, far from all that is mapped. Where the kernel likes may be a hole that
+    /// one of them has just made, and is about to fill again with `MAP_FIXED`: under the feet of the thread that executes our calls.
+    pub fn lonely(&self) -> Place {
+        Place::Rather(self.lonely)
+    }
+}
+
+/// Of those below 2^47, where the kernel maps unless asked otherwise (Documentation/arch/x86/x86_64/mm.rst). Page-aligned.
+fn middle_of_the_largest_gap(maps: &str) -> u64 {
+    const END: u64 = 1 << 47;
+    let areas = maps.lines().filter_map(area).map(|area| area.range).filter(|range| range.start < END);
+    let mut from = 0;
+    let gaps = areas
+        .chain(std::iter::once(END..END))
+        .map(|range| std::mem::replace(&mut from, range.end)..range.start);
+    let largest = gaps.max_by_key(|gap| gap.end.saturating_sub(gap.start)).unwrap_or(0..0);
+    (largest.start + (largest.end - largest.start) / 2) / PAGE * PAGE
 }
 
 /// Lets a thread that is reading a clock in the vDSO finish that, instruction by instruction. What it has read so
@@ -131,4 +154,21 @@ pub(super) fn leave_critical_section(thread: Thread, site: &Site, mut regs: Regs
         regs.rip = abort;
     }
     regs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_middle_of_the_largest_gap() {
+        assert_eq!(middle_of_the_largest_gap(""), 1 << 46);
+        let maps = "100000-102000 r-xp 00000000 00:00 0 \n\
+            700000000000-7ffffffff000 rw-p 00000000 00:00 0    [stack]\n\
+            ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0    [vsyscall]\n";
+        assert_eq!(middle_of_the_largest_gap(maps), (0x102000 + 0x7000_0000_0000) / 2 / PAGE * PAGE);
+        let own = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let place = middle_of_the_largest_gap(&own);
+        assert!(own.lines().filter_map(area).all(|a| !(a.range.start..=a.range.end).contains(&place)));
+    }
 }

@@ -78,7 +78,7 @@ static void pass_datagram(const struct end *from, const struct end *to, const ch
 	uint64_t number = ++sent, got = 0;
 	CHECK(sendto(from->fd, &number, 8, 0, (const struct sockaddr *)&to->address, to->length) == 8, "%s: send", what);
 	struct pollfd fd = { .fd = to->fd, .events = POLLIN };
-	if (MUST(poll(&fd, 1, 500)) == 0) {
+	if (MUST(poll(&fd, 1, (int)(TOLERANCE / 6 / MS))) == 0) {
 		lost++;
 		CHECK(lost <= 1 + sent / 50, "%s: %llu of %llu datagrams were lost", what, (unsigned long long)lost,
 		      (unsigned long long)sent);
@@ -103,6 +103,9 @@ static void connect_to(const struct end *listener, const char *what)
 	char byte = 0;
 	int client = MUST(socket(listener->address.ss_family, SOCK_STREAM, 0));
 	CHECK(connect(client, (const struct sockaddr *)&listener->address, listener->length) == 0, "%s: connect", what);
+	/* connect() is back when the answer has come; what makes the connection complete may still be under way. */
+	struct pollfd fd = { .fd = listener->fd, .events = POLLIN };
+	CHECK(poll(&fd, 1, (int)(TOLERANCE / MS)) == 1, "%s: nobody to accept", what);
 	int server = MUST(accept(listener->fd, NULL, NULL));
 	CHECK(send(client, "x", 1, 0) == 1 && recv(server, &byte, 1, 0) == 1 && byte == 'x', "%s: carries nothing", what);
 	close(client);

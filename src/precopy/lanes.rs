@@ -20,7 +20,7 @@ use super::MigrateError;
 use super::link::silence;
 use super::page_server::{Answer, Memory, Unanswerable};
 use crate::image::PAGE_SIZE;
-use crate::tracee::together::{Urgent, favour};
+use crate::tracee::together::hasten;
 use crate::transport::lane::{FromHolder, FromSource, LaneKind, LazyRange, LazyReport};
 use crate::transport::protocol::{MigrationId, ToSource, ToTarget, cap, kind};
 use crate::transport::wire::Frame;
@@ -124,8 +124,7 @@ impl Lanes {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
             let run = move || {
-                let _urgent = (what == LaneKind::Urgent).then(Urgent::begin);
-                favour();
+                let _ = hasten();
                 runtime.block_on(lane.run());
                 // a name lookup that hangs must not hold us
                 runtime.shutdown_background();

@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 use super::RestoreError;
 use super::guests::{Guests, Visit};
 use super::incoming::{MAX_CLOCKS, aborted, endless, silent};
+use super::lazy::carriers::Carried;
 use super::lazy::{self, adopt, relay};
 use super::permission::Authority;
 use super::reservation::check;
@@ -21,7 +22,6 @@ use crate::image::{Obstacle, check as image_check};
 use crate::state::threads;
 use crate::sys::chain;
 use crate::sys::time::{ClockOffsets, Ticker, now_ns};
-use crate::tracee::together::Urgent;
 use crate::transport::lane::LaneKind;
 use crate::transport::protocol::{Description, ToSource, ToTarget, cap, description_cap, greeting_cap, kind};
 use crate::transport::{Accepted, Fingerprint, Frame, TrustStore, Wire, accept_wire};
@@ -111,7 +111,6 @@ fn lane_of(
     id: &str,
     lane: LaneKind,
 ) -> Result<(), RestoreError> {
-    let _urgent = (lane == LaneKind::Urgent).then(Urgent::begin);
     server.handle.block_on(async {
         let holder = match relay::reach(&server.home, id).await {
             Ok(holder) => holder,
@@ -122,7 +121,9 @@ fn lane_of(
                 return Ok(());
             }
         };
-        let passed = relay::relay(holder, lane, &accepted.peer, wire).await;
+        // with the drivers of its connection, on the workers of the runtime
+        let passing = Carried::new(relay::relay(holder, lane, accepted.peer, wire));
+        let passed = server.handle.spawn(passing).await;
         tracing::debug!(id, ?lane, ?passed, "a lane ends");
         accepted.connection.close(0u32.into(), b"the lane ends");
         Ok(())

@@ -50,6 +50,25 @@ pub fn favour() {
     }
 }
 
+/// For what threads wait for that cannot run without it, as long as there are such: ahead of all that is ordinary, where that is
+/// permitted; otherwise favoured. Children are neither. Returns how the calling thread was, if it has changed.
+///
+/// Nice values alone do not do it: with `sched_autogroup_enabled` they count within a session only (sched(7)), and who has become
+/// runnable waits for the end of somebody's time slice.
+pub fn hasten() -> Option<SchedAttr> {
+    const RESET_ON_FORK: u64 = 1;
+    let own = sched_attr(0).ok()?;
+    let flags = own.flags | RESET_ON_FORK;
+    match set_sched_attr(0, &SchedAttr { flags, ..urgent(own) }) {
+        // to take the flag back would need CAP_SYS_NICE
+        Ok(()) => Some(SchedAttr { flags, ..own }),
+        Err(_) => {
+            favour();
+            None
+        }
+    }
+}
+
 /// Does something ahead of what is urgent, too: our helper threads may be at work on the CPU where it is to be done. For
 /// microseconds only.
 pub fn ahead_of_the_urgent<T>(work: impl FnOnce() -> T) -> T {

@@ -23,8 +23,10 @@
 //! | `stats` | what is counted |
 //! | [`guard`] | the process must not outlive the holder |
 //! | [`relay`] | lanes between QUIC and the holder |
+//! | [`carriers`] | the threads of `ulpm serve` that carry them, ahead of others |
 
 pub mod adopt;
+pub mod carriers;
 pub mod guard;
 pub mod holder;
 pub mod relay;

@@ -31,7 +31,7 @@ pub async fn reach(home: &Path, id: &str) -> io::Result<UnixStream> {
 }
 
 /// Passes bytes on until one of the ends closes. The frame that asked for it has been read from `wire` already.
-pub async fn relay(mut holder: UnixStream, lane: LaneKind, peer: &Fingerprint, wire: Wire) -> io::Result<()> {
+pub async fn relay(mut holder: UnixStream, lane: LaneKind, peer: Fingerprint, wire: Wire) -> io::Result<()> {
     let greeting =
         postcard::to_stdvec(&Greeting { lane, peer: peer.to_string() }).map_err(io::Error::other)?;
     holder.write_all(&(greeting.len() as u32).to_le_bytes()).await?;

@@ -26,7 +26,7 @@ const PORT: u16 = 7777;
 /// What a measurement takes place on.
 pub(crate) struct Stage {
     // dropped in this order: what runs before where it runs, and the files last
-    _serve: HostProcess,
+    serve: Started,
     hosts: [Host; 2],
     link: Link,
     /// For moves, and for small packets.
@@ -63,6 +63,7 @@ impl Stage {
             let options = HostOptions {
                 first_pid: Some(first_pid),
                 program: Some(ULPM.into()),
+                env: log_filter().map(|filter| (LOG.to_owned(), filter)).into_iter().collect(),
                 ..HostOptions::default()
             };
             Host::create(name, &options)
@@ -79,13 +80,17 @@ impl Stage {
         let shown = |host| run(host, dir.path(), &[ULPM, "trust", "show"]).map(|(_, said)| said);
         let prints = [shown(&hosts[0])?, shown(&hosts[1])?];
         for (host, print) in hosts.iter().zip(prints.iter().rev()) {
-            let ended = run(host, dir.path(), &[ULPM, "trust", "add", print.trim(), "--users", "any"])?;
+            let ended = run(
+                host,
+                dir.path(),
+                &[ULPM, "trust", "add", print.lines().last().unwrap_or_default(), "--users", "any"],
+            )?;
             ensure!(ended.0, "ulpm trust add: {}", ended.1);
         }
         let serve = start(&hosts[1], dir.path(), "serve", &[ULPM, "serve"])?;
         serve.says("ready", SOON)?;
         let slow = wire.delay.map(|delay| delayed(&hosts, delay)).transpose()?;
-        Ok(Stage { _serve: serve.process, hosts, link, slow, dir })
+        Ok(Stage { serve, hosts, link, slow, dir })
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -137,6 +142,21 @@ impl Stage {
         let trips = trips.map_err(|_| anyhow::anyhow!("the pinging thread panicked"))??;
         Ok((done, trips))
     }
+}
+
+/// Says what `ulpm serve` had to say, if it was asked to.
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if log_filter().is_some() {
+            eprint!("{}", self.serve.said());
+        }
+    }
+}
+
+const LOG: &str = "ULPM_LOG";
+
+fn log_filter() -> Option<String> {
+    std::env::var(LOG).ok()
 }
 
 /// Two links with that delay. They must not wait for a CPU: their threads inherit what the one has that makes them.

@@ -8,7 +8,7 @@
 //! 5. what a change of credentials resets; limits; scheduling; mappings' flags; seals;
 //! 6. waits, registers, and the scratch area goes.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use nix::time::ClockId;
@@ -16,11 +16,11 @@ use nix::time::ClockId;
 use super::objects::Objects;
 use super::session::since;
 use super::skeleton::Skeleton;
-use super::{RestoreError, mapper};
+use super::{RestoreError, descriptors, mapper};
 use crate::image::memory::{MemoryImage, MmFields};
 use crate::image::process::{Credentials, ProcessImage, ThreadImage};
 use crate::state::files::{EpollAdd, RestoreContext};
-use crate::state::{attributes, credentials, files, mm_fields, scheduling, signals, threads, timers, waits};
+use crate::state::{attributes, credentials, mm_fields, scheduling, signals, threads, timers, waits};
 use crate::sys::time::now_ns;
 use crate::tracee::Remote;
 use crate::tracee::thread::Thread;
@@ -39,10 +39,15 @@ pub fn activate(
     context: RestoreContext,
     keep: &[(i32, BorrowedFd<'_>)],
 ) -> Result<waits::Memory, RestoreError> {
-    let epoll = put_files(skeleton, objects, image, context, keep)?;
+    let begun = std::time::Instant::now();
+    let ms = || begun.elapsed().as_secs_f64() * 1e3;
+    let epoll = descriptors::put(skeleton, objects, image, context, keep)?;
+    let files_ms = ms();
     let tids: Vec<i32> = image.threads.iter().map(|t| t.tid).collect();
     skeleton.set_threads(&tids)?;
+    let threads_ms = ms();
     put_process(skeleton, image, &epoll, moments)?;
+    let process_ms = ms();
     mapper::finish(skeleton)?;
     objects.seal()?;
     // while it still has our credentials: another user's limits are not ours to set
@@ -51,7 +56,10 @@ pub fn activate(
     for thread in &image.threads {
         put_thread(skeleton, image, thread, &have, cpus)?;
     }
-    put_waits_and_registers(skeleton, image, moments)
+    let each_ms = ms();
+    let memory = put_waits_and_registers(skeleton, image, moments);
+    tracing::debug!(files_ms, threads_ms, process_ms, each_ms, all_ms = ms(), "activation, until the end of");
+    memory
 }
 
 /// Sets the exe link, before any file is mapped: the kernel refuses while the old program still is.
@@ -80,69 +88,6 @@ fn skeleton_credentials() -> Result<Credentials, RestoreError> {
     let mut have = crate::state::credentials_of_self()?;
     have.securebits = crate::sys::process::own_securebits();
     Ok(have)
-}
-
-/// Opens all files here, hands them over, and brings them to their numbers: first up above all of them, where
-/// nothing is in the way, then down.
-fn put_files(
-    skeleton: &Skeleton,
-    objects: &Objects,
-    image: &ProcessImage,
-    mut context: RestoreContext,
-    keep: &[(i32, BorrowedFd<'_>)],
-) -> Result<Vec<EpollAdd>, RestoreError> {
-    context.ids = skeleton.threads.iter().map(|(tid, t)| (*tid, t.0)).collect();
-    for (id, _) in objects.iter() {
-        context.memfds.insert(id.ino, objects.fd(id)?);
-    }
-    context.group = skeleton.pid;
-    let opened = match &skeleton.rights {
-        None => files::restore(&image.files, &mut context)?,
-        Some(rights) => rights
-            .with(|| files::restore(&image.files, &mut context))
-            .map_err(RestoreError::io("taking the rights of its user"))??,
-    };
-    let ours = keep.iter().enumerate().map(|(i, (fd, _))| (opened.files.len() + i, *fd, true));
-    let slots: Vec<_> = image.files.slots.iter().map(|s| (s.file, s.fd, s.cloexec)).chain(ours).collect();
-    let base =
-        slots.iter().map(|(_, fd, _)| fd + 1).max().unwrap_or(0).max(super::nursery::SOCKET + 1) as u64;
-    raise_file_limit(skeleton, base + 2 * (opened.files.len() + keep.len()) as u64 + 16)?;
-    let borrowed: Vec<_> =
-        opened.files.iter().map(AsFd::as_fd).chain(keep.iter().map(|(_, fd)| *fd)).collect();
-    let received = skeleton.receive(&borrowed)?;
-    let high: Vec<(u64, u64)> = received
-        .iter()
-        .enumerate()
-        .map(|(i, fd)| (*fd as u64, base + received.len() as u64 + 8 + i as u64))
-        .collect();
-    skeleton.run_all(&high, 0, |batch, (from, to)| {
-        batch.call("dup3 of a descriptor", libc::SYS_dup3, &[*from, *to, libc::O_CLOEXEC as u64]);
-    })?;
-    let first_high = high.first().map_or(u64::from(u32::MAX), |(_, to)| *to);
-    let mut batch = skeleton.batch();
-    batch.call("close_range", libc::SYS_close_range, &[0, first_high - 1, 0]);
-    skeleton.run(&batch)?;
-    skeleton.run_all(&slots, 0, |batch, (file, fd, cloexec)| {
-        let flags = if *cloexec { libc::O_CLOEXEC as u64 } else { 0 };
-        let from = high.get(*file).map_or(u64::MAX, |(_, to)| *to);
-        batch.call("dup3 of a descriptor", libc::SYS_dup3, &[from, *fd as u64, flags]);
-    })?;
-    let mut batch = skeleton.batch();
-    batch.call("close_range", libc::SYS_close_range, &[first_high, u64::from(u32::MAX), 0]);
-    skeleton.run(&batch)?;
-    Ok(opened.epoll)
-}
-
-/// Room for both copies of every descriptor; the right limit is set at the end.
-fn raise_file_limit(skeleton: &Skeleton, need: u64) -> Result<(), RestoreError> {
-    const NOFILE: u32 = 7;
-    let limit = |new| crate::sys::process::prlimit(skeleton.pid, NOFILE, new);
-    let step = "raising the limit of open files in the skeleton";
-    let (soft, hard) = limit(None).map_err(RestoreError::io(step))?;
-    if soft < need {
-        limit(Some((need.min(hard), hard))).map_err(RestoreError::io(step))?;
-    }
-    Ok(())
 }
 
 fn put_process(

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Instant;
 
+use super::descriptors::{self, OURS_ABOVE};
 use super::incoming::{
     MAX_ROUNDS, UNWEIGHED, aborted, compare, endless, place_object_pages, place_pages, weight,
 };
@@ -98,6 +99,7 @@ impl Session {
         };
         skeleton.rights = self.authority.rights(process);
         let tids: Vec<i32> = process.threads.iter().map(|t| t.tid).collect();
+        descriptors::make_room(&skeleton, process)?;
         skeleton.set_threads(&tids)?;
         activate::put_exe(&skeleton, &process.memory)?;
         RestoreError::point(Point::TargetBorn)?;
@@ -233,7 +235,9 @@ impl Session {
                 ..Default::default()
             };
             context.prepare(&image.files)?;
+            let prepared_ms = arrived.elapsed().as_secs_f64() * 1e3;
             let keep = hold(work, image)?;
+            tracing::debug!(prepared_ms, held_ms = arrived.elapsed().as_secs_f64() * 1e3, "apply");
             let keep: Vec<_> = keep.iter().map(|(number, fd)| (*number, fd.as_fd())).collect();
             activate::activate(
                 &mut work.skeleton,
@@ -347,7 +351,7 @@ fn hold(work: &mut Work, image: &ProcessImage) -> Result<Vec<(i32, OwnedFd)>, Re
     let outstanding = work.plan.take().filter(|p| !p.outstanding.is_empty() || !p.objects.is_empty());
     let (Some(holder), Some(plan)) = (&work.holder, outstanding) else { return Ok(Vec::new()) };
     let highest = image.files.slots.iter().map(|s| s.fd).max().unwrap_or(0);
-    let numbers = [highest + 64, highest + 65];
+    let numbers = [highest + OURS_ABOVE, highest + OURS_ABOVE + 1];
     holder.adopt(&work.skeleton, &work.objects, &plan, &numbers)?;
     work.adopted = true;
     let copies = holder.userfaultfds().map(|fd| fd.try_clone_to_owned());

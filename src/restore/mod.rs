@@ -7,6 +7,7 @@
 //! | [`mapper`] | making its mappings those of the source, by differences |
 //! | [`pages`] | placing pages as they arrive |
 //! | [`objects`] | shared memory objects |
+//! | [`descriptors`] | its open files, and room for them |
 //! | [`activate`] | all other state, at the end |
 //! | [`permission`] | how far the peer may go |
 //! | [`quarters`] | among which control groups they live |
@@ -21,6 +22,7 @@
 
 pub mod activate;
 pub mod construction;
+pub mod descriptors;
 pub mod error;
 pub mod guests;
 pub mod huge_pages;

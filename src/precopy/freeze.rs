@@ -168,7 +168,9 @@ impl Freezer<'_> {
         let begun = Instant::now();
         let new_files = agent.new_files();
         link.say(&ToTarget::Layout { pid: image.pid, layout: agent.layout.clone(), new_files })?;
+        let layout_ms = ms(begun);
         let later = self.last_pages(link, agent, &image, found)?;
+        tracing::debug!(layout_ms, pages_ms = ms(begun), found = found.len(), "send, until the end of");
         if self.options.verify {
             link.say(&ToTarget::Verify)?;
             link.flush()?;

@@ -23,6 +23,9 @@ const HUGE: u64 = 2 * 1024 * 1024;
 /// How far around what is touched first the next touches are expected.
 const NEIGHBOURS: u64 = 16 * PAGE_SIZE;
 
+/// Longest order. It is worked out in the freeze, and random writes leave tens of thousands of single pages.
+const HINTS: usize = 1024;
+
 /// What comes after the process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Later {
@@ -59,7 +62,7 @@ impl Later {
             .iter()
             .map(|r| PageRange::new(r.start.saturating_sub(NEIGHBOURS), r.end.saturating_add(NEIGHBOURS)));
         let often = self.hot.iter().flat_map(RangeSet::iter);
-        for range in around.chain(often) {
+        for range in around.chain(often).take(HINTS) {
             let part: Vec<PageRange> = rest.within(range).collect();
             part.iter().for_each(|r| rest.remove(*r));
             order.extend(part);

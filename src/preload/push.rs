@@ -176,7 +176,11 @@ impl Pusher {
         let mut round = Round { last: true, may_wait: may_wait.clone(), ..Round::default() };
         let often = if may_wait.is_empty() { Vec::new() } else { self.heat.often() };
         self.withheld = RangeSet::default();
-        written.iter().filter(|f| f.private_data()).for_each(|f| self.owed.insert(f.range));
+        for range in written.iter().filter(|f| f.private_data()).map(|f| f.range) {
+            if !self.comes_late_anyway(range, may_wait) {
+                self.owed.insert(range);
+            }
+        }
         self.dropped(layout, found).iter().for_each(|r| self.owed.insert(*r));
         let held = self.heat.release();
         held.iter().for_each(|r| self.owed.insert(r));
@@ -212,6 +216,15 @@ impl Pusher {
         Ok((round.sent, round.later, often))
     }
 
+    /// Whether [`Pusher::postpone`] finds a range that was written even if nobody says so: all of it may wait, and the target has nothing
+    /// of it. Under random writes there are tens of thousands of those, in the freeze.
+    fn comes_late_anyway(&self, range: PageRange, may_wait: &RangeSet) -> bool {
+        self.exact
+            && !self.sent.overlaps(range)
+            && !self.zeroes.overlaps(range)
+            && may_wait.within(range).next() == Some(range)
+    }
+
     /// Takes what may wait off what is owed, and returns what the target certainly lacks of it. Where contents tell what was
     /// written, what the target has in some form stays owed: it is compared.
     fn postpone(&mut self, may_wait: &RangeSet, present: &[Run]) -> RangeSet {
@@ -236,14 +249,17 @@ impl Pusher {
 
     /// Huge pages that are marked clean and are not what was sent.
     fn dropped(&self, layout: &Layout, found: &[Found]) -> Vec<PageRange> {
+        let vmas: Vec<_> = layout.vmas.iter().filter(|v| v.huge() && v.private()).collect();
+        if vmas.is_empty() {
+            return Vec::new();
+        }
         let clean: RangeSet =
             found.iter().filter(|f| f.private_data() && !f.written).map(|f| f.range).collect();
         let read = |addr: u64| {
             let mut page = vec![0; PAGE_SIZE as usize];
             self.mem.read(addr, &mut page).ok().map(|()| page)
         };
-        let vmas = layout.vmas.iter().filter(|v| v.huge() && v.private());
-        let pages = vmas.flat_map(|v| clean.within(v.range()).map(|r| (r, v.page_size)).collect::<Vec<_>>());
+        let pages = vmas.into_iter().flat_map(|v| clean.within(v.range()).map(|r| (r, v.page_size)).collect::<Vec<_>>());
         pages.flat_map(|(range, size)| huge::dropped(&self.seen, &self.sent, range, size, read)).collect()
     }
 

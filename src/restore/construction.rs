@@ -292,12 +292,14 @@ impl Session {
         }
         let pid = work.skeleton.pid;
         let mut said = Ok(());
-        let mut at_boottime_ns = 0;
+        let (mut at_boottime_ns, mut resume_ms) = (0, 0.0);
         for action in work.state.on(TargetEvent::Outlives) {
             match action {
                 TargetAction::LetGo => {
                     work.skeleton.let_go();
                     at_boottime_ns = initial_clocks().boottime_ns;
+                    // what follows is no freeze any more
+                    resume_ms = ms(begun) - journal_ms;
                     drop(urgent.take());
                     if let Some(holder) = work.holder.take_if(|_| work.adopted) {
                         self.lazy = true;
@@ -306,7 +308,6 @@ impl Session {
                     let _ = RestoreError::point(Point::TargetLetGo);
                 }
                 TargetAction::SendRunning => {
-                    let resume_ms = ms(begun) - journal_ms;
                     said = self.say(&ToSource::Running { pid, at_boottime_ns, journal_ms, resume_ms });
                     let _ = RestoreError::point(Point::TargetSaid);
                 }

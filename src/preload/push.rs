@@ -259,7 +259,9 @@ impl Pusher {
             let mut page = vec![0; PAGE_SIZE as usize];
             self.mem.read(addr, &mut page).ok().map(|()| page)
         };
-        let pages = vmas.into_iter().flat_map(|v| clean.within(v.range()).map(|r| (r, v.page_size)).collect::<Vec<_>>());
+        let pages = vmas
+            .into_iter()
+            .flat_map(|v| clean.within(v.range()).map(|r| (r, v.page_size)).collect::<Vec<_>>());
         pages.flat_map(|(range, size)| huge::dropped(&self.seen, &self.sent, range, size, read)).collect()
     }
 

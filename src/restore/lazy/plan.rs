@@ -73,7 +73,8 @@ struct Flight {
 /// for what is far behind in it, and what it asks for itself queues behind it where the link is narrow.
 ///
 /// That is twice what arrives in the time that the fastest piece took, at the best speed that was seen of late: half of it under way,
-/// half of it waiting. That a piece took long says nothing: somebody else may have had the CPU.
+/// half of it waiting. A page on the urgent lane is the smallest of pieces: with it comes the time that the link takes when nothing is
+/// ahead. That a piece took long says nothing: somebody else may have had the CPU.
 #[derive(Debug)]
 struct Window {
     bytes: u64,
@@ -102,9 +103,14 @@ impl Window {
         (self.bytes / 4).next_power_of_two().clamp(64 << 10, PIECE)
     }
 
+    /// A piece, however small, took that time.
+    fn took(&mut self, time: Duration) {
+        self.shortest = self.shortest.min(time);
+    }
+
     /// So many bytes, asked for as a piece, have arrived after that time.
     fn learn(&mut self, bytes: u64, took: Duration, now: Instant) {
-        self.shortest = self.shortest.min(took);
+        self.took(took);
         let since = *self.counted.1.get_or_insert(now);
         self.counted.0 += bytes;
         let span = now.saturating_duration_since(since);
@@ -312,8 +318,10 @@ impl Plan {
                 break;
             }
             flight.asked.pop_front();
-            if lane == LaneKind::Bulk {
-                self.window.learn(front.range.len(), now - since, now);
+            match lane {
+                LaneKind::Bulk => self.window.learn(front.range.len(), now - since, now),
+                // a piece needs that time for itself, too: to be read, to be placed
+                LaneKind::Urgent => self.window.took(2 * (now - since)),
             }
         }
         asked

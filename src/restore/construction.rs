@@ -3,7 +3,6 @@
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::time::Instant;
 
-use super::descriptors::{self, OURS_ABOVE};
 use super::incoming::{
     MAX_ROUNDS, UNWEIGHED, aborted, compare, endless, place_object_pages, place_pages, weight,
 };
@@ -13,7 +12,7 @@ use super::quarters::Quarters;
 use super::reservation::Reservation;
 use super::session::{Session, clock, initial_clocks, out_of_turn, since};
 use super::skeleton::Skeleton;
-use super::{RestoreError, activate, mapper, nursery, pages, verify};
+use super::{RestoreError, activate, descriptors, mapper, nursery, pages, verify};
 use crate::fault::Point;
 use crate::handover::journal::{Entry, Journal, Phase};
 use crate::handover::{Target, TargetAction, TargetEvent};
@@ -351,8 +350,7 @@ fn give_up(work: &mut Work, event: TargetEvent) {
 fn hold(work: &mut Work, image: &ProcessImage) -> Result<Vec<(i32, OwnedFd)>, RestoreError> {
     let outstanding = work.plan.take().filter(|p| !p.outstanding.is_empty() || !p.objects.is_empty());
     let (Some(holder), Some(plan)) = (&work.holder, outstanding) else { return Ok(Vec::new()) };
-    let highest = image.files.slots.iter().map(|s| s.fd).max().unwrap_or(0);
-    let numbers = [highest + OURS_ABOVE, highest + OURS_ABOVE + 1];
+    let numbers = descriptors::ours(image);
     holder.adopt(&work.skeleton, &work.objects, &plan, &numbers)?;
     work.adopted = true;
     let copies = holder.userfaultfds().map(|fd| fd.try_clone_to_owned());

@@ -10,16 +10,18 @@ use crate::image::process::ProcessImage;
 use crate::state::files::{self, EpollAdd, RestoreContext};
 use crate::tracee::TraceeError;
 
-/// So far above the highest descriptor of a process, and one further, are ours of which it knows nothing.
-pub const OURS_ABOVE: i32 = 64;
+/// The numbers of the two descriptors of ours that a process may have, of which it knows nothing: well above its own.
+pub fn ours(image: &ProcessImage) -> [i32; 2] {
+    let highest = image.files.slots.iter().map(|s| s.fd).max().unwrap_or(0);
+    [highest + 64, highest + 65]
+}
 
 /// Makes room for as many descriptors as the process is going to need. While there is one thread only: once several share a table,
 /// the kernel waits for all CPUs when it grows (`expand_fdtable`: `synchronize_rcu`), which is ten milliseconds and more of a
 /// freeze.
 pub fn make_room(skeleton: &Skeleton, image: &ProcessImage) -> Result<(), RestoreError> {
-    let highest = image.files.slots.iter().map(|s| s.fd).max().unwrap_or(0);
-    let base = above([highest + OURS_ABOVE + 1]);
-    let need = needed(base, image.files.slots.len() + 2);
+    let ours = ours(image);
+    let need = needed(above(ours), image.files.slots.len() + ours.len());
     raise_file_limit(skeleton, need)?;
     let mut batch = skeleton.batch();
     batch.call("dup3 of a descriptor", libc::SYS_dup3, &[SOCKET as u64, need - 1, libc::O_CLOEXEC as u64]);

@@ -112,8 +112,13 @@ impl Memory {
     /// Whether the stopped process is still there. One that was killed while we trace it ends for its pidfd only when we have taken
     /// the death notice of each thread; its leader is a zombie at once.
     pub fn lives(&self) -> bool {
+        self.keeps_its_pid() && !matches!(state_of(self.pid), 'Z' | 'X' | '?')
+    }
+
+    /// Whether its number is still its own.
+    fn keeps_its_pid(&self) -> bool {
         let mut fds = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
-        matches!(poll(&mut fds, PollTimeout::ZERO), Ok(0)) && !matches!(state_of(self.pid), 'Z' | 'X' | '?')
+        matches!(poll(&mut fds, PollTimeout::ZERO), Ok(0))
     }
 
     /// These are about to be freed here: they cannot be shown any more.
@@ -157,12 +162,13 @@ impl Memory {
             Some(shown) => shown.read(range, &mut buffer).map_err(|e| (range.start, crate::sys::chain(&e))),
             None => self.read(range, &mut buffer),
         };
-        // the number may be another process's by now: only if ours lives was it ours that was read
-        if !self.lives() {
-            return Err(Unanswerable::Gone(self.pid));
+        // The number may be another process's by now: only if it is still ours was it ours that was read. One that was killed while we
+        // trace it keeps its number, but has no memory any more that could be read. (`lives` costs as much as reading a page.)
+        match read {
+            Ok(()) if self.keeps_its_pid() => Ok(self.sorted(piece, buffer.freeze())),
+            Err((at, why)) if self.lives() => Err(Unanswerable::Unreadable { at, why }),
+            _ => Err(Unanswerable::Gone(self.pid)),
         }
-        read.map_err(|(at, why)| Unanswerable::Unreadable { at, why })?;
-        Ok(self.sorted(piece, buffer.freeze()))
     }
 
     fn read(&self, range: PageRange, buffer: &mut [u8]) -> Result<(), (u64, String)> {

@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
@@ -84,6 +84,29 @@ struct Holder {
     told: (Instant, String),
 }
 
+/// What the holder waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    Listener,
+    /// Any of them.
+    Guest,
+    /// `ulpm serve`.
+    Control,
+    Lane(LaneKind),
+    /// A userfaultfd, by the name of its address space.
+    Space(usize),
+}
+
+/// Where something has happened.
+#[derive(Debug, Default)]
+struct Ready(Vec<Source>);
+
+impl Ready {
+    fn has(&self, source: &Source) -> bool {
+        self.0.contains(source)
+    }
+}
+
 /// What a turn of the loop is to lead to.
 enum Turn {
     On,
@@ -118,10 +141,11 @@ impl Holder {
     fn run(mut self, control: OwnedFd) -> io::Result<()> {
         let mut control = Some(control);
         let done = loop {
-            if let Err(e) = self.wait(control.as_ref()) {
-                break Err(e);
-            }
-            match self.turn(&mut control) {
+            let ready = match self.wait(control.as_ref()) {
+                Ok(ready) => ready,
+                Err(e) => break Err(e),
+            };
+            match self.turn(&mut control, &ready) {
                 Ok(Turn::On) => {}
                 Ok(Turn::Leave) => break Ok(()),
                 Err(e) => break Err(e),
@@ -136,51 +160,61 @@ impl Holder {
     }
 
     /// Until something happens.
-    fn wait(&self, control: Option<&OwnedFd>) -> io::Result<()> {
-        let mut fds = vec![PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)];
-        fds.extend(self.guests.iter().map(|g| PollFd::new(g.stream.as_fd(), PollFlags::POLLIN)));
-        fds.extend(control.map(|c| PollFd::new(c.as_fd(), PollFlags::POLLIN)));
-        let mut pause = LOOK;
-        for lane in self.lanes.values() {
-            let out = if lane.is_full() { PollFlags::POLLOUT } else { PollFlags::empty() };
-            fds.push(PollFd::new(lane.stream.as_fd(), PollFlags::POLLIN | out));
-            if lane.has_frame() {
-                pause = Duration::ZERO;
-            }
+    fn wait(&self, control: Option<&OwnedFd>) -> io::Result<Ready> {
+        let mut polled = vec![(self.listener.as_fd(), Source::Listener)];
+        polled.extend(self.guests.iter().map(|g| (g.stream.as_fd(), Source::Guest)));
+        polled.extend(control.map(|c| (c.as_fd(), Source::Control)));
+        polled.extend(self.lanes.iter().map(|(kind, lane)| (lane.stream.as_fd(), Source::Lane(*kind))));
+        let spaces = self.held.iter().flat_map(|held| held.pager.descriptors());
+        polled.extend(spaces.map(|(space, fd)| (fd, Source::Space(space))));
+        let full = |source: &Source| match source {
+            Source::Lane(kind) => self.lanes.get(kind).is_some_and(Lane::is_full),
+            _ => false,
+        };
+        let mut fds: Vec<PollFd<'_>> = polled
+            .iter()
+            .map(|(fd, source)| {
+                let out = if full(source) { PollFlags::POLLOUT } else { PollFlags::empty() };
+                PollFd::new(*fd, PollFlags::POLLIN | out)
+            })
+            .collect();
+        let pause = match &self.held {
+            _ if self.lanes.values().any(Lane::has_frame) => Duration::ZERO,
+            Some(held) if held.pager.is_held_up() => Duration::from_millis(1),
+            _ => LOOK,
+        };
+        match poll(&mut fds, PollTimeout::from(pause.as_millis() as u16)) {
+            Ok(_) => {}
+            Err(nix::errno::Errno::EINTR) => return Ok(Ready::default()),
+            Err(e) => return Err(e.into()),
         }
-        if let Some(held) = &self.held {
-            fds.extend(
-                held.pager.descriptors().into_iter().map(|(_, fd)| PollFd::new(fd, PollFlags::POLLIN)),
-            );
-            if held.pager.is_held_up() {
-                pause = pause.min(Duration::from_millis(1));
-            }
-        }
-        let timeout = PollTimeout::from(pause.as_millis() as u16);
-        match poll(&mut fds, timeout) {
-            Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
-            Err(e) => Err(e.into()),
-        }
+        let happened = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
+        Ok(Ready(
+            fds.iter().zip(&polled).filter(|(fd, _)| happened(fd)).map(|(_, (_, source))| *source).collect(),
+        ))
     }
 
-    fn turn(&mut self, control: &mut Option<OwnedFd>) -> io::Result<Turn> {
-        self.welcome();
-        if let Some(socket) = control
-            && readable(socket.as_fd())
+    /// First what threads wait for, then a piece of what they may come to wait for.
+    fn turn(&mut self, control: &mut Option<OwnedFd>, ready: &Ready) -> io::Result<Turn> {
+        if ready.has(&Source::Listener) || ready.has(&Source::Guest) {
+            self.welcome();
+        }
+        if ready.has(&Source::Control)
             && let Turn::Leave = self.obey(control)?
         {
             return Ok(Turn::Leave);
         }
-        self.hear_faults();
-        self.hear_lane(LaneKind::Urgent, usize::MAX)?;
-        self.hear_lane(LaneKind::Bulk, 1)?;
+        self.hear_faults(ready);
+        self.hear_lane(LaneKind::Urgent, ready, usize::MAX)?;
+        self.ask(LaneKind::Urgent);
+        self.hear_lane(LaneKind::Bulk, ready, 1)?;
         if let Some(held) = &mut self.held {
             if held.pager.is_held_up() {
                 held.pager.retry(Instant::now());
             }
             held.guard.attend();
         }
-        self.ask();
+        self.ask(LaneKind::Bulk);
         if self.running && self.looked.elapsed() >= LOOK {
             self.looked = Instant::now();
             self.murmur();
@@ -281,21 +315,24 @@ impl Holder {
         }
     }
 
-    fn hear_faults(&mut self) {
+    fn hear_faults(&mut self, ready: &Ready) {
         let Some(held) = &mut self.held else { return };
         let now = Instant::now();
-        let ready: Vec<usize> =
-            held.pager.descriptors().into_iter().filter(|(_, fd)| readable(*fd)).map(|(i, _)| i).collect();
-        let born: usize = ready.into_iter().map(|space| held.pager.hear(space, now)).sum();
+        let mut born = 0;
+        for source in &ready.0 {
+            if let Source::Space(space) = source {
+                born += held.pager.hear(*space, now);
+            }
+        }
         if born > 0 {
             held.guard.add_children(held.pid);
         }
     }
 
     /// Up to so many frames of a lane.
-    fn hear_lane(&mut self, kind: LaneKind, most: usize) -> io::Result<()> {
+    fn hear_lane(&mut self, kind: LaneKind, ready: &Ready, most: usize) -> io::Result<()> {
         let Some(lane) = self.lanes.get_mut(&kind) else { return Ok(()) };
-        if lane.fill().is_err() {
+        if ready.has(&Source::Lane(kind)) && lane.fill().is_err() {
             self.lane_lost(kind);
             return Ok(());
         }
@@ -332,28 +369,24 @@ impl Holder {
         }
     }
 
-    /// Asks for what is wanted.
-    fn ask(&mut self) {
-        let Some(held) = &mut self.held else { return };
-        let mut broken = Vec::new();
-        let bulk = self.lanes.get_mut(&LaneKind::Bulk).filter(|lane| !lane.is_full());
+    /// Asks for what is wanted on a lane.
+    fn ask(&mut self, kind: LaneKind) {
+        let (Some(held), Some(lane)) = (&mut self.held, self.lanes.get_mut(&kind)) else { return };
         let now = Instant::now();
-        if let Some(lane) = bulk.filter(|_| held.pager.tells_placed(now)) {
-            // a failure shows below
-            let _ =
-                held.pager.placed().chunks(4096).try_for_each(|p| lane.say(&FromHolder::Placed(p.to_vec())));
+        let mut said = lane.flush();
+        let bulk = kind == LaneKind::Bulk;
+        if bulk && said.is_ok() && !lane.is_full() && held.pager.tells_placed(now) {
+            let placed = held.pager.placed();
+            said = placed.chunks(4096).try_for_each(|p| lane.say(&FromHolder::Placed(p.to_vec())));
         }
-        for (kind, lane) in &mut self.lanes {
-            let flushed = lane.flush();
-            // in the freeze nothing may be in the way of what the process waits for
-            let wait = lane.is_full() || *kind == LaneKind::Bulk && !self.running;
-            let wanted = if wait { Vec::new() } else { held.pager.plan.wants(*kind, now) };
-            let said = wanted.chunks(4096).try_for_each(|part| lane.say(&FromHolder::Want(part.to_vec())));
-            if flushed.and(said).is_err() {
-                broken.push(*kind);
-            }
+        // in the freeze nothing may be in the way of what the process waits for
+        if said.is_ok() && !lane.is_full() && (self.running || !bulk) {
+            let wanted = held.pager.plan.wants(kind, now);
+            said = wanted.chunks(4096).try_for_each(|part| lane.say(&FromHolder::Want(part.to_vec())));
         }
-        broken.into_iter().for_each(|kind| self.lane_lost(kind));
+        if said.is_err() {
+            self.lane_lost(kind);
+        }
     }
 
     /// Says now and then how far it is when nothing moves.
@@ -438,9 +471,4 @@ impl Holder {
         }
         Ok(Turn::Leave)
     }
-}
-
-fn readable(fd: BorrowedFd<'_>) -> bool {
-    let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
-    matches!(poll(&mut fds, PollTimeout::ZERO), Ok(n) if n > 0)
 }

@@ -1,17 +1,22 @@
 //! A lane between QUIC and the holder: bytes, unread. Whatever breaks, both ends see their stream end, and the source opens
 //! the lane anew.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::AsRawFd as _;
 use std::path::Path;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
+use tokio::net::unix::OwnedWriteHalf;
 
 use super::{directory, is_plain};
 use crate::transport::lane::LaneKind;
 use crate::transport::{Fingerprint, Wire};
+
+/// Chunks of a QUIC stream passed on at once.
+const CHUNKS: usize = 128;
 
 /// First on the holder's socket.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -39,8 +44,9 @@ pub async fn relay(mut holder: UnixStream, lane: LaneKind, peer: Fingerprint, wi
     let (mut send, mut recv) = wire.into_streams();
     let (mut from_holder, mut to_holder) = holder.into_split();
     let inward = async {
-        while let Some(chunk) = recv.read_chunk(1 << 20, true).await? {
-            to_holder.write_all(&chunk.bytes).await?;
+        let mut chunks = vec![Bytes::new(); CHUNKS];
+        while let Some(n) = recv.read_chunks(&mut chunks).await? {
+            write_all(&mut to_holder, &chunks[..n]).await?;
         }
         Ok::<_, io::Error>(())
     };
@@ -60,5 +66,18 @@ pub async fn relay(mut holder: UnixStream, lane: LaneKind, peer: Fingerprint, wi
     let _ = send.finish();
     // what the holder said last may be under way
     let _ = tokio::time::timeout(Duration::from_secs(2), send.stopped()).await;
+    Ok(())
+}
+
+/// In as few calls as the socket allows: each packet that arrived is a chunk of its own.
+async fn write_all(to: &mut OwnedWriteHalf, chunks: &[Bytes]) -> io::Result<()> {
+    let mut slices: Vec<IoSlice<'_>> = chunks.iter().map(|chunk| IoSlice::new(chunk)).collect();
+    let mut rest = &mut slices[..];
+    while !rest.is_empty() {
+        match to.write_vectored(rest).await? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            n => IoSlice::advance_slices(&mut rest, n),
+        }
+    }
     Ok(())
 }

@@ -20,7 +20,7 @@ use super::MigrateError;
 use super::link::silence;
 use super::page_server::{Answer, Memory, Unanswerable};
 use crate::image::PAGE_SIZE;
-use crate::tracee::together::hasten;
+use crate::tracee::together::{Haste, hasten};
 use crate::transport::lane::{FromHolder, FromSource, LaneKind, LazyRange, LazyReport};
 use crate::transport::protocol::{MigrationId, ToSource, ToTarget, cap, kind};
 use crate::transport::wire::Frame;
@@ -124,7 +124,7 @@ impl Lanes {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
             let run = move || {
-                let _ = hasten();
+                let _ = hasten(haste(what));
                 runtime.block_on(lane.run());
                 // a name lookup that hangs must not hold us
                 runtime.shutdown_background();
@@ -384,6 +384,13 @@ impl Lane {
         wire.send_msg(kind::CONTROL, &FromSource::Zero(ranges)).await?;
         self.traffic.zero_pages.fetch_add(pages, Ordering::Relaxed);
         Ok(())
+    }
+}
+
+fn haste(lane: LaneKind) -> Haste {
+    match lane {
+        LaneKind::Urgent => Haste::Now,
+        LaneKind::Bulk => Haste::Soon,
     }
 }
 

@@ -24,7 +24,7 @@ impl Urgent {
     pub fn begin() -> Self {
         let sched = sched_attr(0).ok();
         if let Some(own) = sched {
-            let _ = set_sched_attr(0, &urgent(own));
+            let _ = set_sched_attr(0, &urgent(own, 1));
         }
         Urgent { mask: affinity(0).ok(), sched }
     }
@@ -50,16 +50,25 @@ pub fn favour() {
     }
 }
 
+/// How much a thread is waited for that carries pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Haste {
+    /// Somebody will wait for what it carries.
+    Soon = 1,
+    /// Somebody waits for it now: it goes ahead of the others.
+    Now = 2,
+}
+
 /// For what threads wait for that cannot run without it, as long as there are such: ahead of all that is ordinary, where that is
 /// permitted; otherwise favoured. Children are neither. Returns how the calling thread was, if it has changed.
 ///
 /// Nice values alone do not do it: with `sched_autogroup_enabled` they count within a session only (sched(7)), and who has become
 /// runnable waits for the end of somebody's time slice.
-pub fn hasten() -> Option<SchedAttr> {
+pub fn hasten(haste: Haste) -> Option<SchedAttr> {
     const RESET_ON_FORK: u64 = 1;
     let own = sched_attr(0).ok()?;
     let flags = own.flags | RESET_ON_FORK;
-    match set_sched_attr(0, &SchedAttr { flags, ..urgent(own) }) {
+    match set_sched_attr(0, &SchedAttr { flags, ..urgent(own, haste as u32) }) {
         // to take the flag back would need CAP_SYS_NICE
         Ok(()) => Some(SchedAttr { flags, ..own }),
         Err(_) => {
@@ -162,7 +171,7 @@ impl From<Plain> for UrgentTracee {
     /// Makes it urgent. A real-time thread has no timer slack, and one that ceases to be gets the default
     /// (`__setscheduler_params`): so that is put back, too.
     fn from(plain: Plain) -> Self {
-        let urgent = plain.sched.is_some_and(|s| set_sched_attr(plain.thread.0, &urgent(s)).is_ok());
+        let urgent = plain.sched.is_some_and(|s| set_sched_attr(plain.thread.0, &urgent(s, 1)).is_ok());
         UrgentTracee { plain: urgent.then_some(plain) }
     }
 }
@@ -182,12 +191,12 @@ fn slack_of(thread: Thread) -> String {
 }
 
 /// The lowest real-time priority: ahead of ordinary threads, behind all others.
-fn urgent(own: SchedAttr) -> SchedAttr {
+fn urgent(own: SchedAttr, priority: u32) -> SchedAttr {
     if own.policy == SCHED_FIFO
         || own.policy == libc::SCHED_DEADLINE as u32
         || own.policy == libc::SCHED_RR as u32
     {
         return own;
     }
-    SchedAttr { policy: SCHED_FIFO, priority: 1, nice: 0, ..own }
+    SchedAttr { policy: SCHED_FIFO, priority, nice: 0, ..own }
 }

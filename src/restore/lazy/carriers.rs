@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use crate::sys::process::{SchedAttr, set_sched_attr};
-use crate::tracee::together::hasten;
+use crate::tracee::together::{Haste, hasten};
 
 #[derive(Debug)]
 struct Carriers {
@@ -45,7 +45,7 @@ impl<F: Future> Future for Carried<F> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         with_carriers(|carriers| {
-            carriers.threads.entry(nix::unistd::gettid().as_raw()).or_insert_with(hasten);
+            carriers.threads.entry(nix::unistd::gettid().as_raw()).or_insert_with(|| hasten(Haste::Soon));
         });
         self.task.as_mut().poll(context)
     }
@@ -79,7 +79,7 @@ mod tests {
         let policy = || sched_attr(0).unwrap().policy;
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let before = policy();
-        let permitted = std::thread::spawn(|| hasten().is_some()).join().unwrap();
+        let permitted = std::thread::spawn(|| hasten(Haste::Soon).is_some()).join().unwrap();
         runtime.block_on(async {
             let inner = Carried::new(async { policy() });
             let outer = Carried::new(async {

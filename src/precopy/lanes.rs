@@ -24,7 +24,7 @@ use crate::tracee::together::{Haste, hasten};
 use crate::transport::lane::{FromHolder, FromSource, LaneKind, LazyRange, LazyReport};
 use crate::transport::protocol::{MigrationId, ToSource, ToTarget, cap, kind};
 use crate::transport::wire::Frame;
-use crate::transport::{Connected, Identity, TrustStore, Wire, WireError, connect, open_wire};
+use crate::transport::{Connected, Identity, TrustStore, Way, Wire, WireError, connect_by, open_wire};
 
 /// Pauses before connecting again: from, to.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
@@ -278,7 +278,12 @@ impl Lane {
     }
 
     async fn connect(&self, limit: Duration) -> Result<Connected, MigrateError> {
-        Ok(connect(&self.identity, &TrustStore::new(&self.road.home), &self.road.to, limit).await?)
+        let way = match self.kind {
+            LaneKind::Urgent => Way::Express,
+            LaneKind::Bulk => Way::Ordinary,
+        };
+        let trust = TrustStore::new(&self.road.home);
+        Ok(connect_by(way, &self.identity, &trust, &self.road.to, limit).await?)
     }
 
     /// Serves on a connection, until the last word.

@@ -22,9 +22,10 @@ use crate::image::{Obstacle, check as image_check};
 use crate::state::threads;
 use crate::sys::chain;
 use crate::sys::time::{ClockOffsets, Ticker, now_ns};
+use crate::tracee::together::Haste;
 use crate::transport::lane::LaneKind;
 use crate::transport::protocol::{Description, ToSource, ToTarget, cap, description_cap, greeting_cap, kind};
-use crate::transport::{Accepted, Fingerprint, Frame, TrustStore, Wire, accept_wire};
+use crate::transport::{Accepted, Fingerprint, Frame, TrustStore, Way, Wire, accept_wire};
 
 /// What a session needs of the server.
 #[derive(Clone, Debug)]
@@ -111,21 +112,34 @@ fn lane_of(
     id: &str,
     lane: LaneKind,
 ) -> Result<(), RestoreError> {
-    server.handle.block_on(async {
-        let holder = match relay::reach(&server.home, id).await {
+    let haste = match accepted.way {
+        Way::Express => Haste::Now,
+        Way::Ordinary => Haste::Soon,
+    };
+    let (home, migration, peer) = (server.home.clone(), id.to_owned(), accepted.peer);
+    let carry = async move {
+        let holder = match relay::reach(&home, &migration).await {
             Ok(holder) => holder,
             Err(e) => {
-                let why = format!("no memory is outstanding here of migration {id} ({e})");
+                let why = format!("no memory is outstanding here of migration {migration} ({e})");
                 wire.send.send_msg(kind::CONTROL, &ToSource::Failed(why)).await?;
-                let _ = tokio::time::timeout(Duration::from_secs(2), accepted.connection.closed()).await;
-                return Ok(());
+                return Ok::<_, RestoreError>(false);
             }
         };
-        // with the drivers of its connection, on the workers of the runtime
-        let passing = Carried::new(relay::relay(holder, lane, accepted.peer, wire));
-        let passed = server.handle.spawn(passing).await;
-        tracing::debug!(id, ?lane, ?passed, "a lane ends");
-        accepted.connection.close(0u32.into(), b"the lane ends");
+        let passed = Carried::new(haste, relay::relay(holder, lane, peer, wire)).await;
+        tracing::debug!(migration, ?lane, ?passed, "a lane ends");
+        Ok(true)
+    };
+    server.handle.block_on(async {
+        // where its connection is driven: each change of thread would be waited for
+        match accepted.driver.spawn(carry).await {
+            Ok(Ok(true)) => accepted.connection.close(0u32.into(), b"the lane ends"),
+            Ok(Ok(false)) => {
+                let _ = tokio::time::timeout(Duration::from_secs(2), accepted.connection.closed()).await;
+            }
+            Ok(Err(e)) => return Err(e),
+            Err(e) => tracing::error!(id, ?lane, error = %e, "a lane ends"),
+        }
         Ok(())
     })
 }

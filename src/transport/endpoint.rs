@@ -19,6 +19,7 @@ use tokio::time::{Instant, timeout};
 use super::address::HostPort;
 use super::admission::{self, AdmissionError, CLOSE_DONE};
 use super::connect_error::is_version_mismatch;
+use super::express::Way;
 use super::fingerprint::Fingerprint;
 use super::identity::{CERTIFICATE_NAME, Identity};
 use super::tls;
@@ -61,7 +62,19 @@ pub async fn connect(
     host: &str,
     limit: Duration,
 ) -> Result<Connected, ConnectError> {
-    connect_with(identity, trust, host, limit, &Tuning::default(), tls::ALPN).await
+    connect_by(Way::Ordinary, identity, trust, host, limit).await
+}
+
+/// As [`connect`]; what a thread waits for goes another [`Way`].
+pub async fn connect_by(
+    way: Way,
+    identity: &Identity,
+    trust: &TrustStore,
+    host: &str,
+    limit: Duration,
+) -> Result<Connected, ConnectError> {
+    let tuning = Tuning { way, ..Tuning::default() };
+    connect_with(identity, trust, host, limit, &tuning, tls::ALPN).await
 }
 
 /// As [`connect`], with other parameters.
@@ -108,6 +121,8 @@ impl Call<'_> {
         let endpoint = self.endpoint(remote)?;
         let mut config = ClientConfig::new(self.tls.clone());
         config.transport_config(self.tuning.towards(remote).transport());
+        let way = self.tuning.way;
+        config.initial_dst_cid_provider(Arc::new(move || way.connection_id()));
         let connecting = endpoint
             .connect_with(config, remote, CERTIFICATE_NAME)
             .map_err(|source| ConnectError::Start { remote, source })?;

@@ -5,19 +5,21 @@
 //! of the places are taken, addresses must prove that they are real before they get one.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::{Connection, ConnectionError, Endpoint, Incoming, ServerConfig, TokioRuntime};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinHandle;
+use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use super::admission::{self, AdmissionError, CLOSE_DONE};
 use super::connect_error::is_version_mismatch;
 use super::endpoint::linger;
+use super::express::{self, Way};
 use super::fingerprint::Fingerprint;
 use super::identity::Identity;
 use super::tls::{self, TlsError};
@@ -30,16 +32,26 @@ const MAX_HANDSHAKES: usize = 32;
 /// How long a handshake may take, the admission included.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
 
+/// How often the thread of the express door looks whether anybody attends to it.
+const LOOK: Duration = Duration::from_millis(200);
+
 /// How many settled connections may wait to be taken.
 const BACKLOG: usize = 8;
 
 /// A UDP port at which sources may call.
 #[derive(Debug)]
 pub struct Listener {
-    endpoint: Endpoint,
+    /// The ordinary one, and the express one where there is one.
+    doors: Vec<Door>,
     local: SocketAddr,
     settled: mpsc::Receiver<Result<Accepted, AcceptError>>,
-    doorman: JoinHandle<()>,
+}
+
+/// A socket of the port, and who attends to it.
+#[derive(Debug)]
+struct Door {
+    endpoint: Endpoint,
+    doorman: AbortHandle,
 }
 
 /// A connection from a source that trusts us and that we trust.
@@ -51,6 +63,10 @@ pub struct Accepted {
     pub peer: Fingerprint,
     /// The source's address.
     pub remote: SocketAddr,
+    /// What drives the connection.
+    pub driver: Handle,
+    /// Whether that is a thread for what is waited for, and for nothing else.
+    pub way: Way,
 }
 
 impl Listener {
@@ -81,16 +97,18 @@ impl Listener {
         let mut config = ServerConfig::with_crypto(Arc::new(tls::server(identity, alpn)?));
         config.transport_config(tuning.transport());
         config.max_incoming(MAX_HANDSHAKES);
-        let listen = || {
-            let socket = tuning.bind(address)?;
-            let local = socket.local_addr()?;
-            let endpoint = Endpoint::new(tuning.endpoint(), Some(config), socket, Arc::new(TokioRuntime))?;
-            Ok((endpoint, local))
-        };
-        let (endpoint, local) = listen().map_err(|source| BindError::Listen { address, source })?;
+        let failed = |source| BindError::Listen { address, source };
+        let socket = tuning.bind(address).map_err(failed)?;
+        let local = socket.local_addr().map_err(failed)?;
+        let beside = express::beside(&socket, tuning);
         let (sender, settled) = mpsc::channel(BACKLOG);
-        let doorman = tokio::spawn(attend(endpoint.clone(), trust, sender));
-        Ok(Self { endpoint, local, settled, doorman })
+        let hall = Hall { tuning: tuning.clone(), config, trust, settled: sender };
+        let mut doors = vec![hall.open(socket, Way::Ordinary).map_err(failed)?];
+        match beside.and_then(|socket| hall.open_express(socket)) {
+            Ok(door) => doors.push(door),
+            Err(error) => tracing::warn!(%error, "no second socket: pages that threads wait for queue behind others"),
+        }
+        Ok(Self { doors, local, settled })
     }
 
     /// Where it listens, with the port that the kernel chose if none was given.
@@ -106,16 +124,60 @@ impl Listener {
 
     /// Closes all connections, tells their peers why, and listens no more.
     pub async fn close(&mut self, reason: &str) {
-        self.doorman.abort();
-        self.endpoint.close(CLOSE_DONE, reason.as_bytes());
-        linger(&self.endpoint).await;
+        for door in &self.doors {
+            door.doorman.abort();
+            door.endpoint.close(CLOSE_DONE, reason.as_bytes());
+        }
+        for door in &self.doors {
+            linger(&door.endpoint).await;
+        }
     }
 }
 
 impl Drop for Listener {
     /// Accepted connections live on.
     fn drop(&mut self) {
-        self.doorman.abort();
+        self.doors.iter().for_each(|door| door.doorman.abort());
+    }
+}
+
+/// What all doors have in common.
+struct Hall {
+    tuning: Tuning,
+    config: ServerConfig,
+    trust: TrustStore,
+    settled: mpsc::Sender<Result<Accepted, AcceptError>>,
+}
+
+impl Hall {
+    /// In the runtime around it.
+    fn open(&self, socket: UdpSocket, way: Way) -> io::Result<Door> {
+        let mut config = self.tuning.endpoint();
+        config.cid_generator(move || Box::new(way));
+        let endpoint = Endpoint::new(config, Some(self.config.clone()), socket, Arc::new(TokioRuntime))?;
+        let attending = attend(endpoint.clone(), way, self.trust.clone(), self.settled.clone());
+        let doorman = tokio::spawn(attending).abort_handle();
+        Ok(Door { endpoint, doorman })
+    }
+
+    /// In a thread of its own, which ends when nobody attends to the door any more and its connections are closed.
+    fn open_express(&self, socket: UdpSocket) -> io::Result<Door> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let door = {
+            let _within = runtime.enter();
+            self.open(socket, Way::Express)?
+        };
+        let (endpoint, doorman) = (door.endpoint.clone(), door.doorman.clone());
+        let run = move || {
+            runtime.block_on(async {
+                while !doorman.is_finished() {
+                    tokio::time::sleep(LOOK).await;
+                }
+                endpoint.wait_idle().await;
+            });
+        };
+        std::thread::Builder::new().name("express".to_owned()).spawn(run)?;
+        Ok(door)
     }
 }
 
@@ -200,7 +262,12 @@ impl AcceptError {
 }
 
 /// Takes what arrives and hands it to tasks, until the endpoint is closed.
-async fn attend(endpoint: Endpoint, trust: TrustStore, settled: mpsc::Sender<Result<Accepted, AcceptError>>) {
+async fn attend(
+    endpoint: Endpoint,
+    way: Way,
+    trust: TrustStore,
+    settled: mpsc::Sender<Result<Accepted, AcceptError>>,
+) {
     let places = Arc::new(Semaphore::new(MAX_HANDSHAKES));
     while let Some(incoming) = endpoint.accept().await {
         if places.available_permits() <= MAX_HANDSHAKES / 2 && incoming.may_retry() {
@@ -215,14 +282,14 @@ async fn attend(endpoint: Endpoint, trust: TrustStore, settled: mpsc::Sender<Res
         };
         let (trust, settled) = (trust.clone(), settled.clone());
         tokio::spawn(async move {
-            report(settle(incoming, &trust).await, &settled).await;
+            report(settle(incoming, way, &trust).await, &settled).await;
             drop(place);
         });
     }
 }
 
 /// One handshake, from the first packet to the admission.
-async fn settle(incoming: Incoming, trust: &TrustStore) -> Result<Accepted, AcceptError> {
+async fn settle(incoming: Incoming, way: Way, trust: &TrustStore) -> Result<Accepted, AcceptError> {
     let caller = incoming.remote_address();
     let remote = SocketAddr::new(caller.ip().to_canonical(), caller.port());
     let lost = |source| match source {
@@ -234,7 +301,7 @@ async fn settle(incoming: Incoming, trust: &TrustStore) -> Result<Accepted, Acce
         let peer = admission::admit(&connection, trust, true)
             .await
             .map_err(|source| AcceptError::NotAdmitted { remote, source })?;
-        Ok(Accepted { connection, peer, remote })
+        Ok(Accepted { connection, peer, remote, driver: Handle::current(), way })
     };
     timeout(HANDSHAKE_LIMIT, settled).await.unwrap_or(Err(AcceptError::Timeout { remote }))
 }

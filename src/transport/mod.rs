@@ -14,6 +14,7 @@
 //! | [`admission`] | the check that both sides do before a byte of the peer is parsed |
 //! | [`endpoint`] | [`connect()`], the source's side |
 //! | [`connect_error`] | why it failed and what to do |
+//! | [`express`] | a second socket behind the port, for what a thread waits for |
 //! | [`listener`] | [`Listener`], the target's side: bounded handshakes, accepted peers |
 //! | [`frame`] | the eight bytes before every body; pure |
 //! | [`meter`] | decoding with a bound on memory |
@@ -28,6 +29,7 @@ pub mod address;
 pub mod admission;
 pub mod connect_error;
 pub mod endpoint;
+pub mod express;
 pub mod fingerprint;
 pub mod frame;
 pub mod identity;
@@ -49,7 +51,8 @@ pub mod words;
 mod loopback_tests;
 
 pub use address::{DEFAULT_PORT, HostPort};
-pub use endpoint::{ConnectError, Connected, connect};
+pub use endpoint::{ConnectError, Connected, connect, connect_by};
+pub use express::Way;
 pub use fingerprint::Fingerprint;
 pub use frame::{FrameError, Header, KindCap};
 pub use identity::Identity;

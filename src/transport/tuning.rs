@@ -8,12 +8,17 @@
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::sys::socket::{getsockopt, setsockopt, sockopt};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, bind, getsockopt, setsockopt, socket, sockopt,
+};
 use quinn::congestion::CubicConfig;
 use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
+
+use super::express::Way;
 
 /// The headers before a UDP packet's payload, without IP options.
 const IPV4_AND_UDP: u32 = 20 + 8;
@@ -50,6 +55,8 @@ pub struct Tuning {
     /// Kernel buffers of the UDP socket. The default of 208 KiB loses packets whenever the receiver is not
     /// scheduled for a millisecond at 2 Gbit/s. Without CAP_NET_ADMIN the kernel grants what it likes.
     pub socket_buffer: usize,
+    /// Which socket of the target's takes what a connecting side sends.
+    pub way: Way,
 }
 
 impl Default for Tuning {
@@ -66,6 +73,7 @@ impl Default for Tuning {
             bidi_streams: 1,
             uni_streams: 4,
             socket_buffer: 8 << 20,
+            way: Way::Ordinary,
         }
     }
 }
@@ -117,7 +125,19 @@ impl Tuning {
 
     /// A UDP socket at `address` with large buffers.
     pub fn bind(&self, address: SocketAddr) -> io::Result<UdpSocket> {
-        let socket = UdpSocket::bind(address)?;
+        self.enlarged(UdpSocket::bind(address)?)
+    }
+
+    /// The same at an address that has one already, which allows it (`SO_REUSEPORT`).
+    pub(super) fn bind_shared(&self, address: SocketAddr) -> io::Result<UdpSocket> {
+        let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        let socket = socket(family, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+        setsockopt(&socket, sockopt::ReusePort, &true)?;
+        bind(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
+        self.enlarged(socket.into())
+    }
+
+    fn enlarged(&self, socket: UdpSocket) -> io::Result<UdpSocket> {
         let size = &self.socket_buffer;
         // The forced form goes beyond net.core.[rw]mem_max and needs CAP_NET_ADMIN. Smaller buffers cost
         // speed, nothing else, so a refusal is no error.

@@ -30,13 +30,14 @@ fn with_carriers<T>(work: impl FnOnce(&mut Carriers) -> T) -> T {
 #[derive(Debug)]
 pub struct Carried<F> {
     task: Pin<Box<F>>,
+    haste: Haste,
 }
 
 impl<F: Future> Carried<F> {
-    /// For this task.
-    pub fn new(task: F) -> Self {
+    /// For this task; it makes its threads urgent in that degree.
+    pub fn new(haste: Haste, task: F) -> Self {
         with_carriers(|carriers| carriers.lanes += 1);
-        Carried { task: Box::pin(task) }
+        Carried { task: Box::pin(task), haste }
     }
 }
 
@@ -44,8 +45,9 @@ impl<F: Future> Future for Carried<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let haste = self.haste;
         with_carriers(|carriers| {
-            carriers.threads.entry(nix::unistd::gettid().as_raw()).or_insert_with(|| hasten(Haste::Soon));
+            carriers.threads.entry(nix::unistd::gettid().as_raw()).or_insert_with(|| hasten(haste));
         });
         self.task.as_mut().poll(context)
     }
@@ -81,8 +83,8 @@ mod tests {
         let before = policy();
         let permitted = std::thread::spawn(|| hasten(Haste::Soon).is_some()).join().unwrap();
         runtime.block_on(async {
-            let inner = Carried::new(async { policy() });
-            let outer = Carried::new(async {
+            let inner = Carried::new(Haste::Soon, async { policy() });
+            let outer = Carried::new(Haste::Soon, async {
                 let within = inner.await;
                 (within, policy())
             });

@@ -10,14 +10,13 @@ use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
 use std::task::{Context, Poll};
 
-use crate::sys::process::{SchedAttr, set_sched_attr};
-use crate::tracee::together::{Haste, hasten};
+use crate::tracee::together::{Haste, Unhurried, hasten, hasten_together};
 
 #[derive(Debug)]
 struct Carriers {
     lanes: usize,
     /// As they were before, if they could be made urgent.
-    threads: BTreeMap<i32, Option<SchedAttr>>,
+    threads: BTreeMap<i32, Option<Unhurried>>,
 }
 
 static CARRIERS: Mutex<Carriers> = Mutex::new(Carriers { lanes: 0, threads: BTreeMap::new() });
@@ -47,7 +46,11 @@ impl<F: Future> Future for Carried<F> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         let haste = self.haste;
         with_carriers(|carriers| {
-            carriers.threads.entry(nix::unistd::gettid().as_raw()).or_insert_with(|| hasten(haste));
+            carriers.threads.entry(nix::unistd::gettid().as_raw()).or_insert_with(|| match haste {
+                // in turn with the holder
+                Haste::Now => hasten_together(haste),
+                Haste::Soon | Haste::Next => hasten(haste),
+            });
         });
         self.task.as_mut().poll(context)
     }
@@ -62,7 +65,7 @@ impl<F> Drop for Carried<F> {
             }
             for (tid, before) in std::mem::take(&mut carriers.threads) {
                 if let Some(before) = before
-                    && let Err(error) = set_sched_attr(tid, &before)
+                    && let Err(error) = before.restore(tid)
                 {
                     tracing::debug!(tid, %error, "a thread stays urgent");
                 }

@@ -24,7 +24,7 @@ use super::{Unfinished, directory};
 use crate::handover::journal::start_time;
 use crate::sys::handoff;
 use crate::sys::time::Ticker;
-use crate::tracee::together::{Haste, hasten};
+use crate::tracee::together::{Haste, hasten_together};
 use crate::transport::lane::{FromHolder, FromSource, LaneKind, PagesHead};
 use crate::transport::protocol::kind;
 
@@ -65,7 +65,7 @@ fn prepare() {
         let _ = unsafe { signal(ignored, SigHandler::SigIgn) };
     }
     let _ = fs::write("/proc/self/oom_score_adj", "-1000");
-    let _ = hasten(Haste::Now);
+    let _ = hasten_together(Haste::Next);
     let _ = nix::sys::prctl::set_name(c"ulpm-holder");
 }
 

@@ -47,11 +47,11 @@ struct Args {
     /// Memory of the process under access
     #[arg(long, default_value = "1G")]
     mem: Size,
-    /// Limit of the link in the first part, as `tc` says it, e.g. 1gbit
-    #[arg(long)]
-    rate: Option<String>,
+    /// Limit of the link in the first part, as `tc` says it, in gbit or mbit, e.g. 1gbit
+    #[arg(long, value_parser = bits_per_s)]
+    rate: Option<u64>,
     /// How long a packet takes each way in the first part, e.g. 250us; the link is a process that passes packets on then
-    #[arg(long, conflicts_with = "rate")]
+    #[arg(long)]
     delay: Option<Span>,
     /// The picture of the second part goes here
     #[arg(long)]
@@ -108,27 +108,35 @@ fn main() -> Result<()> {
 
 impl Args {
     fn wire(&self) -> Wire {
-        Wire { rate: self.rate.clone(), delay: self.delay.map(|d| d.duration()) }
+        Wire { rate: self.rate, delay: self.delay.map(|d| d.duration()) }
     }
 }
 
 /// What is between the hosts.
 #[derive(Clone, Debug, Default)]
 struct Wire {
-    /// As `tc` says it.
-    rate: Option<String>,
+    /// Bits per second.
+    rate: Option<u64>,
     /// Of each packet, each way.
     delay: Option<std::time::Duration>,
 }
 
 impl std::fmt::Display for Wire {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match (&self.rate, self.delay) {
-            (Some(rate), _) => write!(f, "link of {rate}"),
-            (_, Some(delay)) => write!(f, "link with a delay of {} us", delay.as_micros()),
-            _ => f.write_str("link without limit"),
+        match self.rate {
+            Some(rate) => write!(f, "link of {} Mbit/s", rate / 1_000_000)?,
+            None => f.write_str("link without limit")?,
         }
+        self.delay.map_or(Ok(()), |delay| write!(f, ", a delay of {} us each way", delay.as_micros()))
     }
+}
+
+fn bits_per_s(text: &str) -> Result<u64, String> {
+    let unit = [("gbit", 1_000_000_000), ("mbit", 1_000_000)].into_iter().find_map(|(name, unit)| {
+        let number = text.strip_suffix(name)?.parse::<u64>().ok()?;
+        number.checked_mul(unit).filter(|rate| *rate > 0)
+    });
+    unit.ok_or_else(|| format!("{text:?} is no rate, as 1gbit or 200mbit"))
 }
 
 /// What else the machine does.

@@ -22,7 +22,7 @@ const KEYS: u64 = 470_000;
 const CLIENTS: u32 = 4;
 /// Requests that a client has under way.
 const BATCH: u32 = 10;
-const RATE: &str = "1gbit";
+const RATE: u64 = 1_000_000_000;
 /// The width of a step in the picture.
 pub(crate) const BUCKET: Duration = Duration::from_millis(100);
 const BUCKETS: usize = 1200;
@@ -74,7 +74,7 @@ pub(crate) fn measure(demand: u32) -> Result<Vec<Moved>> {
 }
 
 fn one(way: &'static str, args: &[&str], demand: u32) -> Result<Moved> {
-    let stage = Stage::set_up(&Wire { rate: Some(RATE.to_owned()), delay: None })?;
+    let stage = Stage::set_up(&Wire { rate: Some(RATE), delay: None })?;
     let port = PORT.to_string();
     let redis = ["redis-server", "--port", &port, "--bind", "0.0.0.0", "--save", "", "--appendonly", "no"];
     let debug = ["--enable-debug-command", "yes", "--protected-mode", "no"];
@@ -250,7 +250,8 @@ fn ask(host: &Host, text: &str) -> Result<String> {
 /// For people.
 pub(crate) fn text(all: &[Moved]) -> String {
     let mut out = format!(
-        "redis-server with {KEYS} values of 1000 bytes, link of {RATE}\n{:<10}{:>10}{:>11}{:>9}{:>9}{:>9}{:>9}{:>10}{:>10}{:>10}{:>9}{:>9}{:>7}\n",
+        "redis-server with {KEYS} values of 1000 bytes, link of {} Mbit/s\n{:<10}{:>10}{:>11}{:>9}{:>9}{:>9}{:>9}{:>10}{:>10}{:>10}{:>9}{:>9}{:>7}\n",
+        RATE / 1_000_000,
         "way",
         "freeze ms",
         "silence ms",

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use ulpm::demo::hosts::{Host, HostOptions, HostProcess, Link, Stdio3};
 use ulpm::report::MigrationReport;
-use ulpm::tracee::together::favour;
+use ulpm::sys::process::{sched_attr, set_sched_attr};
 use ulpm::transport::DEFAULT_PORT;
 
 use super::Wire;
@@ -71,8 +71,9 @@ impl Stage {
         let hosts = [host("host-a", 1000)?, host("host-b", 5000)?];
         let link = Link::join(&hosts[0], &hosts[1])?;
         for (host, device) in hosts.iter().zip([&link.a_device, &link.b_device]) {
-            let Some(rate) = &wire.rate else { continue };
-            let limit = ["tc", "qdisc", "replace", "dev", device, "root", "tbf", "rate", rate];
+            let (Some(rate), None) = (wire.rate, wire.delay) else { continue };
+            let rate = format!("{rate}bit");
+            let limit = ["tc", "qdisc", "replace", "dev", device, "root", "tbf", "rate", &rate];
             let ended =
                 run(host, dir.path(), &[&limit[..], &["burst", "256kb", "latency", "20ms"]].concat())?;
             ensure!(ended.0, "tc: {}", ended.1);
@@ -89,7 +90,7 @@ impl Stage {
         }
         let serve = start(&hosts[1], dir.path(), "serve", &[ULPM, "serve"])?;
         serve.says("ready", SOON)?;
-        let slow = wire.delay.map(|delay| delayed(&hosts, delay)).transpose()?;
+        let slow = wire.delay.map(|delay| delayed(&hosts, delay, wire.rate)).transpose()?;
         Ok(Stage { serve, hosts, link, slow, dir })
     }
 
@@ -159,12 +160,18 @@ fn log_filter() -> Option<String> {
     std::env::var(LOG).ok()
 }
 
-/// Two links with that delay. They must not wait for a CPU: their threads inherit what the one has that makes them.
-fn delayed(hosts: &[Host; 2], delay: Duration) -> Result<[UdpProxy; 2]> {
+/// Two links with that delay. No cable waits for a CPU: their threads go ahead of all of ours, which they inherit from the one that
+/// makes them.
+fn delayed(hosts: &[Host; 2], delay: Duration, rate: Option<u64>) -> Result<[UdpProxy; 2]> {
     let make = |port| {
-        favour();
+        let mut own = sched_attr(0)?;
+        (own.policy, own.priority, own.nice) = (libc::SCHED_FIFO as u32, 9, 0);
+        set_sched_attr(0, &own)?;
         let proxy = UdpProxy::between(&hosts[0], &hosts[1], port)?;
         proxy.delay(delay);
+        if let Some(rate) = rate {
+            proxy.rate(rate / 8);
+        }
         Ok::<_, anyhow::Error>(proxy)
     };
     std::thread::scope(|scope| {

@@ -72,9 +72,10 @@ struct Flight {
 /// How much may be on its way on the bulk lane: as much as keeps it busy, and no more, since a thread may come to wait
 /// for what is far behind in it, and what it asks for itself queues behind it where the link is narrow.
 ///
-/// That is twice what arrives in the time that the fastest piece took, at the best speed that was seen of late: half of it under way,
-/// half of it waiting. A page on the urgent lane is the smallest of pieces: with it comes the time that the link takes when nothing is
-/// ahead. That a piece took long says nothing: somebody else may have had the CPU.
+/// That is what arrives in the time that the fastest piece took, at the best speed that was seen of late, and so much again, but no more
+/// than arrives in a [millisecond](Window::WAITING): the first is under way, the second waits. A page on the urgent lane is the smallest
+/// of pieces: with it comes the time that the link takes when nothing is ahead, to which the [work](Window::WORK) on a larger piece is
+/// added. That a piece took long says nothing: somebody else may have had the CPU.
 #[derive(Debug)]
 struct Window {
     bytes: u64,
@@ -86,8 +87,12 @@ struct Window {
 }
 
 impl Window {
-    const LEAST: u64 = 2 * (64 << 10);
+    const LEAST: u64 = 64 << 10;
     const MOST: u64 = 16 << 20;
+    /// What waits where the link is narrowest keeps it busy while others have the CPU; whoever faults waits behind it.
+    const WAITING: Duration = Duration::from_millis(1);
+    /// To read a piece and to place it takes as long as this, a page next to nothing.
+    const WORK: Duration = Duration::from_micros(150);
     /// A speed is of so much time.
     const SPAN: Duration = Duration::from_millis(10);
     /// So many of them count.
@@ -100,7 +105,7 @@ impl Window {
 
     /// Most bytes of a piece: several are on their way.
     fn piece(&self) -> u64 {
-        (self.bytes / 4).next_power_of_two().clamp(64 << 10, PIECE)
+        (self.bytes / 4).next_power_of_two().clamp(16 << 10, PIECE)
     }
 
     /// A piece, however small, took that time.
@@ -123,7 +128,8 @@ impl Window {
         }
         self.counted = (0, Some(now));
         let best = self.speeds.iter().copied().fold(0.0, f64::max);
-        let enough = (2.0 * best * self.shortest.as_secs_f64()) as u64;
+        let time = self.shortest + self.shortest.min(Self::WAITING);
+        let enough = (best * time.as_secs_f64()) as u64;
         self.bytes = enough.clamp(Self::LEAST, Self::MOST);
     }
 }
@@ -320,8 +326,7 @@ impl Plan {
             flight.asked.pop_front();
             match lane {
                 LaneKind::Bulk => self.window.learn(front.range.len(), now - since, now),
-                // a piece needs that time for itself, too: to be read, to be placed
-                LaneKind::Urgent => self.window.took(2 * (now - since)),
+                LaneKind::Urgent => self.window.took(now - since + Window::WORK),
             }
         }
         asked

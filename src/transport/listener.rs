@@ -106,7 +106,9 @@ impl Listener {
         let mut doors = vec![hall.open(socket, Way::Ordinary).map_err(failed)?];
         match beside.and_then(|socket| hall.open_express(socket)) {
             Ok(door) => doors.push(door),
-            Err(error) => tracing::warn!(%error, "no second socket: pages that threads wait for queue behind others"),
+            Err(error) => {
+                tracing::warn!(%error, "no second socket: pages that threads wait for queue behind others")
+            }
         }
         Ok(Self { doors, local, settled })
     }

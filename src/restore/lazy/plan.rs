@@ -447,10 +447,10 @@ mod tests {
 
     #[test]
     fn the_window_follows_the_link() {
-        // a gigabyte per second over a round trip of 4 ms, and then a tenth of it
+        // a gigabyte per second over a round trip of 4 ms, and then a tenth of it: what is under way, and not much more
         let mut window = Window::new();
         let mut now = Instant::now();
-        for (nanos, least, most) in [(1, 6 << 20, 16 << 20), (10, 600 << 10, 2 << 20)] {
+        for (nanos, least, most) in [(1, 4 << 20, 6 << 20), (10, 400 << 10, 800 << 10)] {
             for _ in 0..200 {
                 let flight = Duration::from_millis(4) + Duration::from_nanos(PIECE * nanos);
                 // what the window holds takes that long, or as long as the link needs for it

@@ -7,13 +7,14 @@
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use quinn::{Connection, ConnectionError, Endpoint, Incoming, ServerConfig, TokioRuntime};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Semaphore, mpsc};
-use tokio::task::AbortHandle;
+use tokio::task::{self, AbortHandle};
 use tokio::time::timeout;
 
 use super::admission::{self, AdmissionError, CLOSE_DONE};
@@ -32,9 +33,6 @@ const MAX_HANDSHAKES: usize = 32;
 /// How long a handshake may take, the admission included.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
 
-/// How often the thread of the express door looks whether anybody attends to it.
-const LOOK: Duration = Duration::from_millis(200);
-
 /// How many settled connections may wait to be taken.
 const BACKLOG: usize = 8;
 
@@ -52,6 +50,8 @@ pub struct Listener {
 struct Door {
     endpoint: Endpoint,
     doorman: AbortHandle,
+    /// If it is not the runtime of the listener that drives it.
+    thread: Option<JoinHandle<()>>,
 }
 
 /// A connection from a source that trusts us and that we trust.
@@ -103,7 +103,8 @@ impl Listener {
         let beside = express::beside(&socket, tuning);
         let (sender, settled) = mpsc::channel(BACKLOG);
         let hall = Hall { tuning: tuning.clone(), config, trust, settled: sender };
-        let mut doors = vec![hall.open(socket, Way::Ordinary).map_err(failed)?];
+        let (endpoint, attending) = hall.open(socket, Way::Ordinary).map_err(failed)?;
+        let mut doors = vec![Door { endpoint, doorman: attending.abort_handle(), thread: None }];
         match beside.and_then(|socket| hall.open_express(socket)) {
             Ok(door) => doors.push(door),
             Err(error) => {
@@ -137,9 +138,16 @@ impl Listener {
 }
 
 impl Drop for Listener {
-    /// Accepted connections live on.
+    /// Accepted connections live on, but those of the express way, whose thread ends: the port is free then.
     fn drop(&mut self) {
-        self.doors.iter().for_each(|door| door.doorman.abort());
+        for door in &mut self.doors {
+            door.doorman.abort();
+            if let Some(thread) = door.thread.take() {
+                door.endpoint.close(CLOSE_DONE, b"this host listens no more");
+                // a panic there was printed
+                let _ = thread.join();
+            }
+        }
     }
 }
 
@@ -153,33 +161,32 @@ struct Hall {
 
 impl Hall {
     /// In the runtime around it.
-    fn open(&self, socket: UdpSocket, way: Way) -> io::Result<Door> {
+    fn open(&self, socket: UdpSocket, way: Way) -> io::Result<(Endpoint, task::JoinHandle<()>)> {
         let mut config = self.tuning.endpoint();
         config.cid_generator(move || Box::new(way));
         let endpoint = Endpoint::new(config, Some(self.config.clone()), socket, Arc::new(TokioRuntime))?;
-        let attending = attend(endpoint.clone(), way, self.trust.clone(), self.settled.clone());
-        let doorman = tokio::spawn(attending).abort_handle();
-        Ok(Door { endpoint, doorman })
+        let doorman = tokio::spawn(attend(endpoint.clone(), way, self.trust.clone(), self.settled.clone()));
+        Ok((endpoint, doorman))
     }
 
-    /// In a thread of its own, which ends when nobody attends to the door any more and its connections are closed.
+    /// In a thread of its own.
     fn open_express(&self, socket: UdpSocket) -> io::Result<Door> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let door = {
+        let (endpoint, attending) = {
             let _within = runtime.enter();
             self.open(socket, Way::Express)?
         };
-        let (endpoint, doorman) = (door.endpoint.clone(), door.doorman.clone());
+        let doorman = attending.abort_handle();
+        let closing = endpoint.clone();
         let run = move || {
             runtime.block_on(async {
-                while !doorman.is_finished() {
-                    tokio::time::sleep(LOOK).await;
-                }
-                endpoint.wait_idle().await;
+                // until nobody attends to it any more; then its peers are told
+                let _ = attending.await;
+                linger(&closing).await;
             });
         };
-        std::thread::Builder::new().name("express".to_owned()).spawn(run)?;
-        Ok(door)
+        let thread = Some(std::thread::Builder::new().name("express".to_owned()).spawn(run)?);
+        Ok(Door { endpoint, doorman, thread })
     }
 }
 

@@ -77,6 +77,25 @@ async fn connected() -> (Connected, Accepted, Listener) {
     (connected, accepted, listener)
 }
 
+#[tokio::test]
+async fn a_connection_comes_by_the_way_that_was_chosen() {
+    let (source, target) = pair();
+    let mut listener = target.listen();
+    let address = listener.local_addr().to_string();
+    for way in [Way::Ordinary, Way::Express, Way::Express, Way::Ordinary] {
+        let call = connect_by(way, &source.identity, &source.trust, &address, LIMIT);
+        let (connected, accepted) = tokio::join!(call, listener.accept());
+        let (connected, accepted) = (connected.unwrap(), accepted.unwrap().unwrap());
+        assert_eq!(accepted.way, way);
+        // data goes there, too, in packets whose IDs the target chose
+        let mut send = connected.connection.open_uni().await.unwrap();
+        send.write_all(&pattern(1)).await.unwrap();
+        send.finish().unwrap();
+        let mut recv = accepted.connection.accept_uni().await.unwrap();
+        assert_eq!(recv.read_to_end(4 << 20).await.unwrap(), pattern(1));
+    }
+}
+
 fn pattern(index: u32) -> Bytes {
     (0..1 << 20).map(|i: u32| (i ^ (i >> 8)).wrapping_mul(index + 1) as u8).collect::<Vec<_>>().into()
 }

@@ -1,6 +1,9 @@
 //! How QUIC is set up for moving memory between two hosts: windows, timers, MTU, congestion control and
 //! socket buffers, each number with its reason.
 //!
+//! Acknowledgements stay as frequent as they are: asking for one in ten packets (draft-ietf-quic-ack-frequency) gained 10 µs for a page
+//! that a thread waits for, and a link that loses packets froze a process for seconds.
+//!
 //! GSO and GRO stay on, 0-RTT stays off (it could be replayed). The congestion controller is Cubic: on a
 //! LAN its slow start reaches the full rate within a few milliseconds, it is fair to whatever else the
 //! network carries, and on a long fat path it comes back faster than Reno. Quinn's BBR is marked
@@ -16,7 +19,7 @@ use nix::sys::socket::{
     AddressFamily, SockFlag, SockType, SockaddrStorage, bind, getsockopt, setsockopt, socket, sockopt,
 };
 use quinn::congestion::CubicConfig;
-use quinn::{AckFrequencyConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
+use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 
 use super::express::Way;
 
@@ -52,10 +55,6 @@ pub struct Tuning {
     pub bidi_streams: u32,
     /// Streams that the other side may open one way: its hello, and a few more.
     pub uni_streams: u32,
-    /// So many packets the other side may receive before it acknowledges them at once (draft-ietf-quic-ack-frequency, which quinn
-    /// speaks). Quinn's default is one: with each page of three packets an acknowledgement was sent before the page was passed
-    /// on, in the way of a thread that waits. A tenth of the smallest window that is ever in use.
-    pub acknowledge_after: u32,
     /// Kernel buffers of the UDP socket. The default of 208 KiB loses packets whenever the receiver is not
     /// scheduled for a millisecond at 2 Gbit/s. Without CAP_NET_ADMIN the kernel grants what it likes.
     pub socket_buffer: usize,
@@ -76,7 +75,6 @@ impl Default for Tuning {
             initial_window: 10 * 14_720,
             bidi_streams: 1,
             uni_streams: 4,
-            acknowledge_after: 10,
             socket_buffer: 8 << 20,
             way: Way::Ordinary,
         }
@@ -93,9 +91,6 @@ impl Tuning {
         // A duration that does not fit in QUIC's 62 bits of milliseconds is the same as none.
         let idle = IdleTimeout::try_from(self.idle_timeout).ok();
 
-        let mut acks = AckFrequencyConfig::default();
-        acks.ack_eliciting_threshold(VarInt::from_u32(self.acknowledge_after));
-
         let mut config = TransportConfig::default();
         config
             .stream_receive_window(VarInt::from_u32(self.receive_window))
@@ -107,7 +102,6 @@ impl Tuning {
             .mtu_discovery_config(Some(mtu))
             .max_concurrent_bidi_streams(VarInt::from_u32(self.bidi_streams))
             .max_concurrent_uni_streams(VarInt::from_u32(self.uni_streams))
-            .ack_frequency_config(Some(acks))
             .datagram_receive_buffer_size(None)
             .congestion_controller_factory(Arc::new(cubic));
         Arc::new(config)

@@ -111,9 +111,13 @@ impl Lanes {
         let (orders, told) = watch::channel(Order::Wait);
         let (tell, heard) = channel();
         let mut lanes = Lanes { orders, heard, traffic: Arc::default(), threads: Vec::new() };
-        for (what, name) in [(LaneKind::Urgent, "lane-urgent"), (LaneKind::Bulk, "lane-bulk")] {
+        for (what, name, way, haste) in [
+            (LaneKind::Urgent, "lane-urgent", Way::Express, Haste::Now),
+            (LaneKind::Bulk, "lane-bulk", Way::Ordinary, Haste::Soon),
+        ] {
             let lane = Lane {
                 kind: what,
+                way,
                 road: road.clone(),
                 identity: Identity::load_or_create(&road.home)?,
                 orders: told.clone(),
@@ -124,7 +128,7 @@ impl Lanes {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
             let run = move || {
-                let _ = hasten(haste(what));
+                let _ = hasten(haste);
                 runtime.block_on(lane.run());
                 // a name lookup that hangs must not hold us
                 runtime.shutdown_background();
@@ -200,6 +204,7 @@ enum Broken {
 
 struct Lane {
     kind: LaneKind,
+    way: Way,
     road: Road,
     identity: Identity,
     orders: watch::Receiver<Order>,
@@ -278,12 +283,8 @@ impl Lane {
     }
 
     async fn connect(&self, limit: Duration) -> Result<Connected, MigrateError> {
-        let way = match self.kind {
-            LaneKind::Urgent => Way::Express,
-            LaneKind::Bulk => Way::Ordinary,
-        };
         let trust = TrustStore::new(&self.road.home);
-        Ok(connect_by(way, &self.identity, &trust, &self.road.to, limit).await?)
+        Ok(connect_by(self.way, &self.identity, &trust, &self.road.to, limit).await?)
     }
 
     /// Serves on a connection, until the last word.
@@ -389,13 +390,6 @@ impl Lane {
         wire.send_msg(kind::CONTROL, &FromSource::Zero(ranges)).await?;
         self.traffic.zero_pages.fetch_add(pages, Ordering::Relaxed);
         Ok(())
-    }
-}
-
-fn haste(lane: LaneKind) -> Haste {
-    match lane {
-        LaneKind::Urgent => Haste::Now,
-        LaneKind::Bulk => Haste::Soon,
     }
 }
 

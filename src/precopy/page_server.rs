@@ -10,9 +10,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::handover::journal::start_time;
@@ -23,7 +23,7 @@ use crate::preload::lazy;
 use crate::preload::objects::{ObjectPusher, Shown};
 use crate::state::digest::runs_of_zero;
 use crate::state::memory_map;
-use crate::sys::process::{ProcMem, pidfd_open, read_memory};
+use crate::sys::process::{ProcMem, ends_within, pidfd_open, read_memory};
 use crate::tracee::thread::state_of;
 use crate::transport::lane::{LazyRange, PagesHead};
 use crate::transport::protocol::PAGES_MAX;
@@ -112,13 +112,12 @@ impl Memory {
     /// Whether the stopped process is still there. One that was killed while we trace it ends for its pidfd only when we have taken
     /// the death notice of each thread; its leader is a zombie at once.
     pub fn lives(&self) -> bool {
-        self.keeps_its_pid() && !matches!(state_of(self.pid), 'Z' | 'X' | '?')
+        !self.has_ended() && !matches!(state_of(self.pid), 'Z' | 'X' | '?')
     }
 
-    /// Whether its number is still its own.
-    fn keeps_its_pid(&self) -> bool {
-        let mut fds = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
-        matches!(poll(&mut fds, PollTimeout::ZERO), Ok(0))
+    /// Until then its number is its own.
+    fn has_ended(&self) -> bool {
+        ends_within(self.pidfd.as_fd(), Duration::ZERO)
     }
 
     /// These are about to be freed here: they cannot be shown any more.
@@ -165,7 +164,7 @@ impl Memory {
         // The number may be another process's by now: only if it is still ours was it ours that was read. One that was killed while we
         // trace it keeps its number, but has no memory any more that could be read. (`lives` costs as much as reading a page.)
         match read {
-            Ok(()) if self.keeps_its_pid() => Ok(self.sorted(piece, buffer.freeze())),
+            Ok(()) if !self.has_ended() => Ok(self.sorted(piece, buffer.freeze())),
             Err((at, why)) if self.lives() => Err(Unanswerable::Unreadable { at, why }),
             _ => Err(Unanswerable::Gone(self.pid)),
         }

@@ -10,7 +10,6 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::time::{ClockId, clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
 use procfs::process::Process;
@@ -27,7 +26,7 @@ use crate::image::memory::Layout;
 use crate::preload::agent::install;
 use crate::state::files::{self, FilesOptions};
 use crate::state::{StateError, memory_map, waits};
-use crate::sys::process::pidfd_open;
+use crate::sys::process::{ends_within, pidfd_open};
 use crate::sys::time::{Ticker, now_ns};
 
 /// The time between two samples, if the process is small enough.
@@ -187,20 +186,7 @@ impl Subject {
 
     /// Sleeps until then; `true` if the process has ended.
     fn sleep_until(&self, then: Instant) -> bool {
-        loop {
-            let left = then.saturating_duration_since(Instant::now());
-            // poll counts in milliseconds: the rest is slept
-            let ms = PollTimeout::try_from(left.as_millis().min(i32::MAX as u128) as i32);
-            let mut fds = [PollFd::new(self.pidfd.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut fds, ms.unwrap_or(PollTimeout::ZERO)) {
-                Ok(0) => std::thread::sleep(then.saturating_duration_since(Instant::now())),
-                Ok(_) => return true,
-                Err(_) => {}
-            }
-            if Instant::now() >= then {
-                return false;
-            }
-        }
+        ends_within(self.pidfd.as_fd(), then.saturating_duration_since(Instant::now()))
     }
 
     fn has_ended(&self) -> bool {

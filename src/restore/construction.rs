@@ -20,8 +20,9 @@ use crate::image::process::ProcessImage;
 use crate::image::{TreeImage, check as image_check};
 use crate::state::files::RestoreContext;
 use crate::state::scheduling;
+use crate::sys::process::{only, set_affinity};
 use crate::sys::time::ClockOffsets;
-use crate::tracee::together::{Urgent, UrgentTracee, go_to, mask};
+use crate::tracee::together::{Urgent, UrgentTracee, go_to};
 use crate::transport::lane::LazyPlan;
 use crate::transport::protocol::{AreaDigest, Description, Moments, PidChoice, ToSource, ToTarget, kind};
 
@@ -363,7 +364,7 @@ fn come_together(skeleton: &Skeleton) {
     let Ok(cpu) = nix::sched::sched_getcpu() else { return };
     go_to(cpu);
     for thread in skeleton.threads.values() {
-        let _ = crate::sys::process::set_affinity(thread.0, &mask(cpu));
+        let _ = set_affinity(thread.0, &only(cpu));
         UrgentTracee::begin(*thread).keep();
     }
 }

@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
 use nix::unistd::Pid;
 
@@ -37,16 +37,18 @@ pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<(), Errno
     Errno::result(r).map(drop)
 }
 
-/// Whether a process ends within that time: its pidfd is readable when the last of its threads has ended.
+/// Whether a process ends within that time (zero: whether it has ended): its pidfd is readable when the last of its threads has.
 pub fn ends_within(pidfd: BorrowedFd<'_>, time: Duration) -> bool {
     let mut fds = [PollFd::new(pidfd, PollFlags::POLLIN)];
-    let deadline = Instant::now() + time;
-    while Instant::now() < deadline {
-        if matches!(poll(&mut fds, PollTimeout::from(50u16)), Ok(n) if n > 0) {
-            return true;
+    let begun = Instant::now();
+    loop {
+        match ppoll(&mut fds, Some(time.saturating_sub(begun.elapsed()).into()), None) {
+            Ok(ready) => return ready > 0,
+            // again, with what is left of the time
+            Err(Errno::EINTR) => {}
+            Err(_) => return false,
         }
     }
-    false
 }
 
 /// Head and length of the robust futex list of a thread.
@@ -140,15 +142,20 @@ pub fn affinity(tid: i32) -> Result<Vec<u8>, Errno> {
     Ok(mask)
 }
 
+/// The mask of one CPU.
+pub fn only(cpu: usize) -> Vec<u8> {
+    let mut mask = vec![0u8; (cpu / 64 + 1) * 8];
+    mask[cpu / 8] |= 1 << (cpu % 8);
+    mask
+}
+
 /// Does something on each of these CPUs in turn, by bringing the calling thread there; afterwards it may run where it
 /// could before. Says whether it got to all of them.
 pub fn on_each_cpu(cpus: impl IntoIterator<Item = usize>, mut visit: impl FnMut(usize)) -> bool {
     let Ok(home) = affinity(0) else { return false };
     let mut all = true;
     for cpu in cpus {
-        let mut mask = vec![0u8; (cpu / 64 + 1) * 8];
-        mask[cpu / 8] |= 1 << (cpu % 8);
-        match set_affinity(0, &mask) {
+        match set_affinity(0, &only(cpu)) {
             Ok(()) => visit(cpu),
             Err(_) => all = false,
         }

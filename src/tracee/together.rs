@@ -6,7 +6,7 @@
 //! (`CAP_SYS_NICE`) it is done without.
 
 use super::thread::Thread;
-use crate::sys::process::{SchedAttr, affinity, sched_attr, set_affinity, set_sched_attr};
+use crate::sys::process::{SchedAttr, affinity, only, sched_attr, set_affinity, set_sched_attr};
 
 const SCHED_FIFO: u32 = 1;
 /// Nine times the share of an ordinary thread.
@@ -24,7 +24,7 @@ impl Urgent {
     pub fn begin() -> Self {
         let sched = sched_attr(0).ok();
         if let Some(own) = sched {
-            let _ = set_sched_attr(0, &urgent(own, 1));
+            let _ = set_sched_attr(0, &urgent(own, Haste::Soon));
         }
         Urgent { mask: affinity(0).ok(), sched }
     }
@@ -85,7 +85,7 @@ pub fn hasten(haste: Haste) -> Option<Unhurried> {
     const RESET_ON_FORK: u64 = 1;
     let own = sched_attr(0).ok()?;
     let flags = own.flags | RESET_ON_FORK;
-    match set_sched_attr(0, &SchedAttr { flags, ..urgent(own, haste as u32) }) {
+    match set_sched_attr(0, &SchedAttr { flags, ..urgent(own, haste) }) {
         // to take the flag back would need CAP_SYS_NICE
         Ok(()) => Some(Unhurried { sched: SchedAttr { flags, ..own }, mask: None }),
         Err(_) => {
@@ -101,13 +101,10 @@ pub fn hasten(haste: Haste) -> Option<Unhurried> {
 /// Only if they are urgent there: among ordinary threads they would wait for their share of that one CPU.
 pub fn hasten_together(haste: Haste) -> Option<Unhurried> {
     let mut before = hasten(haste)?;
-    let mask = affinity(0).ok()?;
-    if let Some((byte, bits)) = mask.iter().enumerate().rfind(|(_, bits)| **bits != 0) {
-        let mut last = vec![0; mask.len()];
-        last[byte] = 1 << bits.ilog2();
-        if set_affinity(0, &last).is_ok() {
-            before.mask = Some(mask);
-        }
+    let mask = affinity(0).unwrap_or_default();
+    let last = (0..mask.len() * 8).rfind(|cpu| mask[cpu / 8] & 1 << (cpu % 8) != 0);
+    if last.is_some_and(|cpu| set_affinity(0, &only(cpu)).is_ok()) {
+        before.mask = Some(mask);
     }
     Some(before)
 }
@@ -128,7 +125,7 @@ pub fn ahead_of_the_urgent<T>(work: impl FnOnce() -> T) -> T {
 
 /// Brings the calling thread to a CPU; [`Urgent`] remembers where it was.
 pub fn go_to(cpu: usize) {
-    let _ = set_affinity(0, &mask(cpu));
+    let _ = set_affinity(0, &only(cpu));
 }
 
 /// Takes a helper thread, which inherits our CPU and priority, to the other CPUs, if there are any.
@@ -140,13 +137,6 @@ pub fn leave_to_others(all: &[u8]) {
     }
     others.resize(others.len().next_multiple_of(8), 0);
     let _ = set_affinity(0, if others.iter().any(|b| *b != 0) { &others } else { all });
-}
-
-/// The mask of one CPU.
-pub fn mask(cpu: usize) -> Vec<u8> {
-    let mut mask = vec![0u8; (cpu / 64 + 1) * 8];
-    mask[cpu / 8] |= 1 << (cpu % 8);
-    mask
 }
 
 /// The scheduling of a thread as it is without us.
@@ -205,7 +195,8 @@ impl From<Plain> for UrgentTracee {
     /// Makes it urgent. A real-time thread has no timer slack, and one that ceases to be gets the default
     /// (`__setscheduler_params`): so that is put back, too.
     fn from(plain: Plain) -> Self {
-        let urgent = plain.sched.is_some_and(|s| set_sched_attr(plain.thread.0, &urgent(s, 1)).is_ok());
+        let urgent =
+            plain.sched.is_some_and(|s| set_sched_attr(plain.thread.0, &urgent(s, Haste::Soon)).is_ok());
         UrgentTracee { plain: urgent.then_some(plain) }
     }
 }
@@ -224,13 +215,13 @@ fn slack_of(thread: Thread) -> String {
     format!("/proc/{}/timerslack_ns", thread.0)
 }
 
-/// The lowest real-time priority: ahead of ordinary threads, behind all others.
-fn urgent(own: SchedAttr, priority: u32) -> SchedAttr {
+/// One of the lowest real-time priorities: ahead of ordinary threads, behind all others. Who has one already keeps it.
+fn urgent(own: SchedAttr, haste: Haste) -> SchedAttr {
     if own.policy == SCHED_FIFO
         || own.policy == libc::SCHED_DEADLINE as u32
         || own.policy == libc::SCHED_RR as u32
     {
         return own;
     }
-    SchedAttr { policy: SCHED_FIFO, priority, nice: 0, ..own }
+    SchedAttr { policy: SCHED_FIFO, priority: haste as u32, nice: 0, ..own }
 }

@@ -22,10 +22,9 @@ use rustls::crypto::ring;
 use super::tuning::Tuning;
 
 /// Whether packets of a connection go ahead of others at the target.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
     /// They do not.
-    #[default]
     Ordinary,
     /// They do: for little data that is waited for.
     Express,

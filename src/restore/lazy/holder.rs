@@ -102,8 +102,8 @@ enum Source {
 struct Ready(Vec<Source>);
 
 impl Ready {
-    fn has(&self, source: &Source) -> bool {
-        self.0.contains(source)
+    fn has(&self, source: Source) -> bool {
+        self.0.contains(&source)
     }
 }
 
@@ -161,23 +161,21 @@ impl Holder {
 
     /// Until something happens.
     fn wait(&self, control: Option<&OwnedFd>) -> io::Result<Ready> {
-        let mut polled = vec![(self.listener.as_fd(), Source::Listener)];
-        polled.extend(self.guests.iter().map(|g| (g.stream.as_fd(), Source::Guest)));
-        polled.extend(control.map(|c| (c.as_fd(), Source::Control)));
-        polled.extend(self.lanes.iter().map(|(kind, lane)| (lane.stream.as_fd(), Source::Lane(*kind))));
-        let spaces = self.held.iter().flat_map(|held| held.pager.descriptors());
-        polled.extend(spaces.map(|(space, fd)| (fd, Source::Space(space))));
-        let full = |source: &Source| match source {
-            Source::Lane(kind) => self.lanes.get(kind).is_some_and(Lane::is_full),
-            _ => false,
+        let (mut fds, mut sources) = (Vec::new(), Vec::new());
+        let mut watch = |fd, flags, source| {
+            fds.push(PollFd::new(fd, flags));
+            sources.push(source);
         };
-        let mut fds: Vec<PollFd<'_>> = polled
-            .iter()
-            .map(|(fd, source)| {
-                let out = if full(source) { PollFlags::POLLOUT } else { PollFlags::empty() };
-                PollFd::new(*fd, PollFlags::POLLIN | out)
-            })
-            .collect();
+        watch(self.listener.as_fd(), PollFlags::POLLIN, Source::Listener);
+        self.guests.iter().for_each(|g| watch(g.stream.as_fd(), PollFlags::POLLIN, Source::Guest));
+        control.into_iter().for_each(|c| watch(c.as_fd(), PollFlags::POLLIN, Source::Control));
+        for (kind, lane) in &self.lanes {
+            let out = if lane.is_full() { PollFlags::POLLOUT } else { PollFlags::empty() };
+            watch(lane.stream.as_fd(), PollFlags::POLLIN | out, Source::Lane(*kind));
+        }
+        for (space, fd) in self.held.iter().flat_map(|held| held.pager.descriptors()) {
+            watch(fd, PollFlags::POLLIN, Source::Space(space));
+        }
         let pause = match &self.held {
             _ if self.lanes.values().any(Lane::has_frame) => Duration::ZERO,
             Some(held) if held.pager.is_held_up() => Duration::from_millis(1),
@@ -188,18 +186,18 @@ impl Holder {
             Err(nix::errno::Errno::EINTR) => return Ok(Ready::default()),
             Err(e) => return Err(e.into()),
         }
-        let happened = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
+        let happened = fds.iter().map(|fd| fd.any().unwrap_or(true));
         Ok(Ready(
-            fds.iter().zip(&polled).filter(|(fd, _)| happened(fd)).map(|(_, (_, source))| *source).collect(),
+            sources.into_iter().zip(happened).filter_map(|(source, did)| did.then_some(source)).collect(),
         ))
     }
 
     /// First what threads wait for, then a piece of what they may come to wait for.
     fn turn(&mut self, control: &mut Option<OwnedFd>, ready: &Ready) -> io::Result<Turn> {
-        if ready.has(&Source::Listener) || ready.has(&Source::Guest) {
+        if ready.has(Source::Listener) || ready.has(Source::Guest) {
             self.welcome();
         }
-        if ready.has(&Source::Control)
+        if ready.has(Source::Control)
             && let Turn::Leave = self.obey(control)?
         {
             return Ok(Turn::Leave);
@@ -332,7 +330,7 @@ impl Holder {
     /// Up to so many frames of a lane.
     fn hear_lane(&mut self, kind: LaneKind, ready: &Ready, most: usize) -> io::Result<()> {
         let Some(lane) = self.lanes.get_mut(&kind) else { return Ok(()) };
-        if ready.has(&Source::Lane(kind)) && lane.fill().is_err() {
+        if ready.has(Source::Lane(kind)) && lane.fill().is_err() {
             self.lane_lost(kind);
             return Ok(());
         }

@@ -15,7 +15,7 @@
 //! | [`holder`] | the holder's loop |
 //! | `held` | what it holds: the process, and letting it be when it is whole |
 //! | `wire` | its ends of the lanes |
-//! | `pager` | events of userfaultfds, arriving pages, who waits |
+//! | `pager` | events of userfaultfds, who waits; in `pager::arrivals` pages that arrive |
 //! | `gather` | huge pages that arrive in parts (pure) |
 //! | `plan` | what to ask for next (pure) |
 //! | `places` | where in an address space outstanding pages belong (pure) |

@@ -1,4 +1,4 @@
-//! The pager: what is outstanding, who waits for what, and what becomes of a page that arrives.
+//! The pager: what is outstanding, who waits for what, and (in [`arrivals`]) what becomes of a page that arrives.
 //!
 //! | event | what follows |
 //! |---|---|
@@ -18,21 +18,20 @@
 //! On shared mappings `MADV_DONTNEED` keeps the content and `MADV_REMOVE` does not, and one event stands for both: there none is
 //! subscribed. A page that the process *removes* (`MADV_REMOVE`) before it has arrived comes back.
 
+mod arrivals;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use xxhash_rust::xxh3::xxh3_128;
-
 use super::gather::Gathered;
 use super::places::Places;
 use super::plan::{Plan, Thing};
-use super::space::{Content, Feeder, Private, Put, Shared, Stopped, put};
+use super::space::{Content, Feeder, Private, Shared, Stopped, put};
 use super::stats::Stats;
 use crate::image::{ObjectId, PageRange};
 use crate::sys::uffd::{self, Event};
-use crate::transport::lane::{LaneKind, LazyRange, LazyReport, PagesHead};
+use crate::transport::lane::{LaneKind, LazyRange, LazyReport};
 
 /// How many pieces in place, or how old the last word of them, make it time to tell the source.
 const TELL: (usize, Duration) = (256, Duration::from_millis(50));
@@ -328,172 +327,10 @@ impl Pager {
         dead.into_iter().for_each(|space| self.forget(space));
     }
 
-    /// Pages have arrived.
-    pub(super) fn pages(
-        &mut self,
-        lane: LaneKind,
-        head: &PagesHead,
-        content: Bytes,
-        now: Instant,
-    ) -> Result<(), PagerError> {
-        let len = content.len() as u64;
-        let end = head.start.checked_add(len).ok_or(PagerError::Torn)?;
-        let r = LazyRange { object: head.object, range: PageRange::new(head.start, end) };
-        if len == 0
-            || !len.is_multiple_of(crate::image::PAGE_SIZE)
-            || !head.start.is_multiple_of(crate::image::PAGE_SIZE)
-        {
-            return Err(PagerError::Torn);
-        }
-        if self.verify && xxh3_128(&content) != head.digest {
-            return Err(PagerError::Differs(head.start));
-        }
-        if self.plan.arrived(lane, r, now) != [r.range] {
-            return Err(PagerError::Unasked(head.start));
-        }
-        self.take_in(lane, r, &Content::Data(content), now);
-        Ok(())
-    }
-
-    /// Pages that hold zeroes, or nothing.
-    pub(super) fn zeroes(
-        &mut self,
-        lane: LaneKind,
-        ranges: &[LazyRange],
-        now: Instant,
-    ) -> Result<(), PagerError> {
-        for r in ranges {
-            if self.plan.arrived(lane, *r, now) != [r.range] {
-                return Err(PagerError::Unasked(r.range.start));
-            }
-            self.take_in(lane, *r, &Content::Zero, now);
-        }
-        Ok(())
-    }
-
-    /// Huge pages are gathered first; all else is placed at once.
-    fn take_in(&mut self, lane: LaneKind, r: LazyRange, content: &Content, now: Instant) {
-        let mut at = r.range.start;
-        while at < r.range.end {
-            let page = self.plan.page(r.object, at);
-            let huge = page.pages() > 1;
-            let end = if huge { page.end } else { self.plan.plain_until(r.object, at, r.range.end) };
-            let piece = LazyRange { range: PageRange::new(at, end.min(r.range.end)), ..r };
-            at = piece.range.end;
-            let part = content.slice(piece.range.start - r.range.start, piece.range.end - r.range.start);
-            self.plan.park(piece);
-            if !huge || piece.range == page {
-                self.place(piece, part, now);
-            } else if let Some(whole) = self.gathered.add(lane, r.object, page, piece.range, &part) {
-                self.place(LazyRange { range: page, ..r }, Content::Data(whole), now);
-            }
-        }
-    }
-
-    /// Puts pages wherever they are missing.
-    fn place(&mut self, r: LazyRange, content: Content, now: Instant) {
-        let again = match r.object {
-            None => self.place_private(r, &content, now),
-            Some(id) => self.place_object(id, r, &content, now),
-        };
-        if again {
-            self.parked.push_back((r, content));
-        } else {
-            self.plan.settled(r);
-            self.placed.push(r);
-        }
-    }
-
-    /// Whether it is time to tell the source what is in place: not of each page that a thread waited for.
-    pub(super) fn tells_placed(&self, now: Instant) -> bool {
-        let many = self.placed.len() >= TELL.0 || now.saturating_duration_since(self.told) >= TELL.1;
-        many && !self.placed.is_empty()
-    }
-
-    /// What is in place since this was last asked.
-    pub(super) fn placed(&mut self) -> Vec<LazyRange> {
-        self.told = Instant::now();
-        std::mem::take(&mut self.placed)
-    }
-
-    fn place_private(&mut self, r: LazyRange, content: &Content, now: Instant) -> bool {
-        let mut again = false;
-        let spaces: Vec<usize> = self.private.keys().copied().collect();
-        for space in spaces {
-            let mut dead = false;
-            let Some(private) = self.private.get_mut(&space) else { continue };
-            let mut in_place = Vec::new();
-            for (here, source) in private.places.of_source(r.range) {
-                let part = content.slice(source.start - r.range.start, source.end - r.range.start);
-                let size = private.places.page_size(here);
-                let mut done = put(private.uffd.as_fd(), here, source.len(), &part, size);
-                if space >= FIRST_CHILD {
-                    // another thread of its parent had moved this place right after the fork, and told it before: see `forked`
-                    done.nowhere += std::mem::take(&mut done.present);
-                }
-                let range = PageRange::new(here, here + done.done);
-                private.places.settle(range);
-                in_place.push(range);
-                again |= done.stopped == Some(Stopped::Again);
-                dead |= done.stopped == Some(Stopped::Dead);
-                self.stats.placed(&done, content);
-            }
-            in_place.into_iter().for_each(|range| self.served(space, range, now));
-            if dead {
-                self.forget(space);
-            }
-        }
-        again
-    }
-
-    fn place_object(&mut self, id: ObjectId, r: LazyRange, content: &Content, now: Instant) -> bool {
-        let Some(feeder) = self.feeders.get(&id) else { return false };
-        let done: Put = feeder.put(r.range.start, r.range.len(), content);
-        self.stats.placed(&done, content);
-        for shared in self.shared.values() {
-            shared.wake(id, r.range);
-        }
-        if done.stopped.is_some() {
-            return true;
-        }
-        let stats = &mut self.stats;
-        self.waiting.retain(|w| {
-            let its = w.object == Some(id) && r.range.start <= w.source && w.source < r.range.end;
-            if its {
-                stats.waited(now - w.since);
-            }
-            !its
-        });
-        false
-    }
-
-    /// Threads that waited there go on.
-    fn served(&mut self, space: usize, range: PageRange, now: Instant) {
-        let stats = &mut self.stats;
-        self.waiting.retain(|w| {
-            let its = w.space == space && !w.here.intersection(&range).is_empty();
-            if its {
-                stats.waited(now.saturating_duration_since(w.since));
-            }
-            !its
-        });
-    }
-
-    /// Tries again what was held up.
-    pub(super) fn retry(&mut self, now: Instant) {
-        for (r, content) in std::mem::take(&mut self.parked) {
-            self.place(r, content, now);
-        }
-        for (space, here) in std::mem::take(&mut self.unserved) {
-            self.serve_zero(space, here);
-        }
-    }
-
     /// A lane broke: what threads wait for is asked for again.
     pub(super) fn lane_lost(&mut self, lane: LaneKind) {
         self.plan.lost(lane);
         // huge pages that came in part come again as wholes
-        // they come again as wholes
         for (object, start) in self.gathered.lost(lane) {
             self.plan.unpark(LazyRange { object, range: self.plan.page(object, start) });
         }

@@ -364,6 +364,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Option<Entry> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::spawn::quietly;
 
     #[test]
     fn an_entry_survives_and_a_damaged_one_is_noticed() {
@@ -416,7 +417,7 @@ mod tests {
 
     #[test]
     fn a_dead_process_that_nobody_has_reaped_does_not_live() {
-        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let mut child = quietly(std::process::Command::new("sleep").arg("60"));
         let entry = Entry::new("a-1", false, child.id() as i32, "host");
         assert!(entry.process_lives());
         child.kill().unwrap();

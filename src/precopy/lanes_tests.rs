@@ -13,6 +13,7 @@ use crate::image::{PageRange, RangeSet};
 use crate::preload::lazy;
 use crate::state::memory_map;
 use crate::sys::process::ProcMem;
+use crate::sys::spawn::quietly;
 use crate::tracee::thread::state_of;
 use crate::transport::lane::PagesHead;
 use crate::transport::{Accepted, Listener, accept_wire};
@@ -25,12 +26,8 @@ struct Stopped(Child);
 impl Stopped {
     fn new() -> Self {
         let script = "x=$(printf %100000d 7); echo; read line";
-        let mut child = Command::new("sh")
-            .args(["-c", script])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut shell = Command::new("sh");
+        let mut child = quietly(shell.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()));
         let mut line = String::new();
         let stdout = child.stdout.as_mut().unwrap();
         std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line).unwrap();

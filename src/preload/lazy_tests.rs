@@ -20,6 +20,7 @@ use crate::image::memory::{Layout, MemoryObject, VmaFlags};
 use crate::image::{Backing, ObjectId, PAGE_SIZE, PageRange, RangeSet, Vma};
 use crate::state::memory_map;
 use crate::sys::process::ProcMem;
+use crate::sys::spawn::quietly;
 use crate::tracee::thread::state_of;
 use crate::transport::lane::LazyRange;
 
@@ -275,12 +276,8 @@ struct Shell(Child);
 impl Shell {
     fn new() -> Self {
         let script = "x=$(printf %200000d 7); echo; read line";
-        let mut child = Command::new("sh")
-            .args(["-c", script])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut shell = Command::new("sh");
+        let mut child = quietly(shell.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()));
         let mut byte = [0];
         std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut byte).unwrap();
         Shell(child)

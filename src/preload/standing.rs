@@ -170,6 +170,7 @@ impl Status<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::spawn::quietly;
 
     #[test]
     fn we_ourselves_and_init_are_unfit_and_a_free_number_is_nobody() {
@@ -190,11 +191,9 @@ mod tests {
 
     #[test]
     fn children_are_named() {
-        let mut shell = std::process::Command::new("sh")
-            .args(["-c", "sleep 60 & echo; wait"])
-            .stdout(std::process::Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut shell = std::process::Command::new("sh");
+        let mut shell =
+            quietly(shell.args(["-c", "sleep 60 & echo; wait"]).stdout(std::process::Stdio::piped()));
         let mut line = String::new();
         std::io::BufRead::read_line(&mut std::io::BufReader::new(shell.stdout.take().unwrap()), &mut line)
             .unwrap();

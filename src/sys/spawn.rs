@@ -102,3 +102,19 @@ pub fn clone3_works() -> bool {
     let r = unsafe { libc::syscall(libc::SYS_clone3, std::ptr::null::<CloneArgs>(), 0) };
     r == -1 && Errno::last() == Errno::EINVAL
 }
+
+/// Tests that make children, or look who else holds something of theirs, must not overlap: between `fork` and `exec` a child holds
+/// everything of ours.
+#[cfg(test)]
+pub(crate) fn quiet() -> std::sync::MutexGuard<'static, ()> {
+    static QUIET: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    QUIET.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Makes a child of a test that is not [quiet] itself.
+#[cfg(test)]
+pub(crate) fn quietly(command: &mut std::process::Command) -> std::process::Child {
+    // it is back when the program has been executed
+    let _quiet = quiet();
+    command.spawn().unwrap()
+}

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::sys::ptrace::Options;
+use crate::sys::spawn::quietly;
 
 struct Ended(Child);
 
@@ -29,14 +30,8 @@ fn a_remote_call_that_fails_at_its_entry_repeats_no_call_of_the_process() {
     use std::os::unix::process::CommandExt as _;
     let deadline = || Deadline::after(Duration::from_secs(10));
     let mut command = Command::new("sh");
-    let child = Ended(
-        command
-            .args(["-c", "read x; sleep 1000 & wait"])
-            .stdin(std::process::Stdio::piped())
-            .process_group(0)
-            .spawn()
-            .unwrap(),
-    );
+    command.args(["-c", "read x; sleep 1000 & wait"]).stdin(std::process::Stdio::piped()).process_group(0);
+    let child = Ended(quietly(&mut command));
     let pid = child.0.id() as i32;
     let thread = Thread(pid);
     thread.seize(pid, Options::SOURCE).unwrap();

@@ -136,7 +136,7 @@ pub(super) fn make(
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{captured, describe_only, only_kind, quiet, refusals, restored};
+    use super::super::testing::{captured, describe_only, index, only_kind, quiet, refusals, restored};
     use super::*;
     use nix::sys::epoll::{EpollEvent, EpollFlags, EpollTimeout};
     use nix::unistd::{pipe, write};
@@ -186,7 +186,9 @@ mod tests {
         let twin = first.try_clone().unwrap();
         drop(first);
         let image = captured(&[&ours.0, &decoy, &twin]);
-        let FileKind::Epoll { items } = &image.files[0].kind else { panic!("{image:?}") };
+        let FileKind::Epoll { items } = &image.files[index(&image, ours.0.as_raw_fd())].kind else {
+            panic!("{image:?}")
+        };
         assert_eq!(items.len(), 1);
         assert_eq!((items[0].fd, items[0].registered), (twin.as_raw_fd(), registered));
     }

@@ -83,7 +83,7 @@ pub(super) fn make(maker: &Maker<'_>, file: &OpenFile, object: u64, pos: u64) ->
 #[cfg(test)]
 mod tests {
     use super::super::target::{RestoreContext, restore};
-    use super::super::testing::{captured, quiet};
+    use super::super::testing::{captured, index, quiet};
     use super::*;
     use nix::errno::Errno;
     use nix::unistd::{read, write};
@@ -107,13 +107,14 @@ mod tests {
         seal(object, &made).unwrap();
         let mut context = RestoreContext::default();
         context.memfds.insert(object.object, made);
-        let files = restore(&image, &mut context).unwrap().files;
+        let made = restore(&image, &mut context).unwrap().files;
+        let files = [&first, &second].map(|fd| &made[index(&image, fd.as_raw_fd())]);
         let mut rest = [0; 16];
-        assert_eq!(read(&files[1], &mut rest), Ok(6));
+        assert_eq!(read(files[1], &mut rest), Ok(6));
         assert_eq!(&rest[..6], b"efghij");
-        assert_eq!(write(&files[1], b"x"), Err(Errno::EBADF));
-        assert_eq!(write(&files[0], b"x"), Err(Errno::EPERM), "growing is sealed");
-        let again = captured(&[&files[0], &files[1]]);
+        assert_eq!(write(files[1], b"x"), Err(Errno::EBADF));
+        assert_eq!(write(files[0], b"x"), Err(Errno::EPERM), "growing is sealed");
+        let again = captured(&[files[0], files[1]]);
         assert_eq!(again.memfds[0], MemFd { object: again.memfds[0].object, ..object.clone() });
     }
 

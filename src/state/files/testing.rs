@@ -1,21 +1,15 @@
 //! What the tests of all kinds share: describe, capture and restore chosen descriptors of this very process.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::image::files::{FileKind, FilesImage};
 use crate::image::obstacle::Obstacle;
 
+pub(super) use crate::sys::spawn::quiet;
+
 use super::source::Source;
 use super::target::{RestoreContext, RestoredFiles, restore};
 use super::{FilesError, FilesOptions};
-
-/// Tests that make children, or look for other holders, must not overlap: a child holds everything of ours
-/// between `fork` and `exec`.
-pub(super) fn quiet() -> MutexGuard<'static, ()> {
-    static QUIET: Mutex<()> = Mutex::new(());
-    QUIET.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 pub(super) fn numbers(fds: &[&dyn AsRawFd]) -> Vec<RawFd> {
     fds.iter().map(|fd| fd.as_raw_fd()).collect()
@@ -74,9 +68,13 @@ pub(super) fn moved(fds: &[&dyn AsRawFd]) -> (FilesImage, Vec<OwnedFd>) {
     let image = captured(fds);
     let files = restored(&image).files;
     let mut files: Vec<Option<OwnedFd>> = files.into_iter().map(Some).collect();
-    let index = |fd: RawFd| image.slots.iter().find(|slot| slot.fd == fd).unwrap().file;
-    let ordered = numbers(fds).into_iter().map(|fd| files[index(fd)].take().unwrap()).collect();
+    let ordered = numbers(fds).into_iter().map(|fd| files[index(&image, fd)].take().unwrap()).collect();
     (image, ordered)
+}
+
+/// The number of a descriptor's file. Which of two descriptors has the lower number is chance: tests beside open and close others.
+pub(super) fn index(image: &FilesImage, fd: RawFd) -> usize {
+    image.slots.iter().find(|slot| slot.fd == fd).unwrap().file
 }
 
 /// The kind of the only file.

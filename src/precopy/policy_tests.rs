@@ -261,3 +261,33 @@ fn a_workload_given_as_a_curve_goes_through_the_same_decisions() {
     let wild = curve([2_000.0, 20_000.0, 60_000.0, 65_536.0]);
     assert!(simulate(&wild, &Limits::default(), &link(1e4), &Basis::default()).diverged);
 }
+
+/// What CI saw: everything was held back in a round of 1.8 ms, in which the process did not get a CPU. It was frozen
+/// for 2.1 s right after the next one, for a goal of 50 ms and with 3 ms foretold.
+#[test]
+fn a_short_round_without_writes_is_no_end_of_writing() {
+    let basis = Basis { resident_pages: 4408, ..basis() };
+    let round = |pages, written, window: f64, took: f64| Measured {
+        pages,
+        written,
+        held: if pages == 0 { written } else { 0 },
+        bytes: pages * 4100,
+        window: s(window),
+        sending: s(took),
+        took: s(took),
+        ..Measured::default()
+    };
+    let rounds = [
+        round(4123, 4124, 0.0, 2.134),
+        round(4104, 4104, 2.134, 2.129),
+        round(4104, 4104, 2.129, 2.126),
+        round(0, 4104, 2.126, 0.0018),
+        round(4104, 0, 0.0018, 2.123),
+    ];
+    let assessed: Vec<Assessed> = (1..=rounds.len())
+        .map(|n| Assessed { round: rounds[n - 1], freeze: basis.predict(&rounds[..n], rounds[n - 1].took) })
+        .collect();
+    let decision = decide(&assessed, &goal(ms(50)), basis.rtt, s(8.5));
+    assert!(decision.diverged || decision.next == Next::Again, "{decision:?}");
+    assert!(assessed[4].freeze.total() > s(1.5), "{:?}", assessed[4].freeze);
+}

@@ -121,28 +121,48 @@ fn latency(rounds: &[Measured], rtt: Duration, per_page: f64) -> Duration {
         .map_or(rtt, |least| least.max(rtt))
 }
 
-/// How fast the process wrote during the last round: pages per second between the scans.
+/// How fast the process wrote lately: pages per second between scans, over about the time of the last round.
 pub fn dirty_pages_per_s(rounds: &[Measured]) -> f64 {
-    rounds
-        .last()
-        .filter(|r| r.window > Duration::ZERO)
-        .map_or(0.0, |r| r.written as f64 / r.window.as_secs_f64())
+    let took = rounds.last().map_or(Duration::ZERO, |r| r.took);
+    let (basis, _) = lately(rounds, took);
+    if basis.window > Duration::ZERO { basis.written as f64 / basis.window.as_secs_f64() } else { 0.0 }
 }
 
 /// Pages that will have been written when `window` has passed since the last scan.
 pub fn expected_written(rounds: &[Measured], window: Duration, resident_pages: u64) -> f64 {
-    let Some(last) = rounds.last().filter(|r| r.window > Duration::ZERO) else {
+    let (basis, earlier) = lately(rounds, window);
+    if basis.window.is_zero() {
         // nothing is known of what was written since the first round's scan: it may be all
         return resident_pages as f64;
-    };
-    let ratio = window.as_secs_f64() / last.window.as_secs_f64();
+    }
+    let ratio = window.as_secs_f64() / basis.window.as_secs_f64();
     let most = rounds.iter().map(|r| r.written).max().unwrap_or(0).max(resident_pages) as f64;
-    (last.written as f64 * ratio.powf(bend(rounds))).min(most)
+    (basis.written as f64 * ratio.powf(bend(&basis, earlier))).min(most)
+}
+
+/// How many times longer than a window the time may be for which it still tells something.
+const TELLS: u32 = 8;
+
+/// The last window that tells something about one of length `window`, and the rounds before it. A round that holds
+/// back everything takes a round trip, and a process that did not get a CPU in that time wrote nothing: such a
+/// window is taken together with those before it. What they found may be the same pages, so the most of them counts.
+fn lately(rounds: &[Measured], window: Duration) -> (Measured, &[Measured]) {
+    let Some((last, mut earlier)) = rounds.split_last() else { return Default::default() };
+    let mut basis = *last;
+    while let Some((before, rest)) = earlier.split_last() {
+        let telling = basis.window * TELLS >= window;
+        if telling || before.window.is_zero() || before.throttle != basis.throttle {
+            break;
+        }
+        basis.window += before.window;
+        basis.written = basis.written.max(before.written);
+        earlier = rest;
+    }
+    (basis, earlier)
 }
 
 /// How the number of written pages grows with the window: its exponent, 1 for ever new pages, 0 for always the same.
-fn bend(rounds: &[Measured]) -> f64 {
-    let Some((last, earlier)) = rounds.split_last() else { return 1.0 };
+fn bend(last: &Measured, earlier: &[Measured]) -> f64 {
     let known = |r: &&Measured| r.window > Duration::ZERO && r.throttle == last.throttle;
     // believed until there is evidence, which weighs more the farther apart the windows are
     let (mut sum, mut weights) = (1.0, 1.0);
@@ -228,6 +248,21 @@ mod tests {
         let rounds = [window(0.0, 65_536), window(1000.0, 2_000), window(100.0, 2_000), window(20.0, 2_000)];
         let expected = expected_written(&rounds, ms(10.0), 65_536);
         assert!((1_600.0..=2_000.0).contains(&expected), "{expected}");
+    }
+
+    #[test]
+    fn a_moment_without_a_cpu_does_not_tell_of_seconds() {
+        // everything was held back in the last round but one: 1.8 ms, in which a process that writes 4,104 pages all the time wrote none
+        let rounds = [window(0.0, 4124), window(2126.0, 4104), window(2126.0, 4104), window(1.8, 0)];
+        let expected = expected_written(&rounds, ms(2126.0), 4408);
+        assert!((4000.0..=4408.0).contains(&expected), "{expected}");
+        assert_eq!(expected_written(&rounds, ms(10.0), 4408), 0.0);
+        let mut rounds = rounds;
+        rounds[3].took = ms(2123.0);
+        assert!((1900.0..2000.0).contains(&dirty_pages_per_s(&rounds)), "{}", dirty_pages_per_s(&rounds));
+        // another step of throttling is another process
+        rounds[3].throttle = 20;
+        assert_eq!(expected_written(&rounds, ms(2126.0), 4408), 0.0);
     }
 
     #[test]

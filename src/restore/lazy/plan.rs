@@ -72,8 +72,10 @@ struct Flight {
 /// How much may be on its way on the bulk lane: as much as keeps it busy, and no more, since a thread may come to wait
 /// for what is far behind in it, and what it asks for itself queues behind it where the link is narrow.
 ///
-/// That is what arrives in the time that the fastest piece took, at the best speed that was seen of late, and so much again, but no more
-/// than arrives in a [millisecond](Window::WAITING): the first is under way, the second waits. A page on the urgent lane is the smallest
+/// That is what arrives in the time that the fastest piece took, at the best speed that was seen of late, and half as much again as that, but no more
+/// than arrives in [two milliseconds](Window::WAITING): the first is under way, the second waits. With less of it the link ran empty whenever others
+/// had the CPU (`cargo bench --bench lazy -- access --rate 1gbit --delay 500us`, once the time: push 0.79 of that without faults, median wait 1.9
+/// round trips; twice: 0.92 and 2.8). A page on the urgent lane is the smallest
 /// of pieces: with it comes the time that the link takes when nothing is ahead, to which the [work](Window::WORK) on a larger piece is
 /// added. That a piece took long says nothing: somebody else may have had the CPU.
 #[derive(Debug)]
@@ -90,7 +92,7 @@ impl Window {
     const LEAST: u64 = 64 << 10;
     const MOST: u64 = 16 << 20;
     /// What waits where the link is narrowest keeps it busy while others have the CPU; whoever faults waits behind it.
-    const WAITING: Duration = Duration::from_millis(1);
+    const WAITING: Duration = Duration::from_millis(2);
     /// To read a piece and to place it takes as long as this, a page next to nothing.
     const WORK: Duration = Duration::from_micros(150);
     /// A speed is of so much time.
@@ -128,7 +130,7 @@ impl Window {
         }
         self.counted = (0, Some(now));
         let best = self.speeds.iter().copied().fold(0.0, f64::max);
-        let time = self.shortest + self.shortest.min(Self::WAITING);
+        let time = self.shortest + (self.shortest * 3 / 2).min(Self::WAITING);
         let enough = (best * time.as_secs_f64()) as u64;
         self.bytes = enough.clamp(Self::LEAST, Self::MOST);
     }

@@ -66,6 +66,8 @@ points! {
     SourceClosed = "source.closed",
     /// The entry is on the disk; there is no skeleton.
     TargetBegun = "target.begun",
+    /// The nursery is started; nothing is born yet.
+    TargetOrdered = "target.ordered",
     /// The skeleton stands; the source does not know.
     TargetBorn = "target.born",
     /// A round has arrived.

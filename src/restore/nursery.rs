@@ -17,12 +17,14 @@ use std::process::Stdio;
 
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::waitpid;
-use nix::unistd::{Pid, pause, setsid};
+use nix::unistd::{Pid, setsid};
 use serde::{Deserialize, Serialize};
 
 use super::RestoreError;
 use super::quarters::Quarters;
+use crate::fault::Point;
 use crate::sys::handoff;
 use crate::sys::spawn::{self, CLONE_NEWTIME, Forked};
 use crate::sys::time::ClockOffsets;
@@ -60,7 +62,8 @@ pub struct Newborn {
     pub socket: OwnedFd,
 }
 
-/// Has a skeleton born. It waits, untraced, and dies with us.
+/// Has a skeleton born. It waits, untraced, and dies with us: at once if nobody holds the other end of its socket any more. That its parent
+/// ends would not tell: `ulpm serve` may have been gone before it was born, and its parent is init then.
 pub fn order(order: &Order, quarters: &Quarters<'_>) -> Result<Newborn, RestoreError> {
     let (ours, theirs) = handoff::pair().map_err(RestoreError::io("making a socket pair"))?;
     let text = serde_json::to_string(order).unwrap_or_default();
@@ -70,7 +73,8 @@ pub fn order(order: &Order, quarters: &Quarters<'_>) -> Result<Newborn, RestoreE
     let mut child = command.spawn().map_err(RestoreError::io("starting the nursery"))?;
     // our copy of its end goes with the command: a dead nursery is then an end of file
     drop(command);
-    let answer = handoff::receive(ours.as_fd()).map_err(RestoreError::io("hearing from the nursery"));
+    let answer = RestoreError::point(Point::TargetOrdered)
+        .and_then(|()| handoff::receive(ours.as_fd()).map_err(RestoreError::io("hearing from the nursery")));
     let ended = child.wait();
     let (text, mut fds) = answer?;
     match serde_json::from_slice(&text) {
@@ -162,11 +166,18 @@ fn bear(pid: i32, flags: u64, socket: &OwnedFd) -> Result<(), Step> {
             let born = serde_json::to_vec(&Birth::Born).unwrap_or_default();
             handoff::send(socket.as_fd(), &born, Some(pidfd.as_fd())).map_err(|e| ("reporting the birth", e))
         }
-        Forked::Child => {
-            let _ = spawn::die_with_parent();
-            loop {
-                pause();
-            }
+        Forked::Child => wait_for_tracer(socket),
+    }
+}
+
+/// The newborn, until it is traced: from then on it dies with its tracer (`PTRACE_O_EXITKILL`).
+fn wait_for_tracer(socket: &OwnedFd) -> ! {
+    loop {
+        // no events: a hang-up is told all the same
+        let mut other_end = [PollFd::new(socket.as_fd(), PollFlags::empty())];
+        let heard = poll(&mut other_end, PollTimeout::NONE);
+        if heard.is_ok() && other_end[0].revents().is_some_and(|events| events.contains(PollFlags::POLLHUP)) {
+            std::process::exit(0);
         }
     }
 }

@@ -90,12 +90,6 @@ pub fn unshare(flags: i32) -> Result<(), Errno> {
     Errno::result(unsafe { libc::unshare(flags) }).map(drop)
 }
 
-/// The calling process gets `SIGKILL` when its parent ends.
-pub fn die_with_parent() -> Result<(), Errno> {
-    // SAFETY: no pointers.
-    Errno::result(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) }).map(drop)
-}
-
 /// Whether `clone3(2)` exists and is let through: asked with arguments that cannot succeed.
 pub fn clone3_works() -> bool {
     // SAFETY: a size of 0 is refused before anything is read.

@@ -65,7 +65,7 @@ impl Case {
 }
 
 /// The kinds that mean something at each point.
-const MATRIX: [(&str, &str); 33] = [
+const MATRIX: [(&str, &str); 34] = [
     ("source.ready", "kill stop cut memory"),
     ("source.round", "kill stop cut"),
     ("source.poised", "kill stop power"),
@@ -86,6 +86,7 @@ const MATRIX: [(&str, &str); 33] = [
     ("source.killed", "kill stop power"),
     ("source.closed", "kill stop power"),
     ("target.begun", "kill stop refuse memory power"),
+    ("target.ordered", "kill stop refuse memory power"),
     ("target.born", "kill stop tracer refuse"),
     ("target.round", "kill stop cut tracer memory"),
     ("target.state", "kill stop tracer refuse memory"),
@@ -123,7 +124,7 @@ pub(super) fn trials() -> Vec<Trial> {
         ),
         (
             "target kill",
-            "target.state target.prepared target.journalled target.noted target.outlives",
+            "target.ordered target.state target.prepared target.journalled target.noted target.outlives",
             "kill",
         ),
         ("disk", "source.journal.committed target.journal.committed target.journal.released", "full sync"),

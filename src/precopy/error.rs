@@ -71,7 +71,7 @@ pub enum MigrateError {
         source: Box<MigrateError>,
     },
     /// What had not been sent of the memory of a process that runs at the target is lost.
-    #[error("{0}: the process at the target cannot live without it and was ended there")]
+    #[error("{0}: the process at the target cannot live without the rest of its memory and was ended there")]
     CopyLost(String),
     /// Our journal.
     #[error("the journal in {dir}")]

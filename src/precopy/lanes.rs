@@ -67,7 +67,7 @@ pub enum Heard {
     Ended(String),
     /// These will not be asked for again.
     Placed(Vec<LazyRange>),
-    /// The copy here is gone; the target has been told.
+    /// The process at the target was killed: what it lacks cannot come, the copy here being gone or for another reason.
     Lost(String),
     /// The target does not know (any more) what the lane is for.
     Refused(String),
@@ -302,8 +302,8 @@ impl Lane {
         wire.send_msg(kind::CONTROL, &begin).await?;
         let served = async {
             match order {
-                Order::Serve(memory) => self.serve(&mut wire, &memory).await,
-                Order::Tell(why) => self.lost(&mut wire, why).await,
+                Order::Serve(memory) => self.serve(&mut wire, Ok(memory)).await,
+                Order::Tell(why) => self.serve(&mut wire, Err(why)).await,
                 Order::Wait | Order::Close(_) => std::future::pending().await,
             }
         };
@@ -311,54 +311,72 @@ impl Lane {
             last = served => last?,
             () = silence(Some(connection.clone()), SILENCE) => return Err(Broken::Silent),
         };
-        // the last word must not be overtaken by the close
-        let heard = tokio::time::timeout(LAST_WORD, wire.send.finish()).await;
-        match last {
-            // the process over there waits until it hears that
-            Heard::Lost(_) if !matches!(heard, Ok(Ok(()))) => Err(Broken::Silent),
-            // if it is lost, the process runs all the same
-            last => Ok(last),
-        }
+        // our last word must not be overtaken by the close; if it is lost all the same, the holder stays a little longer
+        let _ = tokio::time::timeout(LAST_WORD, wire.send.finish()).await;
+        Ok(last)
     }
 
-    async fn serve(&self, wire: &mut Wire, memory: &Memory) -> Result<Heard, Broken> {
+    /// Answers until the holder's last word. `memory`: or why there is none. That the holder is told, and it is heard out: what QUIC
+    /// acknowledges has come to `ulpm serve`, and no farther.
+    async fn serve(&self, wire: &mut Wire, memory: Result<Arc<Memory>, String>) -> Result<Heard, Broken> {
+        let (memory, mut lost) = match memory {
+            Ok(memory) => (Some(memory), None),
+            Err(why) => (None, Some(why)),
+        };
+        let mut told = false;
         loop {
+            if let (Some(why), false) = (&lost, told) {
+                wire.send_msg(kind::CONTROL, &FromSource::Lost(why.clone())).await?;
+                told = true;
+            }
             // receiving is cancel-safe: what has arrived is kept
-            let Ok(frame) = tokio::time::timeout(LOOK, wire.recv.recv()).await else {
-                if memory.lives() {
+            let said = match tokio::time::timeout(LOOK, wire.recv.recv()).await {
+                Ok(frame) => Some(understand(&frame?)?),
+                Err(_) => None,
+            };
+            let memory = memory.as_ref().filter(|_| lost.is_none());
+            let last = match said {
+                None => {
+                    if memory.is_some_and(|memory| !memory.lives()) {
+                        lost = Some("the stopped copy at the source has been ended there".to_owned());
+                    }
                     continue;
                 }
-                return self
-                    .lost(wire, "the stopped copy at the source has been ended there".to_owned())
-                    .await;
-            };
-            match understand(&frame?)? {
-                FromHolder::Want(ranges) => {
-                    for wanted in ranges {
-                        match self.answer(wire, memory, wanted).await {
-                            Err(Broken::Nonsense(e)) if !matches!(e, Unanswerable::Foreign(_)) => {
-                                return self.lost(wire, e.to_string()).await;
-                            }
-                            answered => answered?,
-                        }
+                Some(FromHolder::Want(ranges)) => {
+                    if let Some(memory) = memory {
+                        lost = self.answer_all(wire, memory, ranges).await?;
                     }
+                    continue;
                 }
-                FromHolder::Placed(ranges) => self.say(Heard::Placed(ranges)),
-                FromHolder::Whole(report) => {
-                    wire.send_msg(kind::CONTROL, &FromSource::Bye).await?;
-                    return Ok(Heard::Whole(report));
+                Some(FromHolder::Placed(ranges)) => {
+                    self.say(Heard::Placed(ranges));
+                    continue;
                 }
-                FromHolder::Ended(why) => {
-                    wire.send_msg(kind::CONTROL, &FromSource::Bye).await?;
-                    return Ok(Heard::Ended(why));
-                }
-            }
+                Some(FromHolder::Whole(report)) => Heard::Whole(report),
+                Some(FromHolder::Ended(why)) => Heard::Ended(why),
+                Some(FromHolder::Killed(why)) => Heard::Lost(lost.unwrap_or(why)),
+            };
+            wire.send_msg(kind::CONTROL, &FromSource::Bye).await?;
+            return Ok(last);
         }
     }
 
-    async fn lost(&self, wire: &mut Wire, why: String) -> Result<Heard, Broken> {
-        wire.send_msg(kind::CONTROL, &FromSource::Lost(why.clone())).await?;
-        Ok(Heard::Lost(why))
+    /// Answers a question, or says why that cannot be done any more.
+    async fn answer_all(
+        &self,
+        wire: &mut Wire,
+        memory: &Memory,
+        ranges: Vec<LazyRange>,
+    ) -> Result<Option<String>, Broken> {
+        for wanted in ranges {
+            match self.answer(wire, memory, wanted).await {
+                Err(Broken::Nonsense(e)) if !matches!(e, Unanswerable::Foreign(_)) => {
+                    return Ok(Some(e.to_string()));
+                }
+                answered => answered?,
+            }
+        }
+        Ok(None)
     }
 
     async fn answer(&self, wire: &mut Wire, memory: &Memory, wanted: LazyRange) -> Result<(), Broken> {

@@ -238,6 +238,15 @@ async fn the_target_hears_of_a_copy_that_was_ended() {
             FromSource::Lost(why) => assert!(why.contains("has been ended"), "{why}"),
             other => panic!("{other:?}"),
         }
+        // asked before it heard
+        let first = LazyRange { object: None, range: PageRange::new(0, PAGE_SIZE) };
+        end.say(&FromHolder::Want(vec![first])).await;
+    }
+    // that it was said is not enough
+    assert!(tokio::task::block_in_place(|| lanes.hear(Duration::from_millis(50))).is_none());
+    for end in [&mut urgent, &mut bulk] {
+        end.say(&FromHolder::Killed("its memory is lost".to_owned())).await;
+        assert_eq!(end.frame().await.decode::<FromSource>().unwrap(), FromSource::Bye);
         assert!(matches!(end.wire.recv().await, Err(WireError::Ended)));
     }
     assert!(matches!(hear(&lanes), Heard::Lost(why) if why.contains("has been ended")));

@@ -65,6 +65,8 @@ pub enum FromHolder {
     Ended(String),
     /// These are in place, or given up, and will never be asked for again: the source may free them (`--release-source`).
     Placed(Vec<LazyRange>),
+    /// The process was killed, since what is outstanding cannot come, and why. The answer to [`FromSource::Lost`], too.
+    Killed(String),
 }
 
 /// From source to holder, besides [pages](PagesHead).
@@ -74,7 +76,7 @@ pub enum FromSource {
     Zero(Vec<LazyRange>),
     /// The copy at the source is gone, and what is outstanding with it.
     Lost(String),
-    /// `Whole` or `Ended` has been heard.
+    /// `Whole`, `Ended` or `Killed` has been heard.
     Bye,
 }
 

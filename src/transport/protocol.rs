@@ -28,7 +28,7 @@ use crate::image::{ObjectId, Obstacle, PageRange, TreeImage};
 use crate::sys::time::ClockOffsets;
 
 /// Version of this protocol; both ends must have the same.
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;
 
 /// Frame kinds. 0 is invalid.
 pub mod kind {

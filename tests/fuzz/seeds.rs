@@ -280,6 +280,7 @@ fn lane() -> Vec<Vec<u8>> {
         encode(&FromHolder::Want(pieces.clone())),
         encode(&FromHolder::Whole(Box::new(LazyReport { waits: vec![(8, 1)], ..LazyReport::default() }))),
         encode(&FromHolder::Ended("x".to_owned())),
+        encode(&FromHolder::Killed("x".to_owned())),
         encode(&FromSource::Zero(pieces)),
         encode(&FromSource::Bye),
     ]

@@ -30,6 +30,8 @@ use crate::transport::protocol::kind;
 
 /// How long the source is waited for to hear that nothing is needed of it any more.
 const FAREWELL: Duration = Duration::from_secs(600);
+/// The same where the source may be what was lost.
+const LAST_WORD: Duration = Duration::from_secs(2);
 /// How long a process whose `ulpm serve` went away is given to die with it.
 const GRACE: Duration = Duration::from_millis(1000);
 /// From one look at what nothing tells us to the next.
@@ -151,12 +153,20 @@ impl Holder {
                 Err(e) => break Err(e),
             }
         };
-        if let (Err(e), true, Some(held)) = (&done, self.running, &self.held) {
-            held.kill();
-            self.tell(&FromHolder::Ended(format!("the process was ended: {e}")));
-        }
+        let done = match (done, self.held.take().filter(|_| self.running)) {
+            (Err(e), Some(held)) => self.kill(held, &e),
+            (done, _) => done,
+        };
         remove_files(&self.start.home, &self.start.id);
         done
+    }
+
+    /// What is outstanding cannot come: ends the process, which would wait for ever, and tells the source.
+    fn kill(&mut self, held: Held, why: &io::Error) -> io::Result<()> {
+        held.kill();
+        tracing::error!(pid = held.pid, error = %why, "the process was killed: it cannot live without the rest of its memory");
+        drop(held);
+        self.farewell(&FromHolder::Killed(why.to_string()), LAST_WORD).map(drop)
     }
 
     /// Until something happens.
@@ -438,14 +448,14 @@ impl Holder {
         } else {
             FromHolder::Whole(Box::new(report))
         };
-        self.farewell(&message)
+        self.farewell(&message, FAREWELL)
     }
 
     /// Tells the source until it has heard.
-    fn farewell(&mut self, message: &FromHolder) -> io::Result<Turn> {
+    fn farewell(&mut self, message: &FromHolder, patience: Duration) -> io::Result<Turn> {
         let begun = Instant::now();
         self.tell(message);
-        while begun.elapsed() < FAREWELL {
+        while begun.elapsed() < patience {
             self.wait(None)?;
             let before: Vec<LaneKind> = self.lanes.keys().copied().collect();
             self.welcome();

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::incoming::{
     MAX_ROUNDS, UNWEIGHED, aborted, compare, endless, place_object_pages, place_pages, weight,
 };
-use super::lazy::adopt::{self, Holder};
+use super::lazy::adopt::{self, Holder, Outstanding};
 use super::objects::Objects;
 use super::quarters::Quarters;
 use super::reservation::Reservation;
@@ -23,7 +23,6 @@ use crate::state::scheduling;
 use crate::sys::process::{only, set_affinity};
 use crate::sys::time::ClockOffsets;
 use crate::tracee::together::{Urgent, UrgentTracee, go_to};
-use crate::transport::lane::LazyPlan;
 use crate::transport::protocol::{AreaDigest, Description, Moments, PidChoice, ToSource, ToTarget, kind};
 
 /// A process being built.
@@ -40,7 +39,7 @@ pub(super) struct Work {
     own_digests: Vec<AreaDigest>,
     /// Keeps its lazy memory, should there be any.
     holder: Option<Holder>,
-    plan: Option<LazyPlan>,
+    outstanding: Option<Outstanding>,
     /// There is, and the holder has it.
     adopted: bool,
     /// Bytes that have come since the memory was last held against what the peer may bring.
@@ -119,7 +118,7 @@ impl Session {
             digests: Vec::new(),
             own_digests: Vec::new(),
             holder,
-            plan: None,
+            outstanding: None,
             adopted: false,
             unweighed: 0,
             description,
@@ -165,6 +164,11 @@ impl Session {
                 kind::PAGES => place_pages(&mut work.skeleton, &frame)?,
                 kind::OBJECT_PAGES => place_object_pages(&work.objects, &frame)?,
                 _ => match frame.decode::<ToTarget>()? {
+                    ToTarget::Layout { .. } if work.outstanding.is_some() => {
+                        return Err(RestoreError::Nonsense(
+                            "other mappings than those of its lazy memory".to_owned(),
+                        ));
+                    }
                     ToTarget::Layout { layout, new_files, .. } => {
                         let vdso = single(&work.description.tree)?.memory.vdso.clone();
                         image_check::layout(&layout, &vdso).map_err(RestoreError::Nonsense)?;
@@ -192,8 +196,8 @@ impl Session {
                                 "lazy memory that was not announced".to_owned(),
                             ));
                         }
-                        adopt::clear(&mut work.skeleton, &work.objects, &plan)?;
-                        work.plan = Some(plan);
+                        let outstanding = adopt::clear(&mut work.skeleton, &work.objects, plan)?;
+                        work.outstanding = Some(outstanding);
                     }
                     ToTarget::Verify => work.own_digests = verify::hash(&work.skeleton, &work.objects)?,
                     ToTarget::Digests(digests) => work.digests = digests,
@@ -349,10 +353,10 @@ fn give_up(work: &mut Work, event: TargetEvent) {
 /// Hands what is lazy to its holder, before anything touches the memory. Returns the descriptors of it that the process shall have,
 /// with their numbers: above its own.
 fn hold(work: &mut Work, image: &ProcessImage) -> Result<Vec<(i32, OwnedFd)>, RestoreError> {
-    let outstanding = work.plan.take().filter(|p| !p.outstanding.is_empty() || !p.objects.is_empty());
-    let (Some(holder), Some(plan)) = (&work.holder, outstanding) else { return Ok(Vec::new()) };
+    let outstanding = work.outstanding.take().filter(|o| !o.is_empty());
+    let (Some(holder), Some(outstanding)) = (&work.holder, outstanding) else { return Ok(Vec::new()) };
     let numbers = descriptors::ours(image);
-    holder.adopt(&work.skeleton, &work.objects, &plan, &numbers)?;
+    holder.adopt(&work.skeleton, &work.objects, outstanding, &numbers)?;
     work.adopted = true;
     let copies = holder.userfaultfds().map(|fd| fd.try_clone_to_owned());
     let step = "duplicating a userfaultfd";

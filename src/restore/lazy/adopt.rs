@@ -59,13 +59,17 @@ pub(super) struct Adoption {
     pub(super) inside: Vec<i32>,
 }
 
-/// Takes away what is out of date where lazy memory belongs.
-pub fn clear(skeleton: &mut Skeleton, objects: &Objects, plan: &LazyPlan) -> Result<(), RestoreError> {
+/// Finds where lazy memory belongs, and takes away what is out of date there.
+pub fn clear(
+    skeleton: &mut Skeleton,
+    objects: &Objects,
+    plan: LazyPlan,
+) -> Result<Outstanding, RestoreError> {
     let outstanding = Outstanding::of(&skeleton.layout, plan)?;
-    let stale: Vec<PageRange> =
-        outstanding.private.iter().flat_map(|r| skeleton.written.within(r).collect::<Vec<_>>()).collect();
+    let stale: Vec<PageRange> = outstanding.private.common(&skeleton.written).iter().collect();
     pages::drop_pages(skeleton, &stale)?;
-    outstanding.objects.iter().try_for_each(|(id, .., ranges)| objects.punch(*id, ranges))
+    outstanding.objects.iter().try_for_each(|(id, .., ranges)| objects.punch(*id, ranges))?;
+    Ok(outstanding)
 }
 
 /// What stands in the way of lazy moves here.
@@ -151,10 +155,9 @@ impl Holder {
         &self,
         skeleton: &Skeleton,
         objects: &Objects,
-        plan: &LazyPlan,
+        outstanding: Outstanding,
         inside: &[i32],
     ) -> Result<(), RestoreError> {
-        let outstanding = Outstanding::of(&skeleton.layout, plan)?;
         let register = |uffd: BorrowedFd<'_>, r: &PageRange| {
             uffd::register_missing(uffd, r.start, r.len())
                 .map_err(RestoreError::io(format!("registering {:#x}-{:#x} for lazy memory", r.start, r.end)))
@@ -167,9 +170,9 @@ impl Holder {
             huge: outstanding.huge,
             areas: outstanding.mappings,
             objects: outstanding.objects,
-            order: plan.order.clone(),
-            verify: plan.verify,
-            patience_ms: plan.patience_ms,
+            order: outstanding.order,
+            verify: outstanding.verify,
+            patience_ms: outstanding.patience_ms,
             inside: inside.to_vec(),
         };
         self.hand_over(skeleton, objects, &adoption)
@@ -261,30 +264,40 @@ fn blob(adoption: &Adoption) -> Result<File, RestoreError> {
 
 /// What is outstanding, held against the layout: a peer reaches nothing else.
 #[derive(Debug, Default)]
-struct Outstanding {
+pub struct Outstanding {
     private: RangeSet,
     areas: Vec<PageRange>,
     huge: Vec<(PageRange, u64)>,
     mappings: Vec<(PageRange, ObjectId, u64)>,
     objects: Vec<(ObjectId, u64, u64, Vec<PageRange>)>,
+    order: Vec<PageRange>,
+    verify: bool,
+    patience_ms: u64,
 }
 
 impl Outstanding {
-    fn of(layout: &Layout, plan: &LazyPlan) -> Result<Self, RestoreError> {
-        let wanted: RangeSet = plan.outstanding.iter().copied().collect();
-        let mut out = Outstanding::default();
-        let mut rest = wanted.clone();
+    /// Whether there is nothing to hold.
+    pub fn is_empty(&self) -> bool {
+        self.areas.is_empty() && self.objects.is_empty()
+    }
+
+    fn of(layout: &Layout, plan: LazyPlan) -> Result<Self, RestoreError> {
+        let wanted: RangeSet = plan.outstanding.into_iter().collect();
+        let LazyPlan { order, verify, patience_ms, .. } = plan;
+        let mut out = Outstanding { order, verify, patience_ms, ..Outstanding::default() };
+        let mut private = Vec::new();
         let lazy = |v: &&crate::image::Vma| v.private() && v.backing == Backing::Anonymous;
         for vma in layout.vmas.iter().filter(lazy).filter(|v| wanted.overlaps(v.range())) {
             out.areas.push(vma.range());
-            rest.remove(vma.range());
             // a huge page is there as a whole or not at all
-            wanted.within(vma.range()).for_each(|r| out.private.insert(whole(r, vma.page_size)));
+            private.extend(wanted.within(vma.range()).map(|r| whole(r, vma.page_size)));
             if vma.huge() {
                 out.huge.push((vma.range(), vma.page_size));
             }
         }
-        if let Some(stray) = rest.iter().next() {
+        out.private = private.into_iter().collect();
+        let known = out.areas.iter().copied().collect();
+        if let Some(stray) = wanted.without(&known).iter().next() {
             return Err(RestoreError::Nonsense(format!(
                 "lazy pages at {:#x}, where none can be",
                 stray.start

@@ -22,6 +22,14 @@ pub(super) type Thing = Option<ObjectId>;
 #[derive(Clone, Debug, Default)]
 struct Sets(BTreeMap<Thing, RangeSet>);
 
+impl FromIterator<LazyRange> for Sets {
+    fn from_iter<I: IntoIterator<Item = LazyRange>>(ranges: I) -> Self {
+        let mut lists: BTreeMap<Thing, Vec<PageRange>> = BTreeMap::new();
+        ranges.into_iter().for_each(|r| lists.entry(r.object).or_default().push(r.range));
+        Sets(lists.into_iter().map(|(thing, list)| (thing, list.into_iter().collect())).collect())
+    }
+}
+
 impl Sets {
     fn insert(&mut self, r: LazyRange) {
         self.0.entry(r.object).or_default().insert(r.range);
@@ -143,8 +151,6 @@ impl Plan {
         order: Vec<PageRange>,
         huge: Vec<(LazyRange, u64)>,
     ) -> Self {
-        let mut owed = Sets::default();
-        outstanding.into_iter().for_each(|r| owed.insert(r));
         let wholes = |r: PageRange| {
             let size =
                 |at| huge.iter().find(|(h, _)| h.object.is_none() && h.range.start <= at && at < h.range.end);
@@ -153,7 +159,7 @@ impl Plan {
         };
         let order = order.into_iter().map(wholes).collect();
         Plan {
-            owed,
+            owed: outstanding.into_iter().filter(|r| !r.range.is_empty()).collect(),
             in_flight: BTreeMap::from([
                 (LaneKind::Urgent, Flight::default()),
                 (LaneKind::Bulk, Flight::default()),

@@ -39,6 +39,7 @@ const WAYS: [(&str, &[&str]); 3] =
 pub(crate) struct Moved {
     pub(crate) way: &'static str,
     pub(crate) freeze_ms: f64,
+    parts: Vec<(&'static str, f64)>,
     /// The longest time without an answer to any client.
     pub(crate) silence_ms: f64,
     /// Seconds from the first bucket: the move began, the process ran at the target, it was whole.
@@ -111,6 +112,7 @@ fn moved(way: &'static str, report: &MigrationReport, clock: &Clock, begun: f64,
     Moved {
         way,
         freeze_ms: report.freeze_ms,
+        parts: report.freeze_parts.named().to_vec(),
         silence_ms: clock.silence(),
         begun,
         resumed: ended - report.lazy.ms / 1e3,
@@ -298,6 +300,8 @@ pub(crate) fn text(all: &[Moved]) -> String {
             "{}: answers/s before {:.0}, while rounds run {:.0}, while memory follows {:.0} (least {:.0}), afterwards {:.0}",
             m.way, before.median, ahead.median, late.median, late.min, after.median
         );
+        let parts: Vec<String> = m.parts.iter().map(|(name, ms)| format!("{name} {ms:.1}")).collect();
+        let _ = writeln!(out, "{}: freeze in ms: {}", m.way, parts.join(", "));
     }
     out
 }

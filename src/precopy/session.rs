@@ -1,7 +1,7 @@
 //! One migration at the source, step by step. Runs on an OS thread of its own, which owns the tracees.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::MigrateError;
 use super::ahead::Ahead;
@@ -252,6 +252,9 @@ impl<'a> Migration<'a> {
         journal.keep();
         let sync = foresight::sync_time(&mut journal).map_err(MigrateError::journal(&journal_dir))?;
         foresight.complete(&agent, sync, self.options.verify);
+        if foresight.lazy {
+            take_back(link, &mut agent, foresight.rounds.len())?;
+        }
         MigrateError::point(Point::SourcePoised)?;
         link.watch();
         self.control.note(|status| status.phase = control::Phase::Freezing);
@@ -279,6 +282,21 @@ impl<'a> Migration<'a> {
             limit: self.options.connect_limit,
         }
     }
+}
+
+/// What was written since it went ahead comes after the process: the target drops it now, while the process still runs here.
+fn take_back(link: &mut Link, agent: &mut Agent, rounds: usize) -> Result<(), MigrateError> {
+    let begun = Instant::now();
+    let pages = agent.take_back(link)?;
+    if pages > 0 {
+        link.say(&ToTarget::RoundEnd(rounds as u32))?;
+        match link.hear("dropping pages that were written again")? {
+            ToSource::RoundApplied(n) if n as usize == rounds => {}
+            other => return Err(out_of_turn(&other)),
+        }
+    }
+    tracing::debug!(pages, took = ?begun.elapsed(), "taken back before the freeze");
+    Ok(())
 }
 
 /// The process from outside, and all that stands in its way on this side.

@@ -175,6 +175,17 @@ impl Agent {
         Ok(Pushed { pages, written: sent.written, held: self.pages.held(), scan, stopped })
     }
 
+    /// Right before a lazy freeze: takes back what was written since it was sent and comes after the process anyway
+    /// ([`Pusher::take_back`]). Returns pages. Where the tracker is not exact, contents are compared in the freeze with what was
+    /// sent; those of shared objects always are.
+    pub fn take_back(&mut self, sink: &mut impl PageSink) -> Result<u64, PreloadError> {
+        if self.withhold || !self.tracker.exact() {
+            return Ok(0);
+        }
+        let found = self.tracker.round(&self.layout)?;
+        self.pages.take_back(&self.layout, &found, sink)
+    }
+
     /// Stops the process for as long as it takes to look and to start tracking anew; it runs on as if nothing had been.
     fn renew(&mut self) -> Result<(Vec<Found>, Duration), PreloadError> {
         let mut waits = self.waits.lock();

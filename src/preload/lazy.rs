@@ -85,6 +85,11 @@ pub fn private(layout: &Layout) -> RangeSet {
     layout.vmas.iter().filter(|v| lazy_able(v)).map(Vma::range).collect()
 }
 
+/// Of that, what is made of ordinary pages.
+pub fn ordinary(layout: &Layout) -> RangeSet {
+    layout.vmas.iter().filter(|v| lazy_able(v) && !v.huge()).map(Vma::range).collect()
+}
+
 /// Whether an object may come late: all that shows it are shared mappings that fit. `open`: the process has a descriptor.
 pub fn object(layout: &Layout, id: ObjectId, open: bool) -> bool {
     let mut shown = layout.vmas.iter().filter(|v| v.object() == Some(id)).peekable();
@@ -135,8 +140,7 @@ pub fn freeing(layout: &Layout, ranges: &[LazyRange]) -> Vec<(u64, u64, i32)> {
 /// What the threads touch first: stacks, thread areas, what the kernel writes or reads for them, and what their registers
 /// point at. Of lazy-able memory of ordinary pages only: a huge page is late as a whole or not at all.
 pub fn touched(layout: &Layout, threads: &[ThreadImage]) -> RangeSet {
-    let ordinary: RangeSet =
-        layout.vmas.iter().filter(|v| lazy_able(v) && !v.huge()).map(Vma::range).collect();
+    let ordinary = ordinary(layout);
     let mut pages = RangeSet::default();
     for thread in threads {
         for (at, len) in places(thread) {

@@ -120,6 +120,11 @@ impl Ours {
         self.notes.taken()
     }
 
+    fn take_back(&mut self, found: &[Found]) -> Notes {
+        self.pusher.take_back(&self.layout, found, &mut self.notes).unwrap();
+        self.notes.taken()
+    }
+
     /// The last round: what it sent, and what is left for later.
     fn last(&mut self, found: &[Found], touched: &[PageRange]) -> (Notes, Vec<u64>) {
         let mut may_wait = lazy::private(&self.layout);
@@ -189,6 +194,26 @@ fn what_is_held_back_as_hot_is_outstanding() {
         let (sent, later) = ours.last(&[ours.found(0, PAGES, !exact)], &[]);
         assert!(sent.nothing_sent() && later == [2], "{exact}: {:?}, {later:?}", sent.pages);
     }
+}
+
+#[test]
+fn what_is_taken_back_before_the_freeze_is_outstanding_or_sent_again() {
+    let mut ours = Ours::new(true);
+    ours.round(&[ours.found(0, PAGES, true)]);
+    for _ in 0..4 {
+        ours.write(2);
+        ours.round(&[ours.found(2, 3, true)]);
+    }
+    [3, 5].into_iter().for_each(|page| ours.write(page));
+    // 2 is held back; of 9, which was zero, the target has nothing
+    let written = [ours.found(3, 4, true), ours.found(5, 6, true), ours.found(9, 10, true)];
+    let back = ours.take_back(&written);
+    assert!(back.nothing_sent());
+    assert_eq!(back.gone, [2, 3, 5]);
+    // nothing was written since, 5 is touched first
+    let first = ours.range(5, 6);
+    let (sent, later) = ours.last(&[ours.found(0, PAGES, false)], &[first]);
+    assert_eq!((sent.pages, sent.gone, later), (vec![5], vec![], vec![2, 3, 9]));
 }
 
 #[test]

@@ -162,6 +162,26 @@ impl Pusher {
         Ok(round.sent)
     }
 
+    /// Right before a lazy freeze, where the tracker is exact: of what may come after the process, takes back what was written since it was
+    /// sent. It has to go at the target before the process runs there, and in the freeze each of some ten thousand pages would
+    /// take its time. Nothing is sent, and all that was written stays owed. Returns pages.
+    pub fn take_back(
+        &mut self,
+        layout: &Layout,
+        found: &[Found],
+        sink: &mut impl PageSink,
+    ) -> Result<u64, PreloadError> {
+        debug_assert!(self.exact, "what was sent may turn out to be what is there");
+        found.iter().filter(|f| f.private_data()).for_each(|f| self.owed.insert(f.range));
+        let written = self.owed.union(self.heat.held());
+        let stale = self.sent.common(&lazy::ordinary(layout)).common(&written);
+        self.sent = self.sent.without(&stale);
+        if !stale.is_empty() {
+            sink.gone(stale.iter().collect())?;
+        }
+        Ok(stale.pages())
+    }
+
     /// Sends what the last scan found written, and takes back what is there no more. Of what may wait nothing is sent:
     /// what the target lacks of it is returned, and where pages are written often.
     pub fn last(
@@ -172,6 +192,7 @@ impl Pusher {
         sink: &mut impl PageSink,
     ) -> Result<(Sent, RangeSet, Vec<RangeSet>), PreloadError> {
         let (present, _) = split(layout, found);
+        let there: RangeSet = present.iter().map(|(range, _)| *range).collect();
         let written: Vec<Found> = found.iter().filter(|f| f.written).copied().collect();
         let mut round = Round { last: true, may_wait: may_wait.clone(), ..Round::default() };
         let often = if may_wait.is_empty() { Vec::new() } else { self.heat.often() };
@@ -183,24 +204,23 @@ impl Pusher {
         }
         self.dropped(layout, found).iter().for_each(|r| self.owed.insert(*r));
         let held = self.heat.release();
-        held.iter().for_each(|r| self.owed.insert(r));
+        self.owed = self.owed.union(&held);
         if !self.exact {
             // they were looked at without being sent
             round.stale = held;
         }
         if !may_wait.is_empty() {
-            round.later = self.postpone(may_wait, &present);
+            round.later = self.postpone(may_wait, &there);
         }
         self.pay(layout, &written, &mut round, sink)?;
         lazy::whole_pages(layout, &mut round.later);
-        self.sent.subtract(&round.later);
+        self.sent = self.sent.without(&round.later);
         if let Some(lost) = present.iter().find_map(|(range, _)| self.owed.within(*range).next()) {
             let source = std::io::Error::other("the page is there and cannot be read");
             return Err(PreloadError::Memory { pid: self.pid, addr: lost.start, source });
         }
         // also what was owed and sent just now, though nothing of the process's own is there any more
-        let mut gone = self.sent.clone();
-        present.iter().for_each(|(range, _)| gone.remove(*range));
+        let gone = self.sent.without(&there);
         // what lies in mappings that are gone went with them
         let gone: Vec<PageRange> = layout
             .vmas
@@ -227,23 +247,17 @@ impl Pusher {
 
     /// Takes what may wait off what is owed, and returns what the target certainly lacks of it. Where contents tell what was
     /// written, what the target has in some form stays owed: it is compared.
-    fn postpone(&mut self, may_wait: &RangeSet, present: &[Run]) -> RangeSet {
-        let mut has = self.sent.clone();
-        self.zeroes.iter().for_each(|r| has.insert(r));
-        let (mut lacks, mut compared) = (RangeSet::default(), RangeSet::default());
-        for part in present.iter().flat_map(|(range, _)| may_wait.within(*range)) {
-            has.gaps(part).into_iter().for_each(|r| lacks.insert(r));
-            for written in self.owed.within(part) {
-                if self.exact {
-                    lacks.insert(written);
-                } else {
-                    has.within(written).for_each(|r| compared.insert(r));
-                }
-            }
-        }
+    fn postpone(&mut self, may_wait: &RangeSet, there: &RangeSet) -> RangeSet {
+        let has = self.sent.union(&self.zeroes);
+        let waits = there.common(may_wait);
+        let lacks = waits.without(&has);
+        let changed = self.owed.common(&waits).common(&has);
         // what is owed and not present has nothing behind it any more, and goes if it was sent
-        self.owed.subtract(may_wait);
-        compared.iter().for_each(|r| self.owed.insert(r));
+        self.owed = self.owed.without(may_wait);
+        if self.exact {
+            return lacks.union(&changed);
+        }
+        self.owed = self.owed.union(&changed);
         lacks
     }
 

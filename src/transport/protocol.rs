@@ -12,6 +12,8 @@
 //!         ◀──────────────────────────────── Ready
 //!   [Layout] Pages* Zero* RoundEnd ───────▶ places pages      (again and again)
 //!         ◀──────────────────────────────── RoundApplied
+//!   [Drop* RoundEnd] ─────────────────────▶ drops pages that come late   (before a lazy freeze)
+//!         ◀──────────────────────────────── RoundApplied
 //!   Layout Pages* Drop* [Verify Digests] State ▶ applies, frozen
 //!         ◀──────────────────────────────── Prepared
 //!   Commit ───────────────────────────────▶ journals, lets go

@@ -173,6 +173,9 @@ struct Subject {
     stack: u64,
 }
 
+/// In `stat`'s flags: it is in `do_exit` (`include/linux/sched.h`). Set before its memory goes, from when on the stack's address reads as 0.
+const PF_EXITING: u32 = 0x4;
+
 fn stack(pid: i32) -> Result<u64, ProfileError> {
     let stat = Process::new(pid).and_then(|p| p.stat()).map_err(StateError::proc(pid, "stat"))?;
     Ok(stat.startstack)
@@ -197,8 +200,10 @@ impl Subject {
     fn changed(&self) -> Option<End> {
         match Process::new(self.pid).and_then(|p| p.stat()) {
             _ if self.has_ended() => Some(End::ProcessEnded),
-            Ok(stat) if stat.startstack != self.stack => Some(End::OtherProgram),
-            Ok(_) => None,
+            Ok(stat) if stat.startstack == self.stack => None,
+            // its memory is gone, and nobody has been told yet
+            Ok(stat) if stat.flags & PF_EXITING != 0 => Some(End::ProcessEnded),
+            Ok(_) => Some(End::OtherProgram),
             Err(_) => Some(End::ProcessEnded),
         }
     }

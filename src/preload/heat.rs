@@ -34,13 +34,11 @@ impl Heat {
     /// Of what was written in this round: what is to be held back. What was held and was left alone is given up by it:
     /// it has cooled down, and is to be sent.
     pub fn round(&mut self, written: RangeSet) -> Sorted {
-        let hot: RangeSet =
-            written.iter().flat_map(|r| self.streaks[HOT - 2].within(r).collect::<Vec<_>>()).collect();
+        let hot = written.common(&self.streaks[HOT - 2]);
         let mut cooled = std::mem::replace(&mut self.held, hot.clone());
         cooled.subtract(&written);
         for n in (1..HOT - 1).rev() {
-            self.streaks[n] =
-                written.iter().flat_map(|r| self.streaks[n - 1].within(r).collect::<Vec<_>>()).collect();
+            self.streaks[n] = written.common(&self.streaks[n - 1]);
         }
         self.streaks[0] = written;
         Sorted { hot, cooled }

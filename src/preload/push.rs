@@ -123,7 +123,7 @@ impl Pusher {
 
     /// Pages that are held back until the freeze.
     pub fn held(&self) -> u64 {
-        pages_without(self.heat.held(), &self.withheld)
+        self.heat.held().without(&self.withheld).pages()
     }
 
     /// Sends what a round found.
@@ -138,7 +138,7 @@ impl Pusher {
         found.iter().filter(|f| f.private_data()).for_each(|f| self.owed.insert(f.range));
         if self.exact {
             let written: RangeSet = split(layout, found).0.into_iter().map(|(range, _)| range).collect();
-            round.sent.written = pages_without(&written, &self.withheld);
+            round.sent.written = written.without(&self.withheld).pages();
             if !first {
                 let sorted = self.heat.round(written);
                 self.owed.subtract(&sorted.hot);
@@ -151,7 +151,7 @@ impl Pusher {
         self.pay(layout, found, &mut round, sink)?;
         if !self.exact {
             // what was held, and is gone for now, may come back as it was last seen: the target has something older
-            for lost in round.stale.iter().flat_map(|r| self.owed.within(r).collect::<Vec<_>>()) {
+            for lost in round.stale.common(&self.owed).iter() {
                 self.seen.clear(lost);
             }
             round.sent.written = round.changed.pages();
@@ -175,7 +175,7 @@ impl Pusher {
         found.iter().filter(|f| f.private_data()).for_each(|f| self.owed.insert(f.range));
         let written = self.owed.union(self.heat.held());
         let stale = self.sent.common(&lazy::ordinary(layout)).common(&written);
-        self.sent = self.sent.without(&stale);
+        self.sent.subtract(&stale);
         if !stale.is_empty() {
             sink.gone(stale.iter().collect())?;
         }
@@ -214,7 +214,7 @@ impl Pusher {
         }
         self.pay(layout, &written, &mut round, sink)?;
         lazy::whole_pages(layout, &mut round.later);
-        self.sent = self.sent.without(&round.later);
+        self.sent.subtract(&round.later);
         if let Some(lost) = present.iter().find_map(|(range, _)| self.owed.within(*range).next()) {
             let source = std::io::Error::other("the page is there and cannot be read");
             return Err(PreloadError::Memory { pid: self.pid, addr: lost.start, source });
@@ -253,7 +253,7 @@ impl Pusher {
         let lacks = waits.without(&has);
         let changed = self.owed.common(&waits).common(&has);
         // what is owed and not present has nothing behind it any more, and goes if it was sent
-        self.owed = self.owed.without(may_wait);
+        self.owed.subtract(may_wait);
         if self.exact {
             return lacks.union(&changed);
         }
@@ -400,10 +400,6 @@ fn read_range(pid: i32, mem: &ProcMem, range: PageRange) -> Vec<(u64, Bytes)> {
             mem.read(page.start, &mut buffer).ok().map(|()| (page.start, buffer.freeze()))
         })
         .collect()
-}
-
-fn pages_without(set: &RangeSet, without: &RangeSet) -> u64 {
-    set.pages() - set.iter().flat_map(|r| without.within(r)).map(|r| r.pages()).sum::<u64>()
 }
 
 /// The private pages with content among what was found, mapping by mapping; and those that are the zero page.

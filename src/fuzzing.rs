@@ -83,8 +83,9 @@ fn to_target(bytes: &[u8]) {
 fn to_source(bytes: &[u8]) {
     match decoded::<ToSource>(bytes) {
         Some(ToSource::Failed(why)) => assert!(!words::said(&why).contains(char::is_control)),
-        Some(ToSource::Preflight(obstacles)) => {
-            let text: String = obstacles.iter().map(|o| words::obstacle(o).to_string()).collect();
+        Some(ToSource::Preflight { obstacles, notes }) => {
+            let obstacles = obstacles.iter().map(|o| words::obstacle(o).to_string());
+            let text: String = obstacles.chain(notes.iter().map(|n| words::note(n).to_string())).collect();
             assert!(!text.contains(char::is_control));
         }
         _ => {}

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::abilities::{self, Ability, Needed, Tracking};
 use super::home::Home;
 use super::{Exit, Failure, say};
-use crate::image::Obstacle;
+use crate::image::{Note, Obstacle};
 use crate::precopy::late::LazyOptions;
 use crate::precopy::policy::Limits;
 use crate::precopy::{self, Control, MigrateError, Migration, Options};
@@ -57,7 +57,7 @@ struct Findings {
     pid: Option<i32>,
     target: Option<String>,
     obstacles: Vec<Obstacle>,
-    notes: Vec<String>,
+    notes: Vec<Note>,
     error: Option<String>,
 }
 
@@ -99,7 +99,7 @@ fn look(args: &CheckArgs, pid: i32, findings: &mut Findings) -> Result<Result<()
     let home = Home::open()?;
     let mut checked =
         precopy::session::look(home.path(), pid, &files, args.tracker.into()).map(|described| {
-            findings.notes = described.image.files.notes;
+            findings.notes = described.notes;
             findings.obstacles = described.obstacles;
         });
     if let (Ok(()), Some(to)) = (&checked, &args.to) {
@@ -117,7 +117,7 @@ fn look(args: &CheckArgs, pid: i32, findings: &mut Findings) -> Result<Result<()
         };
         let control = Control::new(Limits::default());
         let control = if args.lazy { control.lazily() } else { control };
-        checked = Migration::check(&options, &control).map(drop);
+        (findings.notes, checked) = Migration::check(&options, &control);
     }
     Ok(match checked {
         Err(MigrateError::Refused(all)) => {

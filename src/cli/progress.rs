@@ -33,6 +33,7 @@ impl Display {
     pub(super) fn show(&self, progress: &Progress<'_>) {
         match progress {
             Progress::Step(what) => self.say(&format!("{what} …")),
+            Progress::Note(note) => self.say(&format!("note: {note}")),
             Progress::Round(n, round) => self.say(&format!(
                 "round {n}: {} pages, {} in {}; {}",
                 round.pages,

@@ -12,6 +12,8 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
 use serde::{Deserialize, Serialize};
 
+use super::note::Note;
+
 pub use super::file_identity::{FileIdentity, is_pseudo_fs, is_shared_fs};
 
 /// The blake3 hash of a file's content.
@@ -32,7 +34,7 @@ pub struct FilesImage {
     /// Memory files that are among `files`; the content travels with the pages.
     pub memfds: Vec<MemFd>,
     /// What will be lost or differ in a way that does not stand in the way; for the user.
-    pub notes: Vec<String>,
+    pub notes: Vec<Note>,
 }
 
 /// One entry of the descriptor table.

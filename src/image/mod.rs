@@ -12,19 +12,21 @@ pub mod check;
 pub mod file_identity;
 pub mod files;
 pub mod memory;
+pub mod note;
 pub mod obstacle;
 pub mod page_map;
 pub mod process;
 pub mod ranges;
 
 pub use memory::{Backing, MemoryImage, ObjectId, Vma, VmaFlags};
+pub use note::Note;
 pub use obstacle::Obstacle;
 pub use page_map::PageMap;
 pub use process::{ProcessImage, ThreadImage, TreeImage};
 pub use ranges::{PageRange, RangeSet};
 
 /// Version of everything in this room; both ends must have the same.
-pub const IMAGE_VERSION: u32 = 2;
+pub const IMAGE_VERSION: u32 = 3;
 
 /// Bytes of a page. x86-64 only; other page sizes are refused in the hello.
 pub const PAGE_SIZE: u64 = 4096;

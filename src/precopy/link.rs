@@ -298,7 +298,10 @@ fn understand(frame: &Frame) -> Result<ToSource, MigrateError> {
     }
     match frame.decode()? {
         ToSource::Failed(why) => Err(MigrateError::Target(words::said(&why))),
-        ToSource::Preflight(theirs) => Ok(ToSource::Preflight(theirs.iter().map(words::obstacle).collect())),
+        ToSource::Preflight { obstacles, notes } => Ok(ToSource::Preflight {
+            obstacles: obstacles.iter().map(words::obstacle).collect(),
+            notes: notes.iter().map(words::note).collect(),
+        }),
         message => Ok(message),
     }
 }

@@ -19,8 +19,8 @@ use crate::dirty::{Choice, Kind};
 use crate::fault::Point;
 use crate::handover::journal::{Entry, Journal};
 use crate::handover::{Source, SourceAction};
-use crate::image::TreeImage;
 use crate::image::process::ProcessImage;
+use crate::image::{Note, TreeImage};
 use crate::preload::agent::Agent;
 use crate::preload::describe::{Described, describe};
 use crate::report::{MigrationReport, Outcome, PidMode, Round};
@@ -61,6 +61,8 @@ pub struct Options {
 pub enum Progress<'a> {
     /// A step begins.
     Step(&'a str),
+    /// Preflight found something that will differ at the target.
+    Note(&'a Note),
     /// A round is under way: told several times a second.
     Now(&'a Status),
     /// A round is done.
@@ -119,14 +121,16 @@ impl<'a> Migration<'a> {
         (self.report, error)
     }
 
-    /// Preflight only: `ulpm check --pid N --to HOST`.
-    pub fn check(options: &Options, control: &Control) -> Result<ProcessImage, MigrateError> {
+    /// Preflight only: `ulpm check --pid N --to HOST`. The notes are those of both sides, whatever stands in the way.
+    pub fn check(options: &Options, control: &Control) -> (Vec<Note>, Result<(), MigrateError>) {
         let quiet = |_: Progress<'_>| {};
         let mut migration = Migration::new(options, control, &quiet);
-        let (mut link, image) = migration.preflight()?;
-        link.say(&ToTarget::Abort("only checked".to_owned()))?;
-        link.close("checked");
-        Ok(image)
+        let clear = migration.preflight().and_then(|(mut link, _)| {
+            link.say(&ToTarget::Abort("only checked".to_owned()))?;
+            link.close("checked");
+            Ok(())
+        });
+        (migration.report.notes, clear)
     }
 
     fn carry_out(&mut self) -> Result<(), MigrateError> {
@@ -164,6 +168,7 @@ impl<'a> Migration<'a> {
         let options = self.options;
         let described = look(&options.home, options.pid, &options.files, options.tracker)?;
         let mut obstacles = described.obstacles;
+        self.note(described.notes);
         (self.tell)(Progress::Step("connecting"));
         let opened = Link::open(
             &self.options.home,
@@ -199,7 +204,10 @@ impl<'a> Migration<'a> {
             answer = link.hear("comparing files")?;
         }
         match answer {
-            ToSource::Preflight(theirs) => obstacles.extend(theirs),
+            ToSource::Preflight { obstacles: theirs, notes } => {
+                obstacles.extend(theirs);
+                self.note(notes);
+            }
             other => return Err(out_of_turn(&other)),
         }
         if !obstacles.is_empty() {
@@ -207,6 +215,14 @@ impl<'a> Migration<'a> {
             return Err(MigrateError::Refused(obstacles));
         }
         Ok((link, described.image))
+    }
+
+    /// Tells the user, and keeps it for the report.
+    fn note(&mut self, notes: Vec<Note>) {
+        for note in notes {
+            (self.tell)(Progress::Note(&note));
+            self.report.notes.push(note);
+        }
     }
 
     fn move_it(&mut self, link: &mut Link, described: &ProcessImage) -> Result<(), MigrateError> {

@@ -9,7 +9,7 @@ use super::{PreloadError, standing};
 use crate::handover::journal::start_time;
 use crate::image::memory::MemoryImage;
 use crate::image::process::{Attributes, ProcessImage, ThreadImage, Timers};
-use crate::image::{Backing, Obstacle, Vma};
+use crate::image::{Backing, Note, Obstacle, Vma};
 use crate::state::files::{self, FilesOptions};
 use crate::state::{
     StateError, attributes, credentials, guard_pages, huge_pages, memory_map, mm_fields, scheduling, threads,
@@ -24,6 +24,8 @@ pub struct Described {
     pub image: ProcessImage,
     /// All that stands in the way.
     pub obstacles: Vec<Obstacle>,
+    /// What will differ at the target without standing in the way.
+    pub notes: Vec<Note>,
 }
 
 /// A process changes while it is looked at; one that just begins another program changes in everything.
@@ -87,7 +89,8 @@ fn look(pid: i32, options: &FilesOptions, mut obstacles: Vec<Obstacle>) -> Resul
         attributes,
         files,
     };
-    Ok(Described { image, obstacles })
+    let notes = image.files.notes.clone();
+    Ok(Described { image, obstacles, notes })
 }
 
 fn mapped_files(

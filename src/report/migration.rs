@@ -7,6 +7,8 @@
 
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::image::Note;
+
 /// What one migration did, how long each part took, and how it ended.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct MigrationReport {
@@ -65,6 +67,9 @@ pub struct MigrationReport {
     /// `freeze_parts` as they were predicted then.
     #[serde(default)]
     pub predicted_freeze_parts: FreezeParts,
+    /// What differs at the target without having stood in the way.
+    #[serde(default)]
+    pub notes: Vec<Note>,
 }
 
 /// How a migration ended.
@@ -251,7 +256,7 @@ fn rounded(ms: f64) -> f64 {
 mod tests {
     use super::*;
 
-    const GOLDEN: &str = r#"{"id":"a1","outcome":"moved","pid":4242,"target":"10.0.0.2:3490","target_pid":4242,"pid_mode":"same","processes":1,"threads":4,"tracker":"wp-scan","resident_bytes":268435456,"attach_ms":1.235,"precopy_ms":640.0,"rounds":[{"pages":65536,"bytes_on_wire":268500000,"ms":640.125,"dirty_pages_per_s":1000,"why_next":"2.6 MiB left","written_pages":65536,"held_pages":0,"scan_ms":2.5,"throttle_percent":0,"predicted_freeze_ms":null}],"freeze_ms":4.2,"freeze_parts":{"stop":0.4,"capture":0.5,"scan":0.6,"send":0.7,"apply":0.8,"commit":0.9,"resume":0.1},"final_pages":12,"bytes_on_wire":268600000,"verified":true,"lazy":{"pages":0,"faults":0,"fault_p50_us":0,"fault_p99_us":0,"ms":0.0,"zero_pages":0,"dropped_pages":0,"sent_twice":0,"zero_faults":0,"waits":[],"max_us":0,"reconnects":0},"observed_gap_ms":5.125,"error":null,"tracker_reason":"as asked for","predicted_freeze_ms":4.5,"predicted_freeze_parts":{"stop":0.0,"capture":4.5,"scan":0.0,"send":0.0,"apply":0.0,"commit":0.0,"resume":0.0}}"#;
+    const GOLDEN: &str = r#"{"id":"a1","outcome":"moved","pid":4242,"target":"10.0.0.2:3490","target_pid":4242,"pid_mode":"same","processes":1,"threads":4,"tracker":"wp-scan","resident_bytes":268435456,"attach_ms":1.235,"precopy_ms":640.0,"rounds":[{"pages":65536,"bytes_on_wire":268500000,"ms":640.125,"dirty_pages_per_s":1000,"why_next":"2.6 MiB left","written_pages":65536,"held_pages":0,"scan_ms":2.5,"throttle_percent":0,"predicted_freeze_ms":null}],"freeze_ms":4.2,"freeze_parts":{"stop":0.4,"capture":0.5,"scan":0.6,"send":0.7,"apply":0.8,"commit":0.9,"resume":0.1},"final_pages":12,"bytes_on_wire":268600000,"verified":true,"lazy":{"pages":0,"faults":0,"fault_p50_us":0,"fault_p99_us":0,"ms":0.0,"zero_pages":0,"dropped_pages":0,"sent_twice":0,"zero_faults":0,"waits":[],"max_us":0,"reconnects":0},"observed_gap_ms":5.125,"error":null,"tracker_reason":"as asked for","predicted_freeze_ms":4.5,"predicted_freeze_parts":{"stop":0.0,"capture":4.5,"scan":0.0,"send":0.0,"apply":0.0,"commit":0.0,"resume":0.0},"notes":[{"object":"fd 4","what":"its queue is lost"}]}"#;
 
     fn sample() -> MigrationReport {
         MigrationReport {
@@ -293,6 +298,7 @@ mod tests {
             tracker_reason: "as asked for".into(),
             predicted_freeze_ms: Some(4.5),
             predicted_freeze_parts: FreezeParts { capture: 4.5, ..FreezeParts::default() },
+            notes: vec![Note::new("fd 4", "its queue is lost")],
             ..MigrationReport::default()
         }
     }

@@ -39,6 +39,9 @@ pub fn render(report: &MigrationReport) -> String {
     if report.outcome == Outcome::Moved {
         line(&mut out, "verified", verified(report));
     }
+    for note in &report.notes {
+        line(&mut out, "note", &note.to_string());
+    }
     if let Some(error) = &report.error {
         line(&mut out, "error", error);
     }

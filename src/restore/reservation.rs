@@ -4,9 +4,9 @@ use std::path::Path;
 
 use super::RestoreError;
 use super::permission::Authority;
-use crate::image::Obstacle;
 use crate::image::files::ContentHashes;
 use crate::image::process::ProcessImage;
+use crate::image::{Note, Obstacle};
 use crate::state::files::{self, Access, FileCheck, Vetted};
 use crate::state::{attributes, scheduling, timers};
 use crate::sys::time::ClockOffsets;
@@ -17,6 +17,8 @@ use crate::transport::protocol::{Description, PidChoice};
 pub struct Reservation {
     /// All that stands in the way.
     pub obstacles: Vec<Obstacle>,
+    /// What will differ here without standing in the way.
+    pub notes: Vec<Note>,
     /// Files to be compared by content first.
     pub needs_hash: Vec<String>,
     /// Files that were compared.
@@ -97,6 +99,7 @@ fn check_files(process: &ProcessImage, hashes: &ContentHashes, found: &mut Reser
     }
     let open = files::check_target(&process.files, hashes);
     found.obstacles.extend(open.obstacles);
+    found.notes.extend(open.notes);
     found.needs_hash.extend(open.needs_hash);
     found.vetted.extend(open.vetted);
     for (what, path) in [("current directory", &process.attributes.cwd), ("program", &process.memory.exe)] {

@@ -265,7 +265,10 @@ impl Session {
                     ),
                 ));
             }
-            self.say(&ToSource::Preflight(checked.obstacles.clone()))?;
+            self.say(&ToSource::Preflight {
+                obstacles: checked.obstacles.clone(),
+                notes: checked.notes.clone(),
+            })?;
             if !checked.obstacles.is_empty() {
                 return Ok(());
             }

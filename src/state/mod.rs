@@ -15,6 +15,7 @@
 //! | [`attributes`] | directories, umask, limits, prctl flags |
 //! | [`digest`] | hashes of memory, for `--verify` |
 //! | [`files`] | descriptors, one file per kind |
+//! | [`verdicts`] | what a move does with each kind of state: the table behind `docs/SUPPORT.md` |
 //!
 //! To add a kind of descriptor: one new file in `files/` and one line in its list.
 
@@ -31,6 +32,7 @@ pub mod scheduling;
 pub mod signals;
 pub mod threads;
 pub mod timers;
+pub mod verdicts;
 pub mod waits;
 
 pub use error::StateError;

@@ -26,11 +26,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::image::files::{ContentHashes, FileIdentity};
 use crate::image::memory::Layout;
-use crate::image::{ObjectId, Obstacle, PageRange, TreeImage};
+use crate::image::{Note, ObjectId, Obstacle, PageRange, TreeImage};
 use crate::sys::time::ClockOffsets;
 
 /// Version of this protocol; both ends must have the same.
-pub const PROTOCOL_VERSION: u32 = 4;
+pub const PROTOCOL_VERSION: u32 = 5;
 
 /// Frame kinds. 0 is invalid.
 pub mod kind {
@@ -225,8 +225,13 @@ pub enum ToSource {
     Clock(i64, i64),
     /// Files whose content the target wants to compare.
     NeedHashes(Vec<String>),
-    /// What stands in the way; nothing does if it is empty.
-    Preflight(Vec<Obstacle>),
+    /// What preflight found at the target.
+    Preflight {
+        /// What stands in the way; nothing does if it is empty.
+        obstacles: Vec<Obstacle>,
+        /// What will differ there without standing in the way.
+        notes: Vec<Note>,
+    },
     /// The skeleton stands: pid as the target host sees it, whether a namespace was made.
     Ready(i32, bool),
     /// All pages of that round are in place.

@@ -1,6 +1,6 @@
 //! What the other host wrote, fit for a terminal and a log: no control characters, no more than a few lines.
 
-use crate::image::Obstacle;
+use crate::image::{Note, Obstacle};
 
 /// Longest text of another host that is shown.
 const LONGEST: usize = 2000;
@@ -22,6 +22,11 @@ pub fn said(text: &str) -> String {
 /// An obstacle that the other host found.
 pub fn obstacle(theirs: &Obstacle) -> Obstacle {
     Obstacle::new(said(&theirs.object), said(&theirs.why), said(&theirs.advice))
+}
+
+/// A note of the other host.
+pub fn note(theirs: &Note) -> Note {
+    Note::new(said(&theirs.object), said(&theirs.what))
 }
 
 #[cfg(test)]

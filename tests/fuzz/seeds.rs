@@ -9,7 +9,8 @@ use ulpm::image::files::{
 use ulpm::image::memory::{HugePages, Layout, MemoryObject, MmFields, Vdso};
 use ulpm::image::process::{Attributes, PosixTimer, Timers, Wait};
 use ulpm::image::{
-    Backing, MemoryImage, ObjectId, Obstacle, PageRange, ProcessImage, ThreadImage, TreeImage, Vma, VmaFlags,
+    Backing, MemoryImage, Note, ObjectId, Obstacle, PageRange, ProcessImage, ThreadImage, TreeImage, Vma,
+    VmaFlags,
 };
 use ulpm::sys::time::ClockOffsets;
 use ulpm::transport::frame::Header;
@@ -149,7 +150,7 @@ fn files() -> FilesImage {
         files,
         pipes: vec![Pipe { ino: 4, capacity: 65536, data: b"data".to_vec() }],
         memfds: Vec::new(),
-        notes: vec!["note".to_owned()],
+        notes: vec![Note::new("fd 3", "note")],
     }
 }
 
@@ -258,7 +259,10 @@ fn to_source() -> Vec<ToSource> {
         ToSource::Hello(hello()),
         ToSource::Clock(1, 2),
         ToSource::NeedHashes(vec!["/bin/x".to_owned()]),
-        ToSource::Preflight(vec![Obstacle::new("fd 3", "why", "advice")]),
+        ToSource::Preflight {
+            obstacles: vec![Obstacle::new("fd 3", "why", "advice")],
+            notes: vec![Note::new("fd 4", "what")],
+        },
         ToSource::Ready(7, false),
         ToSource::RoundApplied(1),
         ToSource::Prepared { apply_ms: 1.5, verified: true },

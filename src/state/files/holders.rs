@@ -143,10 +143,8 @@ fn report(source: &mut Source<'_>, ours: &Wanted, holder: &str) {
     match ours.verdict {
         Verdict::Refuse => source.refuse(refuse::held_elsewhere(&ours.object, ours.what, holder)),
         Verdict::Note => {
-            source.note(format!(
-                "{}: {} is also held by {holder}, which keeps its own",
-                ours.object, ours.what
-            ));
+            let what = format!("{} is also held by {holder}, which keeps its own", ours.what);
+            source.note(&ours.object, what);
         }
     }
 }

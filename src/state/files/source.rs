@@ -17,7 +17,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use crate::image::files::{
     FdSlot, FileKind, FileOwner, FilesImage, OpenFile, OwnerKind, SocketOption, UnixPeer,
 };
-use crate::image::obstacle::Obstacle;
+use crate::image::{Note, Obstacle};
 use crate::sys::fds;
 use crate::sys::process::{pidfd_getfd, pidfd_open};
 
@@ -182,8 +182,8 @@ impl<'a> Source<'a> {
         }
     }
 
-    pub(super) fn note(&mut self, note: String) {
-        self.image.notes.push(note);
+    pub(super) fn note(&mut self, object: impl Into<String>, what: impl Into<String>) {
+        self.image.notes.push(Note::new(object, what));
     }
 
     pub(super) fn failed(&self, file: &Descriptor, step: &'static str, source: io::Error) -> FilesError {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::image::files::{ContentHashes, FileKind, FileOwner, FilesImage, OpenFile, OwnerKind};
-use crate::image::obstacle::Obstacle;
+use crate::image::{Note, Obstacle};
 use crate::sys::fds::{self, RawOwner};
 
 use super::identity::Vetted;
@@ -26,7 +26,7 @@ pub struct TargetCheck {
     /// All that stands in the way.
     pub obstacles: Vec<Obstacle>,
     /// What will differ without standing in the way.
-    pub notes: Vec<String>,
+    pub notes: Vec<Note>,
     /// Paths whose content has to be compared: ask the source for [`super::content_hash`] of each and check
     /// again with the answers.
     pub needs_hash: Vec<String>,

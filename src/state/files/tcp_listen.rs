@@ -10,7 +10,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 
 use crate::image::files::{FileKind, InetAddress, OpenFile, TcpListen};
-use crate::image::obstacle::Obstacle;
+use crate::image::{Note, Obstacle};
 use crate::sys::fds;
 
 use super::socket::{Socket, options};
@@ -47,7 +47,7 @@ pub(super) fn read(
     }
     if info.state == LISTENS && info.waiting != 0 {
         let count = info.waiting;
-        source.note(format!("{}: {count} connection(s) not yet accepted will be closed", file.object()));
+        source.note(file.object(), format!("{count} connection(s) not yet accepted will be closed"));
     }
     let local = local_address(&socket.fd).filter(|local| local.port() != 0).map(InetAddress::from);
     Ok(Some(FileKind::TcpListen(TcpListen {
@@ -68,7 +68,7 @@ fn read_connection(
     let text = |address: Option<SocketAddr>| address.map_or("?".into(), |address| address.to_string());
     let connection = format!("{} → {}", text(local_address(&socket.fd)), text(peer_address(&socket.fd)));
     if source.options.tcp_close {
-        source.note(format!("{}: the TCP connection {connection} will be closed", file.object()));
+        source.note(file.object(), format!("the TCP connection {connection} will be closed"));
         return Some(FileKind::TcpReset { v6, error: true });
     }
     source.refuse(Obstacle::new(
@@ -106,9 +106,10 @@ pub(super) fn peer_address(socket: &OwnedFd) -> Option<SocketAddr> {
 /// Binds it for a moment, without listening.
 pub(super) fn check(check: &mut TargetCheck, tcp: &TcpListen, file: &OpenFile) {
     match open(file, tcp) {
-        Ok((_, mptcp)) if mptcp != tcp.mptcp => check
-            .notes
-            .push(format!("{}: the target has no Multipath TCP, plain TCP takes its place", file.object())),
+        Ok((_, mptcp)) if mptcp != tcp.mptcp => {
+            let what = "the target has no Multipath TCP, plain TCP takes its place";
+            check.notes.push(Note::new(file.object(), what));
+        }
         Ok(_) => {}
         Err(error) => check.obstacles.push(cannot_open(file, tcp.local, &error)),
     }

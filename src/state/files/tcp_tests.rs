@@ -96,7 +96,7 @@ fn a_port_in_use_and_waiting_clients_are_told() {
     let _client = TcpStream::connect(local).unwrap();
     let (image, obstacles) = describe_only(&[&ours], false);
     assert_eq!(obstacles, []);
-    assert!(image.notes[0].contains("1 connection(s) not yet accepted"), "{:?}", image.notes);
+    assert!(image.notes[0].what.contains("1 connection(s) not yet accepted"), "{:?}", image.notes);
     let check = check_target(&image, &Default::default());
     assert_eq!(check.obstacles.len(), 1);
     assert!(check.obstacles[0].to_string().contains("Address already in use"), "{:?}", check.obstacles);

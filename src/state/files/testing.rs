@@ -28,7 +28,7 @@ fn walk(
     // Tests of other rooms fork: their children hold everything of ours for a while.
     walk.map(|(mut image, mut obstacles)| {
         obstacles.retain(|found| !found.why.contains("is also held by"));
-        image.notes.retain(|note| !note.contains("is also held by"));
+        image.notes.retain(|note| !note.what.contains("is also held by"));
         (image, obstacles)
     })
 }

@@ -46,8 +46,7 @@ pub(super) fn read(
     }
     let waiting = fds::readable_bytes(&socket.fd).unwrap_or(0);
     if waiting != 0 {
-        source
-            .note(format!("{}: unread datagrams (the next has {waiting} bytes) are dropped", file.object()));
+        source.note(file.object(), format!("unread datagrams (the next has {waiting} bytes) are dropped"));
     }
     let probe = UdpSocket::from(
         socket.fd.try_clone().map_err(|error| source.failed(file, "read the addresses", error))?,
@@ -204,7 +203,7 @@ mod tests {
         ours.send_to(b"to myself", local).unwrap();
         let (image, obstacles) = describe_only(&[&ours], false);
         assert_eq!(obstacles, []);
-        assert!(image.notes[0].contains("the next has 9 bytes"), "{:?}", image.notes);
+        assert!(image.notes[0].what.contains("the next has 9 bytes"), "{:?}", image.notes);
         let text = check_target(&image, &Default::default()).obstacles[0].to_string();
         assert!(
             text.contains(&format!("{local} cannot be used at the target (bind): Address already in use"))

@@ -116,7 +116,7 @@ impl Source {
     /// Describes a process and goes on until the skeleton stands; gives its pid in host `b`.
     pub(super) fn begin(&mut self, description: Description) -> Result<i32> {
         match self.describe(description)? {
-            ToSource::Preflight(obstacles) if obstacles.is_empty() => {}
+            ToSource::Preflight { obstacles, .. } if obstacles.is_empty() => {}
             other => bail!("preflight: {other:?}"),
         }
         self.say(&ToTarget::Begin { difference: ClockOffsets::default() })?;
@@ -235,7 +235,7 @@ fn honest(message: &ToTarget) -> Option<ToSource> {
     match message {
         ToTarget::Hello(_) => Some(ToSource::Hello(hello::ours())),
         ToTarget::Clock => Some(ToSource::Clock(1, 1)),
-        ToTarget::Describe(_) => Some(ToSource::Preflight(Vec::new())),
+        ToTarget::Describe(_) => Some(ToSource::Preflight { obstacles: Vec::new(), notes: Vec::new() }),
         ToTarget::Begin { .. } => Some(ToSource::Ready(7, false)),
         ToTarget::RoundEnd(n) => Some(ToSource::RoundApplied(*n)),
         ToTarget::State(..) => Some(ToSource::Prepared { apply_ms: 1.0, verified: false }),

@@ -184,7 +184,7 @@ fn descriptions(lab: &mut Lab) -> Result<()> {
         let mut source = Source::greet(lab)?;
         let said = match source.describe(told)? {
             ToSource::Failed(why) => why,
-            ToSource::Preflight(obstacles) => obstacles.iter().map(|o| format!("{o}; ")).collect(),
+            ToSource::Preflight { obstacles, .. } => obstacles.iter().map(|o| format!("{o}; ")).collect(),
             ToSource::NeedHashes(paths) => format!("asked for {paths:?}"),
             other => format!("{other:?}"),
         };

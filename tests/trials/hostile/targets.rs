@@ -3,7 +3,7 @@
 
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
-use ulpm::image::Obstacle;
+use ulpm::image::{Note, Obstacle};
 use ulpm::transport::protocol::{Hello, ToSource, ToTarget, kind};
 
 use super::super::trial;
@@ -115,7 +115,10 @@ fn terminal(lab: &mut Lab) -> Result<()> {
             let text = || ESCAPE.to_owned();
             ToSource::Hello(Hello { protocol: 77, program: text(), kernel: text(), host: text(), ..ours })
         }),
-        ("Describe", || ToSource::Preflight(vec![Obstacle::new(ESCAPE, ESCAPE, ESCAPE)])),
+        ("Describe", || ToSource::Preflight {
+            obstacles: vec![Obstacle::new(ESCAPE, ESCAPE, ESCAPE)],
+            notes: vec![Note::new(ESCAPE, ESCAPE)],
+        }),
         ("Begin", || ToSource::Failed(ESCAPE.to_owned())),
     ];
     for (step, answer) in steps {

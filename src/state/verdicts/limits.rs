@@ -1,0 +1,25 @@
+//! Resource limits (getrlimit(2)), by the names of `/proc/PID/limits`. A hard limit that the target may not raise stays lower.
+
+use super::{Row, carried, limited};
+
+const HARD: &str =
+    "a hard limit that `ulpm serve` may not raise stays as it is there, as long as the soft one fits";
+
+pub(super) const ROWS: &[Row] = &[
+    limited("Max cpu time", "CPU seconds", "the CPU time used so far counts from 0 at the target", "process"),
+    carried("Max file size", "size of files written", "process"),
+    carried("Max data size", "data segment", "process"),
+    carried("Max stack size", "stack of the first thread", "process"),
+    carried("Max core file size", "core dumps", "process"),
+    carried("Max resident set", "no effect since Linux 2.4.30", "process"),
+    carried("Max processes", "threads of its user", "process"),
+    limited("Max open files", "descriptors", HARD, "process"),
+    carried("Max locked memory", "mlock", "process"),
+    carried("Max address space", "mappings in all", "process"),
+    carried("Max file locks", "no effect since Linux 2.4.25", "process"),
+    carried("Max pending signals", "queued signals of its user", "process"),
+    carried("Max msgqueue size", "POSIX message queues of its user", "process"),
+    carried("Max nice priority", "how far nice may be raised", "process"),
+    carried("Max realtime priority", "real-time priority", "process"),
+    carried("Max realtime timeout", "CPU time without a blocking call under a real-time policy", "process"),
+];

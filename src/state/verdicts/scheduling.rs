@@ -1,0 +1,5 @@
+//! Scheduling of a thread.
+
+use super::Row;
+
+pub(super) const ROWS: &[Row] = &[];

@@ -1,0 +1,5 @@
+//! Lines of /proc/PID/status.
+
+use super::Row;
+
+pub(super) const ROWS: &[Row] = &[];

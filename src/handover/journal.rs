@@ -305,16 +305,6 @@ impl Journal {
             _ => sync_directory_of(&self.path),
         }
     }
-
-    /// The same entry, a second time.
-    pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Journal {
-            path: self.path.clone(),
-            file: self.file.try_clone()?,
-            entry: self.entry.clone(),
-            kept: false,
-        })
-    }
 }
 
 fn sync_directory_of(path: &Path) -> io::Result<()> {

@@ -86,6 +86,8 @@ pub enum SourceAction {
     SendAbort,
     /// Close the journal entry.
     JournalClosed,
+    /// Tell the target that nobody will ask any more.
+    SendGoodbye,
 }
 
 impl Source {
@@ -105,7 +107,9 @@ impl Source {
             (Source::Committing, E::NotSent) => {
                 (Source::Resumed, &[A::SendAbort, A::Resume, A::JournalClosed])
             }
-            (Source::Committing | Source::Open, E::Running) => (Source::Done, &[A::Kill, A::JournalClosed]),
+            (Source::Committing | Source::Open, E::Running) => {
+                (Source::Done, &[A::Kill, A::JournalClosed, A::SendGoodbye])
+            }
             (Source::Committing | Source::Open, E::Never) => {
                 (Source::Resumed, &[A::Resume, A::JournalClosed])
             }
@@ -156,6 +160,8 @@ pub enum TargetEvent {
     Abort,
     /// The connection is gone.
     Lost,
+    /// The source has ended its copy, and closed its entry.
+    Goodbye,
 }
 
 /// What the target has to do.
@@ -177,7 +183,7 @@ pub enum TargetAction {
     JournalReleased,
     /// Kill the skeleton, and wait until it is dead.
     Destroy,
-    /// Nothing was decided here: the entry goes.
+    /// Nothing was decided here, or nobody will ask any more: the entry goes.
     JournalRemoved,
     /// Write that it never ran here, nor will.
     JournalRefused,
@@ -211,6 +217,7 @@ impl Target {
             (Target::Building, E::Commit) => {
                 (Target::Destroyed, &[A::Destroy, A::JournalRemoved, A::SendFailed])
             }
+            (Target::Running, E::Goodbye) => (Target::Running, &[A::JournalRemoved]),
             (state, _) => (state, &[]),
         };
         *self = next;

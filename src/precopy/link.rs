@@ -60,6 +60,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// process shall not wait for QUIC's patience.
 const SIGN_OF_LIFE: Duration = Duration::from_millis(1500);
 
+/// How long our last words may take.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// A connection to a target.
 #[derive(Debug)]
 pub struct Link {
@@ -269,10 +272,14 @@ impl Link {
         self.wire.send.bytes()
     }
 
-    /// Says goodbye.
+    /// Closes the connection when the target has all that was said, or will not have it: what is under way would be lost.
     pub fn close(mut self, reason: &str) {
+        let send = self.wire.send;
         if let Some(connected) = self.connected.take() {
-            self.runtime.block_on(connected.close(reason));
+            self.runtime.block_on(async {
+                let _ = tokio::time::timeout(LAST_WORDS, send.finish()).await;
+                connected.close(reason).await;
+            });
         }
         // a name lookup that hangs must not hold us
         self.runtime.shutdown_background();

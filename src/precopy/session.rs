@@ -28,7 +28,7 @@ use crate::state::files::FilesOptions;
 use crate::sys::time::{ClockOffsets, Ticker};
 use crate::transport::protocol::{Description, PidChoice, ToSource, ToTarget};
 
-/// The goodbye that tells the target that the copy at the source is gone.
+/// Why a connection is closed of which nothing more is needed.
 pub const MOVED: &str = "moved";
 
 /// What the user wants.
@@ -140,7 +140,11 @@ impl<'a> Migration<'a> {
             done = MigrateError::point(Point::SourceClosed);
         }
         let reason = match &done {
-            Ok(()) => MOVED.to_owned(),
+            Ok(()) => {
+                // an entry that is kept there does no harm
+                let _ = link.say(&ToTarget::Goodbye);
+                MOVED.to_owned()
+            }
             Err(e) => e.to_string(),
         };
         if let Err(e) = &done

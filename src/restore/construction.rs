@@ -130,7 +130,7 @@ impl Session {
         let done = self.build_until_running(work);
         if work.state == Target::Running {
             // settled when the source says goodbye; see `run`
-            self.settled = work.journal.try_clone().ok();
+            self.settled = Some(work.description.id.clone());
         }
         if let Err(e) = &done
             && work.state != Target::Running

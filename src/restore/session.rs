@@ -17,6 +17,7 @@ use super::reservation::check;
 use crate::fault::Point;
 use crate::handover::journal::Journal;
 use crate::handover::settle::Answer;
+use crate::handover::{Target, TargetAction, TargetEvent};
 use crate::image::files::ContentHashes;
 use crate::image::{Obstacle, check as image_check};
 use crate::state::threads;
@@ -49,6 +50,9 @@ const SILENCE: Duration = Duration::from_secs(300);
 /// How long it may take to say who it is, and what it wants.
 const GREETING: Duration = Duration::from_secs(10);
 const DESCRIBING: Duration = Duration::from_secs(25);
+/// How long it may take to close the connection in the end.
+const PARTING: Duration = Duration::from_secs(2);
+
 /// Talks with one source until the end. What went wrong has been told to the source as far as possible.
 pub fn run(server: &Server, accepted: Accepted) -> Result<(), RestoreError> {
     let authority = Authority::of(&server.trust, accepted.peer)?;
@@ -89,18 +93,7 @@ pub fn run(server: &Server, accepted: Accepted) -> Result<(), RestoreError> {
         tracing::warn!(peer = %session.peer, "migration ended: {text}");
         let _ = session.say(&ToSource::Failed(text));
     }
-    // the source closes; until it has, our last words may be under way
-    let connection = accepted.connection.clone();
-    // while memory is still to come the source stays
-    let patience = Duration::from_secs(if session.lazy { u64::from(u32::MAX) } else { 2 });
-    let goodbye =
-        server.handle.block_on(async move { tokio::time::timeout(patience, connection.closed()).await });
-    if let (Some(journal), Ok(quinn::ConnectionError::ApplicationClosed(close))) = (&session.settled, goodbye)
-        && close.reason.as_ref() == crate::precopy::session::MOVED.as_bytes()
-    {
-        // the source has ended its copy: nobody will ask any more
-        let _ = journal.remove();
-    }
+    session.part(&accepted);
     result
 }
 
@@ -152,7 +145,8 @@ pub(super) struct Session {
     pub(super) peer: String,
     pub(super) key: Fingerprint,
     pub(super) theirs: Option<crate::transport::protocol::Hello>,
-    pub(super) settled: Option<Journal>,
+    /// Its process runs here, and the entry of this migration is kept for a source that asks.
+    pub(super) settled: Option<String>,
     /// The process runs, and its memory is still to come.
     pub(super) lazy: bool,
     /// How long a whole frame may take to arrive.
@@ -187,6 +181,29 @@ impl Session {
             return Err(RestoreError::Nonsense(format!("a frame of kind {} out of turn", frame.kind)));
         }
         Ok(frame.decode()?)
+    }
+
+    /// Hears the source out. It closes the connection; until it has, our last words may be under way.
+    fn part(&mut self, accepted: &Accepted) {
+        if let Some(id) = self.settled.take() {
+            // it says goodbye when its copy is gone, which may take as long as giving much memory back does, or sending it
+            self.patience = if self.lazy { Duration::from_secs(u64::from(u32::MAX)) } else { SILENCE };
+            match self.message() {
+                Ok(ToTarget::Goodbye) => {
+                    for action in Target::Running.on(TargetEvent::Goodbye) {
+                        debug_assert_eq!(*action, TargetAction::JournalRemoved);
+                        let entry = Journal::open(&self.server.journal, &id, false);
+                        if let Err(e) = entry.and_then(|entry| entry.map_or(Ok(()), |entry| entry.remove())) {
+                            tracing::warn!(error = %e, "the entry of a process that has arrived stays");
+                        }
+                    }
+                }
+                // it may still ask
+                other => tracing::debug!(?other, "the source ends without a goodbye: the entry is kept"),
+            }
+        }
+        let closed = accepted.connection.closed();
+        let _ = self.server.handle.block_on(async { tokio::time::timeout(PARTING, closed).await });
     }
 
     fn converse(&mut self) -> Result<(), RestoreError> {

@@ -18,6 +18,7 @@
 //!         ◀──────────────────────────────── Prepared
 //!   Commit ───────────────────────────────▶ journals, lets go
 //!         ◀──────────────────────────────── Running
+//!   Goodbye ──────────────────────────────▶ forgets
 //! ```
 //! At any time either side may say `Abort`/`Failed` before the commit, or fall silent. A later connection may ask
 //! how a migration ended (`Settle`).
@@ -214,6 +215,8 @@ pub enum ToTarget {
     Abort(String),
     /// How did this migration end?
     Settle(MigrationId),
+    /// The copy at the source is gone, and its entry: nobody will ask any more.
+    Goodbye,
 }
 
 /// From target to source.

@@ -251,6 +251,7 @@ fn to_target() -> Vec<ToTarget> {
         ToTarget::Commit,
         ToTarget::Abort("why".to_owned()),
         ToTarget::Settle("i".to_owned()),
+        ToTarget::Goodbye,
     ]
 }
 

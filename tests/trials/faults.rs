@@ -5,7 +5,7 @@
 //! that many runs are done, three labs at a time, and writes the table of docs/faults.md to `ULPM_FAULT_TABLE`;
 //! `ULPM_FAULT_FROM=N` begins with the N-th, where an earlier run has ended.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::ops::Range;
@@ -17,6 +17,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use libtest_mimic::Trial;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
+use ulpm::fault::Point;
 
 use super::trial_in;
 use super::victims::{Victim, is_gone};
@@ -65,7 +66,7 @@ impl Case {
 }
 
 /// The kinds that mean something at each point.
-const MATRIX: [(&str, &str); 34] = [
+const MATRIX: [(&str, &str); 35] = [
     ("source.ready", "kill stop cut memory"),
     ("source.round", "kill stop cut"),
     ("source.poised", "kill stop power"),
@@ -99,6 +100,7 @@ const MATRIX: [(&str, &str); 34] = [
     ("target.noted", "kill stop memory tracer power"),
     ("target.outlives", "kill stop tracer power"),
     ("target.letgo", "kill stop power"),
+    ("target.said", "kill stop power"),
     ("target.journal.released", "kill full sync power"),
     ("target.released", "kill stop power"),
     ("target.asked target.settled", "kill stop refuse power"),
@@ -124,7 +126,7 @@ pub(super) fn trials() -> Vec<Trial> {
         ),
         (
             "target kill",
-            "target.ordered target.state target.prepared target.journalled target.noted target.outlives",
+            "target.ordered target.state target.prepared target.journalled target.noted target.outlives target.said",
             "kill",
         ),
         ("disk", "source.journal.committed target.journal.committed target.journal.released", "full sync"),
@@ -154,12 +156,21 @@ pub(super) fn trials() -> Vec<Trial> {
             })
         })
         .collect();
+    trials.push(Trial::test("fault list", || complete().map_err(|e| format!("{e:#}").into())));
     let number = |name: &str| std::env::var(name).ok().and_then(|n| n.parse::<usize>().ok());
     if let Some(runs) = number("ULPM_FAULT_RUNS") {
         let from = number("ULPM_FAULT_FROM").unwrap_or(0);
         trials.push(trial_in(options(), "fault long", &[], move |_| long(from..from + runs)));
     }
     trials
+}
+
+/// Every point of the program is struck, and no other is asked for.
+fn complete() -> Result<()> {
+    let struck: BTreeSet<&str> = cases().iter().map(|case| case.point).collect();
+    let there: BTreeSet<&str> = Point::ALL.iter().map(|point| point.name()).collect();
+    ensure!(struck == there, "{:?}", struck.symmetric_difference(&there));
+    Ok(())
 }
 
 /// Where the one process was in the end.

@@ -17,6 +17,7 @@ mod policy;
 mod profile;
 mod programs;
 mod round_trips;
+mod serving;
 mod trackers;
 mod unit;
 mod versions;
@@ -45,6 +46,7 @@ pub(crate) fn all() -> Vec<Trial> {
     trials.extend(killed::trials());
     trials.extend(round_trips::trials());
     trials.extend(pid_modes::trials());
+    trials.extend(serving::trials());
     trials.extend(policy::trials());
     trials.extend(trackers::trials());
     trials.extend(unit::trials());

@@ -14,10 +14,11 @@ pub(super) enum Message {
     AnswerRunning,
     AnswerNever,
     AnswerDown,
+    Goodbye,
 }
 
 impl Message {
-    pub(super) const ALL: [Message; 9] = [
+    pub(super) const ALL: [Message; 10] = [
         Message::Prepared,
         Message::Commit,
         Message::Abort,
@@ -27,6 +28,7 @@ impl Message {
         Message::AnswerRunning,
         Message::AnswerNever,
         Message::AnswerDown,
+        Message::Goodbye,
     ];
 
     /// What it means to the target; `None`: it is none for it.
@@ -34,6 +36,7 @@ impl Message {
         match self {
             Message::Commit => Some(TargetEvent::Commit),
             Message::Abort => Some(TargetEvent::Abort),
+            Message::Goodbye => Some(TargetEvent::Goodbye),
             _ => None,
         }
     }

@@ -407,6 +407,7 @@ impl World {
             A::Hold => self.at_source = AtSource::Held,
             A::SendCommit => self.send(Message::Commit),
             A::SendAbort => self.send(Message::Abort),
+            A::SendGoodbye => self.send(Message::Goodbye),
             A::Ask => self.send(Message::Ask),
             A::Resume if self.at_source != AtSource::Gone => {
                 self.at_source = AtSource::Running;

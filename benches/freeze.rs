@@ -94,7 +94,7 @@ impl Series {
             names.iter().enumerate().map(|(i, (name, _))| (format!("{} {name}", i + 1), each(i))).collect()
         };
         let mut freeze_parts = parts(|r| r.freeze_parts);
-        freeze_parts.insert("8 other".to_owned(), spread(|r| r.freeze_ms - r.freeze_parts.sum()));
+        freeze_parts.insert("9 other".to_owned(), spread(|r| r.freeze_ms - r.freeze_parts.sum()));
         Self {
             mem_bytes: mem.as_bytes(),
             freeze_ms: spread(|r| r.freeze_ms),

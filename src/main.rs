@@ -1,7 +1,5 @@
 //! The `ulpm` command: parses, dispatches, maps errors to the documented exit codes.
 
-use std::io::{self, Write as _};
-
 use clap::Parser as _;
 use ulpm::cli::{self, Cli, Exit};
 
@@ -16,8 +14,7 @@ fn main() -> Exit {
         }
     };
     cli::run(&cli).unwrap_or_else(|failure| {
-        // If even stderr is gone, the exit code still tells.
-        let _ = writeln!(io::stderr(), "ulpm: error: {:#}", failure.error);
+        cli::complain(&failure, cli.verbosity().in_full);
         failure.exit
     })
 }

@@ -8,11 +8,12 @@ use serde::Serialize;
 
 use super::abilities::{self, Ability, Needed, Tracking};
 use super::home::Home;
-use super::{Exit, Failure, say};
-use crate::image::{Note, Obstacle};
+use super::{Exit, Failure, say, say_json};
+use crate::image::{Note, Obstacle, shown};
 use crate::precopy::late::LazyOptions;
 use crate::precopy::policy::Limits;
 use crate::precopy::{self, Control, MigrateError, Migration, Options};
+use crate::report::{Schema, listed};
 use crate::state::files::FilesOptions;
 use crate::sys::chain;
 use crate::transport::HostPort;
@@ -59,10 +60,11 @@ struct Findings {
     obstacles: Vec<Obstacle>,
     notes: Vec<Note>,
     error: Option<String>,
+    schema: Schema,
 }
 
 /// Prints what is found; exit code 3 if something stands in the way.
-pub fn run(args: &CheckArgs) -> Result<Exit, Failure> {
+pub fn run(args: &CheckArgs, in_full: bool) -> Result<Exit, Failure> {
     let mut findings = Findings {
         host: abilities::here(),
         trackers: abilities::trackers(),
@@ -71,6 +73,7 @@ pub fn run(args: &CheckArgs) -> Result<Exit, Failure> {
         obstacles: Vec::new(),
         notes: Vec::new(),
         error: None,
+        schema: Schema::default(),
     };
     let error = match args.pid {
         Some(pid) => look(args, pid, &mut findings)?.err(),
@@ -78,9 +81,9 @@ pub fn run(args: &CheckArgs) -> Result<Exit, Failure> {
     };
     findings.error = error.as_ref().map(|e| chain(e));
     if args.json {
-        say(&(serde_json::to_string_pretty(&findings)? + "\n"))?;
+        say_json(&findings)?;
     } else {
-        say(&text(&findings))?;
+        say(&text(&findings, in_full))?;
     }
     if let Some(error) = error {
         return Err(Failure::from(error));
@@ -128,7 +131,7 @@ fn look(args: &CheckArgs, pid: i32, findings: &mut Findings) -> Result<Result<()
     })
 }
 
-fn text(findings: &Findings) -> String {
+fn text(findings: &Findings, in_full: bool) -> String {
     let mut out = String::new();
     for (title, needed) in [("to send", Needed::Send), ("to receive", Needed::Receive)] {
         let _ = writeln!(out, "this host, {title} processes:");
@@ -147,16 +150,16 @@ fn text(findings: &Findings) -> String {
         } else {
             let _ = writeln!(out, "process {pid} cannot be moved{whither}:");
         }
-        findings.obstacles.iter().for_each(|o| {
-            let _ = writeln!(out, "  - {o}");
-        });
-        findings.notes.iter().for_each(|n| {
-            let _ = writeln!(out, "  note: {n}");
-        });
+        for line in listed::obstacles(&findings.obstacles, in_full) {
+            let _ = writeln!(out, "  - {line}");
+        }
+        for line in listed::notes(&findings.notes, in_full) {
+            let _ = writeln!(out, "  note: {line}");
+        }
     }
     out
 }
 
 fn reason(why: &str) -> String {
-    if why.is_empty() { String::new() } else { format!(": {why}") }
+    if why.is_empty() { String::new() } else { format!(": {}", shown(why)) }
 }

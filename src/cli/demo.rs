@@ -4,17 +4,17 @@
 //! afterwards, also after Ctrl-C. An ordinary user gets a user namespace of his own, where the kernel
 //! allows it: so [`run`] must be called while the process has one thread only.
 
-use std::io::{self, Write as _};
+use std::io;
 use std::path::PathBuf;
 use std::thread;
 
-use anyhow::Context;
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::Exit;
+use super::{Exit, say, say_json};
 use crate::demo::hosts;
 use crate::demo::scene::{Scene, SceneError, SceneOptions, Watcher, WorkloadResult};
+use crate::image::shown_lines;
 use crate::report::{self, MigrationReport, Size};
 use crate::sys::chain;
 
@@ -71,7 +71,7 @@ pub fn run(args: DemoArgs) -> anyhow::Result<Exit> {
 /// Rights first, as they are given to a process of one thread only; then an ear for Ctrl-C.
 fn prepare() -> Result<Watcher, SceneError> {
     hosts::become_able()?;
-    let watcher = Watcher::new(|line| eprintln!("{line}"));
+    let watcher = Watcher::new(|line| eprintln!("{}", shown_lines(line)));
     let own = |source| SceneError::Own { step: "listen for Ctrl-C", source };
     listen_for_signals(watcher.clone()).map_err(own)?;
     Ok(watcher)
@@ -124,7 +124,7 @@ fn succeed(mut reports: Vec<MigrationReport>, result: &WorkloadResult, json: boo
     } else {
         let mut text: String = reports.iter().map(|report| report::render(report) + "\n").collect();
         text.push_str(&workload_text(result));
-        print(&text)?;
+        say(&text)?;
     }
     Ok(if result.passed { Exit::Done } else { Exit::Failed })
 }
@@ -142,9 +142,9 @@ fn fail(mut reports: Vec<MigrationReport>, error: &SceneError, json: bool) -> an
         if let SceneError::Move { report: Some(report), .. } = error {
             text.push_str(&report::render(report));
         }
-        print(&text)?;
+        say(&text)?;
     }
-    eprintln!("ulpm demo: {}", chain(error));
+    eprintln!("ulpm demo: {}", shown_lines(&chain(error)));
     if let Some(advice) = error.advice() {
         eprintln!("  {advice}");
     }
@@ -164,7 +164,7 @@ fn report_of(error: &SceneError) -> MigrationReport {
         SceneError::Move { .. } | SceneError::Workload { .. } => {
             MigrationReport { error: Some(told), ..MigrationReport::default() }
         }
-        _ => MigrationReport::refused(0, "", told),
+        _ => MigrationReport::failed(0, "", told),
     }
 }
 
@@ -213,20 +213,9 @@ fn wrong(result: &WorkloadResult) -> String {
 }
 
 fn print_json(reports: &[MigrationReport]) -> anyhow::Result<()> {
-    let json = match reports {
-        [report] => report.to_json(),
-        reports => serde_json::to_string_pretty(reports),
-    };
-    print(&(json.context("cannot write the report as JSON")? + "\n"))
-}
-
-/// A reader that has gone is no failure of the demo.
-fn print(text: &str) -> anyhow::Result<()> {
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(error).context("cannot write the report")
-        }
-        _ => Ok(()),
+    match reports {
+        [report] => say_json(report),
+        reports => say_json(&reports),
     }
 }
 
@@ -273,7 +262,7 @@ mod tests {
         let reported = Box::new(MigrationReport::aborted(7, "b", "link cut"));
         assert_eq!(report_of(&error(4, Some(reported.clone()))), *reported);
         assert_eq!(report_of(&error(5, None)).outcome, report::Outcome::Unknown);
-        assert_eq!(report_of(&SceneError::Interrupted).outcome, report::Outcome::Refused);
+        assert_eq!(report_of(&SceneError::Interrupted).outcome, report::Outcome::Failed);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::home::Home;
 use super::limits::LimitArgs;
 use super::progress::Display;
 use super::worker::{self, Wish};
-use super::{Exit, Failure, say};
+use super::{Exit, Failure, Verbosity, say, say_json};
 use crate::dirty::{Choice, Kind};
 use crate::precopy::control::rounds;
 use crate::precopy::late::LazyOptions;
@@ -155,8 +155,8 @@ impl LazyArgs {
 const WORKER: &str = "ULPM_LIVE_WORKER";
 
 /// Runs the command, as the one that the user started or as its worker.
-pub fn run(args: &LiveArgs, quiet: bool) -> Result<Exit, Failure> {
-    if std::env::var_os(WORKER).is_some() { work(args, quiet) } else { supervise() }
+pub fn run(args: &LiveArgs, verbosity: Verbosity) -> Result<Exit, Failure> {
+    if std::env::var_os(WORKER).is_some() { work(args, verbosity) } else { supervise() }
 }
 
 /// Starts the worker and passes the user's wishes on.
@@ -209,7 +209,7 @@ fn heed_signal(control: Control) -> io::Result<()> {
     Ok(())
 }
 
-fn work(args: &LiveArgs, quiet: bool) -> Result<Exit, Failure> {
+fn work(args: &LiveArgs, verbosity: Verbosity) -> Result<Exit, Failure> {
     let home = Home::open()?;
     let options = options(args, &home);
     let control = Control::new(args.limits.limits());
@@ -218,21 +218,24 @@ fn work(args: &LiveArgs, quiet: bool) -> Result<Exit, Failure> {
     heed_signal(control.clone())?;
     listen(control.clone());
     let _socket = args.control.as_deref().map(|path| Socket::listen(path, control.clone())).transpose()?;
-    let display = Display::new();
+    let display = Display::new(verbosity.in_full);
     let tell = |progress: Progress<'_>| {
-        if !quiet {
+        if !verbosity.quiet {
             display.show(&progress);
         }
     };
     let (report, error) = Migration::new(&options, &control, &tell).run();
     if args.json {
-        say(&(report.to_json()? + "\n"))?;
+        say_json(&report)?;
     } else if report.outcome == Outcome::Moved {
         say(&render(&report))?;
     }
     let Some(error) = error else { return Ok(Exit::Done) };
-    let exit = exit_code(&error, report.outcome);
-    Err(Failure::new(exit, anyhow::anyhow!(report.error.unwrap_or_else(|| error.to_string()))))
+    let exit = exit_code(report.outcome);
+    Err(match error {
+        refused @ MigrateError::Refused(_) => Failure::new(exit, refused),
+        error => Failure::new(exit, anyhow::anyhow!(report.error.unwrap_or_else(|| error.to_string()))),
+    })
 }
 
 fn options(args: &LiveArgs, home: &Home) -> Options {
@@ -250,16 +253,14 @@ fn options(args: &LiveArgs, home: &Home) -> Options {
     }
 }
 
-/// The documented exit code of an error.
-pub fn exit_code(error: &MigrateError, outcome: Outcome) -> Exit {
-    match (error, outcome) {
-        (MigrateError::CopyLost(_), _) => Exit::Lost,
+/// The documented exit code of a move that did not end well.
+pub fn exit_code(outcome: Outcome) -> Exit {
+    match outcome {
+        Outcome::Failed => Exit::Failed,
+        Outcome::Refused => Exit::Refused,
+        Outcome::Aborted => Exit::Aborted,
+        Outcome::Lost => Exit::Lost,
         // moved, but not cleared up here: `ulpm recover` does the rest
-        (MigrateError::Open { .. } | MigrateError::Down { .. }, _)
-        | (_, Outcome::Unknown | Outcome::Moved) => Exit::Open,
-        (MigrateError::Ended { .. }, _) => Exit::Failed,
-        (MigrateError::Refused(_), _) => Exit::Refused,
-        (_, Outcome::Aborted) => Exit::Aborted,
-        _ => Exit::Failed,
+        Outcome::Unknown | Outcome::Moved => Exit::Open,
     }
 }

@@ -1,6 +1,6 @@
 //! The command line: one file per subcommand; text, progress, exit codes.
 //!
-//! Results go to stdout by [`say`], everything else to stderr. A subcommand returns an [`Exit`], or a
+//! Results go to stdout by [`say`] and [`say_json`], everything else to stderr: all of it by `output.rs`. A subcommand returns an [`Exit`], or a
 //! [`Failure`] that carries one; `main` prints the failure's chain of causes once.
 
 mod abilities;
@@ -10,6 +10,7 @@ pub mod demo;
 pub mod home;
 pub mod limits;
 pub mod live;
+mod output;
 pub mod profile;
 mod progress;
 pub mod recover;
@@ -17,14 +18,13 @@ pub mod serve;
 pub mod trust;
 mod worker;
 
-use std::io::{self, IsTerminal as _, Write as _};
 use std::process::{ExitCode, Termination};
 
-use anyhow::Context as _;
 use clap::{ArgAction, Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
 
 use crate::fault::{self, Fault};
+
+pub use output::{complain, say, say_json, start_log, tell};
 
 /// Moves a running, unmodified Linux process to another machine.
 #[derive(Debug, Parser)]
@@ -70,7 +70,7 @@ target, and here `ulpm check --pid N --to HOST`, then `ulpm live --pid N --to HO
 Keys, trusted hosts and journals are in $ULPM_HOME (default /var/lib/ulpm for root, else ~/.local/share/ulpm).";
 
 const EXIT_CODES: &str = "\
-Exit codes: 0 done; 1 failed, nothing was touched; 2 wrong usage; 3 refused by preflight;
+Exit codes: 0 done; 1 failed, nothing was touched (or the process ended by itself); 2 wrong usage; 3 refused by preflight;
 4 aborted, the process runs on at the source; 5 the outcome is open, `ulpm recover` settles it;
 6 lost: the copy at the source was ended before all memory had followed (lazy moves), and the process with it.";
 
@@ -128,6 +128,22 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
     }
 }
 
+/// How much is said besides the result.
+#[derive(Debug, Clone, Copy)]
+pub struct Verbosity {
+    /// Nothing but errors.
+    pub quiet: bool,
+    /// Lists leave nothing out.
+    pub in_full: bool,
+}
+
+impl Cli {
+    /// What was asked for.
+    pub fn verbosity(&self) -> Verbosity {
+        Verbosity { quiet: self.quiet, in_full: self.verbose > 0 }
+    }
+}
+
 /// Runs what was typed.
 pub fn run(cli: &Cli) -> Result<Exit, Failure> {
     start_log(cli.verbose, cli.quiet);
@@ -136,43 +152,14 @@ pub fn run(cli: &Cli) -> Result<Exit, Failure> {
     }
     match &cli.command {
         Command::Serve(args) => serve::run(args),
-        Command::Live(args) => live::run(args, cli.quiet),
+        Command::Live(args) => live::run(args, cli.verbosity()),
         Command::Control(args) => control::run(args),
-        Command::Check(args) => check::run(args),
+        Command::Check(args) => check::run(args, cli.verbosity().in_full),
         Command::Profile(args) => profile::run(args, cli.quiet),
         Command::Trust(args) => trust::run(args),
         Command::Recover(args) => recover::run(args),
         Command::Demo(args) => Ok(demo::run(args.clone())?),
     }
-}
-
-/// Writes a result to stdout. A reader that has had enough (`ulpm … | head`) is no error.
-pub fn say(text: &str) -> anyhow::Result<()> {
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => result.context("cannot write to stdout"),
-    }
-}
-
-/// Sends what the library traces to stderr. `ULPM_LOG` overrides the options, in the syntax of
-/// tracing's `EnvFilter`.
-pub fn start_log(verbose: u8, quiet: bool) {
-    let default = match (quiet, verbose) {
-        (true, _) => "error",
-        (false, 0) => "warn",
-        (false, 1) => "warn,ulpm=info",
-        (false, 2) => "info,ulpm=debug",
-        (false, _) => "debug,ulpm=trace",
-    };
-    let filter = EnvFilter::try_from_env("ULPM_LOG").unwrap_or_else(|_| EnvFilter::new(default));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .with_target(verbose > 1);
-    // A second logger in one process (tests) is refused; the first one stays.
-    let _ = if verbose > 1 { log.try_init() } else { log.without_time().try_init() };
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 //! A worker does the watching: installing tracking makes a thread of the process execute calls of ours, and a `kill -9`
 //! of what the user started must not hit that moment.
 
-use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,11 +10,11 @@ use clap::Args;
 
 use super::home::Home;
 use super::worker::{Wishes, supervise};
-use super::{Exit, Failure, say};
+use super::{Exit, Failure, say, say_json, tell};
 use crate::preload::{PreloadError, standing};
 use crate::profile::outlook::{self, Beyond};
 use crate::profile::{Plan, ProfileError, choose, draw, render, watch};
-use crate::report::Rate;
+use crate::report::{Rate, human_ms};
 use crate::tracee::TraceeError;
 use crate::tracee::thread::state_of;
 
@@ -86,7 +85,7 @@ fn work(args: &ProfileArgs, quiet: bool) -> Result<Exit, Failure> {
     let plan = Plan::of(Duration::from_secs(args.seconds));
     if !quiet {
         let whole = plan.tracked + plan.untracked * 2;
-        let _ = writeln!(io::stderr(), "ulpm: watching process {} for {} s …", args.pid, whole.as_secs_f64());
+        tell(&format!("watching process {} for {} …", args.pid, human_ms(whole.as_secs_f64() * 1e3)));
     }
     let watched = watch(args.pid, tracker.kind, plan, home.path(), &|| wishes.end()).map_err(failure)?;
     if wishes.alone() {
@@ -94,12 +93,16 @@ fn work(args: &ProfileArgs, quiet: bool) -> Result<Exit, Failure> {
     }
     let (report, lines) =
         outlook::complete(&tracker, &watched, &Beyond { home: home.path(), bandwidth: args.bandwidth });
-    say(&if args.json { report.to_json()? + "\n" } else { render(&report) })?;
+    if args.json {
+        say_json(&report)?
+    } else {
+        say(&render(&report))?
+    }
     if let Some(file) = &args.svg {
         std::fs::write(file, draw(&report, &lines)?)
             .map_err(|e| anyhow::anyhow!("cannot write {}: {e}", file.display()))?;
         if !quiet {
-            let _ = writeln!(io::stderr(), "ulpm: drew {}", file.display());
+            tell(&format!("drew {}", file.display()));
         }
     }
     Ok(Exit::Done)

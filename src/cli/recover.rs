@@ -5,6 +5,7 @@ use clap::Args;
 use super::home::Home;
 use super::progress::Display;
 use super::{Exit, Failure, say};
+use crate::image::shown;
 use crate::precopy::MigrateError;
 use crate::precopy::settle::{self, recover};
 use crate::restore::settle as target;
@@ -41,7 +42,7 @@ pub fn run(args: &RecoverArgs) -> Result<Exit, Failure> {
         (_, Some(id)) => return force(&home, id, false),
         _ => {}
     }
-    let display = Display::new();
+    let display = Display::new(false);
     let settled = recover(home.path(), args.id.as_deref(), &|progress| display.show(&progress))?;
     let own = target::own_side(&target::directory(home.path()), args.id.as_deref())?;
     if settled.is_empty() && own.is_empty() {
@@ -66,11 +67,11 @@ pub fn run(args: &RecoverArgs) -> Result<Exit, Failure> {
                 format!("still open{stays}: {}", chain(&e))
             }
         };
-        say(&format!("{}: {outcome}\n", one.id))?;
+        say(&format!("{}: {}\n", one.id, shown(&outcome)))?;
     }
     for one in own {
         exit = if one.open { Exit::Open } else { exit };
-        say(&format!("{}: {}\n", one.id, one.text))?;
+        say(&format!("{}: {}\n", one.id, shown(&one.text)))?;
     }
     Ok(exit)
 }

@@ -2,7 +2,6 @@
 //!
 //! Every migration has an OS thread of its own; this one lets peers in and waits for the end.
 
-use std::io::{self, Write as _};
 use std::net::SocketAddr;
 
 use anyhow::Context as _;
@@ -11,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::abilities::{self, Needed};
 use super::home::Home;
-use super::{Exit, Failure};
+use super::{Exit, Failure, tell};
 use crate::restore::guests::Guests;
 use crate::restore::quarters;
 use crate::restore::session::{self, Server};
@@ -39,7 +38,7 @@ pub fn run(args: &ServeArgs) -> Result<Exit, Failure> {
     let identity = home.identity()?;
     let journal = home.subdirectory("journal")?;
     for own in crate::restore::settle::own_side(&journal, None)? {
-        let _ = writeln!(io::stderr(), "ulpm: migration {}: {}", own.id, own.text);
+        tell(&format!("migration {}: {}", own.id, own.text));
     }
     for ability in abilities::here().iter().filter(|a| a.needed_to == Needed::Receive && !a.there) {
         tracing::warn!("this host cannot {}: {}", ability.name, ability.why);
@@ -63,7 +62,7 @@ pub fn run(args: &ServeArgs) -> Result<Exit, Failure> {
         let mut listener = Listener::bind(&identity, home.trust(), args.listen)?;
         let mut interrupt = signal(SignalKind::interrupt()).context("waiting for SIGINT")?;
         let mut terminate = signal(SignalKind::terminate()).context("waiting for SIGTERM")?;
-        let _ = writeln!(io::stderr(), "ulpm: ready, listening on {}", listener.local_addr());
+        tell(&format!("ready, listening on {}", listener.local_addr()));
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         loop {
             tokio::select! {

@@ -81,7 +81,7 @@ pub(super) fn supervise(variable: &str, to_end: Wish, on_usr1: Option<Wish>) -> 
                 let came = poll_fn(|context| Poll::Ready(signal.poll_recv(context).is_ready())).await;
                 if let (true, Some(pipe)) = (came, &mut control) {
                     let _ = writeln!(pipe, "{wish}");
-                    let _ = writeln!(io::stderr(), "ulpm: {say} …");
+                    super::tell(&format!("{say} …"));
                 }
             }
         }

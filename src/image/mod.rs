@@ -17,6 +17,7 @@ pub mod obstacle;
 pub mod page_map;
 pub mod process;
 pub mod ranges;
+pub mod shown;
 
 pub use memory::{Backing, MemoryImage, ObjectId, Vma, VmaFlags};
 pub use note::Note;
@@ -24,6 +25,7 @@ pub use obstacle::Obstacle;
 pub use page_map::PageMap;
 pub use process::{ProcessImage, ThreadImage, TreeImage};
 pub use ranges::{PageRange, RangeSet};
+pub use shown::{shown, shown_lines};
 
 /// Version of everything in this room; both ends must have the same.
 pub const IMAGE_VERSION: u32 = 3;

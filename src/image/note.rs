@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::shown;
+
 /// One thing that will differ at the target.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Note {
@@ -21,8 +23,9 @@ impl Note {
     }
 }
 
+/// One line, whatever the names in it are.
 impl fmt::Display for Note {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{}: {}", self.object, self.what)
+        write!(out, "{}: {}", shown(&self.object), shown(&self.what))
     }
 }

@@ -6,6 +6,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::shown;
+
 /// One thing that cannot be carried.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Obstacle {
@@ -24,8 +26,9 @@ impl Obstacle {
     }
 }
 
+/// One line, whatever the names in it are.
 impl fmt::Display for Obstacle {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{}: {} ({})", self.object, self.why, self.advice)
+        write!(out, "{}: {} ({})", shown(&self.object), shown(&self.why), shown(&self.advice))
     }
 }

@@ -383,7 +383,7 @@ mod tests {
             ("set colour=red", "'colour' cannot be set"),
             ("set max-freeze=20", "max-freeze: '20' is not a time"),
             ("set max-rounds=0", "number of rounds"),
-            ("set bandwidth=0", "ends never"),
+            ("set bandwidth=0", "never end"),
             ("set on-divergence=later", "none of freeze, throttle, abort and lazy"),
             ("set on-divergence=lazy", "did not begin as one that may be lazy"),
         ] {

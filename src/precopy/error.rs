@@ -222,6 +222,11 @@ pub fn whereabouts(error: &MigrateError, state: Source, touched: bool, pid: i32)
 
 fn obstacles(list: &[Obstacle]) -> String {
     let lines: Vec<String> = list.iter().map(|o| format!("\n  - {o}")).collect();
-    let many = if list.len() == 1 { "" } else { "s" };
-    format!("refused, nothing was touched; {} obstacle{many} in the way:{}", list.len(), lines.concat())
+    format!("{}:{}", refusal(list.len()), lines.concat())
+}
+
+/// What a refusal begins with.
+pub fn refusal(obstacles: usize) -> String {
+    let many = if obstacles == 1 { "" } else { "s" };
+    format!("refused, nothing was touched; {obstacles} obstacle{many} in the way")
 }

@@ -171,22 +171,29 @@ impl Freezer<'_> {
         let layout_ms = ms(begun);
         let later = self.last_pages(link, agent, &image, found)?;
         tracing::debug!(layout_ms, pages_ms = ms(begun), found = found.len(), "send, until the end of");
+        let mut hashing_ms = 0.0;
         if self.options.verify {
             link.say(&ToTarget::Verify)?;
             link.flush()?;
+            let hashing = Instant::now();
             let digests = digests(self.options.pid, agent, &later)?;
+            hashing_ms = ms(hashing);
             link.say(&ToTarget::Digests(digests))?;
         }
         self.report.threads = image.threads.len() as u32;
         link.say(&ToTarget::State(Box::new(TreeImage::new(vec![image])), moments))?;
         MigrateError::point(Point::SourceSent)?;
-        let (apply_ms, verified) = match link.hear("applying the last state")? {
-            ToSource::Prepared { apply_ms, verified } => (apply_ms, verified),
+        let (apply_ms, theirs_ms, verified) = match link.hear("applying the last state")? {
+            ToSource::Prepared { apply_ms, verify_ms, verified } => (apply_ms, verify_ms, verified),
             other => return Err(out_of_turn(&other)),
         };
         self.report.verified = verified;
         self.report.freeze_parts.apply = apply_ms;
-        self.report.freeze_parts.send = (ms(begun) - apply_ms).max(0.0);
+        let rest = (ms(begun) - apply_ms).max(0.0);
+        // both ends hash at once, from the same message on
+        let verify = hashing_ms.max(theirs_ms).clamp(0.0, rest);
+        self.report.freeze_parts.verify = verify;
+        self.report.freeze_parts.send = rest - verify;
         Ok(())
     }
 
@@ -361,7 +368,8 @@ impl Freezer<'_> {
     /// What of the freeze lies between `PREPARED` and the target letting go.
     fn commit_ms(&self, journal_ms: f64) -> f64 {
         let p = &self.report.freeze_parts;
-        let rest = self.report.freeze_ms - (p.stop + p.capture + p.scan + p.send + p.apply + p.resume);
+        let before = p.stop + p.capture + p.scan + p.send + p.verify + p.apply;
+        let rest = self.report.freeze_ms - (before + p.resume);
         rest.max(journal_ms)
     }
 

@@ -30,7 +30,6 @@ pub struct Correction {
     capture: f64,
     scan: f64,
     send: f64,
-    /// `send` where it was mostly hashing.
     verify: f64,
     apply: f64,
     commit: f64,
@@ -80,6 +79,7 @@ impl Correction {
             capture: 1.0,
             scan: 1.0,
             send: 1.0,
+            verify: 1.0,
             apply: 1.0,
             commit: 1.0,
             resume: 1.0,
@@ -91,12 +91,13 @@ impl Correction {
     }
 
     /// Corrects a prediction.
-    pub fn apply(&self, p: &FreezeParts, verify: bool) -> FreezeParts {
+    pub fn apply(&self, p: &FreezeParts) -> FreezeParts {
         FreezeParts {
             stop: p.stop * self.stop,
             capture: p.capture * self.capture,
             scan: p.scan * self.scan,
-            send: p.send * if verify { self.verify } else { self.send },
+            send: p.send * self.send,
+            verify: p.verify * self.verify,
             apply: p.apply * self.apply,
             commit: p.commit * self.commit,
             resume: p.resume * self.resume,
@@ -133,8 +134,11 @@ impl Correction {
         one(&mut self.stop, predicted.stop, real.stop);
         one(&mut self.capture, predicted.capture, real.capture);
         one(&mut self.scan, predicted.scan, real.scan);
-        let send = if hashing.is_some() { &mut self.verify } else { &mut self.send };
-        one(send, predicted.send, real.send);
+        match hashing {
+            // what the target hashes longer than the source is sending, and tells nothing of other moves
+            Some(_) => one(&mut self.verify, predicted.verify, real.verify),
+            None => one(&mut self.send, predicted.send, real.send),
+        }
         one(&mut self.apply, predicted.apply, real.apply);
         one(&mut self.commit, predicted.commit, real.commit);
         one(&mut self.resume, predicted.resume, real.resume);
@@ -181,8 +185,16 @@ fn file(home: &Path, lazy: bool) -> PathBuf {
 mod tests {
     use super::*;
 
-    const PREDICTED: FreezeParts =
-        FreezeParts { stop: 0.2, capture: 2.0, scan: 0.0, send: 0.6, apply: 2.0, commit: 0.5, resume: 0.1 };
+    const PREDICTED: FreezeParts = FreezeParts {
+        stop: 0.2,
+        capture: 2.0,
+        scan: 0.0,
+        send: 0.6,
+        verify: 0.6,
+        apply: 2.0,
+        commit: 0.5,
+        resume: 0.1,
+    };
 
     #[test]
     fn it_comes_to_what_really_happens() {
@@ -191,7 +203,7 @@ mod tests {
         for _ in 0..30 {
             correction.learn(&PREDICTED, &real, None);
         }
-        let corrected = correction.apply(&PREDICTED, false);
+        let corrected = correction.apply(&PREDICTED);
         assert!(
             (corrected.capture - 4.0).abs() < 0.05 && (corrected.apply - 1.0).abs() < 0.02,
             "{corrected:?}"
@@ -205,7 +217,11 @@ mod tests {
         let mut correction = Correction::default();
         correction.learn(&PREDICTED, &FreezeParts { capture: 400.0, send: f64::NAN, ..PREDICTED }, None);
         assert_eq!(correction, Correction { moves: 1, ..Correction::default() });
-        correction.learn(&PREDICTED, &FreezeParts { send: 1.2, ..PREDICTED }, Some(Duration::from_micros(1)));
+        correction.learn(
+            &PREDICTED,
+            &FreezeParts { send: 1.2, verify: 1.2, ..PREDICTED },
+            Some(Duration::from_micros(1)),
+        );
         assert!(correction.verify > 1.0 && correction.send == 1.0);
     }
 

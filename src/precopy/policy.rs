@@ -150,7 +150,7 @@ pub fn decide(rounds: &[Assessed], limits: &Limits, rtt: Duration, elapsed: Dura
     if case.met() && case.founded() && case.next_is_long(elapsed) {
         return Decision::plain(Next::Freeze, format!("{}, and another round would take long", case.left()));
     }
-    let stuck = || case.stuck().then(|| "rounds bring nothing any more".to_owned());
+    let stuck = || case.stuck().then(|| "more rounds would bring nothing".to_owned());
     match up.or_else(stuck) {
         Some(why) if case.good_enough() => Decision::plain(Next::Freeze, format!("{}; {why}", case.left())),
         Some(why) => case.diverges(&why),
@@ -275,7 +275,7 @@ impl Case<'_> {
 
     fn left(&self) -> String {
         let freeze = &self.last.freeze;
-        let goal = self.limits.max_freeze.map(|g| format!(" of {}", said(g))).unwrap_or_default();
+        let goal = self.limits.max_freeze.map(|g| format!(" (goal {})", said(g))).unwrap_or_default();
         format!("about {:.0} pages left, a freeze of {}{goal}", freeze.pages, said(freeze.total()))
     }
 
@@ -298,6 +298,7 @@ impl Case<'_> {
     fn advice(&self) -> String {
         let least = self.last.freeze.total().as_secs_f64() * 1e3;
         let goal = match self.limits.max_freeze {
+            Some(_) if least > 1000.0 => format!("allow `--max-freeze {:.1}s`, ", least * 1.3e-3 + 0.05),
             Some(_) => format!("allow `--max-freeze {}ms`, ", (least * 1.3).ceil()),
             None => String::new(),
         };
@@ -306,7 +307,7 @@ impl Case<'_> {
             _ => "slow it down (`--on-divergence throttle`), ",
         };
         format!(
-            "{goal}{slower}let its memory follow it (`--on-divergence lazy`), freeze it nevertheless (`--on-divergence freeze`), or move it when it writes less"
+            "{goal}{slower}let its memory follow it (`--on-divergence lazy`), freeze it all the same (`--on-divergence freeze`), or move it when it writes less"
         )
     }
 }

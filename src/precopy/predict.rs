@@ -5,7 +5,8 @@
 //! | `stop` | the number of threads |
 //! | `capture` | threads, descriptors, mappings; the scans of the rounds, since the final one runs beside it and in its way |
 //! | `scan` | what the final scan takes longer than the capture |
-//! | `send` | the round trip; pages left, at the speed of the rounds; comparing, where contents are compared; with `--verify` the hashing of all memory |
+//! | `send` | the round trip; pages left, at the speed of the rounds; comparing, where contents are compared |
+//! | `verify` | with `--verify` the hashing of all memory |
 //! | `apply` | threads, descriptors |
 //! | `commit` | the round trip, and what writing a journal entry took |
 //! | `resume` | the number of threads |
@@ -105,7 +106,7 @@ impl Basis {
         let comparing = if self.compares { ms(speed.latency.saturating_sub(self.rtt)) } else { 0.0 };
         let fixed = self.fixed(rounds);
         let parts = FreezeParts { send: fixed.send + comparing + ms(for_pages), ..fixed };
-        let corrected = self.correction.apply(&parts, self.hash_per_page.is_some());
+        let corrected = self.correction.apply(&parts);
         Prediction {
             parts: corrected,
             uncorrected: parts,
@@ -132,7 +133,8 @@ impl Basis {
             stop: 0.12 + 0.01 * threads,
             capture,
             scan: (scan - capture).max(0.0),
-            send: 0.25 + ms(self.rtt) + hashing,
+            send: 0.25 + ms(self.rtt),
+            verify: hashing,
             apply: 0.7 + 0.11 * threads + 0.01 * descriptors,
             commit: 0.2 + ms(self.rtt) + 2.0 * ms(self.journal),
             resume: 0.08 + 0.005 * threads,

@@ -61,8 +61,8 @@ pub struct Options {
 pub enum Progress<'a> {
     /// A step begins.
     Step(&'a str),
-    /// Preflight found something that will differ at the target.
-    Note(&'a Note),
+    /// Preflight found what will differ at the target.
+    Notes(&'a [Note]),
     /// A round is under way: told several times a second.
     Now(&'a Status),
     /// A round is done.
@@ -94,7 +94,7 @@ impl<'a> Migration<'a> {
             id: new_id(),
             pid: options.pid,
             target: options.to.clone(),
-            outcome: Outcome::Refused,
+            outcome: Outcome::Failed,
             processes: 1,
             ..MigrationReport::default()
         };
@@ -114,7 +114,11 @@ impl<'a> Migration<'a> {
         let pid = self.options.pid;
         let error = error.map(|e| if is_there(pid) { e } else { e.of_ended(self.state, pid) });
         if let Some(e) = &error {
-            let touched = self.report.outcome != Outcome::Refused;
+            let touched = self.report.outcome != Outcome::Failed;
+            self.report.outcome = outcome(e, self.report.outcome);
+            if let MigrateError::Refused(obstacles) = e {
+                self.report.obstacles.clone_from(obstacles);
+            }
             let now = whereabouts(e, self.state, touched, pid).map(|now| format!("; {now}"));
             self.report.error = Some(crate::sys::chain(e) + &now.unwrap_or_default());
         }
@@ -223,9 +227,9 @@ impl<'a> Migration<'a> {
 
     /// Tells the user, and keeps it for the report.
     fn note(&mut self, notes: Vec<Note>) {
-        for note in notes {
-            (self.tell)(Progress::Note(&note));
-            self.report.notes.push(note);
+        if !notes.is_empty() {
+            (self.tell)(Progress::Notes(&notes));
+            self.report.notes.extend(notes);
         }
     }
 
@@ -301,6 +305,18 @@ impl<'a> Migration<'a> {
             id: self.report.id.clone(),
             limit: self.options.connect_limit,
         }
+    }
+}
+
+/// How a move ended that had come as far as `reached`, and failed.
+fn outcome(error: &MigrateError, reached: Outcome) -> Outcome {
+    match (error, reached) {
+        (MigrateError::CopyLost(_), _) => Outcome::Lost,
+        (MigrateError::Open { .. } | MigrateError::Down { .. }, _) => Outcome::Unknown,
+        (_, Outcome::Unknown | Outcome::Moved | Outcome::Lost) => reached,
+        (MigrateError::Ended { .. }, _) => Outcome::Failed,
+        (MigrateError::Refused(_), _) => Outcome::Refused,
+        _ => reached,
     }
 }
 

@@ -187,7 +187,7 @@ fn by_goal(a: &Forecast, b: &Forecast) -> std::cmp::Ordering {
 fn reachable(f: &Forecast) -> String {
     let goal = f.max_freeze_ms.unwrap_or_default();
     let mut text = format!(
-        "from {} on, `ulpm live --max-freeze {goal}ms` is reached: a freeze of {} after {} rounds and {}",
+        "from {} on, the goal of `ulpm live --max-freeze {goal}ms` is reached: a freeze of {} after {} rounds, which take {}",
         bandwidth(f.bandwidth_bits_per_s),
         human_ms(f.freeze_ms),
         f.rounds,

@@ -12,7 +12,7 @@ use std::fmt::Write as _;
 
 use super::report::{Forecast, ProfileReport};
 use super::watch::End;
-use crate::image::PAGE_SIZE;
+use crate::image::{PAGE_SIZE, shown};
 use crate::report::{Size, human_ms};
 
 /// Mappings that the text names; JSON has more.
@@ -47,7 +47,13 @@ fn head(out: &mut String, r: &ProfileReport) {
         "profile",
         &format!(
             "pid {} ({}): {:.1} s with {}, {} samples {:.1} ms apart ({:.1} at most){ended}",
-            r.pid, r.name, r.seconds, r.tracker, r.samples, r.interval_ms, r.longest_interval_ms
+            r.pid,
+            shown(&r.name),
+            r.seconds,
+            r.tracker,
+            r.samples,
+            r.interval_ms,
+            r.longest_interval_ms
         ),
     );
     wrapped(
@@ -101,7 +107,13 @@ fn mappings(out: &mut String, r: &ProfileReport) {
     out.push_str("hottest mappings\n     pages/s   share        size  mapping\n");
     for m in r.mappings.iter().take(MAPPINGS) {
         let size = if m.size_bytes == 0 { "gone".to_owned() } else { Size::bytes(m.size_bytes).to_string() };
-        let _ = writeln!(out, "    {:>8.1} {:>6.1}% {size:>11}  {}", m.pages_per_s, m.share * 100.0, m.name);
+        let _ = writeln!(
+            out,
+            "    {:>8.1} {:>6.1}% {size:>11}  {}",
+            m.pages_per_s,
+            m.share * 100.0,
+            shown(&m.name)
+        );
     }
     if r.mappings.len() > MAPPINGS {
         let _ = writeln!(out, "    and {} more (--json has them)", r.mappings.len() - MAPPINGS);

@@ -39,5 +39,5 @@ impl Who {
 
 /// Names are the process's own choice; a terminal must not obey them.
 pub fn printable(name: &str) -> String {
-    name.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+    crate::image::shown(name).into_owned()
 }

@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::image::Note;
+use crate::image::{Note, Obstacle};
 
 /// What one migration did, how long each part took, and how it ended.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -70,6 +70,23 @@ pub struct MigrationReport {
     /// What differs at the target without having stood in the way.
     #[serde(default)]
     pub notes: Vec<Note>,
+    /// What stood in the way of a move that was refused.
+    #[serde(default)]
+    pub obstacles: Vec<Obstacle>,
+    /// Version of this document.
+    #[serde(default)]
+    pub schema: Schema,
+}
+
+/// Version of the JSON documents: raised when a field changes its meaning or goes, not when one comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Schema(pub u32);
+
+impl Default for Schema {
+    fn default() -> Self {
+        Schema(1)
+    }
 }
 
 /// How a migration ended.
@@ -82,6 +99,8 @@ pub enum Outcome {
     Aborted,
     /// Preflight refused; the process was not touched.
     Refused,
+    /// Nothing was moved, for another reason: no such process, no way to the target; or the process came to its own end.
+    Failed,
     /// The process is gone: the copy at the source was ended before all memory had followed.
     Lost,
     /// Not known (yet): `ulpm recover` settles it.
@@ -156,6 +175,9 @@ pub struct FreezeParts {
     /// The threads are let go at the target.
     #[serde(serialize_with = "three_decimals")]
     pub resume: f64,
+    /// Every page is hashed at both ends, and compared (`--verify`): after `send`.
+    #[serde(default, serialize_with = "three_decimals")]
+    pub verify: f64,
 }
 
 /// Pages fetched on demand after the process was let go.
@@ -201,6 +223,11 @@ impl MigrationReport {
         Self::ended(Outcome::Refused, pid, target.into(), error.into())
     }
 
+    /// The report of a move that came to nothing for another reason.
+    pub fn failed(pid: i32, target: impl Into<String>, error: impl Into<String>) -> Self {
+        Self::ended(Outcome::Failed, pid, target.into(), error.into())
+    }
+
     /// The report of a move that was undone: fields measured so far may be filled in afterwards.
     pub fn aborted(pid: i32, target: impl Into<String>, error: impl Into<String>) -> Self {
         Self::ended(Outcome::Aborted, pid, target.into(), error.into())
@@ -218,12 +245,13 @@ impl MigrationReport {
 
 impl FreezeParts {
     /// The parts with their names, in order.
-    pub fn named(&self) -> [(&'static str, f64); 7] {
+    pub fn named(&self) -> [(&'static str, f64); 8] {
         [
             ("stop", self.stop),
             ("capture", self.capture),
             ("scan", self.scan),
             ("send", self.send),
+            ("verify", self.verify),
             ("apply", self.apply),
             ("commit", self.commit),
             ("resume", self.resume),
@@ -256,7 +284,7 @@ fn rounded(ms: f64) -> f64 {
 mod tests {
     use super::*;
 
-    const GOLDEN: &str = r#"{"id":"a1","outcome":"moved","pid":4242,"target":"10.0.0.2:3490","target_pid":4242,"pid_mode":"same","processes":1,"threads":4,"tracker":"wp-scan","resident_bytes":268435456,"attach_ms":1.235,"precopy_ms":640.0,"rounds":[{"pages":65536,"bytes_on_wire":268500000,"ms":640.125,"dirty_pages_per_s":1000,"why_next":"2.6 MiB left","written_pages":65536,"held_pages":0,"scan_ms":2.5,"throttle_percent":0,"predicted_freeze_ms":null}],"freeze_ms":4.2,"freeze_parts":{"stop":0.4,"capture":0.5,"scan":0.6,"send":0.7,"apply":0.8,"commit":0.9,"resume":0.1},"final_pages":12,"bytes_on_wire":268600000,"verified":true,"lazy":{"pages":0,"faults":0,"fault_p50_us":0,"fault_p99_us":0,"ms":0.0,"zero_pages":0,"dropped_pages":0,"sent_twice":0,"zero_faults":0,"waits":[],"max_us":0,"reconnects":0},"observed_gap_ms":5.125,"error":null,"tracker_reason":"as asked for","predicted_freeze_ms":4.5,"predicted_freeze_parts":{"stop":0.0,"capture":4.5,"scan":0.0,"send":0.0,"apply":0.0,"commit":0.0,"resume":0.0},"notes":[{"object":"fd 4","what":"its queue is lost"}]}"#;
+    const GOLDEN: &str = r#"{"id":"a1","outcome":"moved","pid":4242,"target":"10.0.0.2:3490","target_pid":4242,"pid_mode":"same","processes":1,"threads":4,"tracker":"wp-scan","resident_bytes":268435456,"attach_ms":1.235,"precopy_ms":640.0,"rounds":[{"pages":65536,"bytes_on_wire":268500000,"ms":640.125,"dirty_pages_per_s":1000,"why_next":"2.6 MiB left","written_pages":65536,"held_pages":0,"scan_ms":2.5,"throttle_percent":0,"predicted_freeze_ms":null}],"freeze_ms":4.2,"freeze_parts":{"stop":0.4,"capture":0.5,"scan":0.6,"send":0.7,"apply":0.8,"commit":0.9,"resume":0.1,"verify":0.0},"final_pages":12,"bytes_on_wire":268600000,"verified":true,"lazy":{"pages":0,"faults":0,"fault_p50_us":0,"fault_p99_us":0,"ms":0.0,"zero_pages":0,"dropped_pages":0,"sent_twice":0,"zero_faults":0,"waits":[],"max_us":0,"reconnects":0},"observed_gap_ms":5.125,"error":null,"tracker_reason":"as asked for","predicted_freeze_ms":4.5,"predicted_freeze_parts":{"stop":0.0,"capture":4.5,"scan":0.0,"send":0.0,"apply":0.0,"commit":0.0,"resume":0.0,"verify":0.0},"notes":[{"object":"fd 4","what":"its queue is lost"}],"obstacles":[],"schema":1}"#;
 
     fn sample() -> MigrationReport {
         MigrationReport {
@@ -290,6 +318,7 @@ mod tests {
                 apply: 0.8,
                 commit: 0.9,
                 resume: 0.1,
+                verify: 0.0,
             },
             final_pages: 12,
             bytes_on_wire: 268_600_000,

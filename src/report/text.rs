@@ -13,7 +13,8 @@
 
 use std::fmt::Write as _;
 
-use super::{LazyStats, MigrationReport, Outcome, PidMode, Size, human_ms};
+use super::{LazyStats, MigrationReport, Outcome, PidMode, Size, human_ms, listed};
+use crate::image::shown;
 
 const BAR_WIDTH: f64 = 24.0;
 /// Below this the difference between the freeze and the sum of its parts is clock noise.
@@ -39,11 +40,16 @@ pub fn render(report: &MigrationReport) -> String {
     if report.outcome == Outcome::Moved {
         line(&mut out, "verified", verified(report));
     }
-    for note in &report.notes {
-        line(&mut out, "note", &note.to_string());
+    for note in listed::notes(&report.notes, false) {
+        line(&mut out, "note", &note);
     }
-    if let Some(error) = &report.error {
+    if report.obstacles.is_empty()
+        && let Some(error) = &report.error
+    {
         line(&mut out, "error", error);
+    }
+    for obstacle in listed::obstacles(&report.obstacles, false) {
+        line(&mut out, "obstacle", &obstacle);
     }
     out
 }
@@ -53,6 +59,7 @@ fn outcome_word(outcome: Outcome) -> &'static str {
         Outcome::Moved => "moved",
         Outcome::Aborted => "aborted",
         Outcome::Refused => "refused",
+        Outcome::Failed => "failed",
         Outcome::Lost => "lost",
         Outcome::Unknown => "unknown",
     }
@@ -69,6 +76,7 @@ fn headline(report: &MigrationReport) -> String {
         (Outcome::Moved, None) => {}
         (Outcome::Aborted, _) => text.push_str(": it runs on here as if nothing had been tried"),
         (Outcome::Refused, _) => text.push_str(": nothing was touched"),
+        (Outcome::Failed, _) => text.push_str(": nothing was moved"),
         (Outcome::Lost, _) => {
             text.push_str(": its memory here was gone before all of it had followed, and it was ended there")
         }
@@ -103,7 +111,7 @@ fn attach_and_rounds(out: &mut String, report: &MigrationReport) {
             Size::bytes(round.bytes_on_wire),
             round.ms,
             round.dirty_pages_per_s,
-            round.why_next
+            shown(&round.why_next)
         );
         let _ = writeln!(out, "{}", row.trim_end());
     }
@@ -116,6 +124,9 @@ fn freeze(out: &mut String, report: &MigrationReport) {
     let predicted = report.predicted_freeze_ms.map(|ms| format!(" ({} predicted)", human_ms(ms)));
     line(out, "freeze", &(human_ms(report.freeze_ms) + &predicted.unwrap_or_default()));
     for (name, ms) in report.freeze_parts.named() {
+        if name == "verify" && ms <= 0.0 {
+            continue;
+        }
         part(out, name, ms, report.freeze_ms);
     }
     let other = report.freeze_ms - report.freeze_parts.sum();
@@ -176,7 +187,7 @@ fn counted(number: u32, one: &str, many: &str) -> String {
 }
 
 fn line(out: &mut String, name: &str, text: &str) {
-    let _ = writeln!(out, "{name:<9} {text}");
+    let _ = writeln!(out, "{name:<9} {}", shown(text));
 }
 
 #[cfg(test)]
@@ -218,6 +229,7 @@ mod tests {
                 apply: 0.8,
                 commit: 0.2,
                 resume: 0.1,
+                verify: 0.0,
             },
             final_pages: 12,
             bytes_on_wire: 271_300_000,

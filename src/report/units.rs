@@ -103,7 +103,7 @@ pub enum RateError {
     #[error("'{0}' is not a rate such as 100M (bytes per second) or 1Gbit (bits per second)")]
     NotARate(String),
     /// Nothing would ever be sent.
-    #[error("a rate of nothing ends never")]
+    #[error("at a rate of nothing it would never end")]
     Nothing,
 }
 
@@ -213,12 +213,16 @@ impl fmt::Display for Span {
     }
 }
 
-/// Milliseconds for a person: three significant places where it is short, seconds where it is long.
+/// Milliseconds for a person: three significant places, in the unit that fits.
 pub fn human_ms(ms: f64) -> String {
     match ms {
-        ms if ms >= 10_000.0 => format!("{:.1} s", ms / 1000.0),
-        ms if ms >= 100.0 => format!("{ms:.0} ms"),
-        ms if ms >= 10.0 => format!("{ms:.1} ms"),
+        ms if ms >= 7_200_000.0 => format!("{:.1} h", ms / 3_600_000.0),
+        ms if ms >= 120_000.0 => format!("{:.1} min", ms / 60_000.0),
+        ms if ms >= 99_950.0 => format!("{:.0} s", ms / 1000.0),
+        ms if ms >= 9_995.0 => format!("{:.1} s", ms / 1000.0),
+        ms if ms >= 999.5 => format!("{:.2} s", ms / 1000.0),
+        ms if ms >= 99.95 => format!("{ms:.0} ms"),
+        ms if ms >= 9.995 => format!("{ms:.1} ms"),
         ms => format!("{ms:.2} ms"),
     }
 }
@@ -326,7 +330,7 @@ mod tests {
             assert!(span(text).is_err(), "{text}");
         }
         assert!(span(&format!("{}h", "9".repeat(30))).is_err());
-        assert_eq!("1.5s".parse::<Span>().unwrap().to_string(), "1500 ms");
+        assert_eq!("1.5s".parse::<Span>().unwrap().to_string(), "1.50 s");
     }
 
     #[test]
@@ -335,6 +339,11 @@ mod tests {
         assert_eq!(human_ms(4.218), "4.22 ms");
         assert_eq!(human_ms(42.18), "42.2 ms");
         assert_eq!(human_ms(812.4), "812 ms");
+        assert_eq!(human_ms(999.7), "1.00 s");
+        assert_eq!(human_ms(8_903.0), "8.90 s");
         assert_eq!(human_ms(12_345.0), "12.3 s");
+        assert_eq!(human_ms(99_999.0), "100 s");
+        assert_eq!(human_ms(150_000.0), "2.5 min");
+        assert_eq!(human_ms(9_000_000.0), "2.5 h");
     }
 }

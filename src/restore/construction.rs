@@ -37,6 +37,8 @@ pub(super) struct Work {
     namespace: bool,
     digests: Vec<AreaDigest>,
     own_digests: Vec<AreaDigest>,
+    /// What these took.
+    verify_ms: f64,
     /// Keeps its lazy memory, should there be any.
     holder: Option<Holder>,
     outstanding: Option<Outstanding>,
@@ -117,6 +119,7 @@ impl Session {
             namespace: order.namespace,
             digests: Vec::new(),
             own_digests: Vec::new(),
+            verify_ms: 0.0,
             holder,
             outstanding: None,
             adopted: false,
@@ -199,7 +202,11 @@ impl Session {
                         let outstanding = adopt::clear(&mut work.skeleton, &work.objects, plan)?;
                         work.outstanding = Some(outstanding);
                     }
-                    ToTarget::Verify => work.own_digests = verify::hash(&work.skeleton, &work.objects)?,
+                    ToTarget::Verify => {
+                        let begun = Instant::now();
+                        work.own_digests = verify::hash(&work.skeleton, &work.objects)?;
+                        work.verify_ms = begun.elapsed().as_secs_f64() * 1e3;
+                    }
                     ToTarget::Digests(digests) => work.digests = digests,
                     ToTarget::State(tree, moments) => return self.finish(work, *tree, moments),
                     ToTarget::Abort(why) => return Err(aborted(&why)),
@@ -258,7 +265,7 @@ impl Session {
         for action in work.state.on(TargetEvent::Applied) {
             debug_assert_eq!(*action, TargetAction::SendPrepared);
             let apply_ms = arrived.elapsed().as_secs_f64() * 1e3;
-            self.say(&ToSource::Prepared { apply_ms, verified })?;
+            self.say(&ToSource::Prepared { apply_ms, verify_ms: work.verify_ms, verified })?;
             RestoreError::point(Point::TargetPrepared)?;
         }
         // while the source commits, and before anyone can know that the process runs here and move it on

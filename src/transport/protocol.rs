@@ -243,6 +243,8 @@ pub enum ToSource {
     Prepared {
         /// From the arrival of the state.
         apply_ms: f64,
+        /// What hashing all pages took (`--verify`), before that.
+        verify_ms: f64,
         /// Whether every page was compared.
         verified: bool,
     },

@@ -1,17 +1,13 @@
 //! What the other host wrote, fit for a terminal and a log: no control characters, no more than a few lines.
 
-use crate::image::{Note, Obstacle};
+use crate::image::{Note, Obstacle, shown};
 
 /// Longest text of another host that is shown.
 const LONGEST: usize = 2000;
 
-/// One line without control characters, of at most `most` characters.
+/// One line without control characters, of at most `most` characters before these are escaped.
 pub fn harmless(text: &str, most: usize) -> String {
-    let unseen = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    text.chars().take(most).map(|c| if unseen(c) { ' ' } else { c }).collect()
+    shown(&text.chars().take(most).collect::<String>()).into_owned()
 }
 
 /// The other host's own words.
@@ -35,10 +31,10 @@ mod tests {
 
     #[test]
     fn strangers_words_are_made_harmless() {
-        assert_eq!(harmless("no\x1b[2Jway\n", 200), "no [2Jway ");
-        assert_eq!(harmless("a\u{202e}b\u{9b}c\u{7f}", 200), "a b c ");
+        assert_eq!(harmless("no\x1b[2Jway\n", 200), "no\\x1b[2Jway\\n");
+        assert_eq!(harmless("a\u{202e}b\u{7f}", 2), "a\\u{202e}");
         assert_eq!(harmless(&"é".repeat(5000), 200).chars().count(), 200);
         let theirs = Obstacle::new("\x1b]0;x\x07", "why\r\nnot", "ok");
-        assert_eq!(obstacle(&theirs).to_string(), " ]0;x : why  not (ok)");
+        assert_eq!(obstacle(&theirs).to_string(), "\\x1b]0;x\\x07: why\\r\\nnot (ok)");
     }
 }

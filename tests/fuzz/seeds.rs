@@ -266,7 +266,7 @@ fn to_source() -> Vec<ToSource> {
         },
         ToSource::Ready(7, false),
         ToSource::RoundApplied(1),
-        ToSource::Prepared { apply_ms: 1.5, verified: true },
+        ToSource::Prepared { apply_ms: 1.5, verify_ms: 2.5, verified: true },
         ToSource::Running { pid: 7, at_boottime_ns: 8, journal_ms: 0.5, resume_ms: 0.25 },
         ToSource::Failed("why".to_owned()),
         ToSource::Settled(Some(7)),

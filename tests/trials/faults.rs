@@ -297,7 +297,7 @@ impl Struck {
         }
         let outcome = self.live.outcome()?;
         match (outcome.exit, outcome.outcome()) {
-            (0, "moved") | (1 | 3 | 4, "aborted" | "refused") | (5, _) => {}
+            (0, "moved") | (1, "failed") | (3, "refused") | (4, "aborted") | (5, _) => {}
             other => bail!("{other:?}: {}", outcome.stderr),
         }
         Ok(format!("{outcome:?}"))

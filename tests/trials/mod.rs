@@ -22,6 +22,7 @@ mod trackers;
 mod unit;
 mod versions;
 pub(crate) mod victims;
+mod words;
 
 use anyhow::Result;
 use libtest_mimic::{Completion, Failed, Trial};
@@ -50,6 +51,7 @@ pub(crate) fn all() -> Vec<Trial> {
     trials.extend(policy::trials());
     trials.extend(trackers::trials());
     trials.extend(unit::trials());
+    trials.extend(words::trials());
     trials.extend(profile::trials());
     trials.extend(programs::trials());
     trials.extend(oracle::trials());

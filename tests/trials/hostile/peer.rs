@@ -238,7 +238,7 @@ fn honest(message: &ToTarget) -> Option<ToSource> {
         ToTarget::Describe(_) => Some(ToSource::Preflight { obstacles: Vec::new(), notes: Vec::new() }),
         ToTarget::Begin { .. } => Some(ToSource::Ready(7, false)),
         ToTarget::RoundEnd(n) => Some(ToSource::RoundApplied(*n)),
-        ToTarget::State(..) => Some(ToSource::Prepared { apply_ms: 1.0, verified: false }),
+        ToTarget::State(..) => Some(ToSource::Prepared { apply_ms: 1.0, verify_ms: 0.0, verified: false }),
         ToTarget::Settle(_) => Some(ToSource::Settled(None)),
         _ => None,
     }

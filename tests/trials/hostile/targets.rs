@@ -86,7 +86,9 @@ fn claims(lab: &mut Lab) -> Result<()> {
     }
     // prepared, in no time at all, and then it never was
     let target = Target::serve(lab, |message| match message {
-        ToTarget::State(..) => Some(Act::Say(ToSource::Prepared { apply_ms: f64::NAN, verified: true })),
+        ToTarget::State(..) => {
+            Some(Act::Say(ToSource::Prepared { apply_ms: f64::NAN, verify_ms: f64::NAN, verified: true }))
+        }
         ToTarget::Commit => Some(Act::Say(ToSource::Failed("no".to_owned()))),
         ToTarget::Clock => Some(Act::Say(ToSource::Clock(i64::MAX, i64::MIN))),
         _ => None,

@@ -1,0 +1,144 @@
+//! What ulpm says: names that are not ours stay names, many of a kind are one line, outcome and exit code agree.
+
+use std::fs;
+
+use anyhow::{Context as _, Result, ensure};
+use libtest_mimic::Trial;
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use super::trial;
+use super::victims::Victim;
+use crate::lab::needs::Need;
+use crate::lab::process::{Ended, Proc};
+use crate::lab::{Lab, SOON, ULPM, wait_until};
+
+pub(super) fn trials() -> Vec<Trial> {
+    vec![
+        trial("words: names paint nothing", &[], names),
+        trial("words: many of a kind are one line", &[Need::Program("python3")], many),
+        trial("words: outcome and exit code agree", &[], outcomes),
+        trial("words: verifying is a part of its own", &[], verifying),
+    ]
+}
+
+/// Begins a line that looks like ours, after clearing the screen.
+const PAINT: &str = "x\x1b[2J\nulpm: moved";
+const SEEN: &str = "x\\x1b[2J\\nulpm: mov";
+
+/// A shell that waits, once it has done what the script says.
+fn shell(lab: &Lab, script: &str, args: &[&str]) -> Result<Proc> {
+    let script = format!("{script}\necho ready; exec sleep 1000");
+    let process = lab.spawn("a", &[&["sh", "-c", &script, "sh"], args].concat())?;
+    wait_until("the shell is ready", SOON, || process.output().contains("ready"))?;
+    Ok(process)
+}
+
+fn run(lab: &Lab, args: &[&str]) -> Result<Ended> {
+    lab.run("a", &[&[ULPM], args].concat(), SOON)
+}
+
+/// A process and a file of it, both with such a name.
+fn names(lab: &mut Lab) -> Result<()> {
+    lab.serve("b")?;
+    let file = lab.dir().join(PAINT).display().to_string();
+    let program = lab.dir().join("bin").join(PAINT).display().to_string();
+    fs::create_dir(lab.dir().join("bin"))?;
+    fs::copy("/bin/sleep", &program)?;
+    let shell = shell(lab, r#"exec 5>"$1"; rm "$1"; "$2" 1000 & "#, &[&file, &program])?;
+    wait_until("the child has its name", SOON, || {
+        run(lab, &["check", "--pid", &shell.pid().to_string()]).is_ok_and(|said| said.stdout.contains(SEEN))
+    })?;
+    let (pid, to) = (shell.pid().to_string(), lab.address("b"));
+    for args in [
+        &["check", "--pid", &pid, "--to", &to][..],
+        &["check", "--pid", &pid, "--to", &to, "--json"],
+        &["-vvv", "live", "--pid", &pid, "--to", &to],
+        &["live", "--pid", &pid, "--to", &to, "--json"],
+        &["profile", "--pid", &pid, "--seconds", "1"],
+    ] {
+        let said = run(lab, args)?;
+        let all = format!("{}{}", said.stdout, said.stderr);
+        ensure!(!all.contains('\x1b'), "{args:?}: an escape sequence: {all:?}");
+        ensure!(!all.lines().any(|line| line.trim_start().starts_with("ulpm: mov")), "{args:?}: {all}");
+        if args.last() == Some(&"--json") {
+            let json: Value = serde_json::from_str(&said.stdout)?;
+            let raw = |o: &Value| o["object"].as_str().is_some_and(|object| object.contains(PAINT));
+            ensure!(json["obstacles"].as_array().is_some_and(|all| all.iter().any(raw)), "{json}");
+        } else if args[0] != "profile" {
+            ensure!(all.contains(&format!("/{SEEN}")), "{args:?}: the file is not named: {all}");
+            ensure!(all.contains(&format!("({SEEN}")), "{args:?}: the child is not named: {all}");
+        }
+    }
+    shell.signal(Signal::SIGKILL)
+}
+
+const HOLDER: &str = "
+import os, sys, time
+for name in sys.argv[1:]:
+    os.open(name, os.O_CREAT | os.O_RDWR)
+    os.unlink(name)
+print('ready', flush=True)
+time.sleep(1000)
+";
+
+fn many(lab: &mut Lab) -> Result<()> {
+    let files: Vec<String> =
+        (10..30).map(|n| lab.dir().join(format!("scratch-{n}")).display().to_string()).collect();
+    let names: Vec<&str> = files.iter().map(String::as_str).collect();
+    let process = lab.spawn("a", &[&["python3", "-c", HOLDER], &names[..]].concat())?;
+    wait_until("the files are open", SOON, || process.output().contains("ready"))?;
+    let pid = process.pid().to_string();
+    let count = |text: &str| text.lines().filter(|line| line.contains("scratch-")).count();
+    let short = run(lab, &["check", "--pid", &pid])?;
+    ensure!(short.exit == 3 && count(&short.stdout) == 1, "{short:?}");
+    let line = short.stdout.lines().find(|line| line.contains("scratch-")).unwrap_or_default();
+    ensure!(line.contains("20 of one kind") && line.matches("scratch-").count() == 3, "{line}");
+    let long = run(lab, &["-v", "check", "--pid", &pid])?;
+    ensure!(count(&long.stdout) == 20, "{long:?}");
+    lab.serve("b")?;
+    let outcome = lab.live("a", process.pid(), "b", &[])?;
+    ensure!(outcome.exit == 3 && count(&outcome.stderr) == 1, "{outcome:?}");
+    let obstacles = outcome.report["obstacles"].as_array().context("no obstacles in the report")?;
+    ensure!(obstacles.len() >= 20 && obstacles[0]["advice"].is_string(), "{}", outcome.report);
+    ensure!(outcome.report["schema"] == 1 && outcome.report["notes"].is_array(), "{}", outcome.report);
+    let check = run(lab, &["check", "--pid", &pid, "--json"])?;
+    let check: Value = serde_json::from_str(&check.stdout)?;
+    ensure!(check["schema"] == 1 && check["obstacles"].as_array().is_some_and(|o| o.len() >= 20), "{check}");
+    process.signal(Signal::SIGKILL)
+}
+
+fn outcomes(lab: &mut Lab) -> Result<()> {
+    let victim = Victim::start(lab, "threads")?;
+    let agree = |outcome: &crate::lab::live::LiveOutcome, exit: i32, word: &str| {
+        ensure!(outcome.exit == exit && outcome.outcome() == word, "{outcome:?}");
+        Ok(())
+    };
+    agree(&lab.live("a", victim.pid, "b", &["--connect-timeout", "1"])?, 1, "failed")?;
+    lab.serve("b")?;
+    agree(&lab.live("a", 31_999, "b", &[])?, 1, "failed")?;
+    // it ends in the first round
+    let live = lab.start_live("a", victim.pid, &lab.address("b"), &["--bandwidth", "20K"])?;
+    wait_until("a round is under way", SOON, || live.errors().contains("round 0"))?;
+    victim.finish()?;
+    let ended = live.outcome()?;
+    ensure!(ended.stderr.contains("ended by itself"), "{ended:?}");
+    agree(&ended, 1, "failed")?;
+    let shell = shell(lab, "sleep 1000 &", &[])?;
+    agree(&lab.live("a", shell.pid(), "b", &[])?, 3, "refused")?;
+    shell.signal(Signal::SIGKILL)
+}
+
+fn verifying(lab: &mut Lab) -> Result<()> {
+    lab.serve("b")?;
+    let mut victim = Victim::start(lab, "late")?;
+    let outcome = lab.live("a", victim.pid, "b", &["--verify"])?;
+    victim.pid = outcome.moved()?;
+    victim.host = "b".to_owned();
+    let part = |of: &str, name: &str| outcome.report[of][name].as_f64().unwrap_or_default();
+    let verify = part("freeze_parts", "verify");
+    // some 80 MiB are hashed
+    ensure!(verify > 1.0, "{}", outcome.report);
+    ensure!(part("predicted_freeze_parts", "verify") > 1.0, "{}", outcome.report);
+    victim.finish()
+}

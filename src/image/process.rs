@@ -36,6 +36,8 @@ pub struct ThreadImage {
     pub creds: Credentials,
     /// Scheduling.
     pub sched: Sched,
+    /// Modes of its own.
+    pub modes: Modes,
     /// The wait that must be armed anew, if the thread was stopped in one.
     pub wait: Option<Wait>,
     /// Bytes that its registers rely on (a shortened timeout below its stack), and where they go.
@@ -51,6 +53,19 @@ pub struct Wait {
     pub args: [u64; 6],
     /// Time left in nanoseconds when the process was frozen.
     pub left_ns: u64,
+}
+
+/// Modes that each thread has of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Modes {
+    /// `personality(2)`.
+    pub personality: u32,
+    /// `PR_MCE_KILL_GET`.
+    pub mce_kill: i32,
+    /// `PR_GET_TSC`.
+    pub tsc: i32,
+    /// `PR_GET_PDEATHSIG`.
+    pub parent_death: i32,
 }
 
 /// Scheduling attributes of a thread.
@@ -141,14 +156,6 @@ pub struct Attributes {
     pub subreaper: bool,
     /// `PR_GET_THP_DISABLE`.
     pub thp_disable: bool,
-    /// `PR_GET_PDEATHSIG`.
-    pub pdeathsig: i32,
-    /// `PR_MCE_KILL_GET`.
-    pub mce_kill: i32,
-    /// `PR_GET_TSC`.
-    pub tsc: i32,
-    /// `personality(2)`.
-    pub personality: u32,
     /// `/proc/PID/oom_score_adj`.
     pub oom_score_adj: i32,
     /// `/proc/PID/coredump_filter`.

@@ -89,7 +89,8 @@ fn look(pid: i32, options: &FilesOptions, mut obstacles: Vec<Obstacle>) -> Resul
         attributes,
         files,
     };
-    let notes = image.files.notes.clone();
+    let mut notes = image.files.notes.clone();
+    notes.extend(attributes::notes(pid, &status));
     Ok(Described { image, obstacles, notes })
 }
 

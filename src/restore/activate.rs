@@ -20,7 +20,7 @@ use super::{RestoreError, descriptors, mapper};
 use crate::image::memory::{MemoryImage, MmFields};
 use crate::image::process::{Credentials, ProcessImage, ThreadImage};
 use crate::state::files::{EpollAdd, RestoreContext};
-use crate::state::{attributes, credentials, mm_fields, scheduling, signals, threads, timers, waits};
+use crate::state::{attributes, credentials, mm_fields, modes, scheduling, signals, threads, timers, waits};
 use crate::sys::time::now_ns;
 use crate::tracee::Remote;
 use crate::tracee::thread::Thread;
@@ -53,7 +53,8 @@ pub fn activate(
     // while it still has our credentials: another user's limits are not ours to set
     attributes::put_outside(skeleton.pid, &image.attributes)?;
     let have = skeleton_credentials()?;
-    for thread in &image.threads {
+    // the leader last: a change of anybody's credentials resets what is the process's
+    for thread in image.threads.iter().rev() {
         put_thread(skeleton, image, thread, &have, cpus)?;
     }
     let each_ms = ms();
@@ -138,6 +139,7 @@ fn put_thread(
     let name = batch.string(&thread.comm);
     batch.call("prctl(SET_NAME)", libc::SYS_prctl, &[libc::PR_SET_NAME as u64, name, 0, 0, 0]);
     credentials::put(&mut batch, have, &thread.creds);
+    modes::put(&mut batch, thread.modes);
     if thread.tid == image.pid {
         attributes::put_late(&mut batch, &image.attributes);
     }

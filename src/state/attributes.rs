@@ -3,8 +3,8 @@
 use procfs::process::{LimitValue, Process, Status};
 
 use super::error::StateError;
-use crate::image::Obstacle;
 use crate::image::process::Attributes;
+use crate::image::{Note, Obstacle};
 use crate::sys::process::prlimit;
 use crate::tracee::{Batch, Outcome};
 
@@ -35,10 +35,6 @@ pub struct Question {
     dumpable: usize,
     subreaper: u64,
     thp: usize,
-    pdeathsig: u64,
-    mce: usize,
-    tsc: u64,
-    personality: usize,
 }
 
 /// Reads what is visible from outside.
@@ -102,19 +98,13 @@ pub fn ask(batch: &mut Batch) -> Question {
     let get = |batch: &mut Batch, option: u64, arg| {
         batch.attempt("prctl", libc::SYS_prctl, &[option, arg, 0, 0, 0])
     };
-    let [subreaper, pdeathsig, tsc] = std::array::from_fn(|_| batch.space(4));
+    let subreaper = batch.space(4);
     let question = Question {
         dumpable: get(batch, libc::PR_GET_DUMPABLE as u64, 0),
         subreaper,
         thp: get(batch, PR_GET_THP_DISABLE, 0),
-        pdeathsig,
-        mce: get(batch, libc::PR_MCE_KILL_GET as u64, 0),
-        tsc,
-        personality: batch.attempt("personality", libc::SYS_personality, &[0xffff_ffff]),
     };
     get(batch, libc::PR_GET_CHILD_SUBREAPER as u64, subreaper);
-    get(batch, libc::PR_GET_PDEATHSIG as u64, pdeathsig);
-    get(batch, libc::PR_GET_TSC as u64, tsc);
     question
 }
 
@@ -123,10 +113,6 @@ pub fn answer(attributes: &mut Attributes, outcome: &Outcome, q: &Question) {
     attributes.dumpable = outcome.results[q.dumpable] as i32;
     attributes.subreaper = outcome.half(q.subreaper) != 0;
     attributes.thp_disable = outcome.results[q.thp] == 1;
-    attributes.pdeathsig = outcome.half(q.pdeathsig) as i32;
-    attributes.mce_kill = outcome.results[q.mce] as i32;
-    attributes.tsc = outcome.half(q.tsc) as i32;
-    attributes.personality = outcome.results[q.personality] as u32;
 }
 
 /// Sets directories, umask and flags inside the process. Early: needs privileges for a root directory.
@@ -138,7 +124,6 @@ pub fn put_early(batch: &mut Batch, want: &Attributes) {
     let cwd = batch.string(&want.cwd);
     batch.call("chdir", libc::SYS_chdir, &[cwd]);
     batch.call("umask", libc::SYS_umask, &[u64::from(want.umask)]);
-    batch.call("personality", libc::SYS_personality, &[u64::from(want.personality)]);
 }
 
 /// No transparent huge pages, until [`put_late`] says what the process wants.
@@ -146,24 +131,15 @@ pub fn without_huge_pages(batch: &mut Batch) {
     batch.call("prctl(SET_THP_DISABLE)", libc::SYS_prctl, &[PR_SET_THP_DISABLE, 1, 0, 0, 0]);
 }
 
-/// Sets what a change of credentials resets: after them, by the leader.
+/// Sets what a change of any thread's credentials resets: after them all, by the leader.
 pub fn put_late(batch: &mut Batch, want: &Attributes) {
     let set = |batch: &mut Batch, name, option: u64, value: u64| {
         batch.call(name, libc::SYS_prctl, &[option, value, 0, 0, 0]);
     };
-    if want.dumpable < 2 {
-        set(batch, "prctl(SET_DUMPABLE)", libc::PR_SET_DUMPABLE as u64, want.dumpable as u64);
-    }
-    set(batch, "prctl(SET_PDEATHSIG)", libc::PR_SET_PDEATHSIG as u64, want.pdeathsig as u64);
+    // 2 (a core only root may read) cannot be asked for: in doubt none at all. To a tracer both are the same.
+    set(batch, "prctl(SET_DUMPABLE)", libc::PR_SET_DUMPABLE as u64, u64::from(want.dumpable == 1));
     set(batch, "prctl(SET_CHILD_SUBREAPER)", libc::PR_SET_CHILD_SUBREAPER as u64, u64::from(want.subreaper));
     set(batch, "prctl(SET_THP_DISABLE)", PR_SET_THP_DISABLE, u64::from(want.thp_disable));
-    if want.tsc == libc::PR_TSC_SIGSEGV {
-        set(batch, "prctl(SET_TSC)", libc::PR_SET_TSC as u64, want.tsc as u64);
-    }
-    if want.mce_kill != libc::PR_MCE_KILL_DEFAULT {
-        let args = [libc::PR_MCE_KILL as u64, libc::PR_MCE_KILL_SET as u64, want.mce_kill as u64, 0, 0];
-        batch.call("prctl(MCE_KILL)", libc::SYS_prctl, &args);
-    }
 }
 
 /// Sets limits and scores from outside. A hard limit that we may not raise stays as it is here; preflight has
@@ -198,6 +174,21 @@ fn put_score(pid: i32, name: &str, value: i64, text: String) {
     {
         tracing::warn!(pid, name, error = %e, "could not be set as it was at the source");
     }
+}
+
+/// What of a process that dumps its core for root alone (`fs.suid_dumpable` 2, after a change of credentials) is not as before.
+pub const CORE_FOR_ROOT: &str =
+    "its core was for root alone (dumpable 2): no program can ask for that, so it leaves none at the target";
+
+/// Notes on attributes. That a process is not dumpable makes root the owner of its files in `/proc`.
+pub fn notes(pid: i32, status: &Status) -> Vec<Note> {
+    use std::os::unix::fs::MetadataExt as _;
+    let for_root =
+        std::fs::read_to_string("/proc/sys/fs/suid_dumpable").is_ok_and(|value| value.trim() == "2");
+    let hidden =
+        || std::fs::metadata(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.uid() != status.euid);
+    let note = |object: String| Note::new(object, CORE_FOR_ROOT);
+    (for_root && hidden()).then(|| note(format!("process {pid}"))).into_iter().collect()
 }
 
 /// Soft limits that are above what this host allows.

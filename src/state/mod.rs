@@ -7,6 +7,7 @@
 //! | [`huge_pages`] | how many huge pages (hugetlb) it all takes |
 //! | [`mm_fields`] | brk, arguments, environment, auxiliary vector, exe link |
 //! | [`threads`] | registers, masks, alternate stacks, rseq, robust lists, tid addresses |
+//! | [`modes`] | of each thread: personality, time stamp counter, memory errors, parent's death |
 //! | [`waits`] | system calls that the freeze interrupted |
 //! | [`signals`] | actions and queued signals |
 //! | [`timers`] | interval timers and POSIX timers |
@@ -28,6 +29,7 @@ pub mod guard_pages;
 pub mod huge_pages;
 pub mod memory_map;
 pub mod mm_fields;
+pub mod modes;
 pub mod scheduling;
 pub mod signals;
 pub mod threads;

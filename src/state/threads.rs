@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use procfs::process::{Process, Status};
 
 use super::error::StateError;
-use super::{credentials, scheduling, signals, waits};
+use super::{credentials, modes, scheduling, signals, waits};
 use crate::image::process::ThreadImage;
 use crate::sys::ptrace::{self, Regs};
 use crate::sys::{process, xsave};
@@ -146,6 +146,7 @@ pub fn capture<Q>(
     batch.call("sigaltstack", libc::SYS_sigaltstack, &[0, altstack]);
     batch.attempt("prctl(GET_TID_ADDRESS)", libc::SYS_prctl, &[PR_GET_TID_ADDRESS, tid_address, 0, 0, 0]);
     let securebits = credentials::ask(&mut batch);
+    let mode = modes::ask(&mut batch);
     let question = ask(&mut batch);
     let plain = Plain::of(thread);
     let process = status.nstgid.as_ref().and_then(|all| all.last().copied()).unwrap_or(status.tgid);
@@ -160,6 +161,7 @@ pub fn capture<Q>(
     image.altstack = (outcome.word(altstack), outcome.half(altstack + 8) as i32, outcome.word(altstack + 16));
     image.clear_child_tid = outcome.word(tid_address);
     image.creds.securebits = credentials::answer(&outcome, securebits);
+    image.modes = modes::answer(&outcome, &mode);
     Ok((image, outcome, question))
 }
 
@@ -168,23 +170,20 @@ pub fn inner_tid(status: &Status, tid: i32) -> i32 {
     status.nspid.as_ref().and_then(|all| all.last().copied()).unwrap_or(tid)
 }
 
-/// Says of the thread that executes the batch what only it can say.
+/// Says of the thread that executes the batch what only it can say: all of it, since a skeleton has an alternate stack of its own
+/// (that of `ulpm serve`, which a handler with `SA_ONSTACK` would use).
 pub fn put_self(batch: &mut Batch, pid: i32, image: &ThreadImage) {
-    const SS_DISABLE: i32 = 2;
     const SS_ONSTACK: i32 = 1;
+    /// Bytes of `struct robust_list_head`.
+    const HEAD: u64 = 24;
     let (sp, flags, size) = image.altstack;
-    if flags & SS_DISABLE == 0 {
-        let mut stack = sp.to_le_bytes().to_vec();
-        // "on the stack" is told by the stack pointer, it is not set
-        stack.extend_from_slice(&u64::from((flags & !SS_ONSTACK) as u32).to_le_bytes());
-        stack.extend_from_slice(&size.to_le_bytes());
-        let at = batch.bytes(&stack);
-        batch.call("sigaltstack", libc::SYS_sigaltstack, &[at, 0]);
-    }
-    if image.robust_list.0 != 0 {
-        let (head, len) = image.robust_list;
-        batch.call("set_robust_list", libc::SYS_set_robust_list, &[head, len]);
-    }
+    let mut stack = sp.to_le_bytes().to_vec();
+    // "on the stack" is told by the stack pointer, it is not set
+    stack.extend_from_slice(&u64::from((flags & !SS_ONSTACK) as u32).to_le_bytes());
+    stack.extend_from_slice(&size.to_le_bytes());
+    let at = batch.bytes(&stack);
+    batch.call("sigaltstack", libc::SYS_sigaltstack, &[at, 0]);
+    batch.call("set_robust_list", libc::SYS_set_robust_list, &[image.robust_list.0, HEAD]);
     batch.call("set_tid_address", libc::SYS_set_tid_address, &[image.clear_child_tid]);
     signals::put_queued(batch, pid, image.tid, &image.queued);
 }

@@ -109,14 +109,13 @@ impl Freezer<'_> {
             match captured {
                 Err(e) if passing(&e) && attempt < ATTEMPTS => {
                     tracing::info!(error = %e, attempt, "not now; the process runs on, and is frozen again in a moment");
-                    captive.remember_waits(&mut agent.waits.lock());
-                    captive.resume();
+                    captive.resume(&mut agent.waits.lock());
                     std::thread::sleep(PAUSE * attempt);
                 }
                 Err(e) => return self.give_up(link, agent, captive, e),
                 Ok((image, found)) => {
                     return match self.send(link, agent, image, &found, stopped_ns) {
-                        Ok(()) => self.commit(link, captive, (frozen_at, prediction), urgent),
+                        Ok(()) => self.commit(link, agent, captive, (frozen_at, prediction), urgent),
                         Err(e) => self.give_up(link, agent, captive, e),
                     };
                 }
@@ -142,15 +141,20 @@ impl Freezer<'_> {
     ) -> Result<(), MigrateError> {
         self.state.on(e.event());
         self.report.outcome = Outcome::Aborted;
-        captive.remember_waits(&mut agent.waits.lock());
-        captive.resume();
-        agent.waits.lock().save(&self.options.home, self.options.pid);
+        self.run_on(agent, captive);
         if e.event() == SourceEvent::Cancelled {
             link.ignore_cancel();
             let _ = link.say(&ToTarget::Abort(e.to_string()));
         }
         let _ = self.journal.close();
         Err(e)
+    }
+
+    /// The process runs on here, whatever was decided before: what we interrupted is remembered for the next move.
+    fn run_on(&self, agent: &Agent, captive: Captive) {
+        let mut waits = agent.waits.lock();
+        captive.resume(&mut waits);
+        waits.save(&self.options.home, self.options.pid);
     }
 
     fn send(
@@ -276,6 +280,7 @@ impl Freezer<'_> {
     fn commit(
         mut self,
         link: &mut Link,
+        agent: &Agent,
         mut captive: Captive,
         (frozen_at, prediction): (i64, Prediction),
         urgent: Urgent,
@@ -284,7 +289,7 @@ impl Freezer<'_> {
         link.ignore_cancel();
         let dir = self.options.home.join("journal");
         if let Err(e) = MigrateError::point(Point::SourcePrepared) {
-            return self.before_commit_failed(link, captive, SourceAction::JournalOpen, e);
+            return self.before_commit_failed(link, agent, captive, (SourceAction::JournalOpen, e));
         }
         for action in self.state.on(SourceEvent::Prepared) {
             let done = match action {
@@ -304,7 +309,7 @@ impl Freezer<'_> {
                 }),
             };
             if let Err(e) = done {
-                return self.before_commit_failed(link, captive, *action, e);
+                return self.before_commit_failed(link, agent, captive, (*action, e));
             }
         }
         let answer = link.hear("waiting for it to run");
@@ -322,7 +327,7 @@ impl Freezer<'_> {
             self.foresight.learn(&self.options.home, &prediction, self.report);
             return self.moved(link, captive);
         }
-        self.unanswered(link, captive, answer.err())
+        self.unanswered(link, agent, captive, answer.err())
     }
 
     /// It runs there. The copy here goes, as soon as nothing of it is needed any more.
@@ -377,18 +382,18 @@ impl Freezer<'_> {
     fn before_commit_failed(
         self,
         link: &mut Link,
+        agent: &Agent,
         captive: Captive,
-        at: SourceAction,
-        e: MigrateError,
+        (at, e): (SourceAction, MigrateError),
     ) -> Result<(), MigrateError> {
         if at == SourceAction::SendCommit {
             // part of it may have left
-            return self.unanswered(link, captive, Some(e));
+            return self.unanswered(link, agent, captive, Some(e));
         }
         let _ = link.say(&ToTarget::Abort(e.to_string()));
         self.state.on(SourceEvent::NotSent);
         self.report.outcome = Outcome::Aborted;
-        captive.resume();
+        self.run_on(agent, captive);
         let _ = self.journal.close();
         Err(e)
     }
@@ -397,6 +402,7 @@ impl Freezer<'_> {
     fn unanswered(
         self,
         link: &mut Link,
+        agent: &Agent,
         captive: Captive,
         e: Option<MigrateError>,
     ) -> Result<(), MigrateError> {
@@ -412,12 +418,15 @@ impl Freezer<'_> {
             }
             Ok(Answer::Never) => {
                 self.report.outcome = Outcome::Aborted;
-                captive.resume();
+                self.run_on(agent, captive);
                 let _ = self.journal.close();
                 Err(e.unwrap_or(MigrateError::Cancelled))
             }
             Ok(Answer::Down) | Err(_) => {
                 self.report.outcome = Outcome::Unknown;
+                // it may be this copy that `ulpm recover` lets go on
+                captive.remember_waits(&mut agent.waits.lock());
+                agent.waits.lock().save(&self.options.home, self.options.pid);
                 captive.leave_stopped();
                 Err(if answer.is_ok() { MigrateError::Down { id } } else { MigrateError::Open { id } })
             }

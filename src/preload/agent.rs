@@ -193,8 +193,7 @@ impl Agent {
         let begun = Instant::now();
         let captive = poised.freeze()?;
         let found = self.tracker.renew(&self.layout);
-        captive.remember_waits(&mut waits);
-        captive.resume();
+        captive.resume(&mut waits);
         Ok((found?, begun.elapsed()))
     }
 

@@ -241,7 +241,7 @@ impl Captive {
         frozen.thaw();
     }
 
-    /// Remembers the ends of the waits that our stop interrupted, for the next attempt; before [`Captive::resume`].
+    /// Remembers the ends of the waits that our stop interrupted, for the next attempt.
     pub fn remember_waits(&self, memory: &mut waits::Memory) {
         if let Some(frozen) = &self.frozen {
             memory.note(frozen);
@@ -249,8 +249,9 @@ impl Captive {
     }
 
     /// Lets the process run on, after [`Captive::hold`] too: the pending stop is taken back by a `SIGCONT` that we
-    /// intercept before the process sees it.
-    pub fn resume(mut self) {
+    /// intercept before the process sees it. `memory`: of the waits that our stop interrupted.
+    pub fn resume(mut self, memory: &mut waits::Memory) {
+        self.remember_waits(memory);
         if self.held
             && let Err(e) = self.unhold()
         {

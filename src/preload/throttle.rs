@@ -99,7 +99,6 @@ fn stop_for(pid: i32, waits: &Waits, how_long: Duration) -> Result<(), PreloadEr
     let mut memory = waits.lock();
     let captive = Poised::prepare(pid)?.freeze()?;
     std::thread::sleep(how_long);
-    captive.remember_waits(&mut memory);
-    captive.resume();
+    captive.resume(&mut memory);
     Ok(())
 }

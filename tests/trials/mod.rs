@@ -3,6 +3,7 @@
 mod aborts;
 mod bad_input;
 mod commands;
+mod confined;
 pub(crate) mod faults;
 mod freezes;
 mod hostile;
@@ -37,6 +38,7 @@ pub(crate) fn all() -> Vec<Trial> {
     trials.extend(bad_input::trials());
     trials.extend(versions::trials());
     trials.extend(commands::trials());
+    trials.extend(confined::trials());
     trials.extend(aborts::trials());
     trials.extend(hostile::trials());
     trials.extend(huge_pages::trials());

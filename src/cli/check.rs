@@ -43,6 +43,9 @@ pub struct CheckArgs {
     /// Ask the target whether memory may come after the process
     #[arg(long, requires = "to")]
     lazy: bool,
+    /// What `ulpm live` would be told of a supervisor that starts the process again
+    #[arg(long)]
+    parent_knows: bool,
     /// Time limit for reaching the target, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
     connect_timeout: u64,
@@ -101,10 +104,12 @@ fn look(args: &CheckArgs, pid: i32, findings: &mut Findings) -> Result<Result<()
     let files = FilesOptions { tcp_close: args.tcp == super::live::Tcp::Close };
     let home = Home::open()?;
     let mut checked =
-        precopy::session::look(home.path(), pid, &files, args.tracker.into()).map(|described| {
-            findings.notes = described.notes;
-            findings.obstacles = described.obstacles;
-        });
+        precopy::session::look(home.path(), pid, &files, args.tracker.into(), args.parent_knows).map(
+            |described| {
+                findings.notes = described.notes;
+                findings.obstacles = described.obstacles;
+            },
+        );
     if let (Ok(()), Some(to)) = (&checked, &args.to) {
         let options = Options {
             pid,
@@ -117,6 +122,7 @@ fn look(args: &CheckArgs, pid: i32, findings: &mut Findings) -> Result<Result<()
             tracker: args.tracker.into(),
             lazy: LazyOptions { from_start: args.lazy, ..LazyOptions::default() },
             wait: false,
+            parent_knows: args.parent_knows,
         };
         let control = Control::new(Limits::default());
         let control = if args.lazy { control.lazily() } else { control };

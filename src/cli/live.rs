@@ -116,6 +116,9 @@ pub struct LiveArgs {
     /// Wait while its memory of an earlier move has not all arrived here; else such a process is refused
     #[arg(long)]
     wait: bool,
+    /// Move it although what started it (a supervisor, a unit of systemd) starts what was killed again: it has been told
+    #[arg(long)]
+    parent_knows: bool,
     #[command(flatten)]
     limits: LimitArgs,
     #[command(flatten)]
@@ -250,6 +253,7 @@ fn options(args: &LiveArgs, home: &Home) -> Options {
         tracker: args.tracker.into(),
         lazy: args.lazy.options(),
         wait: args.wait,
+        parent_knows: args.parent_knows,
     }
 }
 

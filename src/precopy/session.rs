@@ -23,6 +23,7 @@ use crate::image::process::ProcessImage;
 use crate::image::{Note, TreeImage};
 use crate::preload::agent::Agent;
 use crate::preload::describe::{Described, describe};
+use crate::preload::parent;
 use crate::report::{MigrationReport, Outcome, PidMode, Round};
 use crate::state::files::FilesOptions;
 use crate::sys::time::{ClockOffsets, Ticker};
@@ -54,6 +55,8 @@ pub struct Options {
     pub lazy: LazyOptions,
     /// `--wait`: for a process that still misses memory of an earlier move.
     pub wait: bool,
+    /// `--parent-knows`: what started it may do so again.
+    pub parent_knows: bool,
 }
 
 /// Told as it happens.
@@ -174,7 +177,8 @@ impl<'a> Migration<'a> {
         }
         (self.tell)(Progress::Step("looking at the process"));
         let options = self.options;
-        let described = look(&options.home, options.pid, &options.files, options.tracker)?;
+        let described =
+            look(&options.home, options.pid, &options.files, options.tracker, options.parent_knows)?;
         let mut obstacles = described.obstacles;
         self.note(described.notes);
         (self.tell)(Progress::Step("connecting"));
@@ -341,8 +345,12 @@ pub fn look(
     pid: i32,
     options: &FilesOptions,
     tracker: Choice,
+    parent_knows: bool,
 ) -> Result<Described, MigrateError> {
     let mut described = describe(pid, options)?;
+    let (notes, obstacles) = parent::look(pid, parent_knows);
+    described.notes.extend(notes);
+    described.obstacles.extend(obstacles);
     described.obstacles.extend(whole::obstacle(home, pid));
     described.obstacles.extend(direct::tracker(tracker, &described.image.files).err());
     Ok(described)

@@ -13,6 +13,7 @@
 //! | [`throttle`] | slowing the process down |
 //! | [`capture`] | the frozen process, its state, and giving it back |
 //! | `standing` | preflight: who the process is, before anything else is read |
+//! | [`parent`] | preflight: who started the process, and what that will see |
 //! | [`describe`] | preflight: the process from outside, without stopping it |
 
 pub mod agent;
@@ -24,6 +25,7 @@ pub mod huge;
 pub mod lazy;
 pub mod look;
 pub mod objects;
+pub mod parent;
 pub mod push;
 pub mod standing;
 pub mod throttle;

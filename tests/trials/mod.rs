@@ -13,6 +13,7 @@ mod interruptions;
 mod killed;
 mod lazy;
 pub(crate) mod oracle;
+mod parents;
 mod pid_modes;
 mod policy;
 mod profile;
@@ -48,6 +49,7 @@ pub(crate) fn all() -> Vec<Trial> {
     trials.extend(faults::trials());
     trials.extend(killed::trials());
     trials.extend(round_trips::trials());
+    trials.extend(parents::trials());
     trials.extend(pid_modes::trials());
     trials.extend(serving::trials());
     trials.extend(policy::trials());

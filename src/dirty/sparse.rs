@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use procfs::process::{MemoryMap, Process};
+use procfs::process::MemoryMap;
 
 use crate::image::memory::Layout;
 
@@ -16,7 +16,7 @@ pub(super) fn empty_areas(pid: i32, layout: &Layout) -> BTreeSet<u64> {
     if layout.vmas.iter().all(|v| v.range().len() < LARGE) {
         return BTreeSet::new();
     }
-    let maps = Process::new(pid).and_then(|p| p.smaps()).map(|m| m.0).unwrap_or_default();
+    let maps = crate::sys::maps::smaps(pid).unwrap_or_default();
     let held = |m: &MemoryMap, what: &str| m.extension.map.get(what).is_none_or(|bytes| *bytes > 0);
     maps.iter()
         .filter(|m| m.address.1 - m.address.0 >= LARGE)

@@ -103,8 +103,13 @@ pub fn start_time(pid: i32) -> Option<u64> {
 
 /// The fields of `/proc/PID/stat` after the name: the state comes first.
 fn stat_fields(pid: i32) -> Option<Vec<String>> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let stat = lossy(&format!("/proc/{pid}/stat"))?;
     Some(stat.rsplit_once(") ")?.1.split_whitespace().map(str::to_owned).collect())
+}
+
+/// A file of `/proc`; the name in it may be any bytes.
+fn lossy(path: &str) -> Option<String> {
+    Some(String::from_utf8_lossy(&fs::read(path).ok()?).into_owned())
 }
 
 /// Dead and not yet reaped, on its way out, or about to take a `SIGKILL`.
@@ -115,7 +120,7 @@ fn dying(pid: i32) -> bool {
     let ended = matches!(fields.first().map(String::as_str), Some("Z" | "X"));
     let exiting =
         fields.get(6).and_then(|flags| flags.parse::<u64>().ok()).is_some_and(|f| f & PF_EXITING != 0);
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let status = lossy(&format!("/proc/{pid}/status")).unwrap_or_default();
     let pending = |name: &str| {
         let text = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
         u64::from_str_radix(text.trim(), 16).unwrap_or(0)

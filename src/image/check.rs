@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::files::{FileKind, FilesImage, OwnerKind, UnixPeer};
 use super::memory::{Layout, MemoryImage, Vdso};
 use super::process::{ProcessImage, ThreadImage, Timers, TreeImage};
-use super::{Backing, IMAGE_VERSION, PAGE_SIZE, PageRange, Vma};
+use super::{Backing, FilePath, IMAGE_VERSION, PAGE_SIZE, PageRange, Vma};
 
 /// One past the last address that a program can have.
 pub const USER_END: u64 = 1 << 47;
@@ -74,7 +74,7 @@ fn thread(t: &ThreadImage, frozen: bool) -> Checked {
     insist(t.queued.len() <= MAX_TIMERS, || format!("{} queued signals", t.queued.len()))?;
     insist(t.creds.groups.len() <= 1 << 16, || format!("{} groups", t.creds.groups.len()))?;
     insist(t.sched.affinity.len() <= 8192, || "an impossible CPU mask".to_owned())?;
-    insist(!t.comm.contains('\0') && t.comm.len() <= 256, || "an impossible thread name".to_owned())?;
+    insist(!t.comm.contains(&0) && t.comm.len() < 16, || "an impossible thread name".to_owned())?;
     let waits = [libc::SYS_nanosleep, libc::SYS_clock_nanosleep, libc::SYS_futex, libc::SYS_poll];
     insist(t.wait.as_ref().is_none_or(|w| waits.contains(&w.nr)), || "an impossible wait".to_owned())?;
     let patch = t.patch.as_ref().map_or(PageRange::new(0, 0), |(at, bytes)| {
@@ -165,9 +165,9 @@ fn spans(layout: &Layout, vdso: &Vdso) -> Checked {
     let ids: BTreeSet<_> = layout.objects.iter().map(|o| o.id).collect();
     insist(ids.len() == layout.objects.len(), || "two memory objects of one name".to_owned())?;
     for o in &layout.objects {
-        let name = o.memfd_name.as_deref().unwrap_or_default();
+        let name = o.memfd_name.as_ref().map_or(&[][..], FilePath::as_bytes);
         let possible =
-            o.size <= MAX_OBJECT && page_size(o.page_size) && !name.contains('\0') && name.len() <= 249;
+            o.size <= MAX_OBJECT && page_size(o.page_size) && !name.contains(&0) && name.len() <= 249;
         insist(possible, || format!("an impossible memory object of {} bytes", o.size))?;
     }
     Ok(())
@@ -181,8 +181,9 @@ fn mapping(v: &Vma) -> bool {
 }
 
 /// Absolute and short enough; where it leads to is another question.
-pub fn path(path: &str) -> Checked {
-    let possible = path.starts_with('/') && path.len() < MAX_PATH && !path.contains('\0');
+pub fn path(path: &FilePath) -> Checked {
+    let bytes = path.as_bytes();
+    let possible = bytes.first() == Some(&b'/') && bytes.len() < MAX_PATH && !bytes.contains(&0);
     insist(possible, || "an impossible path".to_owned())
 }
 
@@ -196,7 +197,7 @@ fn files(f: &FilesImage, tids: &BTreeSet<i32>, frozen: bool) -> Checked {
     insist(numbers.len() == f.slots.len(), || "one descriptor twice".to_owned())?;
     for memfd in &f.memfds {
         let possible = memfd.size <= MAX_OBJECT && memfd.huge_page.is_none_or(page_size);
-        insist(possible && !memfd.name.contains('\0'), || "an impossible memfd".to_owned())?;
+        insist(possible && !memfd.name.as_bytes().contains(&0), || "an impossible memfd".to_owned())?;
     }
     for (index, file) in f.files.iter().enumerate() {
         if let Some(owner) = &file.owner {

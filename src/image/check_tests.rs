@@ -22,7 +22,7 @@ fn vma(start: u64, end: u64) -> Vma {
 }
 
 fn file(flags: u32, kind: FileKind) -> OpenFile {
-    OpenFile { fd: 3, link: "x".to_owned(), ino: 1, flags, owner: None, kind }
+    OpenFile { fd: 3, link: "x".into(), ino: 1, flags, owner: None, kind }
 }
 
 fn regular(path: &str) -> FileKind {
@@ -36,7 +36,7 @@ fn regular(path: &str) -> FileKind {
         mtime_ns: 0,
         btime_ns: None,
     };
-    FileKind::Regular { path: path.to_owned(), pos: 0, identity }
+    FileKind::Regular { path: path.into(), pos: 0, identity }
 }
 
 fn good() -> TreeImage {
@@ -51,7 +51,7 @@ fn good() -> TreeImage {
         },
         vdso: Vdso { areas: vec![("[vdso]".to_owned(), 0x7fff_0000_0000, 0x7fff_0000_2000)], hash: [0; 32] },
         mm: MmFields::default(),
-        exe: "/bin/x".to_owned(),
+        exe: "/bin/x".into(),
         files: Vec::new(),
         resident: 0,
         huge_pages: Vec::new(),
@@ -69,7 +69,7 @@ fn good() -> TreeImage {
         actions: vec![[0; 4]; 64],
         queued: Vec::new(),
         timers: Timers::default(),
-        attributes: Attributes { cwd: "/".to_owned(), root: "/".to_owned(), ..Attributes::default() },
+        attributes: Attributes { cwd: "/".into(), root: "/".into(), ..Attributes::default() },
         files,
     }])
 }
@@ -201,9 +201,9 @@ fn signals_to_others_are_refused() {
 fn paths_are_absolute_texts() {
     for path in ["", "relative", "../up", "/with\0nul", &format!("/{}", "x".repeat(5000))] {
         assert!(refused(|p| p.files.files[0].kind = regular(path)).contains("path"), "{path:?}");
-        refused(|p| p.attributes.cwd = path.to_owned());
-        refused(|p| p.attributes.root = path.to_owned());
-        refused(|p| p.memory.exe = path.to_owned());
+        refused(|p| p.attributes.cwd = path.into());
+        refused(|p| p.attributes.root = path.into());
+        refused(|p| p.memory.exe = path.into());
     }
     // a place opens nothing: one that would is no place
     let FileKind::Regular { path, identity, .. } = regular("/x") else { unreachable!() };

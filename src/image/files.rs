@@ -12,6 +12,7 @@ use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
 use serde::{Deserialize, Serialize};
 
+use super::file_path::FilePath;
 use super::note::Note;
 
 pub use super::file_identity::{FileIdentity, is_pseudo_fs, is_shared_fs};
@@ -20,7 +21,7 @@ pub use super::file_identity::{FileIdentity, is_pseudo_fs, is_shared_fs};
 pub type ContentHash = [u8; 32];
 
 /// Content hashes of source files, by path.
-pub type ContentHashes = BTreeMap<String, ContentHash>;
+pub type ContentHashes = BTreeMap<FilePath, ContentHash>;
 
 /// All descriptors of one process.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,7 +55,7 @@ pub struct OpenFile {
     /// The lowest descriptor that leads here; for messages.
     pub fd: i32,
     /// What `/proc/PID/fd/N` says, such as `pipe:[4711]`; with `ino` the sign that nothing changed.
-    pub link: String,
+    pub link: FilePath,
     /// The inode number in `fdinfo`.
     pub ino: u64,
     /// `F_GETFL`: access mode and status flags.
@@ -100,7 +101,7 @@ pub enum FileKind {
     /// A file of a file system; opened again by its path at the target.
     Regular {
         /// Absolute path.
-        path: String,
+        path: FilePath,
         /// File position.
         pos: u64,
         /// Which file it was.
@@ -109,7 +110,7 @@ pub enum FileKind {
     /// A directory.
     Directory {
         /// Absolute path.
-        path: String,
+        path: FilePath,
         /// Position in the listing (a cookie of the file system).
         pos: u64,
         /// Which directory it was.
@@ -118,14 +119,14 @@ pub enum FileKind {
     /// Anything opened with `O_PATH`: a place, not an open file.
     Place {
         /// Absolute path.
-        path: String,
+        path: FilePath,
         /// What was there.
         identity: FileIdentity,
     },
     /// `/dev/null` and its like.
     CharDevice {
         /// The path it was opened by.
-        path: String,
+        path: FilePath,
         /// Major device number.
         major: u32,
         /// Minor device number.
@@ -218,7 +219,7 @@ pub struct MemFd {
     /// Device number of its (internal) file system; `(dev, object)` finds its mappings in `/proc/PID/maps`.
     pub dev: u64,
     /// The name given to `memfd_create`.
-    pub name: String,
+    pub name: FilePath,
     /// Bytes.
     pub size: u64,
     /// `F_GET_SEALS`.

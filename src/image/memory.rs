@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::PAGE_SIZE;
+use super::file_path::FilePath;
 use super::files::FileIdentity;
 use super::ranges::{PageRange, RangeSet};
 
@@ -24,7 +25,7 @@ pub enum Backing {
     /// A file of the file system.
     File {
         /// Its path in the mount namespace of the process.
-        path: String,
+        path: FilePath,
     },
     /// Shared anonymous memory: an unnamed object.
     SharedAnonymous(ObjectId),
@@ -143,7 +144,7 @@ pub struct MemoryObject {
     /// Size in bytes.
     pub size: u64,
     /// `Some(name)` for a memfd.
-    pub memfd_name: Option<String>,
+    pub memfd_name: Option<FilePath>,
     /// Seals of a memfd (`F_GET_SEALS`), applied at the very end.
     pub seals: i32,
     /// Bytes of its pages: [`PAGE_SIZE`], or those of huge pages (hugetlb).
@@ -233,9 +234,9 @@ pub struct MemoryImage {
     /// Pointers.
     pub mm: MmFields,
     /// `/proc/PID/exe`.
-    pub exe: String,
+    pub exe: FilePath,
     /// Files behind mappings: path and identity, each once.
-    pub files: Vec<(String, FileIdentity)>,
+    pub files: Vec<(FilePath, FileIdentity)>,
     /// Resident set in bytes, without huge pages (hugetlb).
     pub resident: u64,
     /// Huge pages that it will need at the target.

@@ -10,6 +10,7 @@
 
 pub mod check;
 pub mod file_identity;
+pub mod file_path;
 pub mod files;
 pub mod memory;
 pub mod note;
@@ -19,6 +20,7 @@ pub mod process;
 pub mod ranges;
 pub mod shown;
 
+pub use file_path::FilePath;
 pub use memory::{Backing, MemoryImage, ObjectId, Vma, VmaFlags};
 pub use note::Note;
 pub use obstacle::Obstacle;

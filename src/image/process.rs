@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::file_path::FilePath;
 use super::files::FilesImage;
 use super::memory::MemoryImage;
 use crate::image::IMAGE_VERSION;
@@ -31,7 +32,7 @@ pub struct ThreadImage {
     /// Signals queued to this thread.
     pub queued: Vec<Siginfo>,
     /// Name.
-    pub comm: String,
+    pub comm: Vec<u8>,
     /// Credentials (they belong to the thread).
     pub creds: Credentials,
     /// Scheduling.
@@ -143,9 +144,9 @@ pub struct PosixTimer {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attributes {
     /// Current directory.
-    pub cwd: String,
+    pub cwd: FilePath,
     /// Root directory.
-    pub root: String,
+    pub root: FilePath,
     /// `umask`.
     pub umask: u32,
     /// Soft and hard limits by resource number.

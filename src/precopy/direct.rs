@@ -37,7 +37,7 @@ fn unseen(kind: Kind, files: &FilesImage) -> Option<String> {
     let direct = libc::O_DIRECT as u32;
     let read = |flags: u32| flags & libc::O_ACCMODE as u32 != libc::O_WRONLY as u32;
     let file =
-        files.files.iter().find(|f| f.flags & direct != 0 && f.link.starts_with('/') && read(f.flags))?;
+        files.files.iter().find(|f| f.flags & direct != 0 && f.link.starts_with("/") && read(f.flags))?;
     (kind != Kind::Checksum).then(|| format!("fd {} ({}) is open with O_DIRECT", file.fd, file.link))
 }
 
@@ -56,7 +56,7 @@ mod tests {
 
     fn files(flags: i32) -> FilesImage {
         let kind = FileKind::EventFd { count: 0, semaphore: false };
-        let (fd, link, ino) = (7, "/data".to_owned(), 1);
+        let (fd, link, ino) = (7, "/data".into(), 1);
         let file = OpenFile { fd, link, ino, flags: flags as u32, owner: None, kind };
         FilesImage { files: vec![file], ..FilesImage::default() }
     }

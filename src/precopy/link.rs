@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use super::MigrateError;
 use super::hello;
 use crate::image::files::FileKind;
-use crate::image::{ObjectId, PageRange, ProcessImage};
+use crate::image::{FilePath, ObjectId, PageRange, ProcessImage};
 use crate::preload::PreloadError;
 use crate::preload::push::PageSink;
 use crate::sys::time::ClockOffsets;
@@ -322,17 +322,20 @@ pub fn out_of_turn(message: &ToSource) -> MigrateError {
 /// Contents that the target wants to compare: of files that the process was described to use, and of no others. A
 /// hash tells a guesser what is in a file.
 pub fn hashes(
-    paths: &[String],
+    paths: &[FilePath],
     described: &ProcessImage,
-) -> Result<BTreeMap<String, [u8; 32]>, MigrateError> {
+) -> Result<BTreeMap<FilePath, [u8; 32]>, MigrateError> {
     let mapped = described.memory.files.iter().map(|(path, _)| path);
     let open = described.files.files.iter().filter_map(|file| match &file.kind {
         FileKind::Regular { path, .. } => Some(path),
         _ => None,
     });
-    let ours: BTreeSet<&String> = mapped.chain(open).collect();
+    let ours: BTreeSet<&FilePath> = mapped.chain(open).collect();
     if let Some(other) = paths.iter().find(|path| !ours.contains(path)) {
-        let what = format!("a wish for the hash of {}, which the process does not use", words::said(other));
+        let what = format!(
+            "a wish for the hash of {}, which the process does not use",
+            words::said(&other.to_string())
+        );
         return Err(MigrateError::Nonsense(what));
     }
     Ok(paths.iter().filter_map(|p| Some((p.clone(), crate::state::files::content_hash(p).ok()?))).collect())

@@ -8,8 +8,6 @@ use std::path::Path;
 use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
-use procfs::process::Process;
-
 use super::PreloadError;
 use super::capture::Poised;
 use super::lazy::{self, Later};
@@ -21,11 +19,11 @@ use crate::dirty::{Chosen, DirtyTracker, Found, Kind, TrackError};
 use crate::image::files::{FileIdentity, FilesImage};
 use crate::image::memory::{Layout, MemoryObject, discontinued};
 use crate::image::process::ProcessImage;
-use crate::image::{Backing, ObjectId, PAGE_SIZE, RangeSet, Vma};
+use crate::image::{Backing, FilePath, ObjectId, PAGE_SIZE, RangeSet, Vma};
 use crate::state::digest::Digest;
 use crate::state::files::identity::identity_of_path;
 use crate::state::threads::inner_tid;
-use crate::state::{StateError, memory_map, waits};
+use crate::state::{memory_map, threads, waits};
 use crate::tracee::freeze::Member;
 use crate::tracee::together::{Plain, Urgent, UrgentTracee, go_to};
 use crate::tracee::{Frozen, Remote, Site};
@@ -60,7 +58,7 @@ pub struct Agent {
     pub attach: Duration,
     /// The mappings that the target was told of last.
     told: Vec<Vma>,
-    files: BTreeSet<String>,
+    files: BTreeSet<FilePath>,
     tracker: Box<dyn DirtyTracker>,
     pages: Pusher,
     objects: ObjectPusher,
@@ -135,12 +133,12 @@ impl Agent {
     }
 
     /// Files mapped since the last time this was asked; the target has not compared them yet.
-    pub fn new_files(&mut self) -> Vec<(String, FileIdentity)> {
+    pub fn new_files(&mut self) -> Vec<(FilePath, FileIdentity)> {
         let mut new = Vec::new();
         for vma in &self.layout.vmas {
             let Backing::File { path } = &vma.backing else { continue };
             if !self.files.contains(path)
-                && let Ok(identity) = identity_of_path(Path::new(path))
+                && let Ok(identity) = identity_of_path(path.as_path())
             {
                 self.files.insert(path.clone());
                 new.push((path.clone(), identity));
@@ -263,7 +261,7 @@ fn install_inside(
     memory: &waits::Memory,
 ) -> Result<Result<Box<dyn DirtyTracker>, TrackError>, PreloadError> {
     let (pid, leader) = (frozen.pid, frozen.leader());
-    let status = Process::new(pid).and_then(|p| p.status()).map_err(StateError::proc(pid, "status"))?;
+    let status = threads::status_of(pid)?;
     // both on one CPU
     if let Some(cpu) = frozen.threads.first().and_then(Member::cpu) {
         go_to(cpu);

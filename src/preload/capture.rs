@@ -3,8 +3,6 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use procfs::process::Process;
-
 use super::PreloadError;
 use super::agent::PATIENCE;
 use crate::image::memory::MemoryImage;
@@ -301,7 +299,7 @@ fn capture_threads(
 ) -> Result<Vec<ThreadImage>, PreloadError> {
     let pid = frozen.pid;
     let posix = timers::list(pid)?;
-    let status = Process::new(pid).and_then(|p| p.status()).map_err(StateError::proc(pid, "status"))?;
+    let status = threads::status_of(pid)?;
     let late = [credentials::obstacles(pid, &status), timers::obstacles(&posix)].concat();
     if !late.is_empty() {
         let list: Vec<String> = late.iter().map(ToString::to_string).collect();

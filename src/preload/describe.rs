@@ -3,13 +3,11 @@
 
 use std::time::Duration;
 
-use procfs::process::Process;
-
 use super::{PreloadError, standing};
 use crate::handover::journal::start_time;
 use crate::image::memory::MemoryImage;
 use crate::image::process::{Attributes, ProcessImage, ThreadImage, Timers};
-use crate::image::{Backing, Note, Obstacle, Vma};
+use crate::image::{Backing, FilePath, Note, Obstacle, Vma};
 use crate::state::files::{self, FilesOptions};
 use crate::state::{
     StateError, attributes, credentials, guard_pages, huge_pages, memory_map, mm_fields, scheduling, threads,
@@ -51,8 +49,7 @@ pub fn describe(pid: i32, options: &FilesOptions) -> Result<Described, PreloadEr
 }
 
 fn look(pid: i32, options: &FilesOptions, mut obstacles: Vec<Obstacle>) -> Result<Described, PreloadError> {
-    let process = Process::new(pid).map_err(StateError::proc(pid, "stat"))?;
-    let status = process.status().map_err(StateError::proc(pid, "status"))?;
+    let status = threads::status_of(pid)?;
     obstacles.extend(credentials::obstacles(pid, &status));
     obstacles.extend(attributes::namespace_obstacles(pid));
     let survey = memory_map::survey(pid)?;
@@ -64,8 +61,7 @@ fn look(pid: i32, options: &FilesOptions, mut obstacles: Vec<Obstacle>) -> Resul
     obstacles.extend(timers::obstacles(&posix));
     let exe = std::fs::read_link(format!("/proc/{pid}/exe"))
         .map_err(StateError::io(pid, "reading its exe link"))?
-        .to_string_lossy()
-        .into_owned();
+        .into();
     let attributes = Attributes { dumpable: 1, ..attributes::capture(pid, &status)? };
     let huge_pages = huge_pages::needed(pid, &survey.layout, &files)?;
     let memory = MemoryImage {
@@ -74,7 +70,7 @@ fn look(pid: i32, options: &FilesOptions, mut obstacles: Vec<Obstacle>) -> Resul
         vdso: memory_map::vdso(pid, survey.vdso)?,
         mm: mm_fields::capture(pid)?,
         exe,
-        resident: status.vmrss.unwrap_or(0) * 1024,
+        resident: status.resident,
         huge_pages,
     };
     let cpus = scheduling::online_cpus();
@@ -97,14 +93,14 @@ fn look(pid: i32, options: &FilesOptions, mut obstacles: Vec<Obstacle>) -> Resul
 fn mapped_files(
     vmas: &[Vma],
     obstacles: &mut Vec<Obstacle>,
-) -> Vec<(String, crate::image::files::FileIdentity)> {
-    let mut files: Vec<(String, _)> = Vec::new();
+) -> Vec<(FilePath, crate::image::files::FileIdentity)> {
+    let mut files: Vec<(FilePath, _)> = Vec::new();
     for vma in vmas {
         let Backing::File { path } = &vma.backing else { continue };
         if files.iter().any(|(p, _)| p == path) {
             continue;
         }
-        match files::identity::identity_of_path(std::path::Path::new(path)) {
+        match files::identity::identity_of_path(path.as_path()) {
             Ok(identity) => files.push((path.clone(), identity)),
             Err(e) => obstacles.push(Obstacle::new(
                 format!("mapping {:#x}-{:#x}: {path}", vma.start, vma.end),
@@ -117,11 +113,11 @@ fn mapped_files(
 }
 
 fn thread(tid: i32, cpus: &[u8]) -> Result<ThreadImage, StateError> {
-    let status = Process::new(tid).and_then(|p| p.status()).map_err(StateError::proc(tid, "status"))?;
+    let status = threads::status_of(tid)?;
     Ok(ThreadImage {
         tid: threads::inner_tid(&status, tid),
         comm: status.name.clone(),
-        creds: credentials::of_status(tid, &status)?,
+        creds: credentials::of_status(&status),
         sched: scheduling::capture(tid, cpus)?,
         ..ThreadImage::default()
     })

@@ -203,7 +203,7 @@ mod tests {
         assert!(lazy_able(&plain));
         for eager in [
             Vma { flags: VmaFlags::LOCKED, ..plain.clone() },
-            Vma { backing: Backing::File { path: "/x".to_owned() }, ..plain.clone() },
+            Vma { backing: Backing::File { path: "/x".into() }, ..plain.clone() },
             Vma { backing: Backing::MemFd(id), ..plain.clone() },
             Vma { page_size: 1 << 30, ..plain.clone() },
         ] {
@@ -268,7 +268,7 @@ mod tests {
             backing: Backing::SharedAnonymous(id),
             ..vma(pages(100, 110))
         };
-        let code = Vma { backing: Backing::File { path: "/x".to_owned() }, ..vma(pages(6, 9)) };
+        let code = Vma { backing: Backing::File { path: "/x".into() }, ..vma(pages(6, 9)) };
         let layout = Layout { vmas: vec![vma(pages(1, 6)), code, shared], ..Layout::default() };
         let of = |object, range| LazyRange { object, range };
         let wanted = [of(None, pages(4, 8)), of(Some(id), pages(0, 5))];

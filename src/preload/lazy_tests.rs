@@ -248,7 +248,7 @@ fn objects_without_a_descriptor_come_late() {
     let object = MemoryObject {
         id,
         size: PAGES * PAGE_SIZE,
-        memfd_name: Some("late".to_owned()),
+        memfd_name: Some("late".into()),
         seals: 0,
         page_size: PAGE_SIZE,
     };

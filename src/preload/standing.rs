@@ -13,6 +13,7 @@ use std::io;
 
 use super::PreloadError;
 use crate::image::Obstacle;
+use crate::image::file_path::printable;
 use crate::tracee::freeze::tids;
 
 /// Flag of `/proc/PID/stat`: a thread of the kernel.
@@ -20,8 +21,9 @@ const PF_KTHREAD: u32 = 0x0020_0000;
 
 /// What stands in the way because of what the process is.
 pub fn obstacles(pid: i32) -> Result<Vec<Obstacle>, PreloadError> {
-    let text =
-        fs::read_to_string(format!("/proc/{pid}/status")).map_err(|_| PreloadError::NoSuchProcess(pid))?;
+    let text = fs::read(format!("/proc/{pid}/status")).map_err(|_| PreloadError::NoSuchProcess(pid))?;
+    // what is asked here stands in lines of plain text; a name need not be
+    let text = String::from_utf8_lossy(&text);
     let status = Status(&text);
     let leader = status.number("Tgid").unwrap_or(pid);
     if leader != pid {
@@ -96,7 +98,7 @@ fn is_ulpm_itself(pid: i32) -> bool {
 }
 
 fn is_kernel_thread(pid: i32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let stat = crate::sys::lossy(format!("/proc/{pid}/stat")).unwrap_or_default();
     let flags =
         stat.rsplit_once(") ").and_then(|(_, rest)| rest.split_whitespace().nth(6)?.parse::<u32>().ok());
     flags.is_some_and(|flags| flags & PF_KTHREAD != 0)
@@ -147,7 +149,7 @@ pub fn children(pid: i32) -> Vec<i32> {
 
 /// The name of a process, which everybody may read.
 pub(super) fn comm(pid: i32) -> String {
-    fs::read_to_string(format!("/proc/{pid}/comm")).map(|name| name.trim().to_owned()).unwrap_or_default()
+    printable(&crate::sys::status::name(pid))
 }
 
 /// `/proc/PID/status`, which everybody may read.

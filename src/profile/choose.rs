@@ -3,10 +3,9 @@
 //! A process with a seccomp filter may be killed for a system call of ours: what has to be installed inside it is not
 //! for such a one.
 
-use procfs::process::Process;
-
 use crate::dirty::choice::Unavailable;
 use crate::dirty::{Choice, Chosen, Kind, TrackError};
+use crate::sys::status::Status;
 
 const FILTERED: &str = "the process has a seccomp filter, which might kill it for a system call of ours";
 
@@ -25,6 +24,5 @@ pub fn choose(pid: i32, choice: Choice) -> Result<Chosen, Unavailable> {
 
 /// Whether its first thread, the one that would be stopped, is under seccomp. In doubt it is.
 fn filtered(pid: i32) -> bool {
-    let status = Process::new(pid).and_then(|p| p.status());
-    status.map_or(true, |s| s.seccomp.is_some_and(|mode| mode != 0))
+    Status::of(pid).map_or(true, |status| status.seccomp != 0)
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use procfs::process::{MMPermissions, MMapPath, MemoryMap};
 
 use super::who::printable;
-use crate::image::{PageRange, RangeSet};
+use crate::image::{FilePath, PageRange, RangeSet};
 
 /// A mapping and what to call it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub struct Named {
 impl Named {
     fn of(map: &MemoryMap) -> Self {
         let name = match &map.pathname {
-            MMapPath::Path(path) => Some(printable(&readable(&path.to_string_lossy()))),
+            MMapPath::Path(path) => Some(printable(&readable(&FilePath::from(path.as_path()).to_string()))),
             MMapPath::Heap => Some("[heap]".to_owned()),
             MMapPath::Stack => Some("[stack]".to_owned()),
             MMapPath::TStack(tid) => Some(format!("[stack:{tid}]")),

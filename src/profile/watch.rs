@@ -308,10 +308,10 @@ impl<'a> Sampler<'a> {
     fn survey(&mut self) -> Result<(), ProfileError> {
         let pid = self.subject.pid;
         let (survey, _) = memory_map::quick(pid, &self.layout)?;
-        let maps = Process::new(pid).and_then(|p| p.maps()).map_err(StateError::proc(pid, "maps"))?;
+        let maps = crate::sys::maps::maps(pid).map_err(StateError::io(pid, "reading the maps"))?;
         self.layout = survey.layout;
         self.unwatched = survey.obstacles.len();
-        self.maps = Named::all(&maps.0);
+        self.maps = Named::all(&maps);
         self.known = self.maps.iter().map(|m| m.range).collect();
         self.surveyed = Instant::now();
         Ok(())

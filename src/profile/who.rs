@@ -2,7 +2,9 @@
 
 use procfs::process::Process;
 
+use crate::image::file_path;
 use crate::preload::standing::children;
+use crate::sys::status::Status;
 
 /// Who the process is, read while it is there.
 #[derive(Clone, Debug, Default)]
@@ -25,13 +27,13 @@ impl Who {
     /// Reads `/proc`.
     pub fn of(pid: i32) -> Self {
         let Ok(process) = Process::new(pid) else { return Who { pid, ..Who::default() } };
-        let status = process.status().ok();
+        let status = Status::of(pid).unwrap_or_default();
         Who {
             pid,
-            name: status.as_ref().map_or_else(String::new, |s| printable(&s.name)),
-            threads: status.as_ref().map_or(0, |s| s.threads),
+            name: file_path::printable(&status.name),
+            threads: status.threads,
             descriptors: process.fd_count().unwrap_or(0) as u64,
-            resident: status.and_then(|s| s.vmrss).unwrap_or(0) * 1024,
+            resident: status.resident,
             children: children(pid).len(),
         }
     }

@@ -67,7 +67,7 @@ pub fn activate(
 pub fn put_exe(skeleton: &Skeleton, memory: &MemoryImage) -> Result<(), RestoreError> {
     let now = std::fs::read_link(format!("/proc/{}/exe", skeleton.pid))
         .map_err(RestoreError::io("reading the exe link"))?;
-    if now.to_string_lossy() == memory.exe {
+    if now == memory.exe.as_path() {
         return Ok(());
     }
     let mut batch = skeleton.batch();

@@ -7,7 +7,7 @@ use super::objects::Objects;
 use super::skeleton::Skeleton;
 use super::{RestoreError, pages};
 use crate::image::files::{ContentHashes, FileIdentity};
-use crate::image::{ObjectId, PAGE_SIZE};
+use crate::image::{FilePath, ObjectId, PAGE_SIZE};
 use crate::state::files::{Access, FileCheck, check_file};
 use crate::transport::{Frame, words};
 
@@ -40,7 +40,7 @@ pub fn aborted(why: &str) -> RestoreError {
 }
 
 /// Files mapped since preflight must be the same here.
-pub fn compare(files: &[(String, FileIdentity)]) -> Result<(), RestoreError> {
+pub fn compare(files: &[(FilePath, FileIdentity)]) -> Result<(), RestoreError> {
     for (path, identity) in files {
         let object = format!("mapped file {path}");
         match check_file(&object, path, identity, Access::Read, &ContentHashes::new()) {

@@ -14,7 +14,7 @@ use super::objects::Objects;
 use super::skeleton::Skeleton;
 use super::{RestoreError, pages};
 use crate::image::memory::Layout;
-use crate::image::{Backing, PAGE_SIZE, PageRange, RangeSet, Vma, VmaFlags};
+use crate::image::{Backing, FilePath, PAGE_SIZE, PageRange, RangeSet, Vma, VmaFlags};
 use crate::sys::hugetlb;
 use crate::tracee::Batch;
 
@@ -211,7 +211,7 @@ fn carry_out(skeleton: &Skeleton, objects: &mut Objects, steps: &[Step<'_>]) -> 
 /// What a mapping is opened as inside the skeleton.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Opened {
-    File(String, bool),
+    File(FilePath, bool),
     Object(crate::image::ObjectId),
 }
 
@@ -241,14 +241,14 @@ fn open_backings(
     for (id, number) in ids.iter().zip(skeleton.receive(&borrowed)?) {
         fds.insert(Opened::Object(*id), number as u64);
     }
-    let files: Vec<(&Opened, &String, bool)> = needed
+    let files: Vec<(&Opened, &FilePath, bool)> = needed
         .iter()
         .filter_map(|o| if let Opened::File(path, write) = o { Some((o, path, *write)) } else { None })
         .collect();
     for part in files.chunks(64) {
         let mut batch = skeleton.batch();
         let calls: Vec<usize> = skeleton.as_user(&mut batch, |batch| {
-            let open = |(_, path, write): &(_, &String, bool)| {
+            let open = |(_, path, write): &(_, &FilePath, bool)| {
                 let access = if *write { libc::O_RDWR } else { libc::O_RDONLY };
                 let path = batch.string(path);
                 let flags = access | libc::O_CLOEXEC | libc::O_NONBLOCK | libc::O_NOCTTY;
@@ -357,7 +357,7 @@ mod tests {
     }
 
     fn file(start: u64, end: u64, offset: u64) -> Vma {
-        Vma { offset: offset << 12, backing: Backing::File { path: "/f".to_owned() }, ..anon(start, end, 1) }
+        Vma { offset: offset << 12, backing: Backing::File { path: "/f".into() }, ..anon(start, end, 1) }
     }
 
     fn range(start: u64, end: u64) -> PageRange {

@@ -101,7 +101,7 @@ fn make(object: &MemoryObject) -> Result<File, RestoreError> {
     let fd = match &object.memfd_name {
         Some(name) => {
             let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING | page_flags(object);
-            memfd_create(name.as_str(), flags).map_err(RestoreError::io("making a memfd"))?
+            memfd_create(name.as_path(), flags).map_err(RestoreError::io("making a memfd"))?
         }
         None => return anonymous(object),
     };

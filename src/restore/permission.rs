@@ -13,7 +13,7 @@ use nix::unistd::{Gid, Uid};
 use super::RestoreError;
 use crate::image::files::FileKind;
 use crate::image::process::{Credentials, ProcessImage};
-use crate::image::{Backing, Obstacle};
+use crate::image::{Backing, FilePath, Obstacle};
 use crate::sys::process::prlimit;
 use crate::sys::rights::Rights;
 use crate::transport::permit::{Day, Permit, User, Users};
@@ -81,12 +81,16 @@ impl Authority {
         if !self.permit.paths.is_empty() {
             // links are followed with the user's own eyes
             let look = || image_paths(image).into_iter().filter(|path| !self.is_below(path)).collect();
-            let outside: Vec<String> = match self.rights(image) {
-                Some(rights) => rights.with(look).unwrap_or_else(|_| vec!["its files".to_owned()]),
+            let outside: Vec<FilePath> = match self.rights(image) {
+                Some(rights) => rights.with(look).unwrap_or_else(|_| vec!["its files".into()]),
                 None => look(),
             };
             for path in outside {
-                found.add(&path, format!("it is outside of {}", self.permit.paths.join(":")), "--paths");
+                found.add(
+                    &path.to_string(),
+                    format!("it is outside of {}", self.permit.paths.join(":")),
+                    "--paths",
+                );
             }
         }
         for obstacle in &found.all {
@@ -192,7 +196,7 @@ impl Authority {
         if image.attributes.oom_score_adj < own_score.trim().parse().unwrap_or(0) {
             found.add("oom_score_adj", "it is spared when memory runs out".into(), ANY);
         }
-        if image.attributes.root != "/" {
+        if !image.attributes.root.is_root() {
             found.add("root directory", format!("it is {}", image.attributes.root), ANY);
         }
         let lowest = std::fs::read_to_string("/proc/sys/vm/mmap_min_addr").unwrap_or_default();
@@ -234,7 +238,7 @@ impl Authority {
     }
 
     /// Mapped files that came later: they must lie where its files may lie.
-    pub fn check_paths<'a>(&self, paths: impl Iterator<Item = &'a String>) -> Result<(), RestoreError> {
+    pub fn check_paths<'a>(&self, paths: impl Iterator<Item = &'a FilePath>) -> Result<(), RestoreError> {
         if self.permit.paths.is_empty() {
             return Ok(());
         }
@@ -245,10 +249,10 @@ impl Authority {
     }
 
     /// Links and `..` are followed: where it really is counts.
-    fn is_below(&self, path: &str) -> bool {
-        let real = |path: &str| std::fs::canonicalize(path).unwrap_or_else(|_| PathBuf::from("/"));
-        let at = real(path);
-        self.permit.paths.iter().any(|dir| at.starts_with(real(dir)) && at != Path::new("/"))
+    fn is_below(&self, path: &FilePath) -> bool {
+        let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| PathBuf::from("/"));
+        let at = real(path.as_path());
+        self.permit.paths.iter().any(|dir| at.starts_with(real(Path::new(dir))) && at != Path::new("/"))
             || self.permit.paths.iter().any(|dir| dir == "/")
     }
 }
@@ -283,7 +287,7 @@ fn sizes(image: &ProcessImage) -> (u64, u64) {
 }
 
 /// All paths by which the process reaches files.
-fn image_paths(image: &ProcessImage) -> BTreeSet<String> {
+fn image_paths(image: &ProcessImage) -> BTreeSet<FilePath> {
     let open = image.files.files.iter().filter_map(|file| match &file.kind {
         FileKind::Regular { path, .. } | FileKind::Directory { path, .. } | FileKind::Place { path, .. } => {
             Some(path)
@@ -296,7 +300,7 @@ fn image_paths(image: &ProcessImage) -> BTreeSet<String> {
         _ => None,
     });
     // everybody may be at the top
-    let others = [&image.attributes.cwd, &image.memory.exe].into_iter().filter(|path| *path != "/");
+    let others = [&image.attributes.cwd, &image.memory.exe].into_iter().filter(|path| !path.is_root());
     open.chain(mapped).chain(image.memory.files.iter().map(|(path, _)| path)).chain(others).cloned().collect()
 }
 

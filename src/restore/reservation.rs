@@ -6,7 +6,7 @@ use super::RestoreError;
 use super::permission::Authority;
 use crate::image::files::ContentHashes;
 use crate::image::process::ProcessImage;
-use crate::image::{Note, Obstacle};
+use crate::image::{FilePath, Note, Obstacle};
 use crate::state::files::{self, Access, FileCheck, Vetted};
 use crate::state::{attributes, scheduling, timers};
 use crate::sys::time::ClockOffsets;
@@ -20,7 +20,7 @@ pub struct Reservation {
     /// What will differ here without standing in the way.
     pub notes: Vec<Note>,
     /// Files to be compared by content first.
-    pub needs_hash: Vec<String>,
+    pub needs_hash: Vec<FilePath>,
     /// Files that were compared.
     pub vetted: Vec<Vetted>,
     /// A pid namespace will be needed.
@@ -103,7 +103,7 @@ fn check_files(process: &ProcessImage, hashes: &ContentHashes, found: &mut Reser
     found.needs_hash.extend(open.needs_hash);
     found.vetted.extend(open.vetted);
     for (what, path) in [("current directory", &process.attributes.cwd), ("program", &process.memory.exe)] {
-        if !Path::new(path).exists() {
+        if !path.as_path().exists() {
             found.obstacles.push(Obstacle::new(
                 format!("{what} {path}"),
                 "it does not exist at the target",
@@ -134,7 +134,7 @@ fn check_pid(description: &Description, process: &ProcessImage, found: &mut Rese
 }
 
 fn comm(pid: i32) -> String {
-    std::fs::read_to_string(format!("/proc/{pid}/comm")).map(|c| c.trim().to_owned()).unwrap_or_default()
+    crate::image::file_path::printable(&crate::sys::status::name(pid))
 }
 
 /// `CAP_CHECKPOINT_RESTORE` or `CAP_SYS_ADMIN` for `set_tid`; whether `clone3` works at all.

@@ -1,11 +1,12 @@
 //! Attributes of a process as a whole: directories, umask, limits, prctl flags, namespaces it must share with us.
 
-use procfs::process::{LimitValue, Process, Status};
+use procfs::process::{LimitValue, Process};
 
 use super::error::StateError;
 use crate::image::process::Attributes;
-use crate::image::{Note, Obstacle};
+use crate::image::{FilePath, Note, Obstacle};
 use crate::sys::process::prlimit;
+use crate::sys::status::Status;
 use crate::tracee::{Batch, Outcome};
 
 const PR_GET_THP_DISABLE: u64 = 42;
@@ -41,7 +42,7 @@ pub struct Question {
 pub fn capture(pid: i32, status: &Status) -> Result<Attributes, StateError> {
     let link = |name: &str| {
         std::fs::read_link(format!("/proc/{pid}/{name}"))
-            .map(|p| p.to_string_lossy().into_owned())
+            .map(FilePath::from)
             .map_err(StateError::io(pid, format!("reading its {name}")))
     };
     let number = |name: &str, radix| {
@@ -117,7 +118,7 @@ pub fn answer(attributes: &mut Attributes, outcome: &Outcome, q: &Question) {
 
 /// Sets directories, umask and flags inside the process. Early: needs privileges for a root directory.
 pub fn put_early(batch: &mut Batch, want: &Attributes) {
-    if want.root != "/" {
+    if !want.root.is_root() {
         let root = batch.string(&want.root);
         batch.call("chroot", libc::SYS_chroot, &[root]);
     }
@@ -186,7 +187,7 @@ pub fn notes(pid: i32, status: &Status) -> Vec<Note> {
     let for_root =
         std::fs::read_to_string("/proc/sys/fs/suid_dumpable").is_ok_and(|value| value.trim() == "2");
     let hidden =
-        || std::fs::metadata(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.uid() != status.euid);
+        || std::fs::metadata(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.uid() != status.uids[1]);
     let note = |object: String| Note::new(object, CORE_FOR_ROOT);
     (for_root && hidden()).then(|| note(format!("process {pid}"))).into_iter().collect()
 }
@@ -245,7 +246,7 @@ fn other_namespace(pid: i32, ns: &str) -> Obstacle {
 
 /// Mounts without those of /proc: a pid namespace that we made has its own.
 fn mounts(who: &str) -> Vec<String> {
-    let text = std::fs::read_to_string(format!("/proc/{who}/mountinfo")).unwrap_or_default();
+    let text = crate::sys::lossy(format!("/proc/{who}/mountinfo")).unwrap_or_default();
     text.lines()
         .filter(|l| !l.contains(" - proc "))
         .map(|l| l.split_whitespace().skip(2).take(3).collect::<Vec<_>>().join(" "))

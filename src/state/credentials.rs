@@ -3,41 +3,31 @@
 //! Linux keeps them per thread. They are set by the thread itself, at the end: what comes before may need the
 //! privileges. `SECBIT_NO_SETUID_FIXUP` keeps the capabilities while the uids change.
 
-use procfs::process::Status;
-
-use super::error::StateError;
 use crate::image::Obstacle;
 use crate::image::process::Credentials;
+use crate::sys::status::Status;
 use crate::tracee::{Batch, Outcome};
 
 const NO_SETUID_FIXUP: u64 = 1 << 2;
 const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 
 /// What `/proc/PID/task/TID/status` tells; securebits come from [`answer`].
-pub fn of_status(pid: i32, status: &Status) -> Result<Credentials, StateError> {
-    let missing = |field| StateError::Field { pid, file: "status", field };
-    let field = |value: Option<u64>, name| value.ok_or_else(|| missing(name));
-    Ok(Credentials {
-        uids: [status.ruid, status.euid, status.suid, status.fuid],
-        gids: [status.rgid, status.egid, status.sgid, status.fgid],
+pub fn of_status(status: &Status) -> Credentials {
+    Credentials {
+        uids: status.uids,
+        gids: status.gids,
         groups: status.groups.clone(),
-        caps: [
-            status.capinh,
-            status.capprm,
-            status.capeff,
-            field(status.capbnd, "CapBnd")?,
-            field(status.capamb, "CapAmb")?,
-        ],
+        caps: status.caps,
         securebits: 0,
-        no_new_privs: status.nonewprivs.unwrap_or(0) != 0,
-    })
+        no_new_privs: status.no_new_privs.unwrap_or(false),
+    }
 }
 
 /// What of them cannot be carried.
 pub fn obstacles(pid: i32, status: &Status) -> Vec<Obstacle> {
     match status.seccomp {
-        None | Some(0) => Vec::new(),
-        Some(mode) => vec![Obstacle::new(
+        0 => Vec::new(),
+        mode => vec![Obstacle::new(
             format!("process {pid}"),
             format!("it runs under a seccomp filter (mode {mode}), which is not carried yet"),
             "start it without the filter",

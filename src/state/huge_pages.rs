@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 
-use procfs::process::{MemoryMap, Process};
+use procfs::process::MemoryMap;
 
 use super::error::StateError;
 use super::memory_map::map_file;
@@ -36,8 +36,8 @@ pub fn needed(pid: i32, layout: &Layout, files: &FilesImage) -> Result<Vec<HugeP
         objects.insert(id, object);
     }
     if layout.vmas.iter().any(Vma::huge) {
-        let maps = Process::new(pid).and_then(|p| p.smaps()).map_err(StateError::proc(pid, "smaps"))?;
-        let maps: BTreeMap<u64, &MemoryMap> = maps.0.iter().map(|m| (m.address.0, m)).collect();
+        let maps = crate::sys::maps::smaps(pid).map_err(StateError::io(pid, "reading the smaps"))?;
+        let maps: BTreeMap<u64, &MemoryMap> = maps.iter().map(|m| (m.address.0, m)).collect();
         for vma in layout.vmas.iter().filter(|v| v.huge()) {
             *bytes.entry(vma.page_size).or_default() += private_bytes(vma, maps.get(&vma.start).copied());
             if let Some(id) = vma.object() {

@@ -7,15 +7,16 @@
 
 use std::collections::HashSet;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
-use procfs::process::{MMPermissions, MMapPath, MemoryMap, Process, VmFlags};
+use procfs::process::{MMPermissions, MMapPath, MemoryMap, VmFlags};
 
 use nix::sys::statfs::{HUGETLBFS_MAGIC, statfs};
 
 use super::error::StateError;
 use crate::image::memory::{Layout, MemoryObject, Vdso};
-use crate::image::{Backing, ObjectId, Obstacle, PAGE_SIZE, PageRange, Vma, VmaFlags};
-use crate::sys::hugetlb;
+use crate::image::{Backing, FilePath, ObjectId, Obstacle, PAGE_SIZE, PageRange, Vma, VmaFlags};
+use crate::sys::{hugetlb, maps};
 
 const DELETED: &str = " (deleted)";
 
@@ -32,16 +33,16 @@ pub struct Survey {
 
 /// Reads the layout with all flags (walks the page tables: not inside the freeze).
 pub fn survey(pid: i32) -> Result<Survey, StateError> {
-    let maps = Process::new(pid).and_then(|p| p.smaps()).map_err(StateError::proc(pid, "smaps"))?;
-    Ok(digest(pid, &maps.0, |map| from_vm_flags(map.extension.vm_flags)))
+    let maps = maps::smaps(pid).map_err(StateError::io(pid, "reading the smaps"))?;
+    Ok(digest(pid, &maps, |map| from_vm_flags(map.extension.vm_flags)))
 }
 
 /// Reads the layout, taking flags over from `previous` where an area is the same. The second value says
 /// whether an area was found that is not in `previous`: its flags are unknown.
 pub fn quick(pid: i32, previous: &Layout) -> Result<(Survey, bool), StateError> {
-    let maps = Process::new(pid).and_then(|p| p.maps()).map_err(StateError::proc(pid, "maps"))?;
+    let maps = maps::maps(pid).map_err(StateError::io(pid, "reading the maps"))?;
     let mut unknown = false;
-    let survey = digest(pid, &maps.0, |map| match same(&previous.vmas, map) {
+    let survey = digest(pid, &maps, |map| match same(&previous.vmas, map) {
         Some(old) => old.flags,
         None => {
             unknown = true;
@@ -139,14 +140,12 @@ fn backing(map: &MemoryMap) -> Kind {
             "System V shared memory is not carried yet".to_owned(),
             "use POSIX shared memory or a memfd",
         ),
-        MMapPath::Path(path) if hugetlb::page_size_of(id.dev).is_some() => {
-            huge_backing(&path.to_string_lossy(), id, map)
-        }
+        MMapPath::Path(path) if hugetlb::page_size_of(id.dev).is_some() => huge_backing(path, id, map),
         MMapPath::Path(path) if on_hugetlbfs(path, map) => Kind::Unsupported(
             format!("the mapped file {} is on hugetlbfs, whose files are not carried", path.display()),
             "use a memfd with MFD_HUGETLB, or anonymous memory with MAP_HUGETLB",
         ),
-        MMapPath::Path(path) => path_backing(&path.to_string_lossy(), id),
+        MMapPath::Path(path) => path_backing(path, id),
         other => Kind::Unsupported(format!("{other:?} mappings are not carried"), "unmap it"),
     }
 }
@@ -161,11 +160,12 @@ fn page_size(map: &MemoryMap) -> u64 {
 
 /// Memory of one of the kernel's own file systems of huge pages. Anonymous memory is a file there, too: each mapping
 /// has one of its own.
-fn huge_backing(path: &str, id: ObjectId, map: &MemoryMap) -> Kind {
-    if path.starts_with("/memfd:") {
+fn huge_backing(path: &Path, id: ObjectId, map: &MemoryMap) -> Kind {
+    let name = FilePath::from(path);
+    if name.starts_with("/memfd:") {
         return Kind::Carried(Backing::MemFd(id));
     }
-    if path.starts_with("/anon_hugepage") {
+    if name.starts_with("/anon_hugepage") {
         let shared = map.perms.contains(MMPermissions::SHARED);
         return Kind::Carried(if shared { Backing::SharedAnonymous(id) } else { Backing::Anonymous });
     }
@@ -173,13 +173,14 @@ fn huge_backing(path: &str, id: ObjectId, map: &MemoryMap) -> Kind {
 }
 
 /// Whether it is a file of a mounted hugetlbfs. The file system is asked only where the borders allow it.
-fn on_hugetlbfs(path: &std::path::Path, map: &MemoryMap) -> bool {
+fn on_hugetlbfs(path: &Path, map: &MemoryMap) -> bool {
     let Some(smallest) = hugetlb::sizes().first() else { return false };
     let aligned = [map.address.0, map.address.1].iter().all(|a| a.is_multiple_of(smallest.bytes));
     aligned && statfs(path).is_ok_and(|fs| fs.filesystem_type() == HUGETLBFS_MAGIC)
 }
 
-fn path_backing(path: &str, id: ObjectId) -> Kind {
+fn path_backing(path: &Path, id: ObjectId) -> Kind {
+    let path = FilePath::from(path);
     if path.starts_with("/memfd:") {
         return Kind::Carried(Backing::MemFd(id));
     }
@@ -192,13 +193,13 @@ fn path_backing(path: &str, id: ObjectId) -> Kind {
             "use POSIX shared memory or a memfd",
         );
     }
-    if path.starts_with("anon_inode:") || path.starts_with("/[") || !path.starts_with('/') {
+    if path.starts_with("anon_inode:") || path.starts_with("/[") || !path.starts_with("/") {
         return Kind::Unsupported(
             format!("memory of {path} belongs to a kernel object that is not carried"),
             "close it",
         );
     }
-    if path.ends_with(DELETED) {
+    if path.ends_with(DELETED) && !is_at(&path, id) {
         return Kind::Unsupported(
             format!("the mapped file {path} has no name any more"),
             "restart the process after upgrades, or keep the file in place",
@@ -207,7 +208,12 @@ fn path_backing(path: &str, id: ObjectId) -> Kind {
     if path.starts_with("/dev/") && !path.starts_with("/dev/shm/") {
         return Kind::Unsupported(format!("memory of the device {path} is not carried"), "close the device");
     }
-    Kind::Carried(Backing::File { path: path.to_owned() })
+    Kind::Carried(Backing::File { path })
+}
+
+/// Whether a name that ends like that of a deleted file is simply called so.
+fn is_at(path: &FilePath, id: ObjectId) -> bool {
+    std::fs::metadata(path).is_ok_and(|found| found.ino() == id.ino)
 }
 
 fn protection(map: &MemoryMap) -> u8 {
@@ -251,10 +257,10 @@ fn object(pid: i32, map: &MemoryMap, id: ObjectId, maps: &[MemoryMap]) -> Memory
         .max()
         .unwrap_or(0);
     let path = match &map.pathname {
-        MMapPath::Path(p) => p.to_string_lossy().into_owned(),
-        _ => String::new(),
+        MMapPath::Path(path) => FilePath::from(path.as_path()),
+        _ => FilePath::default(),
     };
-    let memfd_name = path.strip_prefix("/memfd:").map(|n| n.strip_suffix(DELETED).unwrap_or(n).to_owned());
+    let memfd_name = path.strip_prefix("/memfd:").map(|name| name.without_suffix(DELETED));
     MemoryObject { id, size: by_link.unwrap_or(by_maps), memfd_name, seals: 0, page_size: page_size(map) }
 }
 

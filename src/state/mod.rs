@@ -41,8 +41,8 @@ pub use error::StateError;
 
 /// Our own credentials.
 pub fn credentials_of_self() -> Result<crate::image::process::Credentials, StateError> {
-    let status = procfs::process::Process::myself()
-        .and_then(|p| p.status())
-        .map_err(StateError::proc(0, "self/status"))?;
-    credentials::of_status(0, &status)
+    let own = std::path::Path::new("/proc/thread-self/status");
+    let status =
+        crate::sys::status::Status::read(own).map_err(StateError::io(0, "reading our own credentials"))?;
+    Ok(credentials::of_status(&status))
 }

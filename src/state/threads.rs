@@ -5,12 +5,12 @@
 //! stack, robust list, tid address, rseq, queued signals: they must be said by the thread); registers last.
 
 use nix::errno::Errno;
-use procfs::process::{Process, Status};
 
 use super::error::StateError;
 use super::{credentials, modes, scheduling, signals, waits};
 use crate::image::process::ThreadImage;
 use crate::sys::ptrace::{self, Regs};
+use crate::sys::status::Status;
 use crate::sys::{process, xsave};
 use crate::tracee::freeze::{Frozen, Member};
 use crate::tracee::site::leave_vdso;
@@ -124,8 +124,7 @@ pub fn capture<Q>(
     leave_vdso(thread, context.site)?;
     let mut remote = Remote::approach(thread, context.site)?;
     let taken = waits::capture(context.frozen, member, remote.saved(), context.memory)?;
-    let task = Process::new(tid).map_err(StateError::proc(tid, "status"))?;
-    let status = task.status().map_err(StateError::proc(tid, "status"))?;
+    let status = status_of(tid)?;
     let mut image = ThreadImage {
         tid: inner_tid(&status, tid),
         regs: words(&taken.regs),
@@ -134,7 +133,7 @@ pub fn capture<Q>(
         rseq: (rseq.address, rseq.size, rseq.signature),
         robust_list: process::robust_list(tid).map_err(kernel("reading the robust list"))?,
         comm: status.name.clone(),
-        creds: credentials::of_status(tid, &status)?,
+        creds: credentials::of_status(&status),
         sched: scheduling::capture(tid, context.cpus)?,
         wait: taken.wait.clone(),
         patch: taken.patch.map(|(at, bytes)| (at, bytes.to_vec())),
@@ -149,7 +148,7 @@ pub fn capture<Q>(
     let mode = modes::ask(&mut batch);
     let question = ask(&mut batch);
     let plain = Plain::of(thread);
-    let process = status.nstgid.as_ref().and_then(|all| all.last().copied()).unwrap_or(status.tgid);
+    let process = status.nstgid.last().copied().unwrap_or(status.tgid);
     let bell = Bell::of(process, image.tid, status.sigcgt, remote.mask());
     remote.shelter_in(context.scratch, &taken.continued(tid), Some(&plain), bell)?;
     let urgent = UrgentTracee::from(plain);
@@ -167,7 +166,12 @@ pub fn capture<Q>(
 
 /// The id by which the process itself knows the thread.
 pub fn inner_tid(status: &Status, tid: i32) -> i32 {
-    status.nspid.as_ref().and_then(|all| all.last().copied()).unwrap_or(tid)
+    status.nspid.last().copied().unwrap_or(tid)
+}
+
+/// The `status` file of a process or thread.
+pub fn status_of(tid: i32) -> Result<Status, StateError> {
+    Status::of(tid).map_err(StateError::io(tid, "reading the status"))
 }
 
 /// Says of the thread that executes the batch what only it can say: all of it, since a skeleton has an alternate stack of its own

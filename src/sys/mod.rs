@@ -7,22 +7,26 @@
 //! | [`hugetlb`] | huge pages: sizes, pools, files of them |
 //! | [`handoff`] | descriptors over unix sockets |
 //! | [`namespaces`] | entering and furnishing namespaces |
+//! | [`maps`] | `/proc/PID/maps` and `smaps`, names by bytes |
 //! | [`pagemap`] | `PAGEMAP_SCAN` on `/proc/PID/pagemap` (Linux 6.7) |
 //! | [`uffd`] | userfaultfd: handshake, registration |
 //! | [`process`] | pidfds, `process_vm_*`, robust lists, `/proc/PID/mem` |
 //! | [`spawn`] | `clone3` with `set_tid` |
+//! | [`status`] | `/proc/PID/status`, by bytes |
 //! | [`time`] | clocks, time-namespace offsets, the deadline ticker |
 //! | [`xsave`] | which CPU state components exist |
 
 pub mod fds;
 pub mod handoff;
 pub mod hugetlb;
+pub mod maps;
 pub mod namespaces;
 pub mod pagemap;
 pub mod process;
 pub mod ptrace;
 pub mod rights;
 pub mod spawn;
+pub mod status;
 pub mod time;
 pub mod uffd;
 pub mod xsave;
@@ -34,6 +38,11 @@ pub fn kernel_at_least(major: u32, minor: u32) -> bool {
     let release = name.release().to_string_lossy().into_owned();
     let mut parts = release.split(|c: char| !c.is_ascii_digit()).map_while(|p| p.parse::<u32>().ok());
     (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) >= (major, minor)
+}
+
+/// A file of `/proc` as text, for what stands beside the names in it: those may be any bytes, and are not told by this.
+pub fn lossy(path: impl AsRef<std::path::Path>) -> std::io::Result<String> {
+    Ok(String::from_utf8_lossy(&std::fs::read(path)?).into_owned())
 }
 
 /// An error and its causes as one line.

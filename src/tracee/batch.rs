@@ -70,9 +70,9 @@ impl Batch {
         at
     }
 
-    /// Places a NUL-terminated string.
-    pub fn string(&mut self, text: &str) -> u64 {
-        let mut bytes = text.as_bytes().to_vec();
+    /// Places a NUL-terminated string, of any bytes.
+    pub fn string(&mut self, text: impl AsRef<[u8]>) -> u64 {
+        let mut bytes = text.as_ref().to_vec();
         bytes.push(0);
         self.bytes(&bytes)
     }

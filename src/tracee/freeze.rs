@@ -335,7 +335,7 @@ struct Signals {
 
 impl Signals {
     fn of(tid: i32) -> Self {
-        let status = std::fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
+        let status = crate::sys::lossy(format!("/proc/{tid}/status")).unwrap_or_default();
         let field = |name: &str| {
             status
                 .lines()

@@ -241,8 +241,8 @@ impl SleepSample {
     /// Reads `/proc/TID/sched` and `stat`; `None` where the kernel does not show them. In this order: a thread that
     /// moves to another CPU in between has slept once more by then, which [`SleepSample::wait_began`] notices.
     pub fn of(tid: i32) -> Option<Self> {
-        let sched = std::fs::read_to_string(format!("/proc/{tid}/sched")).ok()?;
-        let stat = std::fs::read_to_string(format!("/proc/{tid}/stat")).ok()?;
+        let sched = crate::sys::lossy(format!("/proc/{tid}/sched")).ok()?;
+        let stat = crate::sys::lossy(format!("/proc/{tid}/stat")).ok()?;
         // field 39, counted from the one after the name
         let cpu = stat.rsplit_once(") ")?.1.split_whitespace().nth(36)?.parse().ok()?;
         Self::parse(&sched, cpu)

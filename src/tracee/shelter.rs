@@ -107,7 +107,7 @@ impl Ground {
     /// Looks for both pieces of code in the mapped files of a process, and for its main thread's stack. `None`: remote calls
     /// are made without a shelter.
     pub fn of(pid: i32, maps: &str, mem: &ProcMem) -> Option<Self> {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let status = crate::sys::lossy(format!("/proc/{pid}/status")).ok()?;
         // a shadow stack lets no `ret` go where it has not come from
         if status.lines().any(|l| l.starts_with("x86_Thread_features:") && l.contains("shstk")) {
             return None;

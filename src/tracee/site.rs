@@ -36,7 +36,7 @@ impl Site {
     /// Of a process that must run on if we are killed.
     pub fn of_running(pid: i32) -> Result<Self, TraceeError> {
         let mut site = Self::of(pid)?;
-        let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+        let maps = crate::sys::lossy(format!("/proc/{pid}/maps")).unwrap_or_default();
         site.ground = Ground::of(pid, &maps, &site.mem);
         site.lonely = middle_of_the_largest_gap(&maps);
         if site.ground.is_none() {
@@ -52,7 +52,7 @@ impl Site {
             move |source| TraceeError::Proc { pid, file, source }
         };
         let mem = ProcMem::open(pid).map_err(proc_error("mem"))?;
-        let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).map_err(proc_error("maps"))?;
+        let maps = crate::sys::lossy(format!("/proc/{pid}/maps")).map_err(proc_error("maps"))?;
         let (start, end) = maps
             .lines()
             .find(|l| l.ends_with("[vdso]"))
@@ -70,7 +70,7 @@ impl Site {
             .windows(2)
             .position(|w| w == [0x0f, 0x05])
             .ok_or(TraceeError::NoSyscallInstruction { pid })?;
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).map_err(proc_error("status"))?;
+        let status = crate::sys::lossy(format!("/proc/{pid}/status")).map_err(proc_error("status"))?;
         let ignored = status
             .lines()
             .find_map(|l| l.strip_prefix("SigIgn:"))

@@ -168,12 +168,12 @@ fn decode(status: WaitStatus) -> Stop {
 
 /// The process that traces this thread; 0: nobody.
 pub fn tracer_of(tid: i32) -> i32 {
-    let status = std::fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
+    let status = crate::sys::lossy(format!("/proc/{tid}/status")).unwrap_or_default();
     status.lines().find_map(|l| l.strip_prefix("TracerPid:")).and_then(|v| v.trim().parse().ok()).unwrap_or(0)
 }
 
 /// The state letter of a thread; `?` when it is gone.
 pub fn state_of(tid: i32) -> char {
-    let stat = std::fs::read_to_string(format!("/proc/{tid}/stat")).unwrap_or_default();
+    let stat = crate::sys::lossy(format!("/proc/{tid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()).unwrap_or('?')
 }

@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::image::files::{ContentHashes, FileIdentity};
 use crate::image::memory::Layout;
-use crate::image::{Note, ObjectId, Obstacle, PageRange, TreeImage};
+use crate::image::{FilePath, Note, ObjectId, Obstacle, PageRange, TreeImage};
 use crate::sys::time::ClockOffsets;
 
 /// Version of this protocol; both ends must have the same.
@@ -184,7 +184,7 @@ pub enum ToTarget {
         /// All of them.
         layout: Layout,
         /// Mapped files that were not in the description.
-        new_files: Vec<(String, FileIdentity)>,
+        new_files: Vec<(FilePath, FileIdentity)>,
     },
     /// These pages are zero now.
     Zero(Vec<PageRange>),
@@ -227,7 +227,7 @@ pub enum ToSource {
     /// Clocks of the initial time namespace now: monotonic, boottime, in nanoseconds.
     Clock(i64, i64),
     /// Files whose content the target wants to compare.
-    NeedHashes(Vec<String>),
+    NeedHashes(Vec<FilePath>),
     /// What preflight found at the target.
     Preflight {
         /// What stands in the way; nothing does if it is empty.

@@ -68,14 +68,9 @@ fn vma(start: u64, end: u64, backing: Backing) -> Vma {
 }
 
 fn layouts() -> (Layout, Layout) {
-    let object = MemoryObject {
-        id: OBJECT,
-        size: 0x4000,
-        memfd_name: Some("m".to_owned()),
-        seals: 0,
-        page_size: 4096,
-    };
-    let file = Backing::File { path: "/bin/x".to_owned() };
+    let object =
+        MemoryObject { id: OBJECT, size: 0x4000, memfd_name: Some("m".into()), seals: 0, page_size: 4096 };
+    let file = Backing::File { path: "/bin/x".into() };
     let old = vec![
         vma(0x40_0000, 0x40_4000, file.clone()),
         vma(0x50_0000, 0x60_0000, Backing::Anonymous),
@@ -131,19 +126,19 @@ fn files() -> FilesImage {
     };
     let epoll = FileKind::Epoll { items: vec![EpollItem { fd: 0, registered: 0, events: 1, data: 9 }] };
     let kinds = vec![
-        FileKind::Regular { path: "/tmp/x".to_owned(), pos: 3, identity: identity() },
+        FileKind::Regular { path: "/tmp/x".into(), pos: 3, identity: identity() },
         FileKind::Pipe { pipe: 0 },
         FileKind::EventFd { count: 2, semaphore: true },
         epoll,
         FileKind::TimerFd(timer),
         socket(6),
         socket(5),
-        FileKind::CharDevice { path: "/dev/null".to_owned(), major: 1, minor: 3 },
+        FileKind::CharDevice { path: "/dev/null".into(), major: 1, minor: 3 },
     ];
     let files: Vec<OpenFile> = kinds
         .into_iter()
         .enumerate()
-        .map(|(i, kind)| OpenFile { fd: i as i32, link: "l".to_owned(), ino: 4, flags: 0, owner: None, kind })
+        .map(|(i, kind)| OpenFile { fd: i as i32, link: "l".into(), ino: 4, flags: 0, owner: None, kind })
         .collect();
     FilesImage {
         slots: (0..files.len()).map(|i| FdSlot { fd: i as i32, file: i, cloexec: i % 2 == 0 }).collect(),
@@ -159,7 +154,7 @@ fn tree() -> TreeImage {
         tid,
         regs: (0..27).collect(),
         xstate: vec![0; 16],
-        comm: "x".to_owned(),
+        comm: b"x".to_vec(),
         queued: vec![vec![0; 128]],
         wait: Some(Wait { nr: 230, args: [1; 6], left_ns: 10 }),
         patch: Some((0x50_0000, vec![0; 16])),
@@ -179,8 +174,8 @@ fn tree() -> TreeImage {
         layout: layouts().0,
         vdso: Vdso { areas: vec![("[vdso]".to_owned(), 0x7fff_0000_0000, 0x7fff_0000_2000)], hash: [1; 32] },
         mm: MmFields { auxv: vec![0; 32], ..MmFields::default() },
-        exe: "/bin/x".to_owned(),
-        files: vec![("/bin/x".to_owned(), identity())],
+        exe: "/bin/x".into(),
+        files: vec![("/bin/x".into(), identity())],
         resident: 4096,
         huge_pages: vec![HugePages { page_size: 1 << 21, count: 2 }],
     };
@@ -192,8 +187,8 @@ fn tree() -> TreeImage {
         queued: Vec::new(),
         timers: Timers { itimers: vec![[0, 0, 1, 0]; 3], posix: vec![timer] },
         attributes: Attributes {
-            cwd: "/".to_owned(),
-            root: "/".to_owned(),
+            cwd: "/".into(),
+            root: "/".into(),
             limits: vec![(1024, u64::MAX); 16],
             ..Attributes::default()
         },
@@ -237,9 +232,9 @@ fn to_target() -> Vec<ToTarget> {
         ToTarget::Hello(hello()),
         ToTarget::Clock,
         ToTarget::Describe(Box::new(description)),
-        ToTarget::Hashes(BTreeMap::from([("/bin/x".to_owned(), [3; 32])])),
+        ToTarget::Hashes(BTreeMap::from([("/bin/x".into(), [3; 32])])),
         ToTarget::Begin { difference: offsets },
-        ToTarget::Layout { pid: 7, layout: layouts().1, new_files: vec![("/bin/y".to_owned(), identity())] },
+        ToTarget::Layout { pid: 7, layout: layouts().1, new_files: vec![("/bin/y".into(), identity())] },
         ToTarget::Zero(ranges()),
         ToTarget::Drop(ranges()),
         ToTarget::ObjectHoles(OBJECT, ranges()),
@@ -259,7 +254,7 @@ fn to_source() -> Vec<ToSource> {
     vec![
         ToSource::Hello(hello()),
         ToSource::Clock(1, 2),
-        ToSource::NeedHashes(vec!["/bin/x".to_owned()]),
+        ToSource::NeedHashes(vec!["/bin/x".into()]),
         ToSource::Preflight {
             obstacles: vec![Obstacle::new("fd 3", "why", "advice")],
             notes: vec![Note::new("fd 4", "what")],

@@ -125,7 +125,7 @@ fn processes() -> Vec<(i32, i32, u64)> {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
             continue;
         };
-        let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
+        let Ok(stat) = ulpm::sys::lossy(format!("/proc/{pid}/stat")) else { continue };
         let Some((_, rest)) = stat.rsplit_once(") ") else { continue };
         let fields: Vec<&str> = rest.split(' ').collect();
         let (Some(parent), Some(start)) = (fields.get(1), fields.get(19)) else { continue };

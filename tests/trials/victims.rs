@@ -172,6 +172,7 @@ fn there_and_back(lab: &mut Lab, name: &str) -> Result<()> {
 
 /// Whether an outside pid is no running process any more; a zombie counts as gone.
 pub(crate) fn is_gone(outside: i32) -> bool {
-    let stat = fs::read_to_string(Path::new("/proc").join(outside.to_string()).join("stat"));
+    let stat = fs::read(Path::new("/proc").join(outside.to_string()).join("stat"));
+    let stat = stat.map(|stat| String::from_utf8_lossy(&stat).into_owned());
     stat.map_or(true, |stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X'])))
 }

@@ -82,7 +82,7 @@ impl Held {
     /// No area of the process or of a child is registered any more.
     fn unregister(&self) {
         for pid in [self.pid].into_iter().chain(self.guard.pids()) {
-            let maps = procfs::process::Process::new(pid).and_then(|p| p.maps());
+            let maps = crate::sys::maps::maps(pid);
             for area in maps.into_iter().flatten() {
                 let (start, end) = area.address;
                 for (_, fd) in self.pager.descriptors() {

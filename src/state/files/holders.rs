@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::fs;
 
+use crate::image::file_path::{FilePath, printable};
 use crate::image::files::FileKind;
 use crate::sys::fds;
 
@@ -53,8 +54,8 @@ pub(super) fn check(source: &mut Source<'_>) -> Result<(), FilesError> {
 }
 
 /// Objects by link. After a preflight only those that it did not meet.
-fn wanted(source: &Source<'_>) -> HashMap<String, Vec<Wanted>> {
-    let mut wanted: HashMap<String, Vec<Wanted>> = HashMap::new();
+fn wanted(source: &Source<'_>) -> HashMap<FilePath, Vec<Wanted>> {
+    let mut wanted: HashMap<FilePath, Vec<Wanted>> = HashMap::new();
     for file in &source.image.files {
         let (what, verdict) = match &file.kind {
             FileKind::Pipe { .. } => ("this pipe", Verdict::Refuse),
@@ -79,7 +80,7 @@ fn wanted(source: &Source<'_>) -> HashMap<String, Vec<Wanted>> {
         }
     }
     for (file, peer) in &source.outside_peers {
-        wanted.entry(format!("socket:[{peer}]")).or_default().push(Wanted {
+        wanted.entry(format!("socket:[{peer}]").into()).or_default().push(Wanted {
             object: source.image.files[*file].object(),
             what: "the other end of this socket",
             fd: source.image.files[*file].fd,
@@ -97,18 +98,18 @@ fn other_processes(own: i32) -> impl Iterator<Item = (i32, String)> {
     pids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
         .filter(move |pid| *pid != own)
         .map(|pid| {
-            let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-            (pid, format!("process {pid} ({})", name.trim()))
+            let name = printable(&crate::sys::status::name(pid));
+            (pid, format!("process {pid} ({name})"))
         })
 }
 
-fn search(source: &mut Source<'_>, wanted: &mut HashMap<String, Vec<Wanted>>, pid: i32, holder: &str) {
+fn search(source: &mut Source<'_>, wanted: &mut HashMap<FilePath, Vec<Wanted>>, pid: i32, holder: &str) {
     // Processes come and go; one that cannot be read any more holds nothing.
     let Ok(table) = fs::read_dir(format!("/proc/{pid}/fd")) else { return };
     for entry in table.flatten() {
         let Ok(link) = fs::read_link(entry.path()) else { continue };
-        let link = link.to_string_lossy();
-        let Some(candidates) = wanted.get_mut(link.as_ref()) else { continue };
+        let link = FilePath::from(link);
+        let Some(candidates) = wanted.get_mut(&link) else { continue };
         let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
         let mine = source.pid;
         candidates.retain(|ours| {
@@ -118,7 +119,7 @@ fn search(source: &mut Source<'_>, wanted: &mut HashMap<String, Vec<Wanted>>, pi
             }
             let same = if link.starts_with("anon_inode:") {
                 fds::compare_files((mine, ours.fd), (pid, fd)).is_ok_and(std::cmp::Ordering::is_eq)
-            } else if link.starts_with('/') {
+            } else if link.starts_with("/") {
                 inode(pid, fd) == Some(ours.ino)
             } else {
                 true
@@ -129,7 +130,7 @@ fn search(source: &mut Source<'_>, wanted: &mut HashMap<String, Vec<Wanted>>, pi
             !same
         });
         if candidates.is_empty() {
-            wanted.remove(link.as_ref());
+            wanted.remove(&link);
         }
     }
 }

@@ -16,6 +16,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::sys::statfs::{FsType, fstatfs, statfs};
 
+use crate::image::file_path::FilePath;
 use crate::image::files::{ContentHash, ContentHashes, FileIdentity};
 use crate::image::obstacle::Obstacle;
 
@@ -45,7 +46,7 @@ pub enum FileCheck {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vetted {
     /// The path on both hosts.
-    pub path: String,
+    pub path: FilePath,
     /// The source's file as it was compared.
     pub source: FileIdentity,
     /// The target's file as it was compared.
@@ -55,13 +56,13 @@ pub struct Vetted {
 /// Compares the file at `path` here with the source's; `object` names it in obstacles.
 pub fn check_file(
     object: &str,
-    path: &str,
+    path: &FilePath,
     source: &FileIdentity,
     access: Access,
     hashes: &ContentHashes,
 ) -> FileCheck {
     let differs = |why: String, advice: &str| FileCheck::Differs(Obstacle::new(object, why, advice));
-    let target = match identity_of_path(Path::new(path)) {
+    let target = match identity_of_path(path.as_path()) {
         Ok(target) => target,
         Err(error) => {
             let why = format!("{path} cannot be found at the target: {error}");
@@ -92,7 +93,7 @@ pub fn check_file(
     let Some(wanted) = hashes.get(path) else { return FileCheck::NeedsHash };
     match content_hash(path) {
         Ok(found) if found == *wanted => {
-            FileCheck::SameContent(Vetted { path: path.to_owned(), source: source.clone(), target })
+            FileCheck::SameContent(Vetted { path: path.clone(), source: source.clone(), target })
         }
         Ok(_) => differs(format!("{path} has another content at the target"), "copy the file to the target"),
         Err(error) => differs(format!("{path} cannot be read at the target: {error}"), "make it readable"),
@@ -174,7 +175,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a");
         std::fs::write(&path, "content").unwrap();
-        let name = path.to_str().unwrap().to_owned();
+        let name = FilePath::from(path.as_path());
         let here = identity_of_path(&path).unwrap();
         let check = |identity: &FileIdentity, access, hashes: &ContentHashes| {
             check_file("fd 3", &name, identity, access, hashes)
@@ -200,7 +201,8 @@ mod tests {
     #[test]
     fn a_missing_file_is_named() {
         let identity = identity_of_path(Path::new("/etc/passwd")).unwrap();
-        let text = differs(check_file("fd 9", "/nowhere/x", &identity, Access::Read, &ContentHashes::new()));
+        let text =
+            differs(check_file("fd 9", &"/nowhere/x".into(), &identity, Access::Read, &ContentHashes::new()));
         assert!(text.starts_with("fd 9: /nowhere/x cannot be found at the target"), "{text}");
     }
 }

@@ -15,11 +15,12 @@ use super::{
 
 /// Reads one open file of the source; `None` when it is refused, with the obstacle noted in `source`.
 pub(super) fn read(source: &mut Source<'_>, file: &Descriptor) -> Result<Option<FileKind>, FilesError> {
-    if file.flags & libc::O_PATH as u32 != 0 && !file.link.starts_with('/') {
+    if file.flags & libc::O_PATH as u32 != 0 && !file.link.starts_with("/") {
         source.refuse(refuse::unknown(file));
         return Ok(None);
     }
-    match file.link.as_str() {
+    // only the beginning counts, and that is of the kernel's own making
+    match &*String::from_utf8_lossy(file.link.as_bytes()) {
         "anon_inode:[eventfd]" => eventfd::read(source, file),
         "anon_inode:[eventpoll]" => epoll::read(source, file),
         "anon_inode:[timerfd]" => timerfd::read(source, file),

@@ -32,7 +32,7 @@ pub(super) fn read(source: &mut Source<'_>, file: &Descriptor) -> Result<Option<
     let object = MemFd {
         object: metadata.ino(),
         dev: metadata.dev(),
-        name: file.link.trim_start_matches("/memfd:").trim_end_matches(" (deleted)").to_owned(),
+        name: file.link.strip_prefix("/memfd:").unwrap_or_default().without_suffix(" (deleted)"),
         size: metadata.size(),
         seals: seals as u32,
         mode: metadata.mode() & 0o7777,
@@ -52,7 +52,7 @@ pub fn create(image: &MemFd) -> io::Result<OwnedFd> {
         let exponent = size.checked_ilog2().unwrap_or(21);
         flags |= MFdFlags::MFD_HUGETLB | MFdFlags::from_bits_retain(exponent << libc::MFD_HUGE_SHIFT);
     }
-    let made = memfd_create(image.name.as_str(), flags)?;
+    let made = memfd_create(image.name.as_path(), flags)?;
     ftruncate(&made, i64::try_from(image.size).map_err(io::Error::other)?)?;
     fchmod(&made, Mode::from_bits_truncate(image.mode))?;
     Ok(made)
@@ -100,7 +100,7 @@ mod tests {
         let image = captured(&[&first, &second]);
         assert_eq!((image.files.len(), image.memfds.len()), (2, 1));
         let object = &image.memfds[0];
-        assert_eq!((object.name.as_str(), object.size, object.huge_page), ("a name", 10, None));
+        assert_eq!((object.name.text(), object.size, object.huge_page), (Some("a name"), 10, None));
 
         let made = create(object).unwrap();
         write(&made, b"abcdefghij").unwrap();

@@ -1,5 +1,6 @@
 //! The texts for what cannot be carried: every kind by name, why, and what the user can do.
 
+use crate::image::file_path::FilePath;
 use crate::image::obstacle::Obstacle;
 
 use super::source::Descriptor;
@@ -76,7 +77,7 @@ pub(super) fn unknown(file: &Descriptor) -> Obstacle {
 }
 
 /// Is this path the name of something that is no file?
-pub(super) fn is_special_path(link: &str) -> bool {
+pub(super) fn is_special_path(link: &FilePath) -> bool {
     BY_LINK.iter().any(|(start, ..)| start.starts_with('/') && link.starts_with(start))
 }
 

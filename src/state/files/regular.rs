@@ -15,6 +15,7 @@ use nix::sys::stat::{Mode, major, minor};
 use nix::sys::statfs::{FsType, PROC_SUPER_MAGIC, fstatfs, statfs};
 use nix::unistd::{Whence, fdatasync, lseek};
 
+use crate::image::file_path::FilePath;
 use crate::image::files::{FileIdentity, FileKind, OpenFile, is_shared_fs};
 use crate::image::obstacle::Obstacle;
 
@@ -64,7 +65,7 @@ pub(super) fn read(source: &mut Source<'_>, file: &Descriptor) -> Result<Option<
         return Ok(None);
     }
     let fs_type = statfs(link.as_str()).map_err(|error| fail(error.into()))?.filesystem_type();
-    if is_about_a_process(&file.link, fs_type) {
+    if is_about_a_process(file.link.as_path(), fs_type) {
         source.refuse(refuse::process_file(file));
         return Ok(None);
     }
@@ -115,14 +116,14 @@ fn sync(source: &Source<'_>, file: &Descriptor, kind: &FileKind) -> Result<(), F
 
 /// Does the link, as a path of ours, lead to the open file?
 fn leads_there(file: &Descriptor, open: &Metadata) -> bool {
-    let path = Path::new(&file.link);
+    let path = file.link.as_path();
     let at_path = if open.is_symlink() { fs::symlink_metadata(path) } else { fs::metadata(path) };
     at_path.is_ok_and(|found| (found.dev(), found.ino()) == (open.dev(), open.ino()))
 }
 
-fn is_about_a_process(path: &str, fs_type: FsType) -> bool {
+fn is_about_a_process(path: &Path, fs_type: FsType) -> bool {
     fs_type == PROC_SUPER_MAGIC
-        && Path::new(path).components().any(|part| {
+        && path.components().any(|part| {
             part.as_os_str().to_str().is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
         })
 }
@@ -172,13 +173,13 @@ pub(super) fn check(check: &mut TargetCheck, maker: &Maker<'_>, file: &OpenFile)
     }
 }
 
-fn check_open(check: &mut TargetCheck, file: &OpenFile, path: &str) {
+fn check_open(check: &mut TargetCheck, file: &OpenFile, path: &FilePath) {
     if let Err(error) = open_path(file, path) {
         missing(check, file, path, &error);
     }
 }
 
-fn missing(check: &mut TargetCheck, file: &OpenFile, path: &str, error: &io::Error) {
+fn missing(check: &mut TargetCheck, file: &OpenFile, path: &FilePath, error: &io::Error) {
     check.obstacles.push(Obstacle::new(
         file.object(),
         format!("{path} cannot be opened at the target: {error}"),
@@ -200,7 +201,7 @@ pub(super) fn check_device(check: &mut TargetCheck, file: &OpenFile) {
 pub(super) fn make(
     maker: &Maker<'_>,
     file: &OpenFile,
-    path: &str,
+    path: &FilePath,
     identity: &FileIdentity,
     pos: Option<u64>,
 ) -> Result<OwnedFd, FilesError> {
@@ -223,22 +224,27 @@ pub(super) fn make(
     Ok(made)
 }
 
-fn is_vetted(maker: &Maker<'_>, path: &str, source: &FileIdentity, target: &FileIdentity) -> bool {
-    let fits =
-        |vetted: &&super::Vetted| vetted.path == path && vetted.source == *source && vetted.target == *target;
+fn is_vetted(maker: &Maker<'_>, path: &FilePath, source: &FileIdentity, target: &FileIdentity) -> bool {
+    let fits = |vetted: &&super::Vetted| {
+        vetted.path == *path && vetted.source == *source && vetted.target == *target
+    };
     maker.context.vetted.iter().any(|vetted| fits(&vetted))
 }
 
 /// Opens the device by its own path, or by the usual one.
-pub(super) fn make_device(file: &OpenFile, path: &str, number: (u32, u32)) -> Result<OwnedFd, FilesError> {
+pub(super) fn make_device(
+    file: &OpenFile,
+    path: &FilePath,
+    number: (u32, u32),
+) -> Result<OwnedFd, FilesError> {
     let usual = HARMLESS.iter().filter(|(minor, _)| number == (1, *minor)).map(|(_, usual)| *usual);
-    for path in std::iter::once(path).chain(usual) {
-        let is_it = fs::metadata(path).is_ok_and(|found| {
+    for path in std::iter::once(path.clone()).chain(usual.map(FilePath::from)) {
+        let is_it = fs::metadata(&path).is_ok_and(|found| {
             found.file_type().is_char_device()
                 && (major(found.rdev()) as u32, minor(found.rdev()) as u32) == number
         });
         if is_it && usual_number(number) {
-            return open_path(file, path).map_err(failed(file, "open the device"));
+            return open_path(file, &path).map_err(failed(file, "open the device"));
         }
     }
     Err(FilesError::OtherFile { object: file.object() })
@@ -250,7 +256,7 @@ fn usual_number((major, minor): (u32, u32)) -> bool {
 
 /// Opens what is at the path, if it is of the kind that the image says: opening a device, or a pipe, would do something.
 /// Files about a process are of another one here, perhaps of ourselves.
-fn open_path(file: &OpenFile, path: &str) -> io::Result<OwnedFd> {
+fn open_path(file: &OpenFile, path: &FilePath) -> io::Result<OwnedFd> {
     let mut flags = file.flags & !(libc::O_ASYNC as u32 | FMODE_EXEC);
     if flags & O_TMPFILE_BIT != 0 {
         flags &= !(O_TMPFILE_BIT | libc::O_DIRECTORY as u32);
@@ -259,9 +265,9 @@ fn open_path(file: &OpenFile, path: &str) -> io::Result<OwnedFd> {
     flags &= !(libc::O_CREAT | libc::O_TRUNC | libc::O_EXCL) as u32;
     let flags = OFlag::from_bits_retain(flags as i32) | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
     if flags.contains(OFlag::O_PATH) {
-        return Ok(open(path, flags, Mode::empty())?);
+        return Ok(open(path.as_path(), flags, Mode::empty())?);
     }
-    let place = open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+    let place = open(path.as_path(), OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
     let at = format!("/proc/self/fd/{}", place.as_raw_fd());
     let found = fs::metadata(&at)?;
     let right = match &file.kind {
@@ -275,7 +281,7 @@ fn open_path(file: &OpenFile, path: &str) -> io::Result<OwnedFd> {
     if !right {
         return Err(io::Error::other("it is of another kind here"));
     }
-    if is_about_a_process(&fs::read_link(&at)?.to_string_lossy(), fstatfs(&place)?.filesystem_type()) {
+    if is_about_a_process(&fs::read_link(&at)?, fstatfs(&place)?.filesystem_type()) {
         return Err(io::Error::other("it tells about another process here"));
     }
     Ok(open(at.as_str(), flags - OFlag::O_NOFOLLOW, Mode::empty())?)

@@ -165,7 +165,7 @@ fn another_file_at_the_target_is_refused_twice() {
     let error = restore(&image, &mut RestoreContext::default()).unwrap_err();
     assert!(error.to_string().ends_with("is not the same file here"), "{error}");
     let hash = super::super::content_hash(&path).unwrap();
-    let answered = check_target(&image, &[(path.to_str().unwrap().to_owned(), hash)].into());
+    let answered = check_target(&image, &[(path.as_path().into(), hash)].into());
     assert_eq!((answered.obstacles.len(), answered.needs_hash.len(), answered.vetted.len()), (0, 0, 1));
     let mut context = RestoreContext { vetted: answered.vetted, ..RestoreContext::default() };
     assert_eq!(restore(&image, &mut context).unwrap().files.len(), 1);

@@ -17,7 +17,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use crate::image::files::{
     FdSlot, FileKind, FileOwner, FilesImage, OpenFile, OwnerKind, SocketOption, UnixPeer,
 };
-use crate::image::{Note, Obstacle};
+use crate::image::{FilePath, Note, Obstacle};
 use crate::sys::fds;
 use crate::sys::process::{pidfd_getfd, pidfd_open};
 
@@ -48,7 +48,7 @@ pub fn capture(
 #[derive(Debug, Clone)]
 pub(super) struct Descriptor {
     pub(super) fd: i32,
-    pub(super) link: String,
+    pub(super) link: FilePath,
     pub(super) pos: u64,
     /// Status flags and access mode, without `O_CLOEXEC`.
     pub(super) flags: u32,
@@ -87,7 +87,7 @@ pub(super) struct Source<'a> {
     pub(super) stopped: bool,
     /// What the preflight described, by descriptor.
     previous: HashMap<i32, &'a OpenFile>,
-    links_met: HashSet<&'a str>,
+    links_met: HashSet<&'a FilePath>,
     /// The whole table.
     pub(super) descriptors: Vec<Descriptor>,
     pub(super) image: FilesImage,
@@ -113,7 +113,7 @@ impl<'a> Source<'a> {
         stopped: bool,
     ) -> Self {
         let known = |image: &'a FilesImage| image.files.iter().map(|file| (file.fd, file)).collect();
-        let links = |image: &'a FilesImage| image.files.iter().map(|file| file.link.as_str()).collect();
+        let links = |image: &'a FilesImage| image.files.iter().map(|file| &file.link).collect();
         Self {
             pid,
             pidfd,
@@ -172,7 +172,7 @@ impl<'a> Source<'a> {
     }
 
     /// Did preflight meet an object with this link?
-    pub(super) fn was_met(&self, link: &str) -> bool {
+    pub(super) fn was_met(&self, link: &FilePath) -> bool {
         self.links_met.contains(link)
     }
 
@@ -238,15 +238,8 @@ impl<'a> Source<'a> {
         let failed = |step| move |source| FilesError::Read { pid, fd, step, source };
         let link = fs::read_link(format!("/proc/{pid}/fd/{fd}")).map_err(failed("read the link"))?;
         let info = fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).map_err(failed("read fdinfo"))?;
-        let mut descriptor = Descriptor {
-            fd,
-            link: link.to_string_lossy().into_owned(),
-            pos: 0,
-            flags: 0,
-            cloexec: false,
-            ino: 0,
-            info,
-        };
+        let mut descriptor =
+            Descriptor { fd, link: link.into(), pos: 0, flags: 0, cloexec: false, ino: 0, info };
         let flags = descriptor.number("flags", 8)? as u32;
         let cloexec = libc::O_CLOEXEC as u32;
         descriptor.cloexec = flags & cloexec != 0;
@@ -260,7 +253,7 @@ impl<'a> Source<'a> {
     /// those with the same link; most links occur once and cost nothing.
     fn share(&self) -> Result<Vec<Vec<Descriptor>>, FilesError> {
         let mut groups: Vec<Vec<Descriptor>> = Vec::new();
-        let mut by_link: HashMap<&str, Vec<usize>> = HashMap::new();
+        let mut by_link: HashMap<&FilePath, Vec<usize>> = HashMap::new();
         for descriptor in &self.descriptors {
             let ordered = by_link.entry(&descriptor.link).or_default();
             let (mut low, mut high) = (0, ordered.len());
@@ -370,7 +363,7 @@ impl<'a> Source<'a> {
             match (by_ino.get(&peer), &mut self.image.files[file].kind) {
                 (Some(found), FileKind::Unix(socket)) => socket.peer = UnixPeer::File(*found),
                 // Refused for a reason of its own, which is said already.
-                _ if self.descriptors.iter().any(|other| other.link == format!("socket:[{peer}]")) => {}
+                _ if self.descriptors.iter().any(|other| other.link == *format!("socket:[{peer}]")) => {}
                 _ => self.outside_peers.push((file, peer)),
             }
         }

@@ -34,7 +34,7 @@ fn another_process_is_described_and_captured() {
     let slots: Vec<(i32, usize)> = image.slots.iter().map(|slot| (slot.fd, slot.file)).collect();
     assert_eq!(slots, [(0, 0), (1, 1), (2, 1), (9, 0)]);
     let FileKind::Regular { pos, path, .. } = &image.files[1].kind else { panic!("{image:?}") };
-    assert_eq!((*pos, path.as_str()), (5, log.canonicalize().unwrap().to_str().unwrap()));
+    assert_eq!((*pos, path.as_path()), (5, log.canonicalize().unwrap().as_path()));
     assert_eq!(restore(&image, &mut Default::default()).unwrap().files.len(), 2);
     child.kill().unwrap();
     child.wait().unwrap();

@@ -10,7 +10,7 @@ use std::time::Duration;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::image::files::{ContentHashes, FileKind, FileOwner, FilesImage, OpenFile, OwnerKind};
-use crate::image::{Note, Obstacle};
+use crate::image::{FilePath, Note, Obstacle};
 use crate::sys::fds::{self, RawOwner};
 
 use super::identity::Vetted;
@@ -29,7 +29,7 @@ pub struct TargetCheck {
     pub notes: Vec<Note>,
     /// Paths whose content has to be compared: ask the source for [`super::content_hash`] of each and check
     /// again with the answers.
-    pub needs_hash: Vec<String>,
+    pub needs_hash: Vec<FilePath>,
     /// Files that differ as files but have the source's content; [`RestoreContext::vetted`] takes them.
     pub vetted: Vec<Vetted>,
 }

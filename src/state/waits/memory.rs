@@ -34,7 +34,7 @@ pub struct Memory {
 
 /// `PID-STARTTIME`: the name of a process that no other one gets.
 fn name(pid: i32) -> Option<String> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let stat = crate::sys::lossy(format!("/proc/{pid}/stat")).ok()?;
     let start = stat.rsplit_once(") ")?.1.split_whitespace().nth(19)?.to_owned();
     Some(format!("{pid}-{start}"))
 }

@@ -111,13 +111,13 @@ fn vma(start: u64, end: u64) -> Vma {
 }
 
 fn object(size: u64, page_size: u64) -> MemoryObject {
-    MemoryObject { id: OBJECT, size, memfd_name: Some("x".to_owned()), seals: 0, page_size }
+    MemoryObject { id: OBJECT, size, memfd_name: Some("x".into()), seals: 0, page_size }
 }
 
 fn open(p: &mut ProcessImage, flags: u32, kind: FileKind) {
     let fd = p.files.slots.iter().map(|s| s.fd).max().unwrap_or(0) + 1;
     p.files.slots.push(FdSlot { fd, file: p.files.files.len(), cloexec: false });
-    p.files.files.push(OpenFile { fd, link: "x".to_owned(), ino: 1, flags, owner: None, kind });
+    p.files.files.push(OpenFile { fd, link: "x".into(), ino: 1, flags, owner: None, kind });
 }
 
 /// A file that claims to be made up, which nobody compares.
@@ -132,7 +132,7 @@ fn regular(path: &str, mode: u32) -> FileKind {
         mtime_ns: 0,
         btime_ns: None,
     };
-    FileKind::Regular { path: path.to_owned(), pos: 0, identity }
+    FileKind::Regular { path: path.into(), pos: 0, identity }
 }
 
 /// Each is refused, by an obstacle or at once; what is a place in the answer is told by the words.
@@ -157,13 +157,13 @@ const LIES: &[Lie] = &[
     ("leader", |p| p.threads[0].tid = 1),
     ("limits", |p| p.attributes.limits.push((1, 1))),
     ("wait", |p| p.threads[0].wait = Some(Wait { nr: 59, args: [0; 6], left_ns: 1 })),
-    ("path", |p| p.attributes.cwd = "../../etc".to_owned()),
+    ("path", |p| p.attributes.cwd = "../../etc".into()),
     ("path", |p| open(p, 0, regular("etc/shadow", 0o100_644))),
     ("cannot be opened", |p| {
-        open(p, 0, FileKind::CharDevice { path: "/dev/mem".to_owned(), major: 1, minor: 1 });
+        open(p, 0, FileKind::CharDevice { path: "/dev/mem".into(), major: 1, minor: 1 });
     }),
     ("cannot be opened", |p| {
-        open(p, 0, FileKind::CharDevice { path: "/dev/kmsg".to_owned(), major: 1, minor: 11 });
+        open(p, 0, FileKind::CharDevice { path: "/dev/kmsg".into(), major: 1, minor: 11 });
     }),
     // of ulpm serve itself, of its neighbours, by way of links
     ("another process", |p| open(p, 2, regular("/proc/self/mem", 0o100_600))),
@@ -273,11 +273,8 @@ fn states(lab: &mut Lab) -> Result<()> {
     for (mapped, words) in [("/dev/full", "no regular file"), ("/dev/mem", "mapped file")] {
         let (mut source, _, image) = begun(lab, &victim)?;
         let mut layout = image.memory.layout.clone();
-        let device = Vma {
-            backing: Backing::File { path: mapped.to_owned() },
-            prot: 1,
-            ..vma(0x1000_0000, 0x1000_1000)
-        };
+        let device =
+            Vma { backing: Backing::File { path: mapped.into() }, prot: 1, ..vma(0x1000_0000, 0x1000_1000) };
         layout.vmas.push(device);
         layout.vmas.sort_by_key(|v| v.start);
         source.say(&ToTarget::Layout { pid: image.pid, layout, new_files: Vec::new() })?;

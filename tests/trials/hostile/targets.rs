@@ -26,7 +26,7 @@ fn is(message: &ToTarget, name: &str) -> bool {
 
 fn other_files(lab: &mut Lab) -> Result<()> {
     let target = Target::serve(lab, |message| {
-        is(message, "Describe").then(|| Act::Say(ToSource::NeedHashes(vec!["/etc/shadow".to_owned()])))
+        is(message, "Describe").then(|| Act::Say(ToSource::NeedHashes(vec!["/etc/shadow".into()])))
     })?;
     let victim = Victim::start(lab, "threads")?;
     lab.live("a", victim.pid, "b", &[])?.refused(1, &["/etc/shadow", "does not use"])?;

@@ -34,6 +34,8 @@ pub struct FilesImage {
     pub pipes: Vec<Pipe>,
     /// Memory files that are among `files`; the content travels with the pages.
     pub memfds: Vec<MemFd>,
+    /// Options of fresh sockets of the source, of the kinds that are among `files`; in a preflight description only.
+    pub fresh: Vec<FreshSocket>,
     /// What will be lost or differ in a way that does not stand in the way; for the user.
     pub notes: Vec<Note>,
 }
@@ -299,6 +301,19 @@ pub struct SocketOption {
     pub value: Vec<u8>,
 }
 
+/// The options that a fresh socket of a kind has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FreshSocket {
+    /// `AF_INET` …
+    pub domain: i32,
+    /// `SOCK_STREAM` …
+    pub kind: i32,
+    /// `IPPROTO_TCP` …
+    pub protocol: i32,
+    /// All of them.
+    pub options: Vec<SocketOption>,
+}
+
 /// An internet address with its port; a scope is an interface index (link-local addresses).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InetAddress {
@@ -350,6 +365,8 @@ pub struct Udp {
     pub local: Option<InetAddress>,
     /// Where it is connected to, if it is.
     pub peer: Option<InetAddress>,
+    /// Bit 0: reading is shut down; bit 1: writing.
+    pub shutdown: u8,
     /// Options that differ from those of a fresh socket.
     pub options: Vec<SocketOption>,
 }

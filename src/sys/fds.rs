@@ -178,6 +178,34 @@ pub fn socket_number(fd: impl AsFd, level: i32, name: i32) -> io::Result<i32> {
     Ok(i32::from_ne_bytes(*bytes))
 }
 
+/// The name of an interface of the network namespace in which the socket is.
+pub fn interface_name(socket: impl AsFd, index: u32) -> io::Result<String> {
+    let index = c_int::try_from(index).map_err(|_| io::Error::from_raw_os_error(libc::ENODEV))?;
+    // SAFETY: all-zero is a valid `ifreq`.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_ifru.ifru_ifindex = index;
+    // SAFETY: SIOCGIFNAME reads and writes one `ifreq`, which `request` is.
+    check(unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::SIOCGIFNAME, &mut request) }.into())?;
+    let name = request.ifr_name.iter().take_while(|c| **c != 0).map(|c| *c as u8).collect();
+    String::from_utf8(name).map_err(io::Error::other)
+}
+
+/// The index of an interface of the network namespace in which the socket is.
+pub fn interface_index(socket: impl AsFd, name: &str) -> io::Result<u32> {
+    // SAFETY: all-zero is a valid `ifreq`.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    if name.len() >= request.ifr_name.len() {
+        return Err(io::Error::from_raw_os_error(libc::ENODEV));
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    // SAFETY: SIOCGIFINDEX reads and writes one `ifreq`, which `request` is.
+    check(unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::SIOCGIFINDEX, &mut request) }.into())?;
+    // SAFETY: the kernel has filled in this member.
+    Ok(unsafe { request.ifr_ifru.ifru_ifindex } as u32)
+}
+
 /// Is a packet filter (classic or BPF) attached? Its length is asked for, not the filter itself.
 pub fn has_socket_filter(fd: impl AsFd) -> bool {
     let mut length: libc::socklen_t = 0;

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use ulpm::handover::journal::{Entry, Journal};
 use ulpm::image::files::{
-    EpollItem, FdSlot, FileIdentity, FileKind, FilesImage, OpenFile, Pipe, TimerFd, UnixPeer, UnixSocket,
+    EpollItem, FdSlot, FileIdentity, FileKind, FilesImage, FreshSocket, OpenFile, Pipe, SocketOption,
+    TimerFd, UnixPeer, UnixSocket,
 };
 use ulpm::image::memory::{HugePages, Layout, MemoryObject, MmFields, Vdso};
 use ulpm::image::process::{Attributes, PosixTimer, Timers, Wait};
@@ -145,6 +146,12 @@ fn files() -> FilesImage {
         files,
         pipes: vec![Pipe { ino: 4, capacity: 65536, data: b"data".to_vec() }],
         memfds: Vec::new(),
+        fresh: vec![FreshSocket {
+            domain: 2,
+            kind: 2,
+            protocol: 17,
+            options: vec![SocketOption { level: 0, name: 2, value: vec![64, 0, 0, 0] }],
+        }],
         notes: vec![Note::new("fd 3", "note")],
     }
 }

@@ -49,8 +49,8 @@ pub(super) fn check(check: &mut TargetCheck, maker: &Maker<'_>, file: &OpenFile)
         FileKind::TcpReset { v6, .. } => tcp_reset::check(check, *v6, file),
         FileKind::Udp(socket) => udp::check(check, socket, file),
         // Made of nothing but memory: they can always be made.
-        FileKind::Unix(_)
-        | FileKind::EventFd { .. }
+        FileKind::Unix(socket) => unix_socket::check(check, socket, file),
+        FileKind::EventFd { .. }
         | FileKind::Epoll { .. }
         | FileKind::SignalFd { .. }
         | FileKind::MemFd { .. } => {}

@@ -29,7 +29,9 @@ mod refuse;
 pub mod regular;
 pub mod signalfd;
 mod socket;
+mod socket_diag;
 mod socket_options;
+mod socket_table;
 mod source;
 mod target;
 pub mod tcp_listen;
@@ -38,12 +40,12 @@ pub mod tcp_reset;
 mod testing;
 pub mod timerfd;
 pub mod udp;
-mod unix_diag;
 pub mod unix_socket;
 
 use std::io;
 
 pub use identity::{Access, FileCheck, Vetted, check_file, content_hash};
+pub(in crate::state) use socket_table::{TABLE as SOCKET_OPTIONS, Treatment};
 pub use source::{capture, describe};
 pub use target::{EpollAdd, RestoreContext, RestoredFiles, TargetCheck, check_target, restore};
 
@@ -88,9 +90,9 @@ pub enum FilesError {
         /// The field that was looked for.
         field: &'static str,
     },
-    /// The search for the other end of unix sockets failed.
-    #[error("cannot query unix sockets: {step}")]
-    UnixDiag {
+    /// The kernel did not tell what its table of sockets says.
+    #[error("cannot query sockets: {step}")]
+    SocketDiag {
         /// What was tried.
         step: &'static str,
         /// What the kernel said.

@@ -3,9 +3,11 @@
 
 use std::os::fd::OwnedFd;
 
-use crate::image::files::{FileKind, SocketOption};
+use crate::image::files::{FileKind, FreshSocket, SocketOption};
 use crate::sys::fds;
 
+use super::socket_diag::in_network_of;
+use super::socket_table::FILTER;
 use super::source::{Descriptor, Source};
 use super::{FilesError, refuse, socket_options, tcp_listen, udp, unix_socket};
 
@@ -47,22 +49,54 @@ pub(super) fn read(source: &mut Source<'_>, file: &Descriptor) -> Result<Option<
     }
 }
 
-/// The options of a socket that differ from those of a fresh one; refuses packet filters.
-pub(super) fn options(source: &mut Source<'_>, file: &Descriptor, socket: &Socket) -> Vec<SocketOption> {
+/// The options of a socket that differ from those of a fresh one; refuses packet filters and what cannot be set.
+pub(super) fn options(
+    source: &mut Source<'_>,
+    file: &Descriptor,
+    socket: &Socket,
+) -> Result<Vec<SocketOption>, FilesError> {
     let kind = (socket.domain, socket.socket_type, socket.protocol);
-    let fresh = source.fresh_options.entry(kind).or_insert_with(|| {
-        fds::socket(kind.0, kind.1, kind.2)
-            .map(|fresh| socket_options::all(&fresh, kind.0))
-            .unwrap_or_default()
-    });
-    let mut options = socket_options::all(&socket.fd, kind.0);
-    options.retain(|option| !fresh.contains(option));
+    if !source.fresh_options.contains_key(&kind) {
+        look_at_fresh(source, kind)?;
+    }
+    let fresh = source.fresh_options.get(&kind).map(Vec::as_slice).unwrap_or_default();
+    let options = socket_options::differing(&socket.fd, fresh);
+    let unknown = source.unknown_options.get(&kind).map(Vec::as_slice).unwrap_or_default();
+    let close = "have the program switch it off, or close the socket";
+    if let Some(why) = socket_options::unknown_set(&socket.fd, unknown) {
+        source.refuse(refuse::because(file, &why, close));
+    }
+    if let Some(why) = socket_options::refused(&options) {
+        source.refuse(refuse::because(file, why, close));
+    }
     if fds::has_socket_filter(&socket.fd) {
         source.refuse(refuse::because(
             file,
-            "a packet filter (SO_ATTACH_FILTER) is attached to the socket",
+            FILTER,
             "have the program detach it (SO_DETACH_FILTER) before the move",
         ));
     }
-    options
+    Ok(options)
+}
+
+/// What a fresh socket of a kind has, in the process's own network namespace (some defaults are the namespace's).
+fn look_at_fresh(source: &mut Source<'_>, kind: (i32, i32, i32)) -> Result<(), FilesError> {
+    let (domain, socket_type, protocol) = kind;
+    let search = !source.stopped;
+    let (options, unknown) = in_network_of(source.pid, move || {
+        let fresh = fds::socket(domain, socket_type, protocol)?;
+        let unknown = if search { socket_options::unknown(&fresh) } else { Vec::new() };
+        Ok((socket_options::all(&fresh, domain), unknown))
+    })?;
+    if search {
+        source.image.fresh.push(FreshSocket {
+            domain,
+            kind: socket_type,
+            protocol,
+            options: options.clone(),
+        });
+    }
+    source.fresh_options.insert(kind, options);
+    source.unknown_options.insert(kind, unknown);
+    Ok(())
 }

@@ -1,105 +1,31 @@
-//! Socket options, as one table: read all of them, keep those that differ from a fresh socket of the same
-//! kind, set those again in the order of the table (some change others: `IP_TOS` sets the priority).
+//! Socket options, from the table of [`super::socket_table`]: read all that a socket has, keep those that differ from a fresh
+//! socket of the same kind, set those again in the order of the table.
 //!
 //! Kernel interface: `getsockopt`/`setsockopt`; values are the kernel's own bytes. Buffer sizes are reported
-//! doubled and set with `SO_*BUFFORCE` so that they may pass `net.core.*mem_max`.
+//! doubled and set with `SO_*BUFFORCE` so that they may pass `net.core.*mem_max`; setting one locks it, so the lock travels
+//! with them. Interface indices travel as names (`SIOCGIFNAME` answers for the namespace of the socket).
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use libc::{IPPROTO_IP, IPPROTO_IPV6, IPPROTO_TCP, IPPROTO_UDP, SOL_SOCKET};
 
-use crate::image::files::{OpenFile, SocketOption};
+use crate::image::files::{FilesImage, FreshSocket, OpenFile, SocketOption};
+use crate::image::{Note, Obstacle};
 use crate::sys::fds;
 
 use super::FilesError;
-use super::target::failed;
+use super::socket_table::{self, Known, LEVELS, SO_BUF_LOCK, TABLE, Treatment};
+use super::target::{TargetCheck, failed};
 
-const SO_BUF_LOCK: i32 = 72;
+/// Numbers of a level that are tried when a kernel is asked for options that the table does not know.
+const MAX_NUMBER: i32 = 128;
 
-/// `(level, name, text)`; where libc has no name for it the number is the kernel's.
-const TABLE: &[(i32, i32, &str)] = &[
-    (SOL_SOCKET, libc::SO_REUSEADDR, "SO_REUSEADDR"),
-    (SOL_SOCKET, libc::SO_REUSEPORT, "SO_REUSEPORT"),
-    (SOL_SOCKET, libc::SO_KEEPALIVE, "SO_KEEPALIVE"),
-    (SOL_SOCKET, libc::SO_OOBINLINE, "SO_OOBINLINE"),
-    (SOL_SOCKET, libc::SO_BROADCAST, "SO_BROADCAST"),
-    (SOL_SOCKET, libc::SO_DONTROUTE, "SO_DONTROUTE"),
-    (SOL_SOCKET, libc::SO_LINGER, "SO_LINGER"),
-    (SOL_SOCKET, libc::SO_BINDTODEVICE, "SO_BINDTODEVICE"),
-    (SOL_SOCKET, libc::SO_SNDBUF, "SO_SNDBUF"),
-    (SOL_SOCKET, libc::SO_RCVBUF, "SO_RCVBUF"),
-    (SOL_SOCKET, SO_BUF_LOCK, "SO_BUF_LOCK"),
-    (SOL_SOCKET, libc::SO_RCVLOWAT, "SO_RCVLOWAT"),
-    (SOL_SOCKET, libc::SO_RCVTIMEO, "SO_RCVTIMEO"),
-    (SOL_SOCKET, libc::SO_SNDTIMEO, "SO_SNDTIMEO"),
-    (SOL_SOCKET, libc::SO_PASSCRED, "SO_PASSCRED"),
-    (SOL_SOCKET, libc::SO_PASSSEC, "SO_PASSSEC"),
-    (SOL_SOCKET, 76, "SO_PASSPIDFD"),
-    (SOL_SOCKET, libc::SO_TIMESTAMP, "SO_TIMESTAMP"),
-    (SOL_SOCKET, libc::SO_TIMESTAMPNS, "SO_TIMESTAMPNS"),
-    (SOL_SOCKET, libc::SO_TIMESTAMPING, "SO_TIMESTAMPING"),
-    (SOL_SOCKET, libc::SO_PEEK_OFF, "SO_PEEK_OFF"),
-    (SOL_SOCKET, libc::SO_RXQ_OVFL, "SO_RXQ_OVFL"),
-    (SOL_SOCKET, libc::SO_NO_CHECK, "SO_NO_CHECK"),
-    (SOL_SOCKET, libc::SO_BUSY_POLL, "SO_BUSY_POLL"),
-    (SOL_SOCKET, 47, "SO_MAX_PACING_RATE"),
-    (SOL_SOCKET, 60, "SO_ZEROCOPY"),
-    (IPPROTO_IP, libc::IP_TOS, "IP_TOS"),
-    (IPPROTO_IP, libc::IP_TTL, "IP_TTL"),
-    (IPPROTO_IP, libc::IP_MTU_DISCOVER, "IP_MTU_DISCOVER"),
-    (IPPROTO_IP, libc::IP_RECVERR, "IP_RECVERR"),
-    (IPPROTO_IP, libc::IP_RECVTTL, "IP_RECVTTL"),
-    (IPPROTO_IP, libc::IP_RECVTOS, "IP_RECVTOS"),
-    (IPPROTO_IP, libc::IP_PKTINFO, "IP_PKTINFO"),
-    (IPPROTO_IP, libc::IP_FREEBIND, "IP_FREEBIND"),
-    (IPPROTO_IP, libc::IP_TRANSPARENT, "IP_TRANSPARENT"),
-    (IPPROTO_IP, libc::IP_RECVORIGDSTADDR, "IP_RECVORIGDSTADDR"),
-    (IPPROTO_IP, libc::IP_MINTTL, "IP_MINTTL"),
-    (IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, "IP_BIND_ADDRESS_NO_PORT"),
-    (IPPROTO_IP, 51, "IP_LOCAL_PORT_RANGE"),
-    (IPPROTO_IP, libc::IP_MULTICAST_IF, "IP_MULTICAST_IF"),
-    (IPPROTO_IP, libc::IP_MULTICAST_TTL, "IP_MULTICAST_TTL"),
-    (IPPROTO_IP, libc::IP_MULTICAST_LOOP, "IP_MULTICAST_LOOP"),
-    (IPPROTO_IP, libc::IP_MULTICAST_ALL, "IP_MULTICAST_ALL"),
-    (IPPROTO_IPV6, libc::IPV6_V6ONLY, "IPV6_V6ONLY"),
-    (IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS, "IPV6_UNICAST_HOPS"),
-    (IPPROTO_IPV6, libc::IPV6_MULTICAST_IF, "IPV6_MULTICAST_IF"),
-    (IPPROTO_IPV6, libc::IPV6_MULTICAST_HOPS, "IPV6_MULTICAST_HOPS"),
-    (IPPROTO_IPV6, libc::IPV6_MULTICAST_LOOP, "IPV6_MULTICAST_LOOP"),
-    (IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, "IPV6_MTU_DISCOVER"),
-    (IPPROTO_IPV6, libc::IPV6_RECVERR, "IPV6_RECVERR"),
-    (IPPROTO_IPV6, libc::IPV6_RECVPKTINFO, "IPV6_RECVPKTINFO"),
-    (IPPROTO_IPV6, libc::IPV6_RECVHOPLIMIT, "IPV6_RECVHOPLIMIT"),
-    (IPPROTO_IPV6, libc::IPV6_TCLASS, "IPV6_TCLASS"),
-    (IPPROTO_IPV6, libc::IPV6_RECVTCLASS, "IPV6_RECVTCLASS"),
-    (IPPROTO_IPV6, libc::IPV6_FREEBIND, "IPV6_FREEBIND"),
-    (IPPROTO_IPV6, libc::IPV6_TRANSPARENT, "IPV6_TRANSPARENT"),
-    (IPPROTO_IPV6, libc::IPV6_DONTFRAG, "IPV6_DONTFRAG"),
-    (IPPROTO_IPV6, libc::IPV6_AUTOFLOWLABEL, "IPV6_AUTOFLOWLABEL"),
-    (IPPROTO_TCP, libc::TCP_NODELAY, "TCP_NODELAY"),
-    (IPPROTO_TCP, libc::TCP_MAXSEG, "TCP_MAXSEG"),
-    (IPPROTO_TCP, libc::TCP_CORK, "TCP_CORK"),
-    (IPPROTO_TCP, libc::TCP_KEEPIDLE, "TCP_KEEPIDLE"),
-    (IPPROTO_TCP, libc::TCP_KEEPINTVL, "TCP_KEEPINTVL"),
-    (IPPROTO_TCP, libc::TCP_KEEPCNT, "TCP_KEEPCNT"),
-    (IPPROTO_TCP, libc::TCP_SYNCNT, "TCP_SYNCNT"),
-    (IPPROTO_TCP, libc::TCP_LINGER2, "TCP_LINGER2"),
-    (IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, "TCP_DEFER_ACCEPT"),
-    (IPPROTO_TCP, libc::TCP_WINDOW_CLAMP, "TCP_WINDOW_CLAMP"),
-    (IPPROTO_TCP, libc::TCP_CONGESTION, "TCP_CONGESTION"),
-    (IPPROTO_TCP, libc::TCP_USER_TIMEOUT, "TCP_USER_TIMEOUT"),
-    (IPPROTO_TCP, libc::TCP_FASTOPEN, "TCP_FASTOPEN"),
-    (IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT, "TCP_FASTOPEN_CONNECT"),
-    (IPPROTO_TCP, 34, "TCP_FASTOPEN_NO_COOKIE"),
-    (IPPROTO_TCP, 25, "TCP_NOTSENT_LOWAT"),
-    (IPPROTO_TCP, libc::TCP_SAVE_SYN, "TCP_SAVE_SYN"),
-    (IPPROTO_UDP, 101, "UDP_NO_CHECK6_TX"),
-    (IPPROTO_UDP, 102, "UDP_NO_CHECK6_RX"),
-    (IPPROTO_UDP, libc::UDP_SEGMENT, "UDP_SEGMENT"),
-    (IPPROTO_UDP, libc::UDP_GRO, "UDP_GRO"),
-    (SOL_SOCKET, libc::SO_PRIORITY, "SO_PRIORITY"),
-    (SOL_SOCKET, libc::SO_MARK, "SO_MARK"),
+/// Options that change others when they are set: with the first the second is put, too.
+const COUPLED: &[[(i32, i32); 2]] = &[
+    [(SOL_SOCKET, libc::SO_SNDBUF), (SOL_SOCKET, SO_BUF_LOCK)],
+    [(SOL_SOCKET, libc::SO_RCVBUF), (SOL_SOCKET, SO_BUF_LOCK)],
+    [(IPPROTO_IP, libc::IP_TOS), (SOL_SOCKET, libc::SO_PRIORITY)],
 ];
 
 /// Every option of the table that this socket has. IPv6 sockets have the IPv4 ones, too.
@@ -110,50 +36,196 @@ pub(super) fn all(socket: impl AsFd, domain: i32) -> Vec<SocketOption> {
         IPPROTO_IPV6 => domain == libc::AF_INET6,
         _ => domain != libc::AF_UNIX,
     };
-    let known = TABLE.iter().filter(|(level, ..)| applies(*level));
-    known
-        .filter_map(|&(level, name, _)| {
-            let value = fds::socket_option(socket, level, name, &[]).ok()?;
+    TABLE.iter().filter(|known| applies(known.level)).filter_map(|known| read(socket, known)).collect()
+}
+
+/// Those of `options` that this socket has and that are not as there; what it does not have is not asked for.
+pub(super) fn differing(socket: impl AsFd, fresh: &[SocketOption]) -> Vec<SocketOption> {
+    let socket = socket.as_fd();
+    let rows = fresh.iter().filter_map(|option| Some((option, socket_table::of(option.level, option.name)?)));
+    let now: Vec<_> =
+        rows.filter_map(|(option, known)| Some((read(socket, known)?, &option.value))).collect();
+    let key = |option: &SocketOption| (option.level, option.name);
+    let changed: Vec<_> =
+        now.iter().filter(|(option, fresh)| option.value != **fresh).map(|(option, _)| key(option)).collect();
+    let is_coupled =
+        |option: &SocketOption| COUPLED.iter().any(|[one, two]| *two == key(option) && changed.contains(one));
+    now.into_iter()
+        .filter(|(option, fresh)| option.value != **fresh || is_coupled(option))
+        .map(|(option, _)| option)
+        .collect()
+}
+
+fn read(socket: BorrowedFd<'_>, known: &Known) -> Option<SocketOption> {
+    let value = match known.treatment {
+        Treatment::Left(_) | Treatment::Probed(_) => return None,
+        Treatment::Interface(network) => {
+            let raw = fds::socket_option(socket, known.level, known.number, &[]).ok()?;
+            match index(&raw, network) {
+                0 => Vec::new(),
+                index => fds::interface_name(socket, index).ok()?.into_bytes(),
+            }
+        }
+        _ => fds::socket_option(socket, known.level, known.number, &[]).ok()?,
+    };
+    Some(SocketOption { level: known.level, name: known.number, value })
+}
+
+fn index(raw: &[u8], network: bool) -> u32 {
+    let bytes = raw.first_chunk::<4>().copied().unwrap_or_default();
+    if network { u32::from_be_bytes(bytes) } else { u32::from_ne_bytes(bytes) }
+}
+
+/// The first of `options` with which a socket cannot be carried.
+pub(super) fn refused(options: &[SocketOption]) -> Option<&'static str> {
+    options.iter().find_map(|option| match socket_table::of(option.level, option.name)?.treatment {
+        Treatment::Refused(why) => Some(why),
+        _ => None,
+    })
+}
+
+/// Options that this kernel answers for a fresh socket and that the table does not know.
+pub(super) fn unknown(fresh: impl AsFd) -> Vec<SocketOption> {
+    let fresh = fresh.as_fd();
+    let numbers = LEVELS.iter().flat_map(|level| (0..MAX_NUMBER).map(|number| (*level, number)));
+    numbers
+        .filter(|(level, number)| socket_table::of(*level, *number).is_none())
+        .filter_map(|(level, name)| {
+            let value = fds::socket_option(fresh, level, name, &[]).ok()?;
             Some(SocketOption { level, name, value })
         })
         .collect()
 }
 
+/// The first of those that is not as in a fresh socket, in words.
+pub(super) fn unknown_set(socket: impl AsFd, unknown: &[SocketOption]) -> Option<String> {
+    let socket = socket.as_fd();
+    let set = unknown.iter().find(|option| {
+        fds::socket_option(socket, option.level, option.name, &[]).is_ok_and(|now| now != option.value)
+    })?;
+    Some(format!("socket option {} of level {} is set, which is unknown to ulpm", set.name, set.level))
+}
+
 /// Sets the options, in the order in which they were read.
-pub(super) fn apply(file: &OpenFile, socket: impl AsFd, options: &[SocketOption]) -> Result<(), FilesError> {
+pub(super) fn apply<'a>(
+    file: &OpenFile,
+    socket: impl AsFd,
+    options: impl IntoIterator<Item = &'a SocketOption>,
+) -> Result<(), FilesError> {
     let socket = socket.as_fd();
     for option in options {
         // the kernel has others (packet filters, multicast routes) that no process brings along
-        if !TABLE.iter().any(|(level, name, _)| (*level, *name) == (option.level, option.name)) {
+        let known = socket_table::of(option.level, option.name);
+        let Some(known) = known.filter(|known| is_set(known.treatment)) else {
             let error = io::Error::from_raw_os_error(libc::ENOPROTOOPT);
             return Err(failed(file, "set an unknown socket option")(error));
-        }
-        match set(socket, option) {
+        };
+        match set(socket, known, &option.value) {
             // MPTCP shows it and will not take it; setting the sizes has locked them already.
             Err(error) if option.name == SO_BUF_LOCK && error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
-            result => result.map_err(failed(file, step(option)))?,
+            result => result.map_err(failed(file, known.name))?,
         }
     }
     Ok(())
 }
 
-/// The option's own name, as the step that fails.
-fn step(option: &SocketOption) -> &'static str {
-    let row = TABLE.iter().find(|(level, name, _)| (*level, *name) == (option.level, option.name));
-    row.map_or("set a socket option", |(.., text)| text)
+fn is_set(treatment: Treatment) -> bool {
+    matches!(treatment, Treatment::Bytes | Treatment::Buffer(_) | Treatment::Interface(_))
 }
 
-fn set(socket: impl AsFd, option: &SocketOption) -> io::Result<()> {
+fn set(socket: BorrowedFd<'_>, known: &Known, value: &[u8]) -> io::Result<()> {
+    match known.treatment {
+        Treatment::Buffer(force) => {
+            let doubled =
+                value.first_chunk::<4>().map(|bytes| i32::from_ne_bytes(*bytes)).unwrap_or_default();
+            let value = (doubled / 2).to_ne_bytes();
+            fds::set_socket_option(socket, SOL_SOCKET, force, &value)
+                .or_else(|_| fds::set_socket_option(socket, SOL_SOCKET, known.number, &value))
+        }
+        Treatment::Interface(network) => {
+            let name = std::str::from_utf8(value).map_err(io::Error::other)?;
+            let index = if name.is_empty() { 0 } else { fds::interface_index(socket, name)? };
+            let value = if network { index.to_be_bytes() } else { index.to_ne_bytes() };
+            fds::set_socket_option(socket, known.level, known.number, &value)
+        }
+        _ => fds::set_socket_option(socket, known.level, known.number, value),
+    }
+}
+
+/// Preflight at the target: which of the options did not become what they were? (Without the right to pass it,
+/// `net.core.*mem_max` cuts sizes in silence.)
+pub(super) fn check(check: &mut TargetCheck, file: &OpenFile, socket: impl AsFd, options: &[SocketOption]) {
     let socket = socket.as_fd();
-    let force = match (option.level, option.name) {
-        (SOL_SOCKET, libc::SO_SNDBUF) => libc::SO_SNDBUFFORCE,
-        (SOL_SOCKET, libc::SO_RCVBUF) => libc::SO_RCVBUFFORCE,
-        _ => return fds::set_socket_option(socket, option.level, option.name, &option.value),
+    for option in options {
+        let Some(known) = socket_table::of(option.level, option.name) else { continue };
+        if read(socket, known).is_none_or(|now| now.value == option.value) {
+            continue;
+        }
+        let what = format!("{} ({}) cannot be as it is at the source", known.name, known.what);
+        check.notes.push(Note::new(file.object(), what));
+    }
+}
+
+/// Preflight at the target for kinds of which nothing else has to be tried: sets the options of a fresh socket.
+pub(super) fn check_fresh(
+    check_: &mut TargetCheck,
+    file: &OpenFile,
+    (domain, kind, protocol): (i32, i32, i32),
+    options: &[SocketOption],
+) {
+    if options.is_empty() {
+        return;
+    }
+    let made = fds::socket(domain, kind, protocol).map_err(failed(file, "make the socket"));
+    match made.and_then(|made| apply(file, &made, options).map(|()| made)) {
+        Ok(made) => check(check_, file, &made, options),
+        Err(error) => check_.obstacles.push(cannot_set(file, &error)),
+    }
+}
+
+fn cannot_set(file: &OpenFile, error: &FilesError) -> Obstacle {
+    let FilesError::Make { step, source, .. } = error else {
+        return Obstacle::new(file.object(), error.to_string(), "report this as a bug of ulpm");
     };
-    let doubled = option.value.first_chunk::<4>().map(|bytes| i32::from_ne_bytes(*bytes)).unwrap_or_default();
-    let value = (doubled / 2).to_ne_bytes();
-    fds::set_socket_option(socket, SOL_SOCKET, force, &value)
-        .or_else(|_| fds::set_socket_option(socket, SOL_SOCKET, option.name, &value))
+    let why = format!("{step} cannot be set at the target: {source}");
+    Obstacle::new(
+        file.object(),
+        why,
+        "make the target's network like the source's, or run ulpm serve as root",
+    )
+}
+
+/// Preflight at the target: a socket whose option is as the host gives it takes what this host gives.
+pub(super) fn check_defaults(check: &mut TargetCheck, image: &FilesImage) {
+    for FreshSocket { domain, kind, protocol, options } in &image.fresh {
+        let Ok(fresh) = fds::socket(*domain, *kind, *protocol) else { continue };
+        let ours = differing(&fresh, options);
+        let names: Vec<&str> = ours
+            .iter()
+            .filter_map(|option| Some(socket_table::of(option.level, option.name)?.name))
+            .filter(|name| *name != "SO_BUF_LOCK")
+            .collect();
+        if !names.is_empty() {
+            let object = format!("{} sockets", kind_name(*domain, *kind, *protocol));
+            let what =
+                format!("the default of {} is another at the target, and is taken there", names.join(", "));
+            check.notes.push(Note::new(object, what));
+        }
+    }
+}
+
+fn kind_name(domain: i32, kind: i32, protocol: i32) -> &'static str {
+    match (domain, kind, protocol) {
+        (libc::AF_UNIX, libc::SOCK_STREAM, _) => "unix stream",
+        (libc::AF_UNIX, libc::SOCK_DGRAM, _) => "unix datagram",
+        (libc::AF_UNIX, ..) => "unix seqpacket",
+        (_, _, IPPROTO_UDP) if domain == libc::AF_INET6 => "UDP over IPv6",
+        (_, _, IPPROTO_UDP) => "UDP",
+        (_, _, libc::IPPROTO_MPTCP) => "MPTCP",
+        (_, _, IPPROTO_TCP) if domain == libc::AF_INET6 => "TCP over IPv6",
+        (_, _, IPPROTO_TCP) => "TCP",
+        _ => "other",
+    }
 }
 
 /// The value of one option among `options`, as a number; 0 when it is not there.
@@ -161,3 +233,7 @@ pub(super) fn number(options: &[SocketOption], level: i32, name: i32) -> i32 {
     let option = options.iter().find(|option| (option.level, option.name) == (level, name));
     option.and_then(|option| option.value.first_chunk::<4>()).map_or(0, |bytes| i32::from_ne_bytes(*bytes))
 }
+
+#[cfg(test)]
+#[path = "socket_options_tests.rs"]
+mod tests;

@@ -21,7 +21,7 @@ use crate::image::{FilePath, Note, Obstacle};
 use crate::sys::fds;
 use crate::sys::process::{pidfd_getfd, pidfd_open};
 
-use super::unix_diag::UnixDiag;
+use super::socket_diag::SocketDiag;
 use super::{FilesError, FilesOptions, holders, kinds, refuse};
 
 /// Preflight on the source: describes all descriptors of the running process `pid` without contents, with
@@ -98,8 +98,10 @@ pub(super) struct Source<'a> {
     pub(super) outside_peers: Vec<(usize, u64)>,
     /// Options of a fresh socket, by domain, type and protocol.
     pub(super) fresh_options: HashMap<(i32, i32, i32), Vec<SocketOption>>,
-    /// The way to ask about unix sockets, opened with the first one.
-    pub(super) unix_diag: Option<UnixDiag>,
+    /// The way to ask about sockets, opened with the first one that it takes.
+    diag: Option<SocketDiag>,
+    /// Options that the table does not know, of fresh sockets: by domain, type and protocol.
+    pub(super) unknown_options: HashMap<(i32, i32, i32), Vec<SocketOption>>,
     /// What was due when the table was read has expired by now.
     pub(super) due_timers_expired: bool,
 }
@@ -126,8 +128,9 @@ impl<'a> Source<'a> {
             obstacles: Vec::new(),
             unix_peers: Vec::new(),
             outside_peers: Vec::new(),
-            fresh_options: HashMap::new(),
-            unix_diag: None,
+            fresh_options: previous.map(fresh_options).unwrap_or_default(),
+            diag: None,
+            unknown_options: HashMap::new(),
             due_timers_expired: false,
         }
     }
@@ -164,6 +167,15 @@ impl<'a> Source<'a> {
             .get(&file.fd)
             .copied()
             .filter(|known| known.link == file.link && known.ino == file.ino && known.flags == file.flags)
+    }
+
+    /// The way to ask about sockets.
+    pub(super) fn diag(&mut self) -> Result<&SocketDiag, FilesError> {
+        if self.diag.is_none() {
+            self.diag = Some(SocketDiag::open(self.pid)?);
+        }
+        // filled in just now
+        self.diag.as_ref().ok_or(FilesError::Gone { pid: self.pid })
     }
 
     /// Is this walk the one that has to look at everything?
@@ -368,6 +380,12 @@ impl<'a> Source<'a> {
             }
         }
     }
+}
+
+/// By domain, type and protocol.
+fn fresh_options(image: &FilesImage) -> HashMap<(i32, i32, i32), Vec<SocketOption>> {
+    let kinds = image.fresh.iter();
+    kinds.map(|fresh| ((fresh.domain, fresh.kind, fresh.protocol), fresh.options.clone())).collect()
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use crate::image::{FilePath, Note, Obstacle};
 use crate::sys::fds::{self, RawOwner};
 
 use super::identity::Vetted;
-use super::{FilesError, kinds, tcp_reset};
+use super::{FilesError, kinds, socket_options, tcp_reset};
 
 /// Status flags that `F_SETFL` can change.
 pub(super) const SETTABLE_FLAGS: i32 =
@@ -107,6 +107,7 @@ pub fn check_target(image: &FilesImage, hashes: &ContentHashes) -> TargetCheck {
     for file in &image.files {
         kinds::check(&mut check, &maker, file);
     }
+    socket_options::check_defaults(&mut check, image);
     check.needs_hash.sort();
     check.needs_hash.dedup();
     check

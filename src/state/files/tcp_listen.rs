@@ -9,7 +9,7 @@
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 
-use crate::image::files::{FileKind, InetAddress, OpenFile, TcpListen};
+use crate::image::files::{FileKind, InetAddress, OpenFile, SocketOption, TcpListen};
 use crate::image::{Note, Obstacle};
 use crate::sys::fds;
 
@@ -55,7 +55,7 @@ pub(super) fn read(
         mptcp: socket.protocol == libc::IPPROTO_MPTCP,
         local,
         backlog: (info.state == LISTENS).then_some(info.backlog),
-        options: options(source, file, socket),
+        options: options(source, file, socket)?,
     })))
 }
 
@@ -106,11 +106,13 @@ pub(super) fn peer_address(socket: &OwnedFd) -> Option<SocketAddr> {
 /// Binds it for a moment, without listening.
 pub(super) fn check(check: &mut TargetCheck, tcp: &TcpListen, file: &OpenFile) {
     match open(file, tcp) {
-        Ok((_, mptcp)) if mptcp != tcp.mptcp => {
-            let what = "the target has no Multipath TCP, plain TCP takes its place";
-            check.notes.push(Note::new(file.object(), what));
+        Ok((made, mptcp)) => {
+            if mptcp != tcp.mptcp {
+                let what = "the target has no Multipath TCP, plain TCP takes its place";
+                check.notes.push(Note::new(file.object(), what));
+            }
+            socket_options::check(check, file, &made, &tcp.options);
         }
-        Ok(_) => {}
         Err(error) => check.obstacles.push(cannot_open(file, tcp.local, &error)),
     }
 }
@@ -139,6 +141,10 @@ pub(super) fn make(file: &OpenFile, tcp: &TcpListen) -> Result<OwnedFd, FilesErr
     let (made, _) = open(file, tcp)?;
     if let Some(backlog) = tcp.backlog {
         fds::listen(&made, backlog).map_err(failed(file, "listen"))?;
+        // which resets the state of acknowledgements
+        let again =
+            |option: &&SocketOption| (option.level, option.name) == (libc::IPPROTO_TCP, libc::TCP_QUICKACK);
+        socket_options::apply(file, &made, tcp.options.iter().filter(again))?;
     }
     set_flags(file, &made)?;
     Ok(made)

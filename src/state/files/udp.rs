@@ -4,11 +4,14 @@
 //! Kernel interface: `getsockname`, `getpeername`; multicast memberships cannot be listed by socket, so every
 //! group of `/proc/PID/net/igmp` and `igmp6` is asked for with `MCAST_MSFILTER`.
 //!
-//! Refused: memberships, corked datagrams, encapsulation (IPsec, L2TP).
+//! Refused: memberships, corked datagrams, encapsulation (IPsec, L2TP). Shut down directions are asked of `sock_diag`.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{Shutdown, shutdown};
 
 use crate::image::files::{FileKind, InetAddress, OpenFile, Udp};
 use crate::sys::fds;
@@ -19,8 +22,9 @@ use super::target::{TargetCheck, failed, set_flags};
 use super::tcp_listen::cannot_open;
 use super::{FilesError, refuse, socket_options};
 
-const UDP_CORK: i32 = 1;
-const UDP_ENCAP: i32 = 100;
+/// Bits of a shut down direction.
+const READ: u8 = 1;
+const WRITE: u8 = 2;
 const MCAST_MSFILTER: i32 = 48;
 
 /// Reads a UDP socket.
@@ -29,33 +33,44 @@ pub(super) fn read(
     file: &Descriptor,
     socket: &Socket,
 ) -> Result<Option<FileKind>, FilesError> {
-    let is_on = |name| fds::socket_number(&socket.fd, libc::IPPROTO_UDP, name).is_ok_and(|value| value != 0);
-    let trouble = if is_on(UDP_CORK) {
-        Some(("a datagram is being put together (UDP_CORK)".to_owned(), "try again in a moment"))
-    } else if is_on(UDP_ENCAP) {
-        Some(("the kernel unpacks another protocol from it (UDP_ENCAP)".to_owned(), "end the tunnel first"))
-    } else {
-        membership(source.pid, socket).map(|group| {
-            let why = format!("it is a member of the multicast group {group}");
-            (why, "have the program leave the group before the move")
-        })
-    };
-    if let Some((why, advice)) = trouble {
-        source.refuse(refuse::because(file, &why, advice));
+    if let Some(group) = membership(source.pid, socket) {
+        let why = format!("it is a member of the multicast group {group}");
+        source.refuse(refuse::because(file, &why, "have the program leave the group before the move"));
         return Ok(None);
     }
+    let asked = libc::POLLIN | libc::POLLRDHUP;
+    let events = fds::poll_events(&socket.fd, asked, 0)
+        .map_err(|error| source.failed(file, "ask what waits", error))?;
     let waiting = fds::readable_bytes(&socket.fd).unwrap_or(0);
-    if waiting != 0 {
+    // an empty datagram counts as well; a socket that is shut down is always readable
+    if waiting != 0 || events & asked == libc::POLLIN {
         source.note(file.object(), format!("unread datagrams (the next has {waiting} bytes) are dropped"));
+    }
+    if events & libc::POLLERR != 0 {
+        source.note(file.object(), "an error that the program has not seen yet (ICMP) is dropped");
     }
     let probe = UdpSocket::from(
         socket.fd.try_clone().map_err(|error| source.failed(file, "read the addresses", error))?,
     );
+    let v6 = socket.domain == libc::AF_INET6;
+    let local = probe.local_addr().ok().filter(|local| local.port() != 0);
+    let peer = probe.peer_addr().ok();
+    let known = match local {
+        Some(local) => source.diag()?.udp_shutdown(file.ino, v6, local, peer)?,
+        None => None,
+    };
+    // one without a port is in no table: it says itself when reading is shut down
+    let shutdown = known.unwrap_or(match events & (libc::POLLRDHUP | libc::POLLHUP) {
+        0 => 0,
+        libc::POLLRDHUP => READ,
+        _ => READ | WRITE,
+    });
     Ok(Some(FileKind::Udp(Udp {
-        v6: socket.domain == libc::AF_INET6,
-        local: probe.local_addr().ok().filter(|local| local.port() != 0).map(InetAddress::from),
-        peer: probe.peer_addr().ok().map(InetAddress::from),
-        options: options(source, file, socket),
+        v6,
+        local: local.map(InetAddress::from),
+        peer: peer.map(InetAddress::from),
+        shutdown,
+        options: options(source, file, socket)?,
     })))
 }
 
@@ -116,8 +131,9 @@ fn groups_v6(text: &str) -> Vec<(u32, IpAddr)> {
 
 /// Binds it for a moment.
 pub(super) fn check(check: &mut TargetCheck, udp: &Udp, file: &OpenFile) {
-    if let Err(error) = make(file, udp) {
-        check.obstacles.push(cannot_open(file, udp.local, &error));
+    match make(file, udp) {
+        Ok(made) => socket_options::check(check, file, &made, &udp.options),
+        Err(error) => check.obstacles.push(cannot_open(file, udp.local, &error)),
     }
 }
 
@@ -141,8 +157,23 @@ pub(super) fn make(file: &OpenFile, udp: &Udp) -> Result<OwnedFd, FilesError> {
     if let Some(peer) = udp.peer {
         fds::connect(&made, peer.into()).map_err(failed(file, "connect"))?;
     }
+    shut_down(file, &made, udp.shutdown)?;
     set_flags(file, &made)?;
     Ok(made)
+}
+
+/// A socket without a peer says ENOTCONN, and is shut down all the same.
+fn shut_down(file: &OpenFile, made: &OwnedFd, directions: u8) -> Result<(), FilesError> {
+    let how = match directions & (READ | WRITE) {
+        0 => return Ok(()),
+        READ => Shutdown::Read,
+        WRITE => Shutdown::Write,
+        _ => Shutdown::Both,
+    };
+    match shutdown(made.as_raw_fd(), how) {
+        Ok(()) | Err(Errno::ENOTCONN) => Ok(()),
+        Err(error) => Err(failed(file, "shut it down")(error)),
+    }
 }
 
 #[cfg(test)]
@@ -191,7 +222,7 @@ mod tests {
         let (image, _) = moved(&[&fresh]);
         assert_eq!(
             *only_kind(&image),
-            FileKind::Udp(Udp { v6: false, local: None, peer: None, options: vec![] })
+            FileKind::Udp(Udp { v6: false, local: None, peer: None, shutdown: 0, options: vec![] })
         );
     }
 

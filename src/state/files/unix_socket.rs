@@ -22,8 +22,7 @@ use crate::sys::fds;
 
 use super::socket::{Socket, options};
 use super::source::{Descriptor, Source};
-use super::target::{Maker, failed, set_flags};
-use super::unix_diag::UnixDiag;
+use super::target::{Maker, TargetCheck, failed, set_flags};
 use super::{FilesError, refuse, socket_options};
 
 /// Larger than any message a unix socket can hold by default; grows when one is larger.
@@ -35,10 +34,7 @@ pub(super) fn read(
     file: &Descriptor,
     socket: &Socket,
 ) -> Result<Option<FileKind>, FilesError> {
-    let info = match &source.unix_diag {
-        Some(diag) => diag.query(file.ino)?,
-        None => source.unix_diag.insert(UnixDiag::open(source.pid)?).query(file.ino)?,
-    };
+    let info = source.diag()?.unix(file.ino)?;
     let gone = || io::Error::from_raw_os_error(libc::ENOENT);
     let info = info.ok_or_else(|| source.failed(file, "find the peer", gone()))?;
     let listens =
@@ -52,7 +48,7 @@ pub(super) fn read(
         ));
         return Ok(None);
     }
-    let options = options(source, file, socket);
+    let options = options(source, file, socket)?;
     let mut image = UnixSocket {
         socket_type: socket.socket_type,
         peer: if info.peer.is_some() { UnixPeer::Closed } else { UnixPeer::None },
@@ -156,6 +152,12 @@ fn messages(socket: &OwnedFd, socket_type: i32) -> io::Result<Vec<Vec<u8>>> {
 
 fn is_shut(socket: &OwnedFd) -> bool {
     fds::poll_events(socket, libc::POLLRDHUP, 0).is_ok_and(|events| events & libc::POLLRDHUP != 0)
+}
+
+/// It can always be made; can its options be set?
+pub(super) fn check(check: &mut TargetCheck, socket: &UnixSocket, file: &OpenFile) {
+    let kind = (libc::AF_UNIX, socket.socket_type, 0);
+    socket_options::check_fresh(check, file, kind, &socket.options);
 }
 
 /// Makes one end; the first end of a pair makes the other one, too.

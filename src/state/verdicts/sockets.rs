@@ -1,5 +1,58 @@
-//! Kinds of sockets and their options.
+//! Kinds of sockets and their options. The options come from the table by which they are read and set
+//! (`state::files::socket_table`).
 
-use super::Row;
+use super::{Row, Verdict, carried, limited, refused};
+use crate::state::files::{SOCKET_OPTIONS, Treatment};
 
-pub(super) const ROWS: &[Row] = &[];
+const LENGTH: usize = KINDS.len() + SOCKET_OPTIONS.len();
+const ALL: [Row; LENGTH] = all();
+pub(super) const ROWS: &[Row] = &ALL;
+
+const OPTIONS: &str = "victim socket_options";
+
+const KINDS: &[Row] = &[
+    limited(
+        "TCP, listening",
+        "address, backlog",
+        "connections that wait for accept are closed",
+        "victim net",
+    ),
+    carried("TCP, fresh or bound", "a socket that was never connected", "victim socket_options"),
+    refused("TCP, connected", "without `--tcp close`", "the TCP connection is open", "trial tcp close"),
+    limited(
+        "UDP",
+        "addresses, directions that are shut down",
+        "unread datagrams and pending errors are dropped",
+        "victim net, victim socket_options",
+    ),
+    refused("UDP, multicast", "memberships", "it is a member of the multicast group", ""),
+    carried("AF_UNIX, pair", "stream, datagram, seqpacket; with what waits to be read", "victim fds"),
+    refused(
+        "AF_UNIX, named or listening",
+        "names in the file system and abstract ones",
+        "it connects to processes of this host",
+        "",
+    ),
+    refused("AF_UNIX, SCM_RIGHTS", "descriptors in its queue", "descriptors are in flight in its queue", ""),
+    refused("other families", "netlink, packet, vsock, raw, ping …", "named one by one", ""),
+];
+
+const fn all() -> [Row; LENGTH] {
+    let mut rows = [KINDS[0]; LENGTH];
+    let mut i = 0;
+    while i < KINDS.len() {
+        rows[i] = KINDS[i];
+        i += 1;
+    }
+    while i < LENGTH {
+        let known = SOCKET_OPTIONS[i - KINDS.len()];
+        let (verdict, shown) = match known.treatment {
+            Treatment::Bytes | Treatment::Buffer(_) | Treatment::Interface(_) => (Verdict::Carried, OPTIONS),
+            Treatment::Refused(why) | Treatment::Probed(why) => (Verdict::Refused(why), ""),
+            Treatment::Left(why) => (Verdict::Harmless(why), ""),
+        };
+        rows[i] = Row { name: known.name, what: known.what, verdict, shown };
+        i += 1;
+    }
+    rows
+}

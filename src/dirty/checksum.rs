@@ -5,7 +5,8 @@
 use std::fs::File;
 
 use super::walk::{Judged, Walk, add_entries, side_by_side};
-use super::{DirtyTracker, Found, TrackError, open_pagemap};
+use super::{DirtyTracker, Found, Last, TrackError, open_pagemap};
+use crate::image::RangeSet;
 use crate::image::memory::Layout;
 
 /// The tracker. Nothing is installed.
@@ -23,12 +24,13 @@ impl Checksum {
 
     fn present(&self, layout: &Layout) -> Result<Vec<Found>, TrackError> {
         let walk = Walk::of(self.pid, &self.pagemap, layout);
-        side_by_side(layout, |part| {
+        let parts = side_by_side(layout, |part| {
             let mut all = Vec::new();
             let written = Judged { written: true, zero: false };
             walk.entries(part, |_, at, piece| add_entries(&mut all, at, piece, |_, _| written))?;
             Ok(all)
-        })
+        })?;
+        Ok(parts.concat())
     }
 }
 
@@ -45,7 +47,7 @@ impl DirtyTracker for Checksum {
         self.present(layout)
     }
 
-    fn last(&mut self, layout: &Layout) -> Result<Vec<Found>, TrackError> {
-        self.present(layout)
+    fn last(&mut self, layout: &Layout, known: &RangeSet) -> Result<Last, TrackError> {
+        Ok(Last::of_present(self.present(layout)?, known))
     }
 }

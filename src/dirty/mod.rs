@@ -27,8 +27,8 @@ pub use wp_scan::WpScan;
 
 use std::fs::File;
 
-use crate::image::PageRange;
 use crate::image::memory::Layout;
+use crate::image::{PageRange, RangeSet};
 
 /// A run of pages that are all of one kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +47,25 @@ impl Found {
     /// Whether the page is private memory with content of its own.
     pub fn private_data(&self) -> bool {
         !self.file && !self.zero
+    }
+}
+
+/// What the final scan finds. Listing every present page would cost several times the walk itself, so it is of those alone
+/// that changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Last {
+    /// Present pages that were written since the last round, or are not known not to be, in address order.
+    pub written: Vec<Found>,
+    /// Known pages with nothing of the process's own behind them any more: dropped, unmapped, or a page of a file again.
+    pub gone: RangeSet,
+}
+
+impl Last {
+    /// From all present pages, in address order.
+    pub(crate) fn of_present(mut present: Vec<Found>, known: &RangeSet) -> Self {
+        let own: RangeSet = present.iter().filter(|f| f.private_data()).map(|f| f.range).collect();
+        present.retain(|f| f.written);
+        Last { gone: known.without(&own), written: present }
     }
 }
 
@@ -72,8 +91,9 @@ pub trait DirtyTracker: Send {
         self.round(layout)
     }
 
-    /// Reports every present page, in address order. The process is stopped and will not run on here.
-    fn last(&mut self, layout: &Layout) -> Result<Vec<Found>, TrackError>;
+    /// The final scan. `known`: every page that a round reported and nobody has forgotten since; what is present besides counts as
+    /// written. The process is stopped and will not run on here.
+    fn last(&mut self, layout: &Layout, known: &RangeSet) -> Result<Last, TrackError>;
 }
 
 fn open_pagemap(pid: i32) -> Result<File, TrackError> {

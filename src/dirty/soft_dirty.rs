@@ -34,10 +34,10 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::walk::{Judged, Walk, add_entries, side_by_side, span};
 use super::zero_frames::ZeroFrames;
-use super::{DirtyTracker, Found, TrackError, open_pagemap};
+use super::{DirtyTracker, Found, Last, TrackError, open_pagemap};
 use crate::image::memory::Layout;
 use crate::image::page_map::{PIECE_PAGES, place};
-use crate::image::{PAGE_SIZE, PageMap, Vma};
+use crate::image::{PAGE_SIZE, PageMap, RangeSet, Vma};
 use crate::sys::pagemap::{self, Entry};
 
 /// The tracker. Leaves nothing behind but cleared bits.
@@ -95,7 +95,7 @@ impl SoftDirty {
     /// All present pages, and whether each counts as written.
     fn look(&self, layout: &Layout) -> Result<Vec<Found>, TrackError> {
         let walk = Walk::of(self.pid, &self.pagemap, layout);
-        side_by_side(layout, |part| {
+        let parts = side_by_side(layout, |part| {
             let mut all = Vec::new();
             walk.entries(part, |vma, at, piece| {
                 let known = self.frames.piece(at);
@@ -104,7 +104,8 @@ impl SoftDirty {
                 });
             })?;
             Ok(all)
-        })
+        })?;
+        Ok(parts.concat())
     }
 
     /// Looks, and remembers the frames that were seen.
@@ -183,7 +184,7 @@ impl DirtyTracker for SoftDirty {
         Ok(found)
     }
 
-    fn last(&mut self, layout: &Layout) -> Result<Vec<Found>, TrackError> {
-        self.look(layout)
+    fn last(&mut self, layout: &Layout, known: &RangeSet) -> Result<Last, TrackError> {
+        Ok(Last::of_present(self.look(layout)?, known))
     }
 }

@@ -20,22 +20,21 @@ pub(super) fn tracked(vma: &Vma) -> bool {
 }
 
 /// Collects over the whole layout, in two halves at the same time where the machine has the cores: of two, one is
-/// busy with capturing the state.
-pub(super) fn side_by_side(
+/// busy with capturing the state. The results are in address order.
+pub(super) fn side_by_side<T: Send>(
     layout: &Layout,
-    collect: impl Fn(PageRange) -> Result<Vec<Found>, TrackError> + Sync,
-) -> Result<Vec<Found>, TrackError> {
+    collect: impl Fn(PageRange) -> Result<T, TrackError> + Sync,
+) -> Result<Vec<T>, TrackError> {
     if std::thread::available_parallelism().is_ok_and(|n| n.get() < 3) {
-        return collect(span(layout));
+        return Ok(vec![collect(span(layout))?]);
     }
     let (low, high) = halves(layout);
     let (low, high) = std::thread::scope(|s| {
         let other = s.spawn(|| collect(high));
         (collect(low), other.join())
     });
-    let mut all = low?;
-    all.extend(high.unwrap_or_else(|_| unreachable!("a scan does not panic"))?);
-    Ok(all)
+    let high = high.unwrap_or_else(|_| unreachable!("a scan does not panic"));
+    Ok(vec![low?, high?])
 }
 
 /// Two ranges of about the same mapped size.

@@ -14,14 +14,17 @@
 //! ([`crate::sys::pagemap`]): they count as written in every round. Dropping a protected page (`MADV_DONTNEED`) of
 //! huge pages or of a file leaves its mark behind, which goes before the final scan.
 
+mod last;
+
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::OnceLock;
 
 use nix::errno::Errno;
 
 use super::choice::Inside;
-use super::walk::{side_by_side, span, tracked};
-use super::{DirtyTracker, Found, TrackError, open_pagemap};
+use super::walk::{span, tracked};
+use super::{DirtyTracker, Found, Last, TrackError, open_pagemap};
 use crate::image::memory::Layout;
 use crate::image::{Backing, PAGE_SIZE, PageRange, RangeSet, Vma};
 use crate::sys::pagemap::{self, Category, Query, Region};
@@ -38,6 +41,8 @@ pub struct WpScan {
     pid: i32,
     uffd: OwnedFd,
     pagemap: File,
+    /// See [`reports_holes`].
+    reports_holes: bool,
 }
 
 impl WpScan {
@@ -61,12 +66,17 @@ impl WpScan {
         )?;
         let uffd = taken.map_err(TrackError::kernel(pid, "taking over the userfaultfd"))?;
         uffd::handshake(uffd.as_fd(), FEATURES).map_err(TrackError::Unsupported)?;
-        Ok(WpScan { pid, uffd, pagemap: open_pagemap(pid)? })
+        Ok(WpScan { pid, uffd, pagemap: open_pagemap(pid)?, reports_holes: reports_holes() })
     }
 
     fn scan(&self, range: PageRange, query: Query, each: impl FnMut(Region)) -> Result<(), TrackError> {
         pagemap::scan(self.pagemap.as_fd(), range.start, range.end, query, each)
             .map_err(TrackError::kernel(self.pid, "scanning the pages"))
+    }
+
+    /// Whether a page is in memory or in swap.
+    fn is_held(&self, page: u64) -> Result<bool, TrackError> {
+        pagemap::is_held(&self.pagemap, page).map_err(TrackError::kernel(self.pid, "reading the page map"))
     }
 
     /// A huge page that was protected and then dropped leaves its mark in its place, which a scan cannot tell from a page in
@@ -104,7 +114,7 @@ impl WpScan {
     /// swap: present, clean, the process's own. Touched, each shows what it is: the file's page, or the copy from swap.
     fn bring_in(&self, range: PageRange) -> Result<(), TrackError> {
         let mut absent = Vec::new();
-        self.scan(range, absent_ones(), |r| absent.push(PageRange::new(r.start, r.end)))?;
+        self.scan(range, out_of_memory_ones(), |r| absent.push(PageRange::new(r.start, r.end)))?;
         if absent.is_empty() {
             return Ok(());
         }
@@ -127,6 +137,26 @@ impl WpScan {
             Err(e) => Err(TrackError::kernel(self.pid, "registering a mapping for tracking")(e)),
         }
     }
+}
+
+/// Whether the fast path reports what has no page table, too, in a registered area: kernels since a patch of 2026 do ("reads as
+/// written"; stable ones got it, so the version says nothing). Tried on ourselves, once.
+fn reports_holes() -> bool {
+    static REPORTS: OnceLock<bool> = OnceLock::new();
+    const LEN: u64 = 8 << 20;
+    let tried = || {
+        let memory = memmap2::MmapMut::map_anon(LEN as usize).ok()?;
+        let own = uffd::create_own(UFFD_USER_MODE_ONLY).ok()?;
+        uffd::handshake(own.as_fd(), FEATURES).ok()?;
+        let start = memory.as_ptr() as u64;
+        uffd::register_write_protect(own.as_fd(), start, LEN).ok()?;
+        let pagemap = open_pagemap(std::process::id() as i32).ok()?;
+        let mut reported = 0;
+        pagemap::scan(pagemap.as_fd(), start, start + LEN, fast_ones(), |r| reported += r.end - r.start)
+            .ok()?;
+        Some(reported == LEN)
+    };
+    *REPORTS.get_or_init(|| tried().unwrap_or(false))
 }
 
 /// Everything between areas that cannot be registered (the vDSO's) or need not be, to its full width: an area that
@@ -183,17 +213,34 @@ fn everything(file: Category) -> Query {
 
 /// Pages of files in private mappings are left alone: once written they are no file pages any more. Protecting them would
 /// leave a marker for each that is dropped or reclaimed, which looks like a swapped page.
-fn written_ones(file: Category) -> Query {
+fn written_ones(file: Category, protect: bool) -> Query {
     Query {
         all: Category::WRITTEN | file,
         any: HELD,
         inverted: file,
         report: Category::WRITTEN | Category::PFNZERO | file,
-        protect: true,
+        protect,
     }
 }
 
+/// Exactly this is the kernel's fast path: without our mark, or empty.
+fn fast_ones() -> Query {
+    Query {
+        all: Category::WRITTEN,
+        any: Category::empty(),
+        inverted: Category::empty(),
+        report: Category::WRITTEN,
+        protect: false,
+    }
+}
+
+/// Neither in memory nor in swap, even where there is no page table.
 fn absent_ones() -> Query {
+    Query { all: HELD, any: Category::empty(), inverted: HELD, report: Category::PRESENT, protect: false }
+}
+
+/// In swap, or a mark without a page.
+fn out_of_memory_ones() -> Query {
     Query {
         all: Category::SWAPPED,
         any: Category::empty(),
@@ -212,6 +259,11 @@ fn swapped_ones() -> Query {
         report: Category::SWAPPED,
         protect: false,
     }
+}
+
+/// Present or not.
+fn pages_of_unregistered() -> Query {
+    Query { any: Category::empty(), report: HELD | Category::PFNZERO, ..unregistered_ones() }
 }
 
 fn unregistered_ones() -> Query {
@@ -265,7 +317,7 @@ impl DirtyTracker for WpScan {
         let gigantic = gigantic(layout);
         for (range, file) in by_file(layout, whole) {
             for part in gigantic.gaps(range) {
-                self.scan(part, written_ones(file), |r| again.push(found(r, true)))?;
+                self.scan(part, written_ones(file, true), |r| again.push(found(r, true)))?;
             }
             for part in gigantic.within(range) {
                 self.scan(part, everything(file), |r| again.push(found(r, true)))?;
@@ -279,24 +331,9 @@ impl DirtyTracker for WpScan {
         Ok(all)
     }
 
-    fn last(&mut self, layout: &Layout) -> Result<Vec<Found>, TrackError> {
+    fn last(&mut self, layout: &Layout, known: &RangeSet) -> Result<Last, TrackError> {
         self.clear_marks(layout)?;
-        let collect = |part: PageRange| {
-            let mut all = Vec::new();
-            for (range, file) in by_file(layout, part) {
-                if !file.is_empty() {
-                    self.bring_in(range)?;
-                }
-                self.scan(range, everything(file), |r| {
-                    let categories = r.categories();
-                    let clean =
-                        categories.contains(Category::WPALLOWED) && !categories.contains(Category::WRITTEN);
-                    all.push(found(r, !clean));
-                })?;
-            }
-            Ok::<_, TrackError>(all)
-        };
-        side_by_side(layout, collect)
+        last::last(self, layout, known)
     }
 }
 

@@ -13,7 +13,7 @@ use super::link::{Link, out_of_turn};
 use super::predict::Prediction;
 use super::session::{MOVED, Options, Progress};
 use super::settle::Answer;
-use crate::dirty::Found;
+use crate::dirty::{Found, Last};
 use crate::fault::Point;
 use crate::handover::journal::{Journal, Phase};
 use crate::handover::{Source, SourceAction, SourceEvent};
@@ -162,7 +162,7 @@ impl Freezer<'_> {
         link: &mut Link,
         agent: &mut Agent,
         image: ProcessImage,
-        found: &[Found],
+        found: &Last,
         stopped_ns: i64,
     ) -> Result<(), MigrateError> {
         MigrateError::point(Point::SourceCaptured)?;
@@ -174,7 +174,12 @@ impl Freezer<'_> {
         link.say(&ToTarget::Layout { pid: image.pid, layout: agent.layout.clone(), new_files })?;
         let layout_ms = ms(begun);
         let later = self.last_pages(link, agent, &image, found)?;
-        tracing::debug!(layout_ms, pages_ms = ms(begun), found = found.len(), "send, until the end of");
+        tracing::debug!(
+            layout_ms,
+            pages_ms = ms(begun),
+            found = found.written.len(),
+            "send, until the end of"
+        );
         let mut hashing_ms = 0.0;
         if self.options.verify {
             link.say(&ToTarget::Verify)?;
@@ -207,7 +212,7 @@ impl Freezer<'_> {
         link: &mut Link,
         agent: &mut Agent,
         image: &ProcessImage,
-        found: &[Found],
+        found: &Last,
     ) -> Result<Later, MigrateError> {
         let touched = self.late.as_ref().map(|_| lazy::touched(&agent.layout, &image.threads));
         let (pages, later) = agent.last(found, touched.as_ref(), link)?;
@@ -229,7 +234,7 @@ impl Freezer<'_> {
         agent: &mut Agent,
         described: &ProcessImage,
         captive: &mut Captive,
-    ) -> Result<(ProcessImage, Vec<Found>), MigrateError> {
+    ) -> Result<(ProcessImage, Last), MigrateError> {
         let begun = Instant::now();
         let memory = self.memory(agent, described)?;
         tracing::debug!(maps_ms = ms(begun), "capture");
@@ -238,11 +243,11 @@ impl Freezer<'_> {
         tracing::debug!(scratch_ms = ms(begun), "capture");
         let options = &self.options.files;
         let pid = self.options.pid;
-        let (tracker, layout, waits) = agent.scanner();
+        let (tracker, layout, known, waits) = agent.scanner();
         let (image, (found, children)) = std::thread::scope(|s| {
             let scan = s.spawn(move || {
                 leave_to_others(&scheduling::online_cpus());
-                (tracker.last(layout), newborn(pid))
+                (tracker.last(layout, &known), newborn(pid))
             });
             let image = captive.capture(described, memory, options, &waits);
             self.report.freeze_parts.capture = ms(begun);
@@ -255,7 +260,7 @@ impl Freezer<'_> {
         children?;
         super::direct::check(agent.tracker(), &image.files)?;
         let mut found = found.map_err(PreloadError::from)?;
-        touched_by_capture(&image, &mut found);
+        touched_by_capture(&image, &mut found.written);
         let layout = agent.layout.clone();
         agent.take(layout, &image.files);
         let mut image = image;
@@ -466,16 +471,16 @@ fn newborn(pid: i32) -> Result<(), MigrateError> {
 
 /// The scan ran beside the capture, whose remote calls return to user mode: there the kernel writes the CPU number
 /// into each thread's rseq area. Those pages count as written.
-fn touched_by_capture(image: &ProcessImage, found: &mut Vec<Found>) {
+fn touched_by_capture(image: &ProcessImage, written: &mut Vec<Found>) {
     for thread in image.threads.iter().filter(|t| t.rseq.0 != 0) {
         let start = thread.rseq.0 / PAGE_SIZE * PAGE_SIZE;
         let range = PageRange::new(start, start + PAGE_SIZE);
-        let clean = found.iter().all(|f| !f.written || f.range.intersection(&range).is_empty());
+        let clean = written.iter().all(|f| f.range.intersection(&range).is_empty());
         if clean {
-            found.push(Found { range, file: false, zero: false, written: true });
+            written.push(Found { range, file: false, zero: false, written: true });
         }
     }
-    found.sort_by_key(|f| f.range.start);
+    written.sort_by_key(|f| f.range.start);
 }
 
 /// Hashes of all memory but that which comes later, as the target computes them.

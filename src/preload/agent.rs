@@ -15,7 +15,7 @@ use super::objects::{ObjectPusher, Shown};
 use super::push::{PageSink, Pusher};
 use super::throttle::Waits;
 use crate::dirty::choice::Inside;
-use crate::dirty::{Chosen, DirtyTracker, Found, Kind, TrackError};
+use crate::dirty::{Chosen, DirtyTracker, Found, Kind, Last, TrackError};
 use crate::image::files::{FileIdentity, FilesImage};
 use crate::image::memory::{Layout, MemoryObject, discontinued};
 use crate::image::process::ProcessImage;
@@ -199,7 +199,7 @@ impl Agent {
     /// unless `touched` is given, pages that come with it all the same.
     pub fn last(
         &mut self,
-        found: &[Found],
+        found: &Last,
         touched: Option<&RangeSet>,
         sink: &mut impl PageSink,
     ) -> Result<(u64, Later), PreloadError> {
@@ -212,7 +212,7 @@ impl Agent {
         let lazily = may_wait.is_some();
         let (sent, private, hot) =
             self.pages.last(&self.layout, found, &may_wait.unwrap_or_default(), sink)?;
-        let (pages, objects) = self.objects.push(&self.layout, found, (true, lazily), sink)?;
+        let (pages, objects) = self.objects.push(&self.layout, &found.written, (true, lazily), sink)?;
         Ok((sent.pages + pages, Later { private, objects, hot }))
     }
 
@@ -226,9 +226,9 @@ impl Agent {
         self.objects.digests(later)
     }
 
-    /// The parts that the freeze uses side by side: the tracker scans while the state is captured.
-    pub fn scanner(&mut self) -> (&mut dyn DirtyTracker, &Layout, MutexGuard<'_, waits::Memory>) {
-        (&mut *self.tracker, &self.layout, self.waits.lock())
+    /// The parts that the freeze uses side by side: the tracker scans, with what is known, while the state is captured.
+    pub fn scanner(&mut self) -> (&mut dyn DirtyTracker, &Layout, RangeSet, MutexGuard<'_, waits::Memory>) {
+        (&mut *self.tracker, &self.layout, self.pages.known(), self.waits.lock())
     }
 }
 

@@ -15,7 +15,7 @@ use super::capture::{Captive, Poised};
 use super::lazy;
 use super::objects::ObjectPusher;
 use super::push::{PageSink, Pusher};
-use crate::dirty::Found;
+use crate::dirty::{Found, Last};
 use crate::image::memory::{Layout, MemoryObject, VmaFlags};
 use crate::image::{Backing, ObjectId, PAGE_SIZE, PageRange, RangeSet, Vma};
 use crate::state::memory_map;
@@ -129,7 +129,8 @@ impl Ours {
     fn last(&mut self, found: &[Found], touched: &[PageRange]) -> (Notes, Vec<u64>) {
         let mut may_wait = lazy::private(&self.layout);
         touched.iter().for_each(|t| may_wait.remove(*t));
-        let (_, later, _) = self.pusher.last(&self.layout, found, &may_wait, &mut self.notes).unwrap();
+        let found = Last::of_present(found.to_vec(), &self.pusher.known());
+        let (_, later, _) = self.pusher.last(&self.layout, &found, &may_wait, &mut self.notes).unwrap();
         let later = self.notes.numbers(later.iter());
         (self.notes.taken(), later)
     }

@@ -11,7 +11,7 @@ use super::heat::Heat;
 use super::huge;
 use super::lazy;
 use super::look::{Batch, How, Look, batches, cut, look};
-use crate::dirty::Found;
+use crate::dirty::{Found, Last};
 use crate::image::memory::Layout;
 use crate::image::{Backing, ObjectId, PAGE_SIZE, PageMap, PageRange, RangeSet};
 use crate::sys::process::{ProcMem, read_memory, read_scattered};
@@ -174,7 +174,10 @@ impl Pusher {
         debug_assert!(self.exact, "what was sent may turn out to be what is there");
         found.iter().filter(|f| f.private_data()).for_each(|f| self.owed.insert(f.range));
         let written = self.owed.union(self.heat.held());
-        let stale = self.sent.common(&lazy::ordinary(layout)).common(&written);
+        // what is the zero page by now carries a mark, and the final scan will say nothing of it
+        let zero: RangeSet = split(layout, found).1.into_iter().collect();
+        let stale =
+            self.sent.common(&lazy::ordinary(layout)).common(&written).union(&self.sent.common(&zero));
         self.sent.subtract(&stale);
         if !stale.is_empty() {
             sink.gone(stale.iter().collect())?;
@@ -182,18 +185,20 @@ impl Pusher {
         Ok(stale.pages())
     }
 
+    /// Every private page that a round found, and that was not given up since.
+    pub fn known(&self) -> RangeSet {
+        self.sent.union(&self.zeroes).union(&self.owed).union(self.heat.held())
+    }
+
     /// Sends what the last scan found written, and takes back what is there no more. Of what may wait nothing is sent:
     /// what the target lacks of it is returned, and where pages are written often.
     pub fn last(
         &mut self,
         layout: &Layout,
-        found: &[Found],
+        Last { written, gone }: &Last,
         may_wait: &RangeSet,
         sink: &mut impl PageSink,
     ) -> Result<(Sent, RangeSet, Vec<RangeSet>), PreloadError> {
-        let (present, _) = split(layout, found);
-        let there: RangeSet = present.iter().map(|(range, _)| *range).collect();
-        let written: Vec<Found> = found.iter().filter(|f| f.written).copied().collect();
         let mut round = Round { last: true, may_wait: may_wait.clone(), ..Round::default() };
         let often = if may_wait.is_empty() { Vec::new() } else { self.heat.often() };
         self.withheld = RangeSet::default();
@@ -202,7 +207,7 @@ impl Pusher {
                 self.owed.insert(range);
             }
         }
-        self.dropped(layout, found).iter().for_each(|r| self.owed.insert(*r));
+        self.dropped(layout, written, gone).iter().for_each(|r| self.owed.insert(*r));
         let held = self.heat.release();
         self.owed = self.owed.union(&held);
         if !self.exact {
@@ -210,30 +215,31 @@ impl Pusher {
             round.stale = held;
         }
         if !may_wait.is_empty() {
-            round.later = self.postpone(may_wait, &there);
+            round.later = self.postpone(may_wait, &self.there(written, gone));
         }
-        self.pay(layout, &written, &mut round, sink)?;
+        self.pay(layout, written, &mut round, sink)?;
         lazy::whole_pages(layout, &mut round.later);
         self.sent.subtract(&round.later);
-        if let Some(lost) = present.iter().find_map(|(range, _)| self.owed.within(*range).next()) {
+        let private: RangeSet = layout.vmas.iter().filter(|v| v.private()).map(|v| v.range()).collect();
+        if let Some(lost) = self.owed.common(&private).without(gone).iter().next() {
             let source = std::io::Error::other("the page is there and cannot be read");
             return Err(PreloadError::Memory { pid: self.pid, addr: lost.start, source });
         }
-        // also what was owed and sent just now, though nothing of the process's own is there any more
-        let gone = self.sent.without(&there);
-        // what lies in mappings that are gone went with them
-        let gone: Vec<PageRange> = layout
-            .vmas
-            .iter()
-            .filter(|v| v.private())
-            .flat_map(|v| gone.within(v.range()).collect::<Vec<_>>())
-            .collect();
+        // also what was owed and sent just now, though nothing of the process's own is there any more; what lies in
+        // mappings that are gone went with them
+        let gone: Vec<PageRange> = self.sent.common(gone).common(&private).iter().collect();
         if !gone.is_empty() {
             gone.iter().for_each(|g| self.sent.remove(*g));
             sink.gone(gone)?;
         }
         round.sent.written = round.sent.pages;
         Ok((round.sent, round.later, often))
+    }
+
+    /// All that is present.
+    fn there(&self, written: &[Found], gone: &RangeSet) -> RangeSet {
+        let now = written.iter().filter(|f| f.private_data()).map(|f| f.range).collect();
+        self.known().without(gone).union(&now)
     }
 
     /// Whether [`Pusher::postpone`] finds a range that was written even if nobody says so: all of it may wait, and the target has nothing
@@ -262,13 +268,13 @@ impl Pusher {
     }
 
     /// Huge pages that are marked clean and are not what was sent.
-    fn dropped(&self, layout: &Layout, found: &[Found]) -> Vec<PageRange> {
+    fn dropped(&self, layout: &Layout, written: &[Found], gone: &RangeSet) -> Vec<PageRange> {
         let vmas: Vec<_> = layout.vmas.iter().filter(|v| v.huge() && v.private()).collect();
         if vmas.is_empty() {
             return Vec::new();
         }
-        let clean: RangeSet =
-            found.iter().filter(|f| f.private_data() && !f.written).map(|f| f.range).collect();
+        let written = written.iter().filter(|f| f.private_data()).map(|f| f.range).collect();
+        let clean = self.known().without(gone).without(&written);
         let read = |addr: u64| {
             let mut page = vec![0; PAGE_SIZE as usize];
             self.mem.read(addr, &mut page).ok().map(|()| page)

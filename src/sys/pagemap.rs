@@ -118,7 +118,8 @@ fn walk(
     query: Query,
     each: &mut dyn FnMut(Region),
 ) -> Result<(), Errno> {
-    let mut regions = vec![Region::default(); 4096];
+    const MOST: u64 = 4096;
+    let mut regions = vec![Region::default(); ((end - start) / 4096).clamp(1, MOST) as usize];
     let mut from = start;
     while from < end {
         let mut arg = ScanArg {
@@ -228,6 +229,17 @@ pub fn entries(
         from += got as u64 / 8 * PAGE;
     }
     Ok(())
+}
+
+/// Whether a page is in memory or in swap, by its entry.
+pub fn is_held(pagemap: &File, page: u64) -> Result<bool, Errno> {
+    let mut entry = [0; 8];
+    match pagemap.read_exact_at(&mut entry, page / 4096 * 8) {
+        Ok(()) => Ok(Entry(u64::from_ne_bytes(entry)).held()),
+        // the process has ended, or the end of user space is reached
+        Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(e) => Err(Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO))),
+    }
 }
 
 /// Whether this kernel has `PAGEMAP_SCAN`.

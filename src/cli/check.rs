@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::abilities::{self, Ability, Needed, Tracking};
 use super::home::Home;
+use super::process::{Subject, Target};
 use super::{Exit, Failure, say, say_json};
 use crate::image::{Note, Obstacle, shown};
 use crate::precopy::late::LazyOptions;
@@ -25,12 +26,10 @@ use crate::transport::HostPort;
 asked; 3 something is in the way (all of it is listed)."
 )]
 pub struct CheckArgs {
-    /// The process that would be moved
-    #[arg(long, value_parser = clap::value_parser!(i32).range(1..))]
-    pid: Option<i32>,
-    /// Where it would go
-    #[arg(long, value_name = "HOST[:PORT]", requires = "pid")]
-    to: Option<HostPort>,
+    #[command(flatten)]
+    subject: Subject,
+    #[command(flatten)]
+    target: Target,
     /// What `ulpm live` would be told of its pid
     #[arg(long, value_enum, value_name = "MODE", default_value_t = super::live::PidMode::Auto)]
     pid_mode: super::live::PidMode,
@@ -41,7 +40,7 @@ pub struct CheckArgs {
     #[arg(long, value_enum, value_name = "HOW", default_value_t = super::live::Tracker::Auto)]
     tracker: super::live::Tracker,
     /// Ask the target whether memory may come after the process
-    #[arg(long, requires = "to")]
+    #[arg(long)]
     lazy: bool,
     /// What `ulpm live` would be told of a supervisor that starts the process again
     #[arg(long)]
@@ -68,18 +67,27 @@ struct Findings {
 
 /// Prints what is found; exit code 3 if something stands in the way.
 pub fn run(args: &CheckArgs, in_full: bool) -> Result<Exit, Failure> {
+    let (pid, to) = (args.subject.find()?, args.target.named());
+    let usage = |what: &'static str| Err(Failure::usage(anyhow::anyhow!(what)));
+    match (pid, to) {
+        (None, Some(_)) => return usage("which process would go there? name its pid (--pid)"),
+        (_, None) if args.lazy => {
+            return usage("which target would let its memory come later? name it (--to)");
+        }
+        _ => {}
+    }
     let mut findings = Findings {
         host: abilities::here(),
         trackers: abilities::trackers(),
-        pid: args.pid,
-        target: args.to.as_ref().map(ToString::to_string),
+        pid,
+        target: to.map(ToString::to_string),
         obstacles: Vec::new(),
         notes: Vec::new(),
         error: None,
         schema: Schema::default(),
     };
-    let error = match args.pid {
-        Some(pid) => look(args, pid, &mut findings)?.err(),
+    let error = match pid {
+        Some(pid) => look(args, pid, to, &mut findings)?.err(),
         None => None,
     };
     findings.error = error.as_ref().map(|e| chain(e));
@@ -92,7 +100,7 @@ pub fn run(args: &CheckArgs, in_full: bool) -> Result<Exit, Failure> {
         return Err(Failure::from(error));
     }
     // of a process, what stands in its way decides; what this host could do besides is only told
-    let clear = match args.pid {
+    let clear = match pid {
         Some(_) => findings.obstacles.is_empty(),
         None => findings.host.iter().all(|ability| ability.there),
     };
@@ -100,7 +108,12 @@ pub fn run(args: &CheckArgs, in_full: bool) -> Result<Exit, Failure> {
 }
 
 /// What stands in the way of a process, here and at the target.
-fn look(args: &CheckArgs, pid: i32, findings: &mut Findings) -> Result<Result<(), MigrateError>, Failure> {
+fn look(
+    args: &CheckArgs,
+    pid: i32,
+    to: Option<&HostPort>,
+    findings: &mut Findings,
+) -> Result<Result<(), MigrateError>, Failure> {
     let files = FilesOptions { tcp_close: args.tcp == super::live::Tcp::Close };
     let home = Home::open()?;
     let mut checked =
@@ -110,7 +123,7 @@ fn look(args: &CheckArgs, pid: i32, findings: &mut Findings) -> Result<Result<()
                 findings.obstacles = described.obstacles;
             },
         );
-    if let (Ok(()), Some(to)) = (&checked, &args.to) {
+    if let (Ok(()), Some(to)) = (&checked, to) {
         let options = Options {
             pid,
             to: to.to_string(),

@@ -14,6 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::control::Socket;
 use super::home::Home;
 use super::limits::LimitArgs;
+use super::process::{Subject, Target};
 use super::progress::Display;
 use super::worker::{self, Wish};
 use super::{Exit, Failure, Verbosity, say, say_json};
@@ -23,7 +24,6 @@ use crate::precopy::late::LazyOptions;
 use crate::precopy::{Control, MigrateError, Migration, Options, Progress};
 use crate::report::{Outcome, Span, render};
 use crate::state::files::FilesOptions;
-use crate::transport::HostPort;
 use crate::transport::protocol::PidChoice;
 
 /// How the pid is kept.
@@ -86,12 +86,10 @@ impl From<Tracker> for Choice {
 Ctrl-C ends a move; the process then goes on here as if nothing had been tried. SIGUSR1 freezes it when the round under\n\
 way is done, whatever is left. `ulpm control` does both, and more, with a move that was given a --control SOCKET.\n\n{}", super::EXIT_CODES))]
 pub struct LiveArgs {
-    /// The process to move
-    #[arg(long, value_parser = clap::value_parser!(i32).range(1..))]
-    pid: i32,
-    /// Where `ulpm serve` listens
-    #[arg(long, value_name = "HOST[:PORT]")]
-    to: HostPort,
+    #[command(flatten)]
+    subject: Subject,
+    #[command(flatten)]
+    target: Target,
     /// How its pid is kept
     #[arg(long, value_enum, value_name = "MODE", default_value_t = PidMode::Auto)]
     pid_mode: PidMode,
@@ -214,7 +212,7 @@ fn heed_signal(control: Control) -> io::Result<()> {
 
 fn work(args: &LiveArgs, verbosity: Verbosity) -> Result<Exit, Failure> {
     let home = Home::open()?;
-    let options = options(args, &home);
+    let options = options(args, &home)?;
     let control = Control::new(args.limits.limits());
     let lazy = args.lazy.lazy || args.lazy.lazy_after.is_some();
     let control = if lazy { control.lazily() } else { control };
@@ -241,10 +239,10 @@ fn work(args: &LiveArgs, verbosity: Verbosity) -> Result<Exit, Failure> {
     })
 }
 
-fn options(args: &LiveArgs, home: &Home) -> Options {
-    Options {
-        pid: args.pid,
-        to: args.to.to_string(),
+fn options(args: &LiveArgs, home: &Home) -> Result<Options, Failure> {
+    Ok(Options {
+        pid: args.subject.required()?,
+        to: args.target.required()?.to_string(),
         pid_mode: args.pid_mode.into(),
         verify: args.verify,
         files: FilesOptions { tcp_close: args.tcp == Tcp::Close },
@@ -254,7 +252,7 @@ fn options(args: &LiveArgs, home: &Home) -> Options {
         lazy: args.lazy.options(),
         wait: args.wait,
         parent_knows: args.parent_knows,
-    }
+    })
 }
 
 /// The documented exit code of a move that did not end well.

@@ -11,6 +11,7 @@ pub mod home;
 pub mod limits;
 pub mod live;
 mod output;
+pub mod process;
 pub mod profile;
 mod progress;
 pub mod recover;

@@ -9,8 +9,10 @@ use std::time::Duration;
 use clap::Args;
 
 use super::home::Home;
+use super::process::Subject;
 use super::worker::{Wishes, supervise};
 use super::{Exit, Failure, say, say_json, tell};
+use crate::preload::claim::{self, Claim};
 use crate::preload::{PreloadError, standing};
 use crate::profile::outlook::{self, Beyond};
 use crate::profile::{Plan, ProfileError, choose, draw, render, watch};
@@ -29,9 +31,8 @@ docs/profile.md.
 Exit codes: 0 done, also if the process ended meanwhile; 1 failed: no such process, or it ended before anything was
 seen; 2 wrong usage; 3 what it is, or your rights, rule it out.")]
 pub struct ProfileArgs {
-    /// The process to watch
-    #[arg(long, value_parser = clap::value_parser!(i32).range(1..))]
-    pid: i32,
+    #[command(flatten)]
+    subject: Subject,
     /// For how long
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
@@ -79,15 +80,17 @@ fn work(args: &ProfileArgs, quiet: bool) -> Result<Exit, Failure> {
     {
         return Err(anyhow::anyhow!("there is no directory {} to draw in", directory.display()).into());
     }
-    permitted(args.pid)?;
-    let tracker = choose(args.pid, args.tracker.into()).map_err(|e| Failure::new(Exit::Refused, e))?;
+    let pid = args.subject.required()?;
+    let _claim = Claim::take(pid);
+    permitted(pid)?;
+    let tracker = choose(pid, args.tracker.into()).map_err(|e| Failure::new(Exit::Refused, e))?;
     let home = Home::open()?;
     let plan = Plan::of(Duration::from_secs(args.seconds));
     if !quiet {
         let whole = plan.tracked + plan.untracked * 2;
-        tell(&format!("watching process {} for {} …", args.pid, human_ms(whole.as_secs_f64() * 1e3)));
+        tell(&format!("watching process {pid} for {} …", human_ms(whole.as_secs_f64() * 1e3)));
     }
-    let watched = watch(args.pid, tracker.kind, plan, home.path(), &|| wishes.end()).map_err(failure)?;
+    let watched = watch(pid, tracker.kind, plan, home.path(), &|| wishes.end()).map_err(failure)?;
     if wishes.alone() {
         return Ok(Exit::Failed);
     }
@@ -117,7 +120,10 @@ fn permitted(pid: i32) -> Result<(), Failure> {
             let why = "it is stopped by job control, and so writes nothing: let it go on with `kill -CONT`";
             Err(Failure::new(Exit::Refused, anyhow::anyhow!("process {pid}: {why}")))
         }
-        Ok(_) => Ok(()),
+        Ok(_) => match claim::obstacle(pid) {
+            Some(other) => Err(Failure::new(Exit::Refused, PreloadError::Unfit(other))),
+            None => Ok(()),
+        },
     }
 }
 

@@ -27,7 +27,7 @@ pub enum TrackError {
         source: std::io::Error,
     },
     /// A kernel call failed.
-    #[error("{step} of process {pid}")]
+    #[error("{step} of process {pid}{}", if *source == Errno::EBUSY { WATCHED } else { "" })]
     Kernel {
         /// The process.
         pid: i32,
@@ -53,6 +53,9 @@ pub enum TrackError {
         source: std::io::Error,
     },
 }
+
+/// One userfaultfd for a mapping is all that the kernel allows.
+const WATCHED: &str = ", which another program watches (userfaultfd), perhaps another ulpm";
 
 impl TrackError {
     /// Names the step that a kernel call was.

@@ -20,7 +20,7 @@ use crate::preload::push::PageSink;
 use crate::sys::time::ClockOffsets;
 use crate::transport::protocol::{Hello, ToSource, ToTarget, answer_cap, cap, kind};
 use crate::transport::wire::Frame;
-use crate::transport::{Connected, Identity, TrustStore, Wire, connect, open_wire, words};
+use crate::transport::{ConnectError, Connected, Identity, TrustStore, Wire, connect, open_wire, words};
 
 /// Tells a migration that its user wants it to end.
 #[derive(Clone, Debug, Default)]
@@ -91,10 +91,14 @@ impl Link {
             .map_err(|source| MigrateError::Here { step: "starting the network", source })?;
         let connected = runtime.block_on(async {
             tokio::select! {
-                connected = connect(&identity, &trust, to, limit) => connected.map_err(MigrateError::from),
+                connected = connect(&identity, &trust, to, limit) => connected.map_err(|e| e.remarked(to).into()),
                 () = cancel.wait() => Err(MigrateError::Cancelled),
             }
         })?;
+        if connected.peer == identity.fingerprint() {
+            let host = to.parse().map_err(ConnectError::from)?;
+            return Err(ConnectError::ThisHost { host }.into());
+        }
         let mut wire = runtime.block_on(open_wire(&connected.connection, cap))?;
         wire.recv.set_cap(answer_cap);
         let ours = hello::ours();

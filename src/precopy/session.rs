@@ -22,6 +22,7 @@ use crate::handover::{Source, SourceAction};
 use crate::image::process::ProcessImage;
 use crate::image::{Note, TreeImage};
 use crate::preload::agent::Agent;
+use crate::preload::claim::{self, Claim};
 use crate::preload::describe::{Described, describe};
 use crate::preload::parent;
 use crate::report::{MigrationReport, Outcome, PidMode, Round};
@@ -141,6 +142,7 @@ impl<'a> Migration<'a> {
     }
 
     fn carry_out(&mut self) -> Result<(), MigrateError> {
+        let _claim = Claim::take(self.options.pid);
         let (mut link, described) = self.preflight()?;
         let mut done = self.move_it(&mut link, &described);
         if done.is_ok() {
@@ -351,6 +353,7 @@ pub fn look(
     let (notes, obstacles) = parent::look(pid, parent_knows);
     described.notes.extend(notes);
     described.obstacles.extend(obstacles);
+    described.obstacles.extend(claim::obstacle(pid));
     described.obstacles.extend(whole::obstacle(home, pid));
     described.obstacles.extend(direct::tracker(tracker, &described.image.files).err());
     Ok(described)

@@ -12,12 +12,14 @@
 //! | [`objects`] | shared memory objects |
 //! | [`throttle`] | slowing the process down |
 //! | [`capture`] | the frozen process, its state, and giving it back |
+//! | [`claim`] | that nobody else is at work on the process |
 //! | `standing` | preflight: who the process is, before anything else is read |
 //! | [`parent`] | preflight: who started the process, and what that will see |
 //! | [`describe`] | preflight: the process from outside, without stopping it |
 
 pub mod agent;
 pub mod capture;
+pub mod claim;
 pub mod describe;
 pub mod error;
 pub mod heat;

@@ -1,7 +1,7 @@
 //! Why a connection to a target did not come about, with what its user can do.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, ToSocketAddrs as _, UdpSocket};
 
 use quinn::{ConnectionError, TransportErrorCode};
 
@@ -114,6 +114,20 @@ pub enum ConnectError {
         /// The key that it presented.
         presented: Fingerprint,
     },
+    /// The target has our own key.
+    #[error("{} is this host itself; name the host that the process shall go to", host.host)]
+    ThisHost {
+        /// The target.
+        host: HostPort,
+    },
+    /// The target's address is one of this host, and it did not let us in.
+    #[error("{remote} is an address of this host itself, and nothing is moved from a host to itself")]
+    OwnAddress {
+        /// Its address.
+        remote: SocketAddr,
+        /// What came of it.
+        source: Box<ConnectError>,
+    },
     /// The target does not trust us.
     #[error(
         "{host} does not trust this host, whose key is {ours}; to allow it, run on {}: \
@@ -158,6 +172,21 @@ impl ConnectError {
             self,
             Self::NoAnswer { .. } | Self::Unreachable { .. } | Self::Start { .. } | Self::Socket(_)
         )
+    }
+
+    /// With the remark that `to` is this host, if it is and if that may be why.
+    pub fn remarked(self, to: &str) -> Self {
+        let strange = matches!(self, Self::UnknownPeer { .. } | Self::RefusedByPeer { .. });
+        if !strange && !self.is_silence() {
+            return self;
+        }
+        let Ok(host) = to.parse::<HostPort>() else { return self };
+        let addresses = (host.host.as_str(), host.port).to_socket_addrs().into_iter().flatten();
+        // only an address of this host can be bound
+        match { addresses }.find(|address| UdpSocket::bind((address.ip(), 0)).is_ok()) {
+            Some(remote) => Self::OwnAddress { remote, source: Box::new(self) },
+            None => self,
+        }
     }
 }
 

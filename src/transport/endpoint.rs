@@ -188,6 +188,7 @@ impl Call<'_> {
     fn not_admitted(&self, remote: SocketAddr, error: AdmissionError) -> ConnectError {
         let (host, ours) = (self.host.clone(), self.ours);
         match error {
+            AdmissionError::UnknownPeer { presented } if presented == ours => ConnectError::ThisHost { host },
             AdmissionError::UnknownPeer { presented } => ConnectError::UnknownPeer { host, presented },
             AdmissionError::RefusedByPeer { reason, .. } => {
                 ConnectError::RefusedByPeer { host, ours, our_name: our_name(), reason }

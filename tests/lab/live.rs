@@ -58,6 +58,11 @@ impl Live {
         Self { process }
     }
 
+    /// The pid, in its host, of the one that the user started.
+    pub(crate) fn pid(&self) -> i32 {
+        self.process.pid()
+    }
+
     /// What it said so far on standard error.
     pub(crate) fn errors(&self) -> String {
         self.process.errors()

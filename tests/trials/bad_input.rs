@@ -52,7 +52,9 @@ fn guard_pages(lab: &mut Lab) -> Result<()> {
 fn usage(lab: &mut Lab) -> Result<()> {
     for args in [
         &["live"][..],
-        &["live", "--pid", "x", "--to", "b"],
+        &["live", "--pid", "", "--to", "b"],
+        &["live", "--to", "b"],
+        &["live", "--pid", "2000"],
         &["live", "--pid", "0", "--to", "b"],
         &["nonsense"],
     ] {

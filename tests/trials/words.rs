@@ -19,6 +19,9 @@ pub(super) fn trials() -> Vec<Trial> {
         trial("words: many of a kind are one line", &[Need::Program("python3")], many),
         trial("words: outcome and exit code agree", &[], outcomes),
         trial("words: verifying is a part of its own", &[], verifying),
+        trial("words: who else is at work on it", &[], who_else),
+        trial("words: that is this host", &[], this_host),
+        trial("words: processes by their names", &[], by_name),
     ]
 }
 
@@ -140,5 +143,76 @@ fn verifying(lab: &mut Lab) -> Result<()> {
     // some 80 MiB are hashed
     ensure!(verify > 1.0, "{}", outcome.report);
     ensure!(part("predicted_freeze_parts", "verify") > 1.0, "{}", outcome.report);
+    victim.finish()
+}
+
+/// A second `live` and `profile`, also by way of another `ULPM_HOME`.
+fn who_else(lab: &mut Lab) -> Result<()> {
+    lab.serve("b")?;
+    let victim = Victim::start(lab, "threads")?;
+    let pid = victim.pid.to_string();
+    let home = format!("ULPM_HOME={}", lab.dir().join("another").display());
+    let live = lab.start_live("a", victim.pid, &lab.address("b"), &["--bandwidth", "20K"])?;
+    wait_until("a round is under way", SOON, || live.errors().contains("round 0"))?;
+    let says = |verb: &str, command: &str, starter: i32| {
+        let expected = format!("it is being {verb} by `ulpm {command}`, pid {starter}");
+        for args in
+            [&["check", "--pid", &pid][..], &["live", "--pid", &pid, "--to", "b:3490"], &["profile", &pid]]
+        {
+            let said = lab.run("a", &[&["env", &home, ULPM], args].concat(), SOON)?;
+            let all = format!("{}{}", said.stdout, said.stderr);
+            ensure!(said.exit == 3 && all.contains(&expected), "{args:?} does not say {expected}: {said:?}");
+        }
+        Ok(())
+    };
+    says("moved", "live", live.pid())?;
+    live.signal(Signal::SIGINT)?;
+    ensure!(live.outcome()?.exit == 4, "it was not ended");
+    let mut profile = lab.spawn("a", &[ULPM, "profile", &pid, "--seconds", "600"])?;
+    wait_until("it watches", SOON, || profile.errors().contains("watching process"))?;
+    says("watched", "profile", profile.pid())?;
+    profile.signal(Signal::SIGINT)?;
+    profile.finish(SOON)?;
+    let free = run(lab, &["check", "--pid", &pid])?;
+    ensure!(free.exit == 0, "{free:?}");
+    victim.check_running(lab)?;
+    victim.finish()
+}
+
+fn this_host(lab: &mut Lab) -> Result<()> {
+    let victim = Victim::start(lab, "threads")?;
+    let own = lab.address("a");
+    let silent = ["is an address of this host itself", "is `ulpm serve` running there?"];
+    lab.live_to("a", victim.pid, &own, &["--connect-timeout", "2"])?.refused(1, &silent)?;
+    lab.serve("a")?;
+    lab.live_to("a", victim.pid, &own, &[])?.refused(1, &["is this host itself"])?;
+    // also to one who trusts himself
+    lab.trust("a", "a")?;
+    lab.live_to("a", victim.pid, "localhost", &[])?.refused(1, &["localhost is this host itself"])?;
+    victim.check_running(lab)?;
+    victim.finish()
+}
+
+fn by_name(lab: &mut Lab) -> Result<()> {
+    lab.serve("b")?;
+    let mut victim = Victim::start(lab, "threads")?;
+    let found = run(lab, &["check", "threads", "b"])?;
+    ensure!(
+        found.exit == 0 && found.stdout.contains(&format!("process {} can be moved", victim.pid)),
+        "{found:?}"
+    );
+    let none = run(lab, &["check", "thread"])?;
+    ensure!(none.exit == 1 && none.stderr.contains("no process is called thread"), "{none:?}");
+    let other = Victim::start_until(lab, "stop-2", &[&crate::lab::victims::program("threads")?])?;
+    let two = run(lab, &["live", "threads", "b"])?;
+    let lists = [victim.pid, other.pid].iter().all(|pid| two.stderr.contains(&format!("; {pid}: ")));
+    ensure!(two.exit == 2 && two.stderr.contains("2 processes are called threads") && lists, "{two:?}");
+    other.finish()?;
+    let moved = run(lab, &["live", "threads", "b", "--json"])?;
+    let report: Value = serde_json::from_str(&moved.stdout)?;
+    ensure!(moved.exit == 0 && report["outcome"] == "moved", "{moved:?}");
+    victim.host = "b".to_owned();
+    victim.pid = i32::try_from(report["target_pid"].as_i64().context("no target_pid")?)?;
+    victim.check_running(lab)?;
     victim.finish()
 }

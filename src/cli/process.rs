@@ -1,0 +1,154 @@
+//! Which process is meant: by its number, or by its name where only one has it.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::str::FromStr;
+
+use clap::Args;
+
+use super::{Exit, Failure};
+use crate::image::shown;
+use crate::transport::HostPort;
+
+/// A process as it is typed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Named {
+    /// By its number.
+    Pid(i32),
+    /// By the name that `ps` shows, or that of its program's file.
+    Name(String),
+}
+
+/// Why a text names no process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("neither a pid (from 1 to 2147483647) nor a name")]
+pub struct NoName;
+
+impl FromStr for Named {
+    type Err = NoName;
+
+    fn from_str(text: &str) -> Result<Self, NoName> {
+        let digits = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_digit());
+        match text.parse() {
+            Ok(1..) => Ok(Named::Pid(text.parse().map_err(|_| NoName)?)),
+            Ok(_) => Err(NoName),
+            Err(_) if text.is_empty() || digits(text.trim_start_matches('-')) => Err(NoName),
+            Err(_) => Ok(Named::Name(text.to_owned())),
+        }
+    }
+}
+
+/// The process of `check`, `live` and `profile`.
+#[derive(Clone, Debug, Args)]
+pub struct Subject {
+    /// The process: its pid, or its name where only one process has it
+    #[arg(value_name = "PID|NAME")]
+    process: Option<Named>,
+    /// The same
+    #[arg(long = "pid", value_name = "PID|NAME", conflicts_with = "process")]
+    pid: Option<Named>,
+}
+
+impl Subject {
+    /// What was typed.
+    pub fn named(&self) -> Option<&Named> {
+        self.pid.as_ref().or(self.process.as_ref())
+    }
+
+    /// Its number, if any process was named.
+    pub fn find(&self) -> Result<Option<i32>, Failure> {
+        self.named().map(Named::find).transpose()
+    }
+
+    /// Its number.
+    pub fn required(&self) -> Result<i32, Failure> {
+        let missing = || Failure::usage(anyhow::anyhow!("which process? name its pid (see --help)"));
+        self.find()?.ok_or_else(missing)
+    }
+}
+
+/// Where `ulpm serve` listens.
+#[derive(Clone, Debug, Args)]
+pub struct Target {
+    /// The host to which it goes, where `ulpm serve` listens
+    #[arg(value_name = "HOST[:PORT]")]
+    host: Option<HostPort>,
+    /// The same
+    #[arg(long, value_name = "HOST[:PORT]", conflicts_with = "host")]
+    to: Option<HostPort>,
+}
+
+impl Target {
+    /// What was typed.
+    pub fn named(&self) -> Option<&HostPort> {
+        self.to.as_ref().or(self.host.as_ref())
+    }
+
+    /// The same, where there must be one.
+    pub fn required(&self) -> Result<&HostPort, Failure> {
+        let missing = || Failure::usage(anyhow::anyhow!("to which host? name it (see --help)"));
+        self.named().ok_or_else(missing)
+    }
+}
+
+impl Named {
+    fn find(&self) -> Result<i32, Failure> {
+        let name = match self {
+            Named::Pid(pid) => return Ok(*pid),
+            Named::Name(name) => name,
+        };
+        match &candidates(name)[..] {
+            [] => Err(anyhow::anyhow!("no process is called {name}").into()),
+            [(pid, _)] => Ok(*pid),
+            several => {
+                let mut list = String::new();
+                for (pid, line) in several {
+                    let _ = write!(list, "; {pid}: {}", shown(line));
+                }
+                let error = anyhow::anyhow!(
+                    "{} processes are called {name}, name one by its pid{list}",
+                    several.len()
+                );
+                Err(Failure::new(Exit::Usage, error))
+            }
+        }
+    }
+}
+
+/// All of that name but ourselves, by number, each with the beginning of its command line.
+fn candidates(name: &str) -> Vec<(i32, String)> {
+    let own = [std::process::id() as i32, nix::unistd::getppid().as_raw()];
+    let all = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let mut found: Vec<(i32, String)> = pids
+        .filter(|pid| !own.contains(pid) && is_called(*pid, name))
+        .map(|pid: i32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            (pid, line.trim_end().chars().take(60).collect())
+        })
+        .collect();
+    found.sort_unstable();
+    found
+}
+
+fn is_called(pid: i32, name: &str) -> bool {
+    let comm = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+    let program = fs::read_link(format!("/proc/{pid}/exe"));
+    comm.strip_suffix(b"\n").unwrap_or(&comm) == name.as_bytes()
+        || program.is_ok_and(|path| path.file_name().is_some_and(|file| file == name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_pids_and_all_else_is_a_name() {
+        assert_eq!("42".parse(), Ok(Named::Pid(42)));
+        assert_eq!("redis-server".parse(), Ok(Named::Name("redis-server".into())));
+        for text in ["", "0", "-3", "99999999999"] {
+            assert_eq!(text.parse::<Named>(), Err(NoName), "{text}");
+        }
+    }
+}

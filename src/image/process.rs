@@ -39,10 +39,21 @@ pub struct ThreadImage {
     pub sched: Sched,
     /// Modes of its own.
     pub modes: Modes,
+    /// Directory and umask, if it has left those of its process.
+    pub directory: Option<OwnDirectory>,
     /// The wait that must be armed anew, if the thread was stopped in one.
     pub wait: Option<Wait>,
     /// Bytes that its registers rely on (a shortened timeout below its stack), and where they go.
     pub patch: Option<(u64, Vec<u8>)>,
+}
+
+/// Directory and umask of a thread that shares them with nobody (`unshare(CLONE_FS)`); its root directory is the process's.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnDirectory {
+    /// Current directory.
+    pub cwd: FilePath,
+    /// `umask`.
+    pub umask: u32,
 }
 
 /// A timed wait whose end the source's kernel kept: issued anew at the target with the time left.
@@ -165,6 +176,21 @@ pub struct Attributes {
     pub session_leader: bool,
     /// Whether it led its own process group.
     pub group_leader: bool,
+    /// Labels and login.
+    pub confinement: Confinement,
+    /// Nice value of its session's task group (`/proc/PID/autogroup`); `None`: this kernel makes none.
+    pub autogroup: Option<i32>,
+}
+
+/// Who else has a say about the process.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Confinement {
+    /// `/proc/PID/attr/current`; `None`: no security module keeps one.
+    pub label: Option<String>,
+    /// `/proc/PID/loginuid`; all ones: none.
+    pub login: u32,
+    /// `/proc/PID/sessionid`.
+    pub session: u32,
 }
 
 /// One process.

@@ -5,15 +5,17 @@ use std::time::{Duration, Instant};
 
 use super::PreloadError;
 use super::agent::PATIENCE;
+use crate::image::Obstacle;
 use crate::image::memory::MemoryImage;
-use crate::image::process::{ProcessImage, ThreadImage};
+use crate::image::process::{Attributes, ProcessImage, ThreadImage};
 use crate::state::files::{self, FilesOptions};
 use crate::state::{
-    StateError, attributes, credentials, mm_fields, scheduling, signals, threads, timers, waits,
+    StateError, attributes, confinement, credentials, mm_fields, namespaces, scheduling, sharing, signals,
+    threads, timers, waits,
 };
 use crate::sys::process::{pidfd_open, pidfd_send_signal};
 use crate::sys::ptrace::Regs;
-use crate::tracee::freeze::{Armed, Frozen, Member};
+use crate::tracee::freeze::{Armed, Frozen, Member, tids};
 use crate::tracee::restart::Continued;
 use crate::tracee::together::{Plain, UrgentTracee, go_to};
 use crate::tracee::{Batch, Place, Remote, Scratch, Site, TraceeError};
@@ -34,12 +36,32 @@ pub struct Poised {
     pidfd: OwnedFd,
 }
 
+/// What a thread may have done since preflight, and what takes too long to be looked at while it is stopped.
+fn insist_unchanged(pid: i32) -> Result<(), PreloadError> {
+    let tids = tids(pid)?;
+    let late = [
+        namespaces::obstacles(pid, &tids),
+        sharing::obstacles(pid, &tids),
+        confinement::obstacles(pid, &tids),
+    ];
+    refuse_late(&late.concat())
+}
+
+fn refuse_late(late: &[Obstacle]) -> Result<(), PreloadError> {
+    if late.is_empty() {
+        return Ok(());
+    }
+    let list: Vec<String> = late.iter().map(ToString::to_string).collect();
+    Err(StateError::Obstacles(list.join("; ")).into())
+}
+
 impl Poised {
     /// Seizes every thread (they run on) and opens what the freeze needs.
     pub fn prepare(pid: i32) -> Result<Self, PreloadError> {
         let pidfd = pidfd_open(pid).map_err(StateError::errno(pid, "opening a pidfd"))?;
         let site = Site::of_running(pid)?;
         let armed = Armed::seize(pid)?.not_within(site.vdso.clone());
+        insist_unchanged(pid)?;
         Ok(Poised { site, pidfd, armed })
     }
 
@@ -301,11 +323,10 @@ fn capture_threads(
     let posix = timers::list(pid)?;
     let status = threads::status_of(pid)?;
     let late = [credentials::obstacles(pid, &status), timers::obstacles(&posix)].concat();
-    if !late.is_empty() {
-        let list: Vec<String> = late.iter().map(ToString::to_string).collect();
-        return Err(StateError::Obstacles(list.join("; ")).into());
-    }
-    image.attributes = attributes::capture(pid, &status)?;
+    refuse_late(&late)?;
+    // what is not asked of it again
+    let Attributes { confinement, autogroup, .. } = std::mem::take(&mut image.attributes);
+    image.attributes = Attributes { confinement, autogroup, ..attributes::capture(pid, &status)? };
     let mut all = Vec::with_capacity(frozen.threads.len());
     let mut posix = Some(posix);
     // the leader first, the others CPU by CPU: going to another one costs more than a remote call

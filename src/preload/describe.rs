@@ -10,8 +10,8 @@ use crate::image::process::{Attributes, ProcessImage, ThreadImage, Timers};
 use crate::image::{Backing, FilePath, Note, Obstacle, Vma};
 use crate::state::files::{self, FilesOptions};
 use crate::state::{
-    StateError, attributes, credentials, guard_pages, huge_pages, memory_map, mm_fields, scheduling, threads,
-    timers,
+    StateError, attributes, confinement, credentials, guard_pages, huge_pages, memory_map, mm_fields,
+    namespaces, scheduling, sharing, sysv, threads, timers,
 };
 use crate::tracee::freeze::tids;
 
@@ -51,7 +51,11 @@ pub fn describe(pid: i32, options: &FilesOptions) -> Result<Described, PreloadEr
 fn look(pid: i32, options: &FilesOptions, mut obstacles: Vec<Obstacle>) -> Result<Described, PreloadError> {
     let status = threads::status_of(pid)?;
     obstacles.extend(credentials::obstacles(pid, &status));
-    obstacles.extend(attributes::namespace_obstacles(pid));
+    let tids = tids(pid)?;
+    obstacles.extend(namespaces::obstacles(pid, &tids));
+    obstacles.extend(sharing::obstacles(pid, &tids));
+    obstacles.extend(confinement::obstacles(pid, &tids));
+    obstacles.extend(sysv::obstacles(pid));
     let survey = memory_map::survey(pid)?;
     obstacles.extend(survey.obstacles);
     obstacles.extend(guard_pages::obstacles(pid, &survey.layout)?);
@@ -62,7 +66,12 @@ fn look(pid: i32, options: &FilesOptions, mut obstacles: Vec<Obstacle>) -> Resul
     let exe = std::fs::read_link(format!("/proc/{pid}/exe"))
         .map_err(StateError::io(pid, "reading its exe link"))?
         .into();
-    let attributes = Attributes { dumpable: 1, ..attributes::capture(pid, &status)? };
+    let attributes = Attributes {
+        dumpable: 1,
+        confinement: confinement::capture(&pid.to_string()),
+        autogroup: scheduling::autogroup(pid),
+        ..attributes::capture(pid, &status)?
+    };
     let huge_pages = huge_pages::needed(pid, &survey.layout, &files)?;
     let memory = MemoryImage {
         files: mapped_files(&survey.layout.vmas, &mut obstacles),
@@ -74,7 +83,7 @@ fn look(pid: i32, options: &FilesOptions, mut obstacles: Vec<Obstacle>) -> Resul
         huge_pages,
     };
     let cpus = scheduling::online_cpus();
-    let threads = tids(pid)?.into_iter().filter_map(|tid| thread(tid, &cpus).ok()).collect();
+    let threads = tids.into_iter().filter_map(|tid| thread(pid, tid, &cpus).ok()).collect();
     let image = ProcessImage {
         pid: threads::inner_tid(&status, pid),
         memory,
@@ -112,13 +121,14 @@ fn mapped_files(
     files
 }
 
-fn thread(tid: i32, cpus: &[u8]) -> Result<ThreadImage, StateError> {
+fn thread(pid: i32, tid: i32, cpus: &[u8]) -> Result<ThreadImage, StateError> {
     let status = threads::status_of(tid)?;
     Ok(ThreadImage {
         tid: threads::inner_tid(&status, tid),
         comm: status.name.clone(),
         creds: credentials::of_status(&status),
         sched: scheduling::capture(tid, cpus)?,
+        directory: sharing::own_directory(pid, tid, &status)?,
         ..ThreadImage::default()
     })
 }

@@ -135,6 +135,9 @@ fn put_thread(
 ) -> Result<(), RestoreError> {
     let tracee = tracee(skeleton, thread.tid)?;
     let mut batch = skeleton.batch();
+    if let Some(own) = &thread.directory {
+        skeleton.as_user(&mut batch, |batch| threads::put_directory(batch, own));
+    }
     threads::put_self(&mut batch, image.pid, thread);
     let name = batch.string(&thread.comm);
     batch.call("prctl(SET_NAME)", libc::SYS_prctl, &[libc::PR_SET_NAME as u64, name, 0, 0, 0]);

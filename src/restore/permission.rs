@@ -300,7 +300,9 @@ fn image_paths(image: &ProcessImage) -> BTreeSet<FilePath> {
         _ => None,
     });
     // everybody may be at the top
-    let others = [&image.attributes.cwd, &image.memory.exe].into_iter().filter(|path| !path.is_root());
+    let apart = image.threads.iter().filter_map(|thread| Some(&thread.directory.as_ref()?.cwd));
+    let others =
+        [&image.attributes.cwd, &image.memory.exe].into_iter().chain(apart).filter(|path| !path.is_root());
     open.chain(mapped).chain(image.memory.files.iter().map(|(path, _)| path)).chain(others).cloned().collect()
 }
 

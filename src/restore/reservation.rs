@@ -8,7 +8,7 @@ use crate::image::files::ContentHashes;
 use crate::image::process::ProcessImage;
 use crate::image::{FilePath, Note, Obstacle};
 use crate::state::files::{self, Access, FileCheck, Vetted};
-use crate::state::{attributes, scheduling, timers};
+use crate::state::{attributes, confinement, scheduling, timers};
 use crate::sys::time::ClockOffsets;
 use crate::transport::protocol::{Description, PidChoice};
 
@@ -67,6 +67,8 @@ fn check_process(description: &Description, process: &ProcessImage, found: &mut 
     check_pid(description, process, found);
     check_rights(process, found);
     found.obstacles.extend(attributes::limit_obstacles(&process.attributes));
+    found.obstacles.extend(confinement::obstacle_here(process.pid, &process.attributes));
+    found.notes.extend(confinement::notes_here(process.pid, &process.attributes));
     let cpus = scheduling::online_cpus();
     for thread in process.threads.iter().filter(|t| !scheduling::can_run(&t.sched, &cpus)) {
         found.obstacles.push(Obstacle::new(
@@ -102,7 +104,10 @@ fn check_files(process: &ProcessImage, hashes: &ContentHashes, found: &mut Reser
     found.notes.extend(open.notes);
     found.needs_hash.extend(open.needs_hash);
     found.vetted.extend(open.vetted);
-    for (what, path) in [("current directory", &process.attributes.cwd), ("program", &process.memory.exe)] {
+    let apart = process.threads.iter().filter_map(|thread| thread.directory.as_ref());
+    let apart = apart.map(|own| ("current directory", &own.cwd));
+    let places = [("current directory", &process.attributes.cwd), ("program", &process.memory.exe)];
+    for (what, path) in places.into_iter().chain(apart) {
         if !path.as_path().exists() {
             found.obstacles.push(Obstacle::new(
                 format!("{what} {path}"),

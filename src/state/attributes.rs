@@ -1,8 +1,9 @@
-//! Attributes of a process as a whole: directories, umask, limits, prctl flags, namespaces it must share with us.
+//! Attributes of a process as a whole: directories, umask, limits, prctl flags.
 
 use procfs::process::{LimitValue, Process};
 
 use super::error::StateError;
+use super::scheduling;
 use crate::image::process::Attributes;
 use crate::image::{FilePath, Note, Obstacle};
 use crate::sys::process::prlimit;
@@ -156,6 +157,7 @@ pub fn put_outside(pid: i32, want: &Attributes) -> Result<(), StateError> {
             prlimit(pid, r as u32, Some((soft, hard.min(have_hard)))).map_err(step())?;
         }
     }
+    scheduling::put_autogroup(pid, want.autogroup);
     put_score(pid, "oom_score_adj", i64::from(want.oom_score_adj), want.oom_score_adj.to_string());
     put_score(
         pid,
@@ -209,46 +211,5 @@ pub fn limit_obstacles(want: &Attributes) -> Vec<Obstacle> {
                 )
             })
         })
-        .collect()
-}
-
-/// Namespaces that the process must share with the `ulpm` that moves it, since paths and addresses are
-/// understood there.
-pub fn namespace_obstacles(pid: i32) -> Vec<Obstacle> {
-    let link = |who: &str, ns: &str| std::fs::read_link(format!("/proc/{who}/ns/{ns}")).ok();
-    let who = pid.to_string();
-    let mut found: Vec<Obstacle> = ["net", "user", "ipc", "uts", "cgroup"]
-        .into_iter()
-        .filter(|ns| link(&who, ns) != link("self", ns))
-        .map(|ns| other_namespace(pid, ns))
-        .collect();
-    if link(&who, "mnt") != link("self", "mnt") && mounts(&who) != mounts("self") {
-        found.push(other_namespace(pid, "mnt"));
-    }
-    let root = std::fs::read_link(format!("/proc/{pid}/root")).unwrap_or_default();
-    if root != std::path::Path::new("/") {
-        found.push(Obstacle::new(
-            format!("process {pid}"),
-            format!("its root directory is {}", root.display()),
-            "run `ulpm live` inside that root directory",
-        ));
-    }
-    found
-}
-
-fn other_namespace(pid: i32, ns: &str) -> Obstacle {
-    Obstacle::new(
-        format!("process {pid}"),
-        format!("it lives in another {ns} namespace than this ulpm"),
-        format!("run `ulpm live` in its namespaces: nsenter --target {pid} --all"),
-    )
-}
-
-/// Mounts without those of /proc: a pid namespace that we made has its own.
-fn mounts(who: &str) -> Vec<String> {
-    let text = crate::sys::lossy(format!("/proc/{who}/mountinfo")).unwrap_or_default();
-    text.lines()
-        .filter(|l| !l.contains(" - proc "))
-        .map(|l| l.split_whitespace().skip(2).take(3).collect::<Vec<_>>().join(" "))
         .collect()
 }

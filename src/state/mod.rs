@@ -13,6 +13,10 @@
 //! | [`timers`] | interval timers and POSIX timers |
 //! | [`credentials`] | uids, gids, groups, capabilities |
 //! | [`scheduling`] | policy, nice, affinity, I/O priority, timer slack |
+//! | [`namespaces`] | whose they must be (refused where they differ) |
+//! | [`sharing`] | what other processes share with it (refused), directories of a thread's own |
+//! | [`sysv`] | System V queues and semaphores that it uses (refused) |
+//! | [`confinement`] | security labels, the login |
 //! | [`attributes`] | directories, umask, limits, prctl flags |
 //! | [`digest`] | hashes of memory, for `--verify` |
 //! | [`files`] | descriptors, one file per kind |
@@ -21,6 +25,7 @@
 //! To add a kind of descriptor: one new file in `files/` and one line in its list.
 
 pub mod attributes;
+pub mod confinement;
 pub mod credentials;
 pub mod digest;
 pub mod error;
@@ -30,8 +35,11 @@ pub mod huge_pages;
 pub mod memory_map;
 pub mod mm_fields;
 pub mod modes;
+pub mod namespaces;
 pub mod scheduling;
+pub mod sharing;
 pub mod signals;
+pub mod sysv;
 pub mod threads;
 pub mod timers;
 pub mod verdicts;

@@ -7,8 +7,8 @@
 use nix::errno::Errno;
 
 use super::error::StateError;
-use super::{credentials, modes, scheduling, signals, waits};
-use crate::image::process::ThreadImage;
+use super::{credentials, modes, scheduling, sharing, signals, waits};
+use crate::image::process::{OwnDirectory, ThreadImage};
 use crate::sys::ptrace::{self, Regs};
 use crate::sys::status::Status;
 use crate::sys::{process, xsave};
@@ -135,6 +135,7 @@ pub fn capture<Q>(
         comm: status.name.clone(),
         creds: credentials::of_status(&status),
         sched: scheduling::capture(tid, context.cpus)?,
+        directory: sharing::own_directory(context.frozen.pid, tid, &status)?,
         wait: taken.wait.clone(),
         patch: taken.patch.map(|(at, bytes)| (at, bytes.to_vec())),
         ..ThreadImage::default()
@@ -190,6 +191,14 @@ pub fn put_self(batch: &mut Batch, pid: i32, image: &ThreadImage) {
     batch.call("set_robust_list", libc::SYS_set_robust_list, &[image.robust_list.0, HEAD]);
     batch.call("set_tid_address", libc::SYS_set_tid_address, &[image.clear_child_tid]);
     signals::put_queued(batch, pid, image.tid, &image.queued);
+}
+
+/// Leaves the directories of the process, if the thread had.
+pub fn put_directory(batch: &mut Batch, own: &OwnDirectory) {
+    batch.call("unshare(CLONE_FS)", libc::SYS_unshare, &[libc::CLONE_FS as u64]);
+    let cwd = batch.string(&own.cwd);
+    batch.call("chdir", libc::SYS_chdir, &[cwd]);
+    batch.call("umask", libc::SYS_umask, &[u64::from(own.umask)]);
 }
 
 /// Registers rseq: last of all calls, because from then on the kernel writes to that memory.

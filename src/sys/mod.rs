@@ -5,6 +5,7 @@
 //! | [`ptrace`] | `PTRACE_SEIZE` and the register, mask, signal-queue and rseq requests |
 //! | [`fds`] | descriptors of another process, seen and duplicated |
 //! | [`hugetlb`] | huge pages: sizes, pools, files of them |
+//! | [`kcmp`] | what two tasks share |
 //! | [`handoff`] | descriptors over unix sockets |
 //! | [`namespaces`] | entering and furnishing namespaces |
 //! | [`maps`] | `/proc/PID/maps` and `smaps`, names by bytes |
@@ -13,12 +14,14 @@
 //! | [`process`] | pidfds, `process_vm_*`, robust lists, `/proc/PID/mem` |
 //! | [`spawn`] | `clone3` with `set_tid` |
 //! | [`status`] | `/proc/PID/status`, by bytes |
+//! | [`sysv`] | who used a System V semaphore last |
 //! | [`time`] | clocks, time-namespace offsets, the deadline ticker |
 //! | [`xsave`] | which CPU state components exist |
 
 pub mod fds;
 pub mod handoff;
 pub mod hugetlb;
+pub mod kcmp;
 pub mod maps;
 pub mod namespaces;
 pub mod pagemap;
@@ -27,6 +30,7 @@ pub mod ptrace;
 pub mod rights;
 pub mod spawn;
 pub mod status;
+pub mod sysv;
 pub mod time;
 pub mod uffd;
 pub mod xsave;

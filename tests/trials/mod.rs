@@ -20,6 +20,7 @@ mod profile;
 mod programs;
 mod round_trips;
 mod serving;
+mod states;
 mod trackers;
 mod unit;
 mod versions;
@@ -53,6 +54,7 @@ pub(crate) fn all() -> Vec<Trial> {
     trials.extend(pid_modes::trials());
     trials.extend(serving::trials());
     trials.extend(policy::trials());
+    trials.extend(states::trials());
     trials.extend(trackers::trials());
     trials.extend(unit::trials());
     trials.extend(words::trials());

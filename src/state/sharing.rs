@@ -1,0 +1,96 @@
+//! What clone(2) lets tasks share, beside descriptors: the address space, the directories with the umask. Seen by kcmp(2),
+//! which needs no stop.
+//!
+//! | shared | with a process that stays | between threads |
+//! |---|---|---|
+//! | `KCMP_VM` | refused: one memory cannot be on two hosts | always |
+//! | `KCMP_FILES` | refused | refused if it is not (`state::files`) |
+//! | `KCMP_FS` | refused | a thread that has its own keeps it; two that share one beside the process's are refused |
+//! | `KCMP_SYSVSEM` | `state::sysv` | always |
+//! | `KCMP_SIGHAND`, `KCMP_IO` | only with the address space; no state | always; no state |
+
+use crate::image::process::OwnDirectory;
+use crate::image::{FilePath, Obstacle};
+use crate::sys::kcmp::{self, Shared};
+use crate::sys::status::Status;
+
+use super::error::StateError;
+use crate::image::file_path::printable;
+
+/// What other processes share with this one, and threads among themselves.
+pub fn obstacles(pid: i32, tids: &[i32]) -> Vec<Obstacle> {
+    let Some(alive) = tids.iter().copied().find(|tid| has_directories(pid, *tid)) else { return Vec::new() };
+    let mut found = with_others(pid, alive);
+    found.extend(between_threads(pid, tids));
+    found
+}
+
+/// `alive`: a main thread that has ended has nothing any more.
+fn with_others(pid: i32, alive: i32) -> Vec<Obstacle> {
+    const KINDS: [(Shared, &str); 3] = [
+        (Shared::Memory, "its memory is shared"),
+        (Shared::Descriptors, "its descriptor table is shared"),
+        (Shared::Directories, "its current directory and umask are shared"),
+    ];
+    let others = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let others = others.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let mut found = Vec::new();
+    for other in others.filter(|other| *other != pid) {
+        let shares = KINDS.iter().filter(|(kind, _)| kcmp::shared(alive, other, *kind) == Some(true));
+        for (kind, what) in shares {
+            let name = printable(&crate::sys::status::name(other));
+            found.push(Obstacle::new(
+                format!("process {pid}"),
+                format!("{what} with process {other} ({name}), which stays here ({})", kind.flag()),
+                "wait until that process has ended, or runs a program of its own",
+            ));
+        }
+    }
+    found
+}
+
+/// Threads that have left the process's directories together.
+fn between_threads(pid: i32, tids: &[i32]) -> Vec<Obstacle> {
+    let apart: Vec<i32> = tids.iter().copied().filter(|tid| is_apart(pid, *tid)).collect();
+    let mut found = Vec::new();
+    for (i, one) in apart.iter().enumerate() {
+        for other in &apart[i + 1..] {
+            if kcmp::shared(*one, *other, Shared::Directories) == Some(true) {
+                found.push(Obstacle::new(
+                    format!("thread {one}"),
+                    format!("it shares a current directory with thread {other} that is not their process's"),
+                    "move the program before it starts these threads",
+                ));
+            }
+        }
+    }
+    found
+}
+
+fn is_apart(pid: i32, tid: i32) -> bool {
+    tid != pid && kcmp::shared(pid, tid, Shared::Directories) == Some(false) && has_directories(pid, pid)
+}
+
+fn has_directories(pid: i32, tid: i32) -> bool {
+    std::fs::read_link(format!("/proc/{pid}/task/{tid}/cwd")).is_ok()
+}
+
+/// Directory and umask of a thread that has left those of its process (`unshare(CLONE_FS)`).
+pub fn own_directory(pid: i32, tid: i32, status: &Status) -> Result<Option<OwnDirectory>, StateError> {
+    if !is_apart(pid, tid) {
+        return Ok(None);
+    }
+    let link = |name: &str| {
+        std::fs::read_link(format!("/proc/{pid}/task/{tid}/{name}"))
+            .map(FilePath::from)
+            .map_err(StateError::io(pid, format!("reading the {name} of thread {tid}")))
+    };
+    // a thread that is ending has none
+    let (Some(umask), Ok(cwd)) = (status.umask, link("cwd")) else { return Ok(None) };
+    let root = link("root")?;
+    if !root.is_root() {
+        let why = format!("thread {tid}: it has a root directory of its own, {root}");
+        return Err(StateError::Obstacles(why));
+    }
+    Ok(Some(OwnDirectory { cwd, umask }))
+}

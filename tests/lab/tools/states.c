@@ -1,0 +1,127 @@
+/* States that a move refuses by name: states KIND STOP-FILE makes one, says "ready" and waits for the file; it must find the state as it was. */
+#include "../../victims/victim.h"
+#include <asm/ldt.h>
+#include <linux/keyctl.h>
+#include <linux/landlock.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/msg.h>
+#include <sys/prctl.h>
+#include <sys/sem.h>
+#include <sys/wait.h>
+
+static const char *kind;
+static int settled, at_end;
+
+static void confine(void)
+{
+	struct landlock_ruleset_attr attr = { .handled_access_fs = LANDLOCK_ACCESS_FS_READ_DIR };
+	int rules = MUST((int)syscall(SYS_landlock_create_ruleset, &attr, sizeof attr, 0));
+	MUST(prctl(PR_SET_NO_NEW_PRIVS, 1ul, 0ul, 0ul, 0ul));
+	MUST(syscall(SYS_landlock_restrict_self, rules, 0));
+	MUST(close(rules));
+}
+
+static void insist_confined(void)
+{
+	CHECK(open("/", O_RDONLY | O_DIRECTORY) < 0 && errno == EACCES, "/ can be listed");
+}
+
+static void *in_thread(void *unused)
+{
+	char host[64];
+	(void)unused;
+	if (strcmp(kind, "namespace") == 0) {
+		MUST(unshare(CLONE_NEWUTS));
+		MUST(sethostname("inside", 6));
+	} else if (strcmp(kind, "directories") == 0) {
+		MUST(unshare(CLONE_FS));
+		/* a thread born here shares what this one has now */
+		kind = "";
+		start_thread(in_thread, NULL);
+	} else if (strcmp(kind, "landlock-thread") == 0) {
+		confine();
+	}
+	__atomic_add_fetch(&settled, 1, __ATOMIC_SEQ_CST);
+	while (!__atomic_load_n(&at_end, __ATOMIC_SEQ_CST))
+		pause_ms(1);
+	if (strcmp(kind, "namespace") == 0)
+		CHECK(gethostname(host, sizeof host) == 0 && strcmp(host, "inside") == 0, "the host is %s", host);
+	if (strcmp(kind, "landlock-thread") == 0)
+		insist_confined();
+	__atomic_sub_fetch(&settled, 1, __ATOMIC_SEQ_CST);
+	return NULL;
+}
+
+static int child(void *unused)
+{
+	(void)unused;
+	settled++;
+	for (;;)
+		syscall(SYS_pause);
+}
+
+static void start_threads(int count)
+{
+	start_thread(in_thread, NULL);
+	while (__atomic_load_n(&settled, __ATOMIC_SEQ_CST) < count)
+		pause_ms(1);
+}
+
+static pid_t start_child(int flags)
+{
+	char *stack = MUST(mmap(NULL, 65536, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+	return MUST(clone(child, stack + 65536, flags | SIGCHLD, NULL));
+}
+
+int main(int argc, char **argv)
+{
+	pid_t pid = 0;
+	int id = -1;
+	CHECK(argc == 3, "usage: states KIND STOP-FILE");
+	kind = argv[1];
+	victim_begin(2, (char *[]){ argv[0], argv[2], NULL });
+	if (strcmp(kind, "namespace") == 0 || strcmp(kind, "landlock-thread") == 0) {
+		start_threads(1);
+	} else if (strcmp(kind, "directories") == 0) {
+		start_threads(2);
+	} else if (strcmp(kind, "memory") == 0) {
+		pid = start_child(CLONE_VM);
+	} else if (strcmp(kind, "children") == 0) {
+		MUST(unshare(CLONE_NEWPID));
+	} else if (strcmp(kind, "queue") == 0) {
+		id = MUST(msgget(IPC_PRIVATE, 0600));
+		MUST(msgsnd(id, &(struct { long type; char text[4]; }){ 1, "abc" }, 4, 0));
+	} else if (strcmp(kind, "semaphore") == 0) {
+		id = MUST(semget(IPC_PRIVATE, 2, 0600));
+		MUST(semop(id, &(struct sembuf){ 1, 3, SEM_UNDO }, 1));
+	} else if (strcmp(kind, "landlock") == 0) {
+		confine();
+	} else if (strcmp(kind, "ldt") == 0) {
+		MUST(syscall(SYS_modify_ldt, 1, &(struct user_desc){ .entry_number = 2, .base_addr = 0x1000, .limit = 1, .seg_32bit = 1 }, sizeof(struct user_desc)));
+	} else if (strcmp(kind, "keyring") == 0) {
+		MUST(syscall(SYS_add_key, "user", "ulpm", "secret", 6ul, KEY_SPEC_PROCESS_KEYRING));
+	} else {
+		fail("no such kind: %s", kind);
+	}
+	ready();
+	while (!stopped())
+		pause_ms(5);
+	__atomic_store_n(&at_end, 1, __ATOMIC_SEQ_CST);
+	while (pid == 0 && __atomic_load_n(&settled, __ATOMIC_SEQ_CST) > 0)
+		pause_ms(1);
+	if (strcmp(kind, "landlock") == 0)
+		insist_confined();
+	if (strcmp(kind, "ldt") == 0)
+		CHECK(syscall(SYS_modify_ldt, 0, (char[64]){ 0 }, 64) > 0, "the LDT is gone");
+	if (strcmp(kind, "keyring") == 0)
+		MUST(syscall(SYS_keyctl, KEYCTL_SEARCH, KEY_SPEC_PROCESS_KEYRING, "user", "ulpm", 0));
+	if (strcmp(kind, "queue") == 0)
+		MUST(msgctl(id, IPC_RMID, NULL));
+	if (strcmp(kind, "semaphore") == 0)
+		MUST(semctl(id, 0, IPC_RMID));
+	if (pid)
+		kill(pid, SIGKILL);
+	pass();
+}

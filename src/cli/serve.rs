@@ -14,7 +14,7 @@ use super::{Exit, Failure, tell};
 use crate::restore::guests::Guests;
 use crate::restore::quarters;
 use crate::restore::session::{self, Server};
-use crate::tracee::together::favour;
+use crate::restore::urgency;
 use crate::transport::{DEFAULT_PORT, Listener};
 
 /// Arguments of `ulpm serve`.
@@ -46,8 +46,7 @@ pub fn run(args: &ServeArgs) -> Result<Exit, Failure> {
     crate::restore::lazy::adopt::sweep(home.path());
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
-        // all that they carry is waited for: by a process that is frozen, or by threads that miss a page
-        .on_thread_start(favour)
+        .on_thread_start(urgency::enlist)
         .enable_all()
         .build()?;
     let server = Server {

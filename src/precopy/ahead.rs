@@ -18,6 +18,7 @@ use crate::preload::agent::{Agent, Pushed};
 use crate::preload::throttle::Throttle;
 use crate::report::{MigrationReport, Round};
 use crate::state::files;
+use crate::sys::background::Background;
 use crate::transport::protocol::{ToSource, ToTarget};
 
 /// How often those who watch are told something within a round.
@@ -45,7 +46,9 @@ impl Ahead<'_> {
     /// All rounds. However they end, the process runs freely afterwards.
     pub(super) fn run(mut self, described: &ProcessImage) -> Result<Foresight, MigrateError> {
         let mut brake = None;
-        let ended = self.rounds(described, &mut brake);
+        let background = Background::begin();
+        let ended = self.rounds(described, &background, &mut brake);
+        drop(background);
         // only now may anyone else stop it
         drop(brake);
         // should it stay here, for whatever reason
@@ -56,6 +59,7 @@ impl Ahead<'_> {
     fn rounds(
         &mut self,
         described: &ProcessImage,
+        background: &Background,
         slowed: &mut Option<Throttle>,
     ) -> Result<Foresight, MigrateError> {
         let begun = Instant::now();
@@ -88,7 +92,9 @@ impl Ahead<'_> {
                     throttle = step;
                     let brake = match slowed.take() {
                         Some(brake) => brake,
-                        None => Throttle::start(self.options.pid, self.agent.waits.clone())?,
+                        // which must let the process go on in time
+                        None => background
+                            .without(|| Throttle::start(self.options.pid, self.agent.waits.clone()))?,
                     };
                     brake.set(step);
                     *slowed = Some(brake);

@@ -95,6 +95,8 @@ impl Freezer<'_> {
         agent: &mut Agent,
         described: &ProcessImage,
     ) -> Result<(), MigrateError> {
+        link.say(&ToTarget::Freezing)?;
+        link.flush()?;
         for attempt in 1.. {
             let poised = Poised::prepare(self.options.pid)?;
             let prediction = self.foresee();

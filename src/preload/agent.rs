@@ -188,6 +188,7 @@ impl Agent {
     fn renew(&mut self) -> Result<(Vec<Found>, Duration), PreloadError> {
         let mut waits = self.waits.lock();
         let poised = Poised::prepare(self.pid)?;
+        let _urgent = Urgent::begin();
         let begun = Instant::now();
         let captive = poised.freeze()?;
         let found = self.tracker.renew(&self.layout);

@@ -12,6 +12,7 @@ use super::quarters::Quarters;
 use super::reservation::Reservation;
 use super::session::{Session, clock, initial_clocks, out_of_turn, since};
 use super::skeleton::Skeleton;
+use super::urgency::Stage;
 use super::{RestoreError, activate, descriptors, mapper, nursery, pages, verify};
 use crate::fault::Point;
 use crate::handover::journal::{Entry, Journal, Phase};
@@ -46,6 +47,8 @@ pub(super) struct Work {
     adopted: bool,
     /// Bytes that have come since the memory was last held against what the peer may bring.
     unweighed: u64,
+    /// How urgent all this is.
+    stage: Stage,
 }
 
 impl Session {
@@ -124,6 +127,7 @@ impl Session {
             outstanding: None,
             adopted: false,
             unweighed: 0,
+            stage: Stage::rounds(),
             description,
         })
     }
@@ -189,6 +193,7 @@ impl Session {
                         rounds += 1;
                         self.say(&ToSource::RoundApplied(n))?;
                     }
+                    ToTarget::Freezing => work.stage.frozen(),
                     ToTarget::Clock => {
                         rounds += 1;
                         self.say(&clock())?;
@@ -219,6 +224,7 @@ impl Session {
     /// The process is frozen at the source: everything from here on is downtime.
     fn finish(&mut self, work: &mut Work, mut tree: TreeImage, moments: Moments) -> Result<(), RestoreError> {
         let arrived = Instant::now();
+        work.stage.frozen();
         RestoreError::point(Point::TargetState)?;
         image_check::tree(&tree, true).map_err(RestoreError::Nonsense)?;
         for image in &mut tree.processes {

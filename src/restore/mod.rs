@@ -18,6 +18,7 @@
 //! | [`lazy`] | memory that comes after the process |
 //! | [`incoming`] | frames and files as they arrive, and how much of them |
 //! | [`session`] | the conversation with the source |
+//! | [`urgency`] | how urgent the network threads are, by where the sessions stand |
 //! | [`construction`] | of that, from `Begin` to the moment in which the process runs |
 
 pub mod activate;
@@ -38,6 +39,7 @@ pub mod reservation;
 pub mod session;
 pub mod settle;
 pub mod skeleton;
+pub mod urgency;
 pub mod verify;
 
 pub use error::RestoreError;

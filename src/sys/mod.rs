@@ -2,6 +2,7 @@
 //!
 //! | file | interface |
 //! |---|---|
+//! | [`background`] | our own threads behind ordinary work |
 //! | [`ptrace`] | `PTRACE_SEIZE` and the register, mask, signal-queue and rseq requests |
 //! | [`fds`] | descriptors of another process, seen and duplicated |
 //! | [`hugetlb`] | huge pages: sizes, pools, files of them |
@@ -18,6 +19,7 @@
 //! | [`time`] | clocks, time-namespace offsets, the deadline ticker |
 //! | [`xsave`] | which CPU state components exist |
 
+pub mod background;
 pub mod fds;
 pub mod handoff;
 pub mod hugetlb;

@@ -41,12 +41,15 @@ impl Drop for Urgent {
     }
 }
 
-/// For what others wait for, and what is no matter of moments: ahead of ordinary threads, for good, where that is permitted.
-pub fn favour() {
-    if let Ok(own) = sched_attr(0)
-        && own.nice > FAVOURED
-    {
-        let _ = set_sched_attr(0, &SchedAttr { nice: FAVOURED, ..own });
+/// For what others wait for, and what is no matter of moments: ahead of ordinary threads.
+pub fn favoured(own: SchedAttr) -> SchedAttr {
+    SchedAttr { nice: own.nice.min(FAVOURED), ..own }
+}
+
+/// Makes the calling thread [`favoured`], for good, where that is permitted.
+fn favour() {
+    if let Ok(own) = sched_attr(0) {
+        let _ = set_sched_attr(0, &favoured(own));
     }
 }
 

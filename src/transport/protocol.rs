@@ -203,6 +203,8 @@ pub enum ToTarget {
         /// Which of the two.
         lane: super::lane::LaneKind,
     },
+    /// The process is about to be frozen: from now on what arrives is waited for.
+    Freezing,
     /// The frozen process.
     State(Box<TreeImage>, Moments),
     /// All pages are sent, and the process is frozen: hash them, as the source does meanwhile.

@@ -22,7 +22,7 @@ fn vma(start: u64, end: u64) -> Vma {
 }
 
 fn file(flags: u32, kind: FileKind) -> OpenFile {
-    OpenFile { fd: 3, link: "x".into(), ino: 1, flags, owner: None, kind }
+    OpenFile { fd: 3, link: "x".into(), ino: 1, flags, owner: None, node: None, kind }
 }
 
 fn regular(path: &str) -> FileKind {

@@ -8,7 +8,6 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +15,9 @@ use super::file_path::FilePath;
 use super::note::Note;
 
 pub use super::file_identity::{FileIdentity, is_pseudo_fs, is_shared_fs};
+pub use super::sockets::{
+    FreshSocket, InetAddress, Node, PeerCredentials, SocketOption, TcpListen, Udp, UnixPeer, UnixSocket,
+};
 
 /// The blake3 hash of a file's content.
 pub type ContentHash = [u8; 32];
@@ -64,6 +66,8 @@ pub struct OpenFile {
     pub flags: u32,
     /// Who gets SIGIO or SIGURG (`F_SETOWN_EX`, `F_SETSIG`).
     pub owner: Option<FileOwner>,
+    /// Owner and mode of a socket.
+    pub node: Option<Node>,
     /// What it is.
     pub kind: FileKind,
 }
@@ -260,113 +264,4 @@ pub struct TimerFd {
     pub settime_flags: u32,
     /// For absolute wall-clock timers: when they expire, nanoseconds since 1970.
     pub expires_at_ns: Option<i64>,
-}
-
-/// A unix socket without a name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UnixSocket {
-    /// `SOCK_STREAM`, `SOCK_DGRAM` or `SOCK_SEQPACKET`.
-    pub socket_type: i32,
-    /// The other end.
-    pub peer: UnixPeer,
-    /// Bit 0: reading is shut down; bit 1: writing.
-    pub shutdown: u8,
-    /// An error waits to be reported (`ECONNRESET` of a peer that went away without reading all).
-    pub error: bool,
-    /// What waits to be read: one entry for streams, else one per message. Empty in a preflight description.
-    pub queue: Vec<Vec<u8>>,
-    /// Options that differ from those of a fresh socket.
-    pub options: Vec<SocketOption>,
-}
-
-/// Who is at the other end of a unix socket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum UnixPeer {
-    /// Never connected.
-    None,
-    /// It was closed.
-    Closed,
-    /// Another open file of the process: index into [`FilesImage::files`].
-    File(usize),
-}
-
-/// A socket option as the kernel gave it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SocketOption {
-    /// `SOL_SOCKET`, `IPPROTO_TCP` …
-    pub level: i32,
-    /// `SO_KEEPALIVE` …
-    pub name: i32,
-    /// The value's bytes.
-    pub value: Vec<u8>,
-}
-
-/// The options that a fresh socket of a kind has.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FreshSocket {
-    /// `AF_INET` …
-    pub domain: i32,
-    /// `SOCK_STREAM` …
-    pub kind: i32,
-    /// `IPPROTO_TCP` …
-    pub protocol: i32,
-    /// All of them.
-    pub options: Vec<SocketOption>,
-}
-
-/// An internet address with its port; a scope is an interface index (link-local addresses).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct InetAddress {
-    /// The address.
-    pub ip: IpAddr,
-    /// The port; 0 when none was chosen.
-    pub port: u16,
-    /// Interface index of a link-local IPv6 address.
-    pub scope: u32,
-}
-
-impl From<SocketAddr> for InetAddress {
-    fn from(address: SocketAddr) -> Self {
-        let scope = if let SocketAddr::V6(v6) = address { v6.scope_id() } else { 0 };
-        Self { ip: address.ip(), port: address.port(), scope }
-    }
-}
-
-impl From<InetAddress> for SocketAddr {
-    fn from(address: InetAddress) -> Self {
-        match address.ip {
-            IpAddr::V4(ip) => Self::V4(SocketAddrV4::new(ip, address.port)),
-            IpAddr::V6(ip) => Self::V6(SocketAddrV6::new(ip, address.port, 0, address.scope)),
-        }
-    }
-}
-
-/// A TCP (or MPTCP) socket without a connection.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TcpListen {
-    /// IPv6.
-    pub v6: bool,
-    /// Multipath TCP (`IPPROTO_MPTCP`), as Go listens by default.
-    pub mptcp: bool,
-    /// The address it is bound to, if it is.
-    pub local: Option<InetAddress>,
-    /// The backlog, when it listens.
-    pub backlog: Option<u32>,
-    /// Options that differ from those of a fresh socket.
-    pub options: Vec<SocketOption>,
-}
-
-/// A UDP socket; what waits in its queue is dropped.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Udp {
-    /// IPv6.
-    pub v6: bool,
-    /// The address it is bound to, if it is.
-    pub local: Option<InetAddress>,
-    /// Where it is connected to, if it is.
-    pub peer: Option<InetAddress>,
-    /// Bit 0: reading is shut down; bit 1: writing.
-    pub shutdown: u8,
-    /// Options that differ from those of a fresh socket.
-    pub options: Vec<SocketOption>,
 }

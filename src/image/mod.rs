@@ -19,6 +19,7 @@ pub mod page_map;
 pub mod process;
 pub mod ranges;
 pub mod shown;
+pub mod sockets;
 
 pub use file_path::FilePath;
 pub use memory::{Backing, MemoryImage, ObjectId, Vma, VmaFlags};

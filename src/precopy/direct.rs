@@ -57,7 +57,7 @@ mod tests {
     fn files(flags: i32) -> FilesImage {
         let kind = FileKind::EventFd { count: 0, semaphore: false };
         let (fd, link, ino) = (7, "/data".into(), 1);
-        let file = OpenFile { fd, link, ino, flags: flags as u32, owner: None, kind };
+        let file = OpenFile { fd, link, ino, flags: flags as u32, owner: None, node: None, kind };
         FilesImage { files: vec![file], ..FilesImage::default() }
     }
 

@@ -13,13 +13,13 @@ use super::reservation::Reservation;
 use super::session::{Session, clock, initial_clocks, out_of_turn, since};
 use super::skeleton::Skeleton;
 use super::urgency::Stage;
-use super::{RestoreError, activate, descriptors, mapper, nursery, pages, verify};
+use super::{RestoreError, activate, descriptors, mapper, nursery, pages, pairs, verify};
 use crate::fault::Point;
 use crate::handover::journal::{Entry, Journal, Phase};
 use crate::handover::{Target, TargetAction, TargetEvent};
 use crate::image::process::ProcessImage;
 use crate::image::{TreeImage, check as image_check};
-use crate::state::files::RestoreContext;
+use crate::state::files::{RestoreContext, UnixPair};
 use crate::state::scheduling;
 use crate::sys::process::{only, set_affinity};
 use crate::sys::time::ClockOffsets;
@@ -30,6 +30,8 @@ use crate::transport::protocol::{AreaDigest, Description, Moments, PidChoice, To
 pub(super) struct Work {
     description: Description,
     vetted: Vec<crate::state::files::Vetted>,
+    /// Pairs of unix sockets that preflight saw.
+    pairs: Vec<UnixPair>,
     skeleton: Skeleton,
     objects: Objects,
     journal: Journal,
@@ -106,6 +108,8 @@ impl Session {
         descriptors::make_room(&skeleton, process)?;
         skeleton.set_threads(&tids)?;
         activate::put_exe(&skeleton, &process.memory)?;
+        let mut made = Vec::new();
+        pairs::make(&skeleton, &process.files, &mut made)?;
         RestoreError::point(Point::TargetBorn)?;
         let holder = match description.lazy {
             true => Some(Holder::start(&self.server.home, &quarters, &self.key, &skeleton)?),
@@ -115,6 +119,7 @@ impl Session {
         Ok(Work {
             skeleton,
             vetted: reservation.vetted,
+            pairs: made,
             objects: Objects::default(),
             journal,
             state: Target::Building,
@@ -248,6 +253,7 @@ impl Session {
             come_together(&work.skeleton);
             let mut context = RestoreContext {
                 vetted: std::mem::take(&mut work.vetted),
+                pairs: std::mem::take(&mut work.pairs),
                 since_capture: since(moments.captured_ns),
                 ..Default::default()
             };

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use super::RestoreError;
 use super::nursery::SOCKET;
 use super::objects::Objects;
+use super::pairs;
 use super::skeleton::Skeleton;
 use crate::image::process::ProcessImage;
 use crate::state::files::{self, EpollAdd, RestoreContext};
@@ -60,6 +61,7 @@ pub fn put(
         context.memfds.insert(id.ino, objects.fd(id)?);
     }
     context.group = skeleton.pid;
+    pairs::make(skeleton, &image.files, &mut context.pairs)?;
     let opened = match &skeleton.rights {
         None => files::restore(&image.files, &mut context)?,
         Some(rights) => rights

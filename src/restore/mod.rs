@@ -33,6 +33,7 @@ pub mod mapper;
 pub mod nursery;
 pub mod objects;
 pub mod pages;
+mod pairs;
 pub mod permission;
 pub mod quarters;
 pub mod reservation;

@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{Gid, Uid};
 
 use super::RestoreError;
-use crate::image::files::FileKind;
+use crate::image::files::{FileKind, OpenFile, PeerCredentials, UnixSocket};
 use crate::image::process::{Credentials, ProcessImage};
-use crate::image::{Backing, FilePath, Obstacle};
+use crate::image::{Backing, FilePath, Note, Obstacle};
 use crate::sys::process::prlimit;
 use crate::sys::rights::Rights;
 use crate::transport::permit::{Day, Permit, User, Users};
@@ -101,6 +101,7 @@ impl Authority {
 
     /// Makes the users of the peer those that they are here. Before anything else is asked about the process.
     pub fn map_users(&self, image: &mut ProcessImage) -> Result<(), Obstacle> {
+        let was = image.threads.first().map(|leader| leader.creds.clone()).unwrap_or_default();
         for thread in &mut image.threads {
             let came_as = thread.creds.uids;
             for uid in &mut thread.creds.uids {
@@ -120,7 +121,49 @@ impl Authority {
                 [0, 1, 2, 4].iter().for_each(|set| thread.creds.caps[*set] = 0);
             }
         }
+        self.map_sockets(image, &was);
         Ok(())
+    }
+
+    /// As whom sockets were made, and whose they are. What the process itself is becomes what it is here; a peer whose processes
+    /// may not be anybody makes them as the process itself ([`Authority::foreign_sockets`] says so).
+    fn map_sockets(&self, image: &mut ProcessImage, was: &Credentials) {
+        let Some(now) = image.threads.first().map(|leader| leader.creds.clone()) else { return };
+        let own = |of: &Credentials| PeerCredentials {
+            uid: of.uids[1],
+            gid: of.gids[1],
+            groups: of.groups.clone(),
+        };
+        let (was, now) = (own(was), own(&now));
+        for file in &mut image.files.files {
+            if let Some(node) = file.node.as_mut().filter(|node| (node.uid, node.gid) == (was.uid, was.gid)) {
+                (node.uid, node.gid) = (now.uid, now.gid);
+            }
+            let FileKind::Unix(socket) = &mut file.kind else { continue };
+            let Some(credentials) = &mut socket.credentials else { continue };
+            if *credentials == was || self.may_not_choose() {
+                *credentials = now.clone();
+            }
+        }
+    }
+
+    /// Its processes are not anybody they like.
+    fn may_not_choose(&self) -> bool {
+        !self.permit.is_root() || !self.permit.map_users.is_empty()
+    }
+
+    /// Sockets of which `SO_PEERCRED` will say somebody else; before the users are mapped.
+    pub fn foreign_sockets(&self, image: &ProcessImage) -> Vec<Note> {
+        let Some(own) = image.threads.first().map(|leader| &leader.creds) else { return Vec::new() };
+        let is_foreign = |file: &&OpenFile| match &file.kind {
+            FileKind::Unix(UnixSocket { credentials: Some(made), .. }) => {
+                (made.uid, made.gid, &made.groups) != (own.uids[1], own.gids[1], &own.groups)
+            }
+            _ => false,
+        };
+        let foreign = image.files.files.iter().filter(|_| self.may_not_choose()).filter(is_foreign);
+        let what = "SO_PEERCRED says another user than the process; at the target it says the process's own";
+        foreign.map(|file| Note::new(file.object(), what)).collect()
     }
 
     fn no_such_user(&self, uid: u32, to: &User) -> Obstacle {

@@ -19,7 +19,7 @@ use crate::handover::journal::Journal;
 use crate::handover::settle::Answer;
 use crate::handover::{Target, TargetAction, TargetEvent};
 use crate::image::files::ContentHashes;
-use crate::image::{Obstacle, check as image_check};
+use crate::image::{Note, Obstacle, check as image_check};
 use crate::state::threads;
 use crate::sys::chain;
 use crate::sys::time::{ClockOffsets, Ticker, now_ns};
@@ -249,6 +249,8 @@ impl Session {
         image_check::id(&description.id)
             .and_then(|()| image_check::tree(&description.tree, false))
             .map_err(RestoreError::Nonsense)?;
+        let foreign: Vec<Note> =
+            description.tree.processes.iter().flat_map(|p| self.authority.foreign_sockets(p)).collect();
         let strangers: Vec<Obstacle> =
             description.tree.processes.iter_mut().filter_map(|p| self.authority.map_users(p).err()).collect();
         let mut hashes = ContentHashes::new();
@@ -256,6 +258,7 @@ impl Session {
         let reservation = loop {
             let mut checked = check(&description, &hashes, &self.authority)?;
             checked.obstacles.extend(strangers.iter().cloned());
+            checked.notes.extend(foreign.iter().cloned());
             if description.lazy {
                 checked.obstacles.extend(adopt::obstacle());
             }

@@ -178,6 +178,49 @@ pub fn socket_number(fd: impl AsFd, level: i32, name: i32) -> io::Result<i32> {
     Ok(i32::from_ne_bytes(*bytes))
 }
 
+/// Who connected a unix socket, or made the pair (`SO_PEERCRED`, `SO_PEERGROUPS`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RawPeer {
+    /// As we see it.
+    pub pid: i32,
+    /// Effective uid.
+    pub uid: u32,
+    /// Effective gid.
+    pub gid: u32,
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+}
+
+/// Who connected it; `None` where nobody has.
+pub fn peer_credentials(socket: impl AsFd) -> io::Result<Option<RawPeer>> {
+    const MOST: usize = 1 << 16;
+    let raw = socket_option(&socket, libc::SOL_SOCKET, libc::SO_PEERCRED, &[])?;
+    let word = |at: usize| raw.get(at..at + 4).and_then(|word| word.try_into().ok()).map(u32::from_ne_bytes);
+    let (Some(pid), Some(uid), Some(gid)) = (word(0), word(4), word(8)) else {
+        return Err(io::ErrorKind::InvalidData.into());
+    };
+    if uid == u32::MAX {
+        return Ok(None);
+    }
+    let mut groups = vec![0_u32; 64];
+    let raw = socket.as_fd().as_raw_fd();
+    loop {
+        let mut length = size_of_val(groups.as_slice()) as libc::socklen_t;
+        let at = groups.as_mut_ptr().cast();
+        // SAFETY: the kernel writes at most `length` bytes, the size of the list.
+        let result = unsafe { libc::getsockopt(raw, libc::SOL_SOCKET, libc::SO_PEERGROUPS, at, &mut length) };
+        match check(result.into()) {
+            Ok(_) => groups.truncate(length as usize / size_of::<u32>()),
+            Err(error) if error.raw_os_error() == Some(libc::ERANGE) && groups.len() < MOST => {
+                groups.resize(MOST, 0);
+                continue;
+            }
+            Err(error) => return Err(error),
+        }
+        return Ok(Some(RawPeer { pid: pid as i32, uid, gid, groups }));
+    }
+}
+
 /// The name of an interface of the network namespace in which the socket is.
 pub fn interface_name(socket: impl AsFd, index: u32) -> io::Result<String> {
     let index = c_int::try_from(index).map_err(|_| io::Error::from_raw_os_error(libc::ENODEV))?;

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use ulpm::handover::journal::{Entry, Journal};
 use ulpm::image::files::{
-    EpollItem, FdSlot, FileIdentity, FileKind, FilesImage, FreshSocket, OpenFile, Pipe, SocketOption,
-    TimerFd, UnixPeer, UnixSocket,
+    EpollItem, FdSlot, FileIdentity, FileKind, FilesImage, FreshSocket, OpenFile, PeerCredentials, Pipe,
+    SocketOption, TimerFd, UnixPeer, UnixSocket,
 };
 use ulpm::image::memory::{HugePages, Layout, MemoryObject, MmFields, Vdso};
 use ulpm::image::process::{Attributes, PosixTimer, Timers, Wait};
@@ -113,6 +113,7 @@ fn files() -> FilesImage {
             peer: UnixPeer::File(peer),
             shutdown: 0,
             error: false,
+            credentials: Some(PeerCredentials { uid: 1, gid: 2, groups: vec![3] }),
             queue: vec![b"q".to_vec()],
             options: Vec::new(),
         })
@@ -139,7 +140,15 @@ fn files() -> FilesImage {
     let files: Vec<OpenFile> = kinds
         .into_iter()
         .enumerate()
-        .map(|(i, kind)| OpenFile { fd: i as i32, link: "l".into(), ino: 4, flags: 0, owner: None, kind })
+        .map(|(i, kind)| OpenFile {
+            fd: i as i32,
+            link: "l".into(),
+            ino: 4,
+            flags: 0,
+            owner: None,
+            node: None,
+            kind,
+        })
         .collect();
     FilesImage {
         slots: (0..files.len()).map(|i| FdSlot { fd: i as i32, file: i, cloexec: i % 2 == 0 }).collect(),

@@ -13,9 +13,10 @@ use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 
 use crate::image::files::{
-    FdSlot, FileKind, FileOwner, FilesImage, OpenFile, OwnerKind, SocketOption, UnixPeer,
+    FdSlot, FileKind, FileOwner, FilesImage, Node, OpenFile, OwnerKind, SocketOption, UnixPeer,
 };
 use crate::image::{FilePath, Note, Obstacle};
 use crate::sys::fds;
@@ -313,10 +314,18 @@ impl<'a> Source<'a> {
             ino: first.ino,
             flags: first.flags,
             owner,
+            node: self.node(first),
             kind,
         });
         self.image.slots.extend(group.iter().map(|slot| FdSlot { fd: slot.fd, file, cloexec: slot.cloexec }));
         Ok(())
+    }
+
+    /// Owner and mode of a socket; they can be changed, and nobody tells.
+    fn node(&self, file: &Descriptor) -> Option<Node> {
+        let socket = file.link.starts_with("socket:[");
+        let there = socket.then(|| fs::metadata(self.magic_link(file)).ok()).flatten()?;
+        Some(Node { uid: there.uid(), gid: there.gid(), mode: there.mode() & 0o7777 })
     }
 
     fn is_still(&self, file: &Descriptor) -> bool {

@@ -8,12 +8,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::stat::Mode;
 
-use crate::image::files::{ContentHashes, FileKind, FileOwner, FilesImage, OpenFile, OwnerKind};
+use crate::image::files::{ContentHashes, FileKind, FileOwner, FilesImage, Node, OpenFile, OwnerKind};
 use crate::image::{FilePath, Note, Obstacle};
 use crate::sys::fds::{self, RawOwner};
 
 use super::identity::Vetted;
+use super::unix_socket::UnixPair;
 use super::{FilesError, kinds, socket_options, tcp_reset};
 
 /// Status flags that `F_SETFL` can change.
@@ -48,6 +50,8 @@ pub struct RestoreContext {
     pub ids: BTreeMap<i32, i32>,
     /// Its process group here; 0: as at the source.
     pub group: i32,
+    /// Pairs of unix sockets that the process made.
+    pub pairs: Vec<UnixPair>,
     /// Reset connections made before the freeze by [`RestoreContext::prepare`].
     pub resets: Vec<OwnedFd>,
 }
@@ -107,6 +111,7 @@ pub fn check_target(image: &FilesImage, hashes: &ContentHashes) -> TargetCheck {
     for file in &image.files {
         kinds::check(&mut check, &maker, file);
     }
+    check_nodes(&mut check, image);
     socket_options::check_defaults(&mut check, image);
     check.needs_hash.sort();
     check.needs_hash.dedup();
@@ -119,18 +124,49 @@ const RESERVE: u64 = 64;
 /// Makes every open file of `image` in this process. On failure all of them are closed again.
 pub fn restore(image: &FilesImage, context: &mut RestoreContext) -> Result<RestoredFiles, FilesError> {
     raise_limit(image.files.len() as u64);
-    let resets = std::mem::take(&mut context.resets);
+    let (resets, pairs) = (std::mem::take(&mut context.resets), std::mem::take(&mut context.pairs));
     let mut maker = Maker::new(image, context);
-    maker.resets = resets;
+    (maker.resets, maker.pairs) = (resets, pairs);
     let mut files = Vec::with_capacity(image.files.len());
     for (index, file) in image.files.iter().enumerate() {
         let made = kinds::make(&mut maker, index)?;
+        if let Some(Err(error)) = file.node.map(|node| put_node(&made, node)) {
+            // preflight has said so
+            tracing::debug!(object = file.object(), %error, "its owner stays another");
+        }
         if let Some(owner) = &file.owner {
             maker.set_owner(file, &made, owner)?;
         }
         files.push(made);
     }
     Ok(RestoredFiles { files, epoll: maker.epoll })
+}
+
+/// Gives a socket its owner and mode, where they are others.
+fn put_node(made: &OwnedFd, node: Node) -> io::Result<()> {
+    let there = nix::sys::stat::fstat(made)?;
+    if (there.st_uid, there.st_gid) != (node.uid, node.gid) {
+        nix::unistd::fchown(made, Some(node.uid.into()), Some(node.gid.into()))?;
+    }
+    if there.st_mode & 0o7777 != node.mode {
+        nix::sys::stat::fchmod(made, Mode::from_bits_truncate(node.mode))?;
+    }
+    Ok(())
+}
+
+/// Owners that cannot be given here.
+fn check_nodes(check: &mut TargetCheck, image: &FilesImage) {
+    let mut tried: HashMap<(u32, u32), bool> = HashMap::new();
+    for file in &image.files {
+        let Some(node) = file.node else { continue };
+        let possible = *tried.entry((node.uid, node.gid)).or_insert_with(|| {
+            fds::socket(libc::AF_UNIX, libc::SOCK_STREAM, 0).is_ok_and(|made| put_node(&made, node).is_ok())
+        });
+        if !possible {
+            let what = format!("its owner {}:{} cannot be given at the target", node.uid, node.gid);
+            check.notes.push(Note::new(file.object(), what));
+        }
+    }
 }
 
 /// Our own soft limit may be as low as 1024; the hard one is what counts.
@@ -153,6 +189,7 @@ pub(super) struct Maker<'a> {
     /// Ends of socket pairs that were made with their peers, by index of the file.
     pub(super) unix_ends: HashMap<usize, OwnedFd>,
     pub(super) resets: Vec<OwnedFd>,
+    pub(super) pairs: Vec<UnixPair>,
     pub(super) epoll: Vec<EpollAdd>,
 }
 
@@ -165,6 +202,7 @@ impl<'a> Maker<'a> {
             pipes: HashMap::new(),
             unix_ends: HashMap::new(),
             resets: Vec::new(),
+            pairs: Vec::new(),
             epoll: Vec::new(),
         }
     }

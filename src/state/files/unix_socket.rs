@@ -6,7 +6,8 @@
 //! flight.
 //!
 //! Refused: names, listening sockets, descriptors or credentials in flight, peers outside the process.
-//! Not carried: `SO_PEERCRED` of the new ends (it names `ulpm serve`), and an *empty* datagram that somebody
+//! Pairs are made by the process that is built ([`UnixPair`]): `SO_PEERCRED` names who called `socketpair`.
+//! Not carried: an *empty* datagram that somebody
 //! peeked at before (the kernel skips it).
 
 use std::io;
@@ -17,7 +18,7 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, recv, send, shutdown, socketpair,
 };
 
-use crate::image::files::{FileKind, OpenFile, UnixPeer, UnixSocket};
+use crate::image::files::{FileKind, FilesImage, OpenFile, PeerCredentials, UnixPeer, UnixSocket};
 use crate::sys::fds;
 
 use super::socket::{Socket, options};
@@ -54,6 +55,7 @@ pub(super) fn read(
         peer: if info.peer.is_some() { UnixPeer::Closed } else { UnixPeer::None },
         shutdown: info.shutdown,
         error: has_error(&socket.fd),
+        credentials: credentials(source, file, socket)?,
         queue: Vec::new(),
         options,
     };
@@ -68,6 +70,22 @@ pub(super) fn read(
         source.unix_peers.push((source.image.files.len(), peer));
     }
     Ok(Some(FileKind::Unix(image)))
+}
+
+/// Who connected it. A process that stays cannot be named at the target.
+fn credentials(
+    source: &mut Source<'_>,
+    file: &Descriptor,
+    socket: &Socket,
+) -> Result<Option<PeerCredentials>, FilesError> {
+    let fail = |error| source.failed(file, "read SO_PEERCRED", error);
+    let Some(peer) = fds::peer_credentials(&socket.fd).map_err(fail)? else { return Ok(None) };
+    if peer.pid != source.pid {
+        let what =
+            format!("SO_PEERCRED names process {}; at the target it names the process itself", peer.pid);
+        source.note(file.object(), what);
+    }
+    Ok(Some(PeerCredentials { uid: peer.uid, gid: peer.gid, groups: peer.groups }))
 }
 
 /// Refuses what rides along with messages.
@@ -154,6 +172,31 @@ fn is_shut(socket: &OwnedFd) -> bool {
     fds::poll_events(socket, libc::POLLRDHUP, 0).is_ok_and(|events| events & libc::POLLRDHUP != 0)
 }
 
+/// Two connected sockets, made by the process itself: `SO_PEERCRED` names who called `socketpair`.
+#[derive(Debug)]
+pub struct UnixPair {
+    /// `SOCK_STREAM` …
+    pub socket_type: i32,
+    /// As whom it was made.
+    pub credentials: PeerCredentials,
+    /// The two.
+    pub ends: (OwnedFd, OwnedFd),
+}
+
+/// The pairs that an image takes: types, and as whom they are to be made.
+pub fn wanted_pairs(image: &FilesImage) -> impl Iterator<Item = (i32, &PeerCredentials)> {
+    image.files.iter().enumerate().filter_map(|(index, file)| {
+        let FileKind::Unix(socket) = &file.kind else { return None };
+        let is_first = match socket.peer {
+            UnixPeer::None => false,
+            UnixPeer::Closed => true,
+            UnixPeer::File(other) => index < other,
+        };
+        is_first.then_some(())?;
+        Some((socket.socket_type, socket.credentials.as_ref()?))
+    })
+}
+
 /// It can always be made; can its options be set?
 pub(super) fn check(check: &mut TargetCheck, socket: &UnixSocket, file: &OpenFile) {
     let kind = (libc::AF_UNIX, socket.socket_type, 0);
@@ -175,7 +218,7 @@ pub(super) fn make(
             fds::socket(libc::AF_UNIX, socket.socket_type, 0).map_err(failed(file, "make it"))?
         }
         UnixPeer::Closed => {
-            let (made, peer) = pair(file, socket.socket_type)?;
+            let (made, peer) = pair(maker, file, socket)?;
             fill(file, &peer, socket)?;
             if socket.error {
                 // A peer that closes with something unread leaves ECONNRESET behind.
@@ -192,7 +235,7 @@ pub(super) fn make(
             if peer.peer != UnixPeer::File(index) || peer.socket_type != socket.socket_type {
                 return Err(wrong());
             }
-            let (made, end) = pair(file, socket.socket_type)?;
+            let (made, end) = pair(maker, file, socket)?;
             fill(file, &end, socket)?;
             fill(partner, &made, peer)?;
             finish(partner, &end, peer)?;
@@ -204,7 +247,19 @@ pub(super) fn make(
     Ok(made)
 }
 
-fn pair(file: &OpenFile, socket_type: i32) -> Result<(OwnedFd, OwnedFd), FilesError> {
+/// A pair that the process has made itself, else one of ours.
+fn pair(
+    maker: &mut Maker<'_>,
+    file: &OpenFile,
+    socket: &UnixSocket,
+) -> Result<(OwnedFd, OwnedFd), FilesError> {
+    let is_it = |pair: &UnixPair| {
+        pair.socket_type == socket.socket_type && Some(&pair.credentials) == socket.credentials.as_ref()
+    };
+    if let Some(at) = maker.pairs.iter().position(is_it) {
+        return Ok(maker.pairs.swap_remove(at).ends);
+    }
+    let socket_type = socket.socket_type;
     let socket_type = SockType::try_from(socket_type).map_err(failed(file, "know the socket type"))?;
     let flags = SockFlag::SOCK_CLOEXEC;
     socketpair(AddressFamily::Unix, socket_type, None, flags).map_err(failed(file, "make the pair"))

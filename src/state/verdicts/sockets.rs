@@ -27,6 +27,13 @@ const KINDS: &[Row] = &[
     ),
     refused("UDP, multicast", "memberships", "it is a member of the multicast group", ""),
     carried("AF_UNIX, pair", "stream, datagram, seqpacket; with what waits to be read", "victim fds"),
+    limited(
+        "SO_PEERCRED, SO_PEERGROUPS, SO_PEERPIDFD",
+        "who connected a unix socket, or made the pair",
+        "where SO_PEERCRED names another process, at the target it names the process itself",
+        "victim peers",
+    ),
+    carried("socket: fstat", "owner and mode", "victim peers"),
     refused(
         "AF_UNIX, named or listening",
         "names in the file system and abstract ones",

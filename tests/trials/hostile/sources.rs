@@ -117,7 +117,7 @@ fn object(size: u64, page_size: u64) -> MemoryObject {
 fn open(p: &mut ProcessImage, flags: u32, kind: FileKind) {
     let fd = p.files.slots.iter().map(|s| s.fd).max().unwrap_or(0) + 1;
     p.files.slots.push(FdSlot { fd, file: p.files.files.len(), cloexec: false });
-    p.files.files.push(OpenFile { fd, link: "x".into(), ino: 1, flags, owner: None, kind });
+    p.files.files.push(OpenFile { fd, link: "x".into(), ino: 1, flags, owner: None, node: None, kind });
 }
 
 /// A file that claims to be made up, which nobody compares.

@@ -81,6 +81,11 @@ fn thread(t: &ThreadImage, frozen: bool) -> Checked {
     insist(t.creds.groups.len() <= 1 << 16, || format!("{} groups", t.creds.groups.len()))?;
     insist(t.sched.affinity.len() <= 8192, || "an impossible CPU mask".to_owned())?;
     insist(!t.comm.contains(&0) && t.comm.len() < 16, || "an impossible thread name".to_owned())?;
+    insist(t.segments.len() <= 3, || format!("{} segments", t.segments.len()))?;
+    let dispatch = t.dispatch.unwrap_or_default();
+    insist(dispatch.selector < USER_END && dispatch.mode <= 2, || {
+        "an impossible syscall dispatch".to_owned()
+    })?;
     let waits = [libc::SYS_nanosleep, libc::SYS_clock_nanosleep, libc::SYS_futex, libc::SYS_poll];
     insist(t.wait.as_ref().is_none_or(|w| waits.contains(&w.nr)), || "an impossible wait".to_owned())?;
     let patch = t.patch.as_ref().map_or(PageRange::new(0, 0), |(at, bytes)| {

@@ -41,6 +41,10 @@ pub struct ThreadImage {
     pub modes: Modes,
     /// Directory and umask, if it has left those of its process.
     pub directory: Option<OwnDirectory>,
+    /// Syscall user dispatch, where it is on.
+    pub dispatch: Option<Dispatch>,
+    /// Segments of its own (`struct user_desc`).
+    pub segments: Vec<[u32; 4]>,
     /// The wait that must be armed anew, if the thread was stopped in one.
     pub wait: Option<Wait>,
     /// Bytes that its registers rely on (a shortened timeout below its stack), and where they go.
@@ -78,6 +82,19 @@ pub struct Modes {
     pub tsc: i32,
     /// `PR_GET_PDEATHSIG`.
     pub parent_death: i32,
+}
+
+/// Syscall user dispatch (`struct ptrace_sud_config`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dispatch {
+    /// `PR_SYS_DISPATCH_*`.
+    pub mode: u64,
+    /// Address of the byte that says whether calls are let through; 0: none.
+    pub selector: u64,
+    /// First byte of the range whose calls are not dispatched.
+    pub offset: u64,
+    /// Its length.
+    pub len: u64,
 }
 
 /// Scheduling attributes of a thread.

@@ -31,6 +31,7 @@ use crate::restore::session::initial_clocks;
 use crate::state::files::tcp_reset::hang_up;
 use crate::state::{StateError, digest, memory_map, mm_fields, scheduling};
 use crate::sys::time::ClockOffsets;
+use crate::tracee::TraceeError;
 use crate::tracee::together::{Urgent, leave_to_others};
 use crate::transport::lane::LazyRange;
 use crate::transport::protocol::{AreaDigest, Moments, ToSource, ToTarget};
@@ -74,10 +75,12 @@ fn passing(e: &MigrateError) -> bool {
         e,
         MigrateError::Source(
             PreloadError::Files(FilesError::Refused(_))
+                | PreloadError::Tracee(TraceeError::Call32 { .. })
                 | PreloadError::State(
                     StateError::Files(FilesError::Refused(_))
                         | StateError::Obstacles(_)
                         | StateError::UnknownWait { .. }
+                        | StateError::Tracee(TraceeError::Call32 { .. })
                 )
         )
     )

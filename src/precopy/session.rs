@@ -25,6 +25,7 @@ use crate::preload::agent::Agent;
 use crate::preload::claim::{self, Claim};
 use crate::preload::describe::{Described, describe};
 use crate::preload::parent;
+use crate::preload::standing;
 use crate::report::{MigrationReport, Outcome, PidMode, Round};
 use crate::state::files::FilesOptions;
 use crate::sys::time::{ClockOffsets, Ticker};
@@ -285,6 +286,7 @@ impl<'a> Migration<'a> {
         if foresight.lazy {
             take_back(link, &mut agent, foresight.rounds.len())?;
         }
+        standing::undivided(self.options.pid)?;
         MigrateError::point(Point::SourcePoised)?;
         link.watch();
         self.control.note(|status| status.phase = control::Phase::Freezing);

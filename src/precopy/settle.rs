@@ -16,6 +16,7 @@ use crate::handover::journal::{Entry, Journal, Life};
 use crate::handover::settle::reopened;
 use crate::handover::{Source, SourceAction, SourceEvent};
 use crate::state::files::tcp_reset::hang_up;
+use crate::state::robust;
 use crate::sys::process::{ends_within, pidfd_open, pidfd_send_signal};
 use crate::transport::protocol::{ToSource, ToTarget};
 
@@ -251,6 +252,9 @@ fn signal(entry: &Entry, signal: i32) -> Result<(), MigrateError> {
     let Ok(pidfd) = pidfd_open(entry.pid) else { return Ok(()) };
     if !entry.process_lives() {
         return Ok(());
+    }
+    if signal == libc::SIGKILL {
+        robust::disarm(entry.pid);
     }
     pidfd_send_signal(pidfd.as_fd(), signal)
         .map_err(|e| MigrateError::Here { step: "signalling the process", source: e.into() })?;

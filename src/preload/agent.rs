@@ -26,7 +26,7 @@ use crate::state::threads::inner_tid;
 use crate::state::{memory_map, threads, waits};
 use crate::tracee::freeze::Member;
 use crate::tracee::together::{Plain, Urgent, UrgentTracee, go_to};
-use crate::tracee::{Frozen, Remote, Site};
+use crate::tracee::{Frozen, Remote, Site, TraceeError, ward};
 
 /// How long a thread may take to stop.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -233,6 +233,10 @@ impl Agent {
     }
 }
 
+/// How often a leader that is in a system call of 32-bit code is let go on, and for how long at first.
+const ATTEMPTS: u32 = 8;
+const PAUSE: Duration = Duration::from_millis(3);
+
 /// Makes a tracker, with a short stop of one thread where it needs one, and says how long that was.
 pub fn install(
     pid: i32,
@@ -245,10 +249,20 @@ pub fn install(
     let site = Site::of_running(pid)?;
     let urgent = Urgent::begin();
     let begun = Instant::now();
-    let frozen = Frozen::stop_leader(pid, PATIENCE)?;
-    let installed = install_inside(&frozen, &site, kind, memory);
-    memory.note(&frozen);
-    frozen.thaw();
+    let mut attempt = 0;
+    let installed = loop {
+        let frozen = Frozen::stop_leader(pid, PATIENCE)?;
+        let installed = install_inside(&frozen, &site, kind, memory);
+        memory.note(&frozen);
+        frozen.thaw();
+        attempt += 1;
+        match installed {
+            Err(PreloadError::Tracee(TraceeError::Call32 { .. })) if attempt < ATTEMPTS => {
+                std::thread::sleep(PAUSE * attempt);
+            }
+            done => break done,
+        }
+    };
     let stopped = begun.elapsed();
     drop(urgent);
     Ok((installed??, stopped))
@@ -268,6 +282,8 @@ fn install_inside(
         go_to(cpu);
     }
     let plain = Plain::of(leader);
+    // another thread may put it under a filter at any moment
+    ward::permit(leader)?;
     let mut remote = Remote::approach(leader, site)?;
     let continued = waits::leader_continued(frozen, remote.saved(), memory);
     remote.shelter_on_stack(&continued, Some(&plain))?;

@@ -10,15 +10,16 @@ use crate::image::memory::MemoryImage;
 use crate::image::process::{Attributes, ProcessImage, ThreadImage};
 use crate::state::files::{self, FilesOptions};
 use crate::state::{
-    StateError, attributes, confinement, credentials, mm_fields, namespaces, scheduling, sharing, signals,
+    StateError, attributes, confinement, mm_fields, namespaces, robust, scheduling, sharing, signals,
     threads, timers, waits,
 };
 use crate::sys::process::{pidfd_open, pidfd_send_signal};
 use crate::sys::ptrace::Regs;
+use crate::sys::status::Status;
 use crate::tracee::freeze::{Armed, Frozen, Member, tids};
 use crate::tracee::restart::Continued;
 use crate::tracee::together::{Plain, UrgentTracee, go_to};
-use crate::tracee::{Batch, Place, Remote, Scratch, Site, TraceeError};
+use crate::tracee::{Batch, Place, Remote, Scratch, Site, TraceeError, ward};
 
 /// Bytes of scratch memory inside the process while it is frozen.
 const TABLE: usize = 64 * 1024;
@@ -73,6 +74,7 @@ impl Poised {
             site: self.site,
             pidfd: self.pidfd,
             scratch: None,
+            status: None,
             leader: None,
             held: false,
             retired: false,
@@ -87,6 +89,8 @@ pub struct Captive {
     site: Site,
     pidfd: OwnedFd,
     scratch: Option<Scratch>,
+    /// `/proc/PID/status`.
+    status: Option<Status>,
     /// How the leader goes on by itself, from these registers.
     leader: Option<(Regs, Continued)>,
     held: bool,
@@ -102,6 +106,10 @@ impl Captive {
         if let Some(cpu) = frozen.threads.first().and_then(Member::cpu) {
             go_to(cpu);
         }
+        let pid = frozen.pid;
+        let status = threads::status_of(pid)?;
+        ward::insist_unconfined(frozen.leader(), status.seccomp != 0)?;
+        self.status = Some(status);
         let mut remote = Remote::approach(frozen.leader(), &self.site)?;
         let continued = waits::leader_continued(frozen, remote.saved(), waits);
         let plain = Plain::of(frozen.leader());
@@ -123,7 +131,7 @@ impl Captive {
     ) -> Result<ProcessImage, PreloadError> {
         let Some(frozen) = &self.frozen else { return Err(PreloadError::NoSuchProcess(0)) };
         let pid = frozen.pid;
-        let Some(scratch) = self.scratch else {
+        let (Some(scratch), Some(status)) = (self.scratch, &self.status) else {
             return Err(PreloadError::State(StateError::Field { pid, file: "maps", field: "scratch area" }));
         };
         let begun = Instant::now();
@@ -131,7 +139,7 @@ impl Captive {
         let context =
             threads::Context { frozen, site: &self.site, scratch: &scratch, cpus: &cpus, memory: waits };
         let mut image = ProcessImage { memory, ..described.clone() };
-        image.threads = capture_threads(frozen, &context, &mut image)?;
+        image.threads = capture_threads(frozen, &context, status, &mut image)?;
         image.queued = signals::queued(pid, true)?;
         let threads = begun.elapsed();
         image.files = files::capture(pid, self.pidfd.as_fd(), options, Some(&described.files))?;
@@ -161,6 +169,9 @@ impl Captive {
 
     /// Ends the copy at the source: the process runs elsewhere.
     pub fn kill(mut self) -> Result<(), PreloadError> {
+        if let Some(frozen) = &self.frozen {
+            robust::disarm(frozen.pid);
+        }
         self.signal(libc::SIGKILL)?;
         if let Some(frozen) = self.frozen.take() {
             let threads: Vec<_> = frozen.threads.iter().rev().map(|m| m.thread).collect();
@@ -190,6 +201,7 @@ impl Captive {
             regs.orig_rax = u64::MAX;
             member.thread.set_regs(&regs)?;
             member.thread.set_sigmask(u64::MAX)?;
+            ward::end_dispatch(member.thread)?;
         }
         self.retired = true;
         if self.held
@@ -317,16 +329,15 @@ impl Drop for Captive {
 fn capture_threads(
     frozen: &Frozen,
     context: &threads::Context<'_>,
+    status: &Status,
     image: &mut ProcessImage,
 ) -> Result<Vec<ThreadImage>, PreloadError> {
     let pid = frozen.pid;
     let posix = timers::list(pid)?;
-    let status = threads::status_of(pid)?;
-    let late = [credentials::obstacles(pid, &status), timers::obstacles(&posix)].concat();
-    refuse_late(&late)?;
+    refuse_late(&timers::obstacles(&posix))?;
     // what is not asked of it again
     let Attributes { confinement, autogroup, .. } = std::mem::take(&mut image.attributes);
-    image.attributes = Attributes { confinement, autogroup, ..attributes::capture(pid, &status)? };
+    image.attributes = Attributes { confinement, autogroup, ..attributes::capture(pid, status)? };
     let mut all = Vec::with_capacity(frozen.threads.len());
     let mut posix = Some(posix);
     // the leader first, the others CPU by CPU: going to another one costs more than a remote call

@@ -11,7 +11,7 @@ use crate::image::{Backing, FilePath, Note, Obstacle, Vma};
 use crate::state::files::{self, FilesOptions};
 use crate::state::{
     StateError, attributes, confinement, credentials, guard_pages, huge_pages, memory_map, mm_fields,
-    namespaces, scheduling, sharing, sysv, threads, timers,
+    namespaces, scheduling, seccomp, sharing, sysv, threads, timers,
 };
 use crate::tracee::freeze::tids;
 
@@ -50,8 +50,8 @@ pub fn describe(pid: i32, options: &FilesOptions) -> Result<Described, PreloadEr
 
 fn look(pid: i32, options: &FilesOptions, mut obstacles: Vec<Obstacle>) -> Result<Described, PreloadError> {
     let status = threads::status_of(pid)?;
-    obstacles.extend(credentials::obstacles(pid, &status));
     let tids = tids(pid)?;
+    obstacles.extend(seccomp::obstacles(pid, &tids));
     obstacles.extend(namespaces::obstacles(pid, &tids));
     obstacles.extend(sharing::obstacles(pid, &tids));
     obstacles.extend(confinement::obstacles(pid, &tids));

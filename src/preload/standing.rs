@@ -9,12 +9,14 @@
 //! `PTRACE_ATTACH` (owner, capabilities, dumpable, Yama and other security modules) and touches nothing.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 
 use super::PreloadError;
 use crate::image::Obstacle;
 use crate::image::file_path::printable;
+use crate::state::StateError;
 use crate::tracee::freeze::tids;
+use crate::tracee::thread::tracer_of;
 
 /// Flag of `/proc/PID/stat`: a thread of the kernel.
 const PF_KTHREAD: u32 = 0x0020_0000;
@@ -57,11 +59,19 @@ pub fn obstacles(pid: i32) -> Result<Vec<Obstacle>, PreloadError> {
             "wait until they have ended, or end them",
         );
     }
+    let tracees = tracees(pid);
+    if !tracees.is_empty() {
+        let list: Vec<String> = tracees.iter().map(|tid| format!("{tid} ({})", comm(*tid))).collect();
+        add(format!("{TRACES}: {}", list.join(", ")), "have it let go of what it traces");
+    }
     if fs::read_to_string(format!("/proc/{pid}/wchan")).is_ok_and(|wchan| wchan.contains("vfork")) {
         add("it waits in vfork".to_owned(), "try again when the child has started");
     }
     Ok(found)
 }
+
+/// Why a process without its main thread is refused.
+pub const LEADERLESS: &str = "which is not carried yet";
 
 /// What makes looking any further pointless.
 fn unfit(pid: i32, status: &Status<'_>) -> Option<(String, String)> {
@@ -78,11 +88,28 @@ fn unfit(pid: i32, status: &Status<'_>) -> Option<(String, String)> {
             "name the process behind it that does the work",
         );
     }
+    let others = tids(pid).map_or(0, |all| all.len().saturating_sub(1));
+    if status.state() == 'Z' && others > 0 {
+        let why = format!("its main thread has ended and {others} live on without it, {LEADERLESS}");
+        return Some((why, "let its main thread wait for the others".to_owned()));
+    }
     if matches!(status.state(), 'Z' | 'X') {
         return say("it has ended and waits for its parent to notice", "there is nothing to move");
     }
-    let denied = fs::File::open(format!("/proc/{pid}/mem")).err()?;
-    (denied.kind() == io::ErrorKind::PermissionDenied).then(|| not_permitted(status))
+    match fs::File::open(format!("/proc/{pid}/mem")) {
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Some(not_permitted(status)),
+        _ if is_32_bit(pid) => {
+            say("it is a 32-bit program, and these are not carried", "run a 64-bit build of it")
+        }
+        _ => None,
+    }
+}
+
+/// Its addresses are of 32 bits (`ELFCLASS32`; x32, too).
+fn is_32_bit(pid: i32) -> bool {
+    let mut head = [0; 5];
+    let read = fs::File::open(format!("/proc/{pid}/exe")).and_then(|mut exe| exe.read_exact(&mut head));
+    read.is_ok() && head == *b"\x7fELF\x01"
 }
 
 /// The one that works, or the one that the user started, whose child it is.
@@ -138,6 +165,26 @@ fn user(uid: i32) -> String {
     let known =
         u32::try_from(uid).ok().and_then(|uid| nix::unistd::User::from_uid(uid.into()).ok().flatten());
     known.map_or_else(|| format!("user {uid}"), |user| user.name)
+}
+
+/// Why a tracer is not moved.
+pub const TRACES: &str = "it traces others, which would run free when it goes";
+
+/// Threads that are traced by one of a process. The kernel has no list of them: every thread is asked.
+pub fn tracees(pid: i32) -> Vec<i32> {
+    let tracers = tids(pid).unwrap_or_default();
+    let number = |entry: io::Result<fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse::<i32>().ok();
+    let processes = fs::read_dir("/proc").into_iter().flatten().filter_map(number);
+    let traced = |tid: &i32| tracers.contains(&tracer_of(*tid));
+    processes.flat_map(|process| tids(process).unwrap_or_default()).filter(traced).collect()
+}
+
+/// A process may have begun to trace another one since preflight: asked before the freeze.
+pub fn undivided(pid: i32) -> Result<(), PreloadError> {
+    match tracees(pid) {
+        none if none.is_empty() => Ok(()),
+        some => Err(StateError::Obstacles(format!("{TRACES}: {some:?}")).into()),
+    }
 }
 
 /// The child processes of all its threads.

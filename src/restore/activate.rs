@@ -59,6 +59,7 @@ pub fn activate(
     }
     let each_ms = ms();
     let memory = put_waits_and_registers(skeleton, image, moments);
+    skeleton.empty_robust_lists(image.threads.iter().map(|thread| thread.robust_list.0))?;
     tracing::debug!(files_ms, threads_ms, process_ms, each_ms, all_ms = ms(), "activation, until the end of");
     memory
 }

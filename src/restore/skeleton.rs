@@ -16,6 +16,7 @@ use super::quarters::Quarters;
 use crate::image::memory::{Layout, Vdso};
 use crate::image::{PAGE_SIZE, PageRange, RangeSet};
 use crate::state::memory_map;
+use crate::state::robust::Emptied;
 use crate::sys::handoff;
 use crate::sys::ptrace::{self, Options};
 use crate::sys::rights::Rights;
@@ -51,6 +52,8 @@ pub struct Skeleton {
     /// Where pages were written.
     pub written: RangeSet,
     released: bool,
+    /// Robust lists that are empty until it is let go: should it be killed before, the mutexes are not its own.
+    emptied: Emptied,
     /// With whose rights it opens files and enters directories before it has its own; `None`: with ours.
     pub rights: Option<Rights>,
 }
@@ -107,6 +110,7 @@ impl Skeleton {
             layout: Layout::default(),
             written: RangeSet::default(),
             released: false,
+            emptied: Emptied::default(),
             rights: None,
         };
         let emptied = skeleton.empty(&theirs).and_then(|()| skeleton.move_vdso(&theirs.vdso, vdso, taken));
@@ -373,8 +377,19 @@ impl Skeleton {
         Ok(())
     }
 
+    /// Empties the robust lists with these heads, those that are its own, until [`Skeleton::outlive`].
+    pub fn empty_robust_lists(&mut self, heads: impl Iterator<Item = u64>) -> Result<(), RestoreError> {
+        let private = |v: &&crate::image::Vma| v.private();
+        let own: Vec<PageRange> = self.layout.vmas.iter().filter(private).map(|v| v.range()).collect();
+        let heads = heads.filter(|head| own.iter().any(|range| (range.start..range.end).contains(head)));
+        let emptied = Emptied::make(&self.site.mem, heads);
+        self.emptied = emptied.map_err(RestoreError::io("emptying the robust lists"))?;
+        Ok(())
+    }
+
     /// The point of no return: from here on it outlives us. Every thread has its own registers; none has run yet.
     pub fn outlive(&self) -> Result<(), RestoreError> {
+        self.emptied.fill(&self.site.mem).map_err(RestoreError::io("filling the robust lists"))?;
         for thread in self.threads.values() {
             thread.set_options(Options::RELEASED)?;
         }

@@ -3,7 +3,6 @@
 //! Linux keeps them per thread. They are set by the thread itself, at the end: what comes before may need the
 //! privileges. `SECBIT_NO_SETUID_FIXUP` keeps the capabilities while the uids change.
 
-use crate::image::Obstacle;
 use crate::image::process::Credentials;
 use crate::sys::status::Status;
 use crate::tracee::{Batch, Outcome};
@@ -20,18 +19,6 @@ pub fn of_status(status: &Status) -> Credentials {
         caps: status.caps,
         securebits: 0,
         no_new_privs: status.no_new_privs.unwrap_or(false),
-    }
-}
-
-/// What of them cannot be carried.
-pub fn obstacles(pid: i32, status: &Status) -> Vec<Obstacle> {
-    match status.seccomp {
-        0 => Vec::new(),
-        mode => vec![Obstacle::new(
-            format!("process {pid}"),
-            format!("it runs under a seccomp filter (mode {mode}), which is not carried yet"),
-            "start it without the filter",
-        )],
     }
 }
 

@@ -12,6 +12,8 @@
 //! | [`signals`] | actions and queued signals |
 //! | [`timers`] | interval timers and POSIX timers |
 //! | [`credentials`] | uids, gids, groups, capabilities |
+//! | [`robust`] | robust futex lists when a copy ends |
+//! | [`seccomp`] | seccomp of each thread (refused) |
 //! | [`scheduling`] | policy, nice, affinity, I/O priority, timer slack |
 //! | [`namespaces`] | whose they must be (refused where they differ) |
 //! | [`sharing`] | what other processes share with it (refused), directories of a thread's own |
@@ -36,7 +38,9 @@ pub mod memory_map;
 pub mod mm_fields;
 pub mod modes;
 pub mod namespaces;
+pub mod robust;
 pub mod scheduling;
+pub mod seccomp;
 pub mod sharing;
 pub mod signals;
 pub mod sysv;

@@ -8,14 +8,14 @@ use nix::errno::Errno;
 
 use super::error::StateError;
 use super::{credentials, modes, scheduling, sharing, signals, waits};
-use crate::image::process::{OwnDirectory, ThreadImage};
-use crate::sys::ptrace::{self, Regs};
+use crate::image::process::{Dispatch, OwnDirectory, ThreadImage};
+use crate::sys::ptrace::{self, DispatchConfiguration, Regs};
 use crate::sys::status::Status;
 use crate::sys::{process, xsave};
 use crate::tracee::freeze::{Frozen, Member};
 use crate::tracee::site::leave_vdso;
 use crate::tracee::together::{Plain, UrgentTracee};
-use crate::tracee::{Batch, Bell, Outcome, Remote, Scratch, Site, TraceeError};
+use crate::tracee::{Batch, Bell, Outcome, Remote, Scratch, Site, TraceeError, ward};
 
 const PR_GET_TID_ADDRESS: u64 = 40;
 
@@ -125,6 +125,8 @@ pub fn capture<Q>(
     let mut remote = Remote::approach(thread, context.site)?;
     let taken = waits::capture(context.frozen, member, remote.saved(), context.memory)?;
     let status = status_of(tid)?;
+    // before any call in its name: it may have confined itself since preflight
+    ward::insist_unconfined(thread, status.seccomp != 0)?;
     let mut image = ThreadImage {
         tid: inner_tid(&status, tid),
         regs: words(&taken.regs),
@@ -136,6 +138,13 @@ pub fn capture<Q>(
         creds: credentials::of_status(&status),
         sched: scheduling::capture(tid, context.cpus)?,
         directory: sharing::own_directory(context.frozen.pid, tid, &status)?,
+        dispatch: remote.dispatch().map(|d| Dispatch {
+            mode: d.mode,
+            selector: d.selector,
+            offset: d.offset,
+            len: d.len,
+        }),
+        segments: ward::segments(thread)?,
         wait: taken.wait.clone(),
         patch: taken.patch.map(|(at, bytes)| (at, bytes.to_vec())),
         ..ThreadImage::default()
@@ -220,7 +229,13 @@ pub fn put_outside(thread: crate::tracee::thread::Thread, image: &ThreadImage) -
         source,
     })?;
     thread.set_sigmask(image.sigmask)?;
-    Ok(thread.set_regs(&regs)?)
+    // before the registers, which may name them
+    ward::set_segments(thread, &image.segments)?;
+    thread.set_regs(&regs)?;
+    if let Some(Dispatch { mode, selector, offset, len }) = image.dispatch {
+        ward::set_dispatch(thread, Some(DispatchConfiguration { mode, selector, offset, len }))?;
+    }
+    Ok(())
 }
 
 /// What this CPU lacks of what the source's has.

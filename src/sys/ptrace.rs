@@ -19,12 +19,12 @@ pub type KernelSigset = u64;
 pub type SiginfoBytes = [u8; 128];
 const _: () = assert!(mem::size_of::<libc::siginfo_t>() == 128);
 
-const NT_PRSTATUS: usize = 1;
 const NT_X86_XSTATE: usize = 0x202;
 const PTRACE_GET_RSEQ_CONFIGURATION: libc::c_uint = 0x420f;
 const PTRACE_GETSIGMASK: libc::c_uint = 0x420a;
 const PTRACE_SETSIGMASK: libc::c_uint = 0x420b;
 const PTRACE_PEEKSIGINFO: libc::c_uint = 0x4209;
+const PTRACE_O_SUSPEND_SECCOMP: c_long = 1 << 21;
 
 /// Stops that a seized tracee reports as `status >> 16`.
 pub const EVENT_STOP: i32 = 128;
@@ -38,6 +38,8 @@ impl Options {
     pub const SOURCE: Options = Options(
         (libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_TRACECLONE | libc::PTRACE_O_TRACEEXEC) as c_long,
     );
+    /// The same, and seccomp does not look at what it calls meanwhile (CAP_SYS_ADMIN). It does again when it is let go, or the tracer dies.
+    pub const SOURCE_UNFILTERED: Options = Options(Self::SOURCE.0 | PTRACE_O_SUSPEND_SECCOMP);
     /// For a skeleton: it dies with the tracer.
     pub const SKELETON: Options = Options(
         (libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_TRACECLONE | libc::PTRACE_O_EXITKILL) as c_long,
@@ -104,20 +106,18 @@ pub fn event_message(tid: i32) -> Result<u64, Errno> {
     Ok(value)
 }
 
-/// Reads the general-purpose registers.
+/// Reads the general-purpose registers. Not by `PTRACE_GETREGSET`: of a thread in 32-bit code that gives 17 words of 32 bits.
+/// This one gives what the *tracer* understands (`arch_ptrace` in arch/x86/kernel/ptrace.c).
 pub fn regs(tid: i32) -> Result<Regs, Errno> {
     // SAFETY: user_regs_struct is plain integers; all zeroes is a value of it.
     let mut regs: Regs = unsafe { mem::zeroed() };
-    let mut iov = libc::iovec { iov_base: (&raw mut regs).cast(), iov_len: mem::size_of::<Regs>() };
-    request(libc::PTRACE_GETREGSET, tid, NT_PRSTATUS as *mut c_void, (&raw mut iov).cast())?;
+    request(libc::PTRACE_GETREGS, tid, NULL, (&raw mut regs).cast())?;
     Ok(regs)
 }
 
 /// Writes the general-purpose registers, `fs_base` and `gs_base` among them.
 pub fn set_regs(tid: i32, regs: &Regs) -> Result<(), Errno> {
-    let mut iov =
-        libc::iovec { iov_base: std::ptr::from_ref(regs).cast_mut().cast(), iov_len: mem::size_of::<Regs>() };
-    request(libc::PTRACE_SETREGSET, tid, NT_PRSTATUS as *mut c_void, (&raw mut iov).cast()).map(drop)
+    request(libc::PTRACE_SETREGS, tid, NULL, std::ptr::from_ref(regs).cast_mut().cast()).map(drop)
 }
 
 /// Reads the extended state (x87, SSE, AVX, …) in the XSAVE layout of this CPU.
@@ -201,6 +201,83 @@ pub fn rseq(tid: i32) -> Result<RseqConfiguration, Errno> {
         (&raw mut conf).cast(),
     )?;
     Ok(conf)
+}
+
+/// Syscall user dispatch of a thread: calls from outside a range become `SIGSYS` as long as a byte says so (`struct ptrace_sud_config`,
+/// Linux 6.4; prctl(2), `PR_SET_SYSCALL_USER_DISPATCH`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DispatchConfiguration {
+    /// `PR_SYS_DISPATCH_*`; 0: off.
+    pub mode: u64,
+    /// Address of the byte; 0: none.
+    pub selector: u64,
+    /// First byte of the range.
+    pub offset: u64,
+    /// Its length.
+    pub len: u64,
+}
+const _: () = assert!(mem::size_of::<DispatchConfiguration>() == 32);
+
+const PTRACE_SET_SYSCALL_USER_DISPATCH_CONFIG: libc::c_uint = 0x4210;
+const PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG: libc::c_uint = 0x4211;
+
+/// Reads the dispatch of a stopped thread.
+pub fn dispatch(tid: i32) -> Result<DispatchConfiguration, Errno> {
+    let mut conf = DispatchConfiguration::default();
+    let size = mem::size_of::<DispatchConfiguration>() as *mut c_void;
+    request(PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG, tid, size, (&raw mut conf).cast())?;
+    Ok(conf)
+}
+
+/// Sets the dispatch of a stopped thread.
+pub fn set_dispatch(tid: i32, conf: &DispatchConfiguration) -> Result<(), Errno> {
+    let size = mem::size_of::<DispatchConfiguration>() as *mut c_void;
+    let conf = std::ptr::from_ref(conf).cast_mut().cast();
+    request(PTRACE_SET_SYSCALL_USER_DISPATCH_CONFIG, tid, size, conf).map(drop)
+}
+
+/// The fixed part of `struct ptrace_syscall_info` (Linux 5.3).
+#[repr(C)]
+#[derive(Default)]
+struct SyscallInfo {
+    op: u8,
+    pad: [u8; 3],
+    arch: u32,
+    instruction_pointer: u64,
+    stack_pointer: u64,
+}
+const _: () = assert!(mem::size_of::<SyscallInfo>() == 24);
+
+const PTRACE_GET_SYSCALL_INFO: libc::c_uint = 0x420e;
+const AUDIT_ARCH_I386: u32 = 0x4000_0003;
+
+/// Whether a stopped thread is in a system call of 32-bit code.
+pub fn in_call_of_32_bit(tid: i32) -> Result<bool, Errno> {
+    let mut info = SyscallInfo::default();
+    let size = mem::size_of::<SyscallInfo>() as *mut c_void;
+    request(PTRACE_GET_SYSCALL_INFO, tid, size, (&raw mut info).cast())?;
+    Ok(info.arch == AUDIT_ARCH_I386)
+}
+
+/// A segment of a thread's own (`struct user_desc`): number, base, limit, flags.
+pub type Segment = [u32; 4];
+const _: () = assert!(mem::size_of::<Segment>() == 16);
+
+const PTRACE_GET_THREAD_AREA: libc::c_uint = 25;
+const PTRACE_SET_THREAD_AREA: libc::c_uint = 26;
+
+/// Reads a segment of a thread (set_thread_area(2)); `number`: in the GDT, 12 to 14.
+pub fn segment(tid: i32, number: u32) -> Result<Segment, Errno> {
+    let mut segment: Segment = [0; 4];
+    request(PTRACE_GET_THREAD_AREA, tid, number as usize as *mut c_void, (&raw mut segment).cast())?;
+    Ok(segment)
+}
+
+/// Sets a segment of a thread.
+pub fn set_segment(tid: i32, segment: &Segment) -> Result<(), Errno> {
+    let number = segment[0] as usize as *mut c_void;
+    request(PTRACE_SET_THREAD_AREA, tid, number, std::ptr::from_ref(segment).cast_mut().cast()).map(drop)
 }
 
 /// One raw wait status of a tracee, decoded.

@@ -67,6 +67,26 @@ pub enum TraceeError {
         /// What it returned.
         source: Errno,
     },
+    /// Its main thread is a zombie, by which most of `/proc/PID` is empty.
+    #[error(
+        "the main thread of process {pid} has ended and others live on without it, which is not carried yet"
+    )]
+    LeaderEnded {
+        /// The process.
+        pid: i32,
+    },
+    /// Calls of ours might kill it.
+    #[error("thread {tid} runs under a seccomp filter, which might end the process for a call of ours")]
+    Confined {
+        /// Thread id as the tracer sees it.
+        tid: i32,
+    },
+    /// It was interrupted in a call whose numbers and ways to restart are others.
+    #[error("thread {tid} is in a system call of 32-bit code, which cannot be carried")]
+    Call32 {
+        /// Thread id as the tracer sees it.
+        tid: i32,
+    },
     /// A stop that nobody expected here.
     #[error("thread {tid} stopped unexpectedly ({stop}) while {step}")]
     UnexpectedStop {

@@ -178,7 +178,7 @@ impl Armed {
         const STEP: &str = "freezing the process";
         let mut tries = 0..TRIES;
         if state_of(thread.0) == 'Z' && thread.0 == self.pid && self.threads.len() > 1 {
-            return Err(TraceeError::Timeout { tid: thread.0, step: STEP, state: 'Z' });
+            return Err(TraceeError::LeaderEnded { pid: self.pid });
         }
         loop {
             match thread.wait(STEP, deadline)? {

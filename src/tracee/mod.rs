@@ -12,6 +12,7 @@
 //! | [`scratch`] | the area in which it does |
 //! | [`site`] | what that needs to know of a process |
 //! | [`shelter`] | where the thread is safe to run on if we are killed meanwhile |
+//! | [`ward`] | seccomp, syscall user dispatch, 32-bit code, forced signals: what our calls must not run into |
 //! | `sigframe` | the signal frames of which a shelter is made |
 //! | [`together`] | tracer and tracee on one CPU, ahead of others |
 //! | [`restart`] | what becomes of the system call that a stop interrupted |
@@ -27,6 +28,7 @@ mod sigframe;
 pub mod site;
 pub mod thread;
 pub mod together;
+pub mod ward;
 
 pub use batch::{Batch, Outcome};
 pub use error::TraceeError;

@@ -10,26 +10,27 @@
 //! batch is followed from call to call. One of a *skeleton* dies with us: its single calls use the vDSO's `syscall`, its
 //! batches end in `int3`.
 //!
-//! While our code runs, signals are blocked and stay queued, but for the bell, or for a skeleton's `SIGTRAP`: `force_sig` on a
-//! blocked or ignored `SIGTRAP` resets its action (kernel/signal.c, `force_sig_info_to_task`). A skeleton that ignores
-//! it therefore gets its batch as single calls.
+//! While our code runs, signals are blocked and stay queued, but for the bell and those that the kernel forces on who makes a
+//! mistake ([`super::ward`]), or for a skeleton's `SIGTRAP`. A skeleton that ignores that gets its batch as single calls.
 //!
 //! A thread must be handed back in a stop of the signal delivery path ([`Thread::to_trap`]): only there does
 //! the kernel restart the system call that our stop interrupted.
 
 use nix::errno::Errno;
 
-use super::batch::{Batch, ENTRY, Outcome};
 use super::error::TraceeError;
 use super::restart::Continued;
-use super::scratch::{self, CALL_AT, PAGE, Place, RESTORE_AT, SHELTERED_AT, Scratch};
+use super::scratch::{self, CALL_AT, PAGE, Place, RESTORE_AT, Scratch};
 use super::shelter::{self, Bell, Code, NO_FLAGS, Own, Shelter};
 use super::site::{SIGTRAP_BIT, Site, leave_critical_section};
 use super::thread::{Go, Stop, Thread};
 use super::together::Plain;
+use super::ward;
 use crate::fault::Point;
-use crate::sys::ptrace::{self, Regs};
+use crate::sys::ptrace::{self, DispatchConfiguration, Regs};
 use crate::sys::time::Deadline;
+
+mod batches;
 
 /// A stopped thread on loan: executes our calls and is given back by [`Remote::finish`].
 #[derive(Debug)]
@@ -41,6 +42,8 @@ pub struct Remote<'a> {
     xstate: Vec<u8>,
     shelter: Option<Shelter>,
     bell: Option<Bell>,
+    /// The thread's own; off while it is borrowed.
+    dispatch: Option<DispatchConfiguration>,
     /// Registers or mask are ours.
     changed: bool,
     finished: bool,
@@ -59,7 +62,9 @@ impl<'a> Remote<'a> {
     /// Borrows a thread of a process that must run on if we are killed. Nothing of it is changed before
     /// [`Remote::shelter_on_stack`] or [`Remote::shelter_in`], which is to come next.
     pub fn approach(thread: Thread, site: &'a Site) -> Result<Self, TraceeError> {
+        ward::insist_64_bit(thread)?;
         let mut remote = Self::look(thread, site)?;
+        remote.dispatch = ward::dispatch(thread)?;
         remote.xstate = ptrace::xstate(thread.0).map_err(|source| TraceeError::Ptrace {
             tid: thread.0,
             step: "reading the extended state",
@@ -77,6 +82,7 @@ impl<'a> Remote<'a> {
             xstate: Vec::new(),
             shelter: None,
             bell: None,
+            dispatch: None,
             changed: false,
             finished: false,
             children: Vec::new(),
@@ -86,7 +92,17 @@ impl<'a> Remote<'a> {
     /// Without a shelter.
     fn expose(&mut self) -> Result<(), TraceeError> {
         self.changed = true;
-        self.thread.set_sigmask(!SIGTRAP_BIT)
+        self.suspend_dispatch()?;
+        self.thread.set_sigmask(if self.survives() { self.closed() } else { !SIGTRAP_BIT })
+    }
+
+    /// One of a running process.
+    fn survives(&self) -> bool {
+        !self.xstate.is_empty()
+    }
+
+    fn suspend_dispatch(&self) -> Result<(), TraceeError> {
+        self.dispatch.map_or(Ok(()), |_| ward::set_dispatch(self.thread, None))
     }
 
     /// Gives the thread a shelter for single calls, on the main thread's stack. `plain`: it is about to be made urgent.
@@ -134,8 +150,14 @@ impl<'a> Remote<'a> {
         self.changed = true;
         let inside = shelter.inside(&self.clean_regs());
         self.shelter = Some(shelter);
+        self.suspend_dispatch()?;
         self.thread.set_regs(&inside)?;
-        self.thread.set_sigmask(self.bell.map_or(u64::MAX, Bell::mask))
+        self.thread.set_sigmask(self.closed())
+    }
+
+    /// Signals that wait until a thread of a running process is given back.
+    fn closed(&self) -> u64 {
+        self.bell.map_or(u64::MAX, Bell::mask) & !ward::mistakes()
     }
 
     fn deadline(&self) -> Deadline {
@@ -144,7 +166,7 @@ impl<'a> Remote<'a> {
 
     /// Registers for our code: those of the thread, with no system call to restart.
     fn clean_regs(&self) -> Regs {
-        let mut regs = self.saved;
+        let mut regs = ward::in_64_bit(self.saved);
         regs.orig_rax = u64::MAX;
         regs.eflags &= !NO_FLAGS;
         regs
@@ -218,6 +240,10 @@ impl<'a> Remote<'a> {
                 }
                 // an interrupt that was still pending when we borrowed the thread
                 Stop::Trap { .. } => self.thread.resume(how, 0)?,
+                Stop::Signal(signal) if ward::is_mistake(signal) && self.was_sent()? => {
+                    self.put_off(signal)?;
+                    self.thread.resume(how, signal)?;
+                }
                 other => {
                     return Err(TraceeError::UnexpectedStop {
                         tid: self.thread.0,
@@ -227,6 +253,22 @@ impl<'a> Remote<'a> {
                 }
             }
         }
+    }
+
+    /// Whether the signal of this stop was sent by somebody, not forced by the kernel.
+    fn was_sent(&self) -> Result<bool, TraceeError> {
+        let info = ptrace::siginfo(self.thread.0).map_err(|source| TraceeError::Ptrace {
+            tid: self.thread.0,
+            step: "reading a signal",
+            source,
+        })?;
+        // si_signo, si_errno, si_code
+        Ok(self.survives() && i32::from_le_bytes([info[8], info[9], info[10], info[11]]) <= 0)
+    }
+
+    /// Closes the thread for a signal: one that is delivered now is queued again as it was (kernel/signal.c, `ptrace_signal`).
+    fn put_off(&self, signal: i32) -> Result<(), TraceeError> {
+        self.thread.set_sigmask(self.thread.sigmask()? | 1 << (signal - 1))
     }
 
     /// Maps a scratch area for batches.
@@ -279,136 +321,6 @@ impl<'a> Remote<'a> {
         self.site.mem.read(addr, bytes).map_err(self.memory(step, addr))
     }
 
-    /// Executes a batch: one round trip.
-    pub fn run(&mut self, scratch: &Scratch, batch: &Batch) -> Result<Outcome, TraceeError> {
-        batch.check_fits(scratch, usize::from(self.bell.is_some()))?;
-        if !batch.data().is_empty() {
-            self.write("writing call data", scratch.data, batch.data())?;
-        }
-        let results = if batch.is_empty() {
-            Vec::new()
-        } else if let Some(shelter) = &self.shelter {
-            let home = shelter.at;
-            self.run_sheltered(scratch, batch, home)?
-        } else if self.site.sigtrap_ignored {
-            let calls: Vec<_> = batch.calls().collect();
-            calls
-                .into_iter()
-                .map(|(nr, args)| self.single("a batched call", nr, args))
-                .collect::<Result<_, _>>()?
-        } else {
-            self.run_loop(scratch, batch)?
-        };
-        let mut data = vec![0; batch.data().len()];
-        if !data.is_empty() {
-            self.read("reading call data", scratch.data, &mut data)?;
-        }
-        batch.outcome(self.thread.0, results, data)
-    }
-
-    fn run_loop(&mut self, scratch: &Scratch, batch: &Batch) -> Result<Vec<i64>, TraceeError> {
-        self.write("writing the table of calls", scratch.table, &batch.table(None))?;
-        self.start(scratch.code, scratch, batch.len(), 0)?;
-        self.thread.resume(Go::Free, 0)?;
-        self.wait_for("executing a batch of system calls", Go::Free, |s| s == Stop::Signal(libc::SIGTRAP))?;
-        self.results(scratch, batch)
-    }
-
-    fn run_sheltered(
-        &mut self,
-        scratch: &Scratch,
-        batch: &Batch,
-        home: u64,
-    ) -> Result<Vec<i64>, TraceeError> {
-        const STEP: &str = "executing a batch of system calls";
-        self.write("writing the table of calls", scratch.table, &batch.table(self.bell.map(Bell::call)))?;
-        let calls = batch.len() + usize::from(self.bell.is_some());
-        self.start(scratch.code + SHELTERED_AT, scratch, calls, home)?;
-        self.point(Point::SourceCallBatch);
-        match self.bell {
-            Some(bell) => self.until_rung(scratch, batch, Stop::Signal(bell.signal))?,
-            None => self.follow(STEP, calls)?,
-        }
-        self.point(Point::SourceCallBatch);
-        self.results(scratch, batch)
-    }
-
-    /// Lets the batch run to its bell. The same signal may come from somebody else, and would have been ignored as well.
-    fn until_rung(&mut self, scratch: &Scratch, batch: &Batch, rung: Stop) -> Result<(), TraceeError> {
-        let bell = scratch.table + (batch.len() * ENTRY) as u64;
-        loop {
-            self.thread.resume(Go::Free, 0)?;
-            self.point(Point::SourceCallBatch);
-            self.wait_for("executing a batch of system calls", Go::Free, |s| s == rung)?;
-            if self.thread.regs()?.rbx == bell {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Lets the next `calls` of a batch run, from entry to exit.
-    fn follow(&mut self, step: &'static str, calls: usize) -> Result<(), TraceeError> {
-        for _ in 0..2 * calls {
-            self.point(Point::SourceCallBatch);
-            self.thread.resume(Go::ToSyscall, 0)?;
-            self.wait_for(step, Go::ToSyscall, |s| s == Stop::Syscall)?;
-        }
-        self.thread.to_trap(self.deadline()).map(drop)
-    }
-
-    /// Makes a descriptor in the process, works on it, and closes it. All that is one batch, in which a call copies the number
-    /// from the result of the first to the argument of the last: if we are killed, the thread closes it on its way home.
-    /// `pid`: as the process itself knows it.
-    pub fn make_and_close<T>(
-        &mut self,
-        (name, nr, args): (&'static str, i64, [u64; 6]),
-        (scratch, pid): (&Scratch, i32),
-        work: impl FnOnce(i32) -> T,
-    ) -> Result<T, TraceeError> {
-        let Some(home) = self.shelter.as_ref().map(|shelter| shelter.at) else {
-            let fd = self.must(name, nr, args)?;
-            let done = work(fd as i32);
-            self.must("close", libc::SYS_close, [fd, 0, 0, 0, 0, 0])?;
-            return Ok(done);
-        };
-        let (result, argument) = (scratch.table + 56, scratch.table + 2 * ENTRY as u64 + 8);
-        let mut batch = Batch::new(scratch);
-        batch.call(name, nr, &args);
-        let both: Vec<u8> = [argument, 8, result, 8].into_iter().flat_map(u64::to_le_bytes).collect();
-        let to = batch.bytes(&both);
-        batch.call("process_vm_readv", libc::SYS_process_vm_readv, &[pid as u64, to, 1, to + 16, 1]);
-        batch.call("close", libc::SYS_close, &[u64::MAX]);
-        self.write("writing call data", scratch.data, batch.data())?;
-        self.write("writing the table of calls", scratch.table, &batch.table(None))?;
-        self.start(scratch.code + SHELTERED_AT, scratch, batch.len(), home)?;
-        self.follow(name, 2)?;
-        let made = self.results(scratch, &batch)?[0];
-        let done = (made >= 0).then(|| work(made as i32));
-        self.follow("closing what was made", 1)?;
-        let results = self.results(scratch, &batch)?;
-        batch.outcome(self.thread.0, results, Vec::new())?;
-        // a call that made nothing is an error of its outcome
-        done.ok_or(TraceeError::Died { tid: self.thread.0, step: "making a descriptor" })
-    }
-
-    fn start(&self, code: u64, scratch: &Scratch, calls: usize, home: u64) -> Result<(), TraceeError> {
-        let mut regs = self.clean_regs();
-        regs.rip = code;
-        regs.rbx = scratch.table;
-        regs.rbp = calls as u64;
-        regs.r12 = home;
-        self.thread.set_regs(&regs)
-    }
-
-    fn results(&self, scratch: &Scratch, batch: &Batch) -> Result<Vec<i64>, TraceeError> {
-        let mut table = vec![0; batch.len() * ENTRY];
-        self.read("reading results", scratch.table, &mut table)?;
-        Ok(table
-            .chunks_exact(ENTRY)
-            .map(|e| i64::from_le_bytes([e[56], e[57], e[58], e[59], e[60], e[61], e[62], e[63]]))
-            .collect())
-    }
-
     /// Makes the thread enter a blocking call and stops it there at once: the kernel then holds the state from
     /// which the call restarts. The result is what an interrupted call leaves (`-ERESTART…`), or its outcome if
     /// it had nothing to wait for.
@@ -431,6 +343,11 @@ impl<'a> Remote<'a> {
         self.mask
     }
 
+    /// The thread's own syscall user dispatch, if it is on; of one that was [approached](Remote::approach).
+    pub fn dispatch(&self) -> Option<DispatchConfiguration> {
+        self.dispatch
+    }
+
     /// The thread's extended state; of one that was [approached](Remote::approach).
     pub fn xstate(&self) -> &[u8] {
         &self.xstate
@@ -449,6 +366,9 @@ impl<'a> Remote<'a> {
         }
         self.thread.set_sigmask(self.mask)?;
         self.thread.set_regs(&self.saved)?;
+        if self.dispatch.is_some() {
+            ward::set_dispatch(self.thread, self.dispatch)?;
+        }
         self.shelter.as_ref().map_or(Ok(()), |shelter| {
             shelter.clear(&self.site.mem).map_err(|(at, e)| self.memory("clearing a shelter", at)(e))
         })

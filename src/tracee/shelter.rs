@@ -24,6 +24,7 @@ use std::sync::{Mutex, PoisonError};
 use super::restart::Continued;
 use super::sigframe::{self, FRAME};
 use super::together::Plain;
+use super::ward::in_64_bit;
 use crate::sys::process::ProcMem;
 use crate::sys::ptrace::Regs;
 
@@ -259,7 +260,7 @@ fn bytes(code: Code, at: u64, own: &Own<'_>) -> Vec<u8> {
         // it returns to the frame behind
         let rsp = at + (all.len() + FRAME) as u64;
         let eflags = home.eflags & !NO_FLAGS;
-        let call = Regs { rip: code.call, rsp, rax: nr as u64, rdi, rsi, rdx, eflags, ..home };
+        let call = in_64_bit(Regs { rip: code.call, rsp, rax: nr as u64, rdi, rsi, rdx, eflags, ..home });
         all.extend(sigframe::frame(code.restore, &call, u64::MAX, state_at));
     }
     all.extend(sigframe::frame(code.restore, &home, own.mask, state_at));

@@ -63,7 +63,11 @@ impl Thread {
                 if tracer != 0 {
                     return Err(TraceeError::AlreadyTraced { pid, tracer });
                 }
-                Err(TraceeError::NotPermitted { pid })
+                match state_of(self.0) {
+                    'Z' if self.0 == pid => Err(TraceeError::LeaderEnded { pid }),
+                    'Z' | 'X' | '?' => Err(TraceeError::Died { tid: self.0, step: "attaching" }),
+                    _ => Err(TraceeError::NotPermitted { pid }),
+                }
             }
             Err(e) => Err(self.error("attaching", e)),
         }

@@ -108,6 +108,14 @@ static inline void pause_ms(unsigned ms)
 	CHECK(nanosleep(&t, NULL) == 0, "nanosleep");
 }
 
+/* Waits until a counter of another thread's has moved on. */
+static inline void await_change(const volatile uint32_t *counter, const char *what)
+{
+	uint32_t before = *counter;
+	for (uint64_t begun = now(); *counter == before; pause_ms(1))
+		CHECK(now() - begun < TOLERANCE, "%s does not run", what);
+}
+
 /* A path beside the stop file. */
 static inline const char *beside(char *room, size_t size, const char *suffix)
 {

@@ -17,7 +17,7 @@ use procfs::process::Process;
 use crate::sys::ptrace::{self, EVENT_STOP, Options, WaitStatus};
 use crate::sys::uffd;
 use crate::tracee::thread::{state_of, tracer_of};
-use crate::tracee::{Frozen, Remote, Site, TraceeError};
+use crate::tracee::{Frozen, Remote, Site, TraceeError, ward};
 
 /// How long a thread may take to stop.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -165,7 +165,8 @@ pub fn close_inside(pid: i32, fds: &[i32], home: &Path) -> Result<(), TraceeErro
     let mut memory = crate::state::waits::Memory::load(home, pid);
     let site = Site::of_running(pid)?;
     let frozen = Frozen::stop_leader(pid, PATIENCE)?;
-    let closed = Remote::approach(frozen.leader(), &site).and_then(|mut remote| {
+    let permitted = ward::permit(frozen.leader());
+    let closed = permitted.and_then(|()| Remote::approach(frozen.leader(), &site)).and_then(|mut remote| {
         let continued = crate::state::waits::leader_continued(&frozen, remote.saved(), &memory);
         remote.shelter_on_stack(&continued, None)?;
         for fd in &fds {

@@ -1,9 +1,13 @@
 //! ptrace(2) requests that read state.
 
-use super::{Row, carried};
+use super::{Row, carried, refused};
 
 pub(super) const ROWS: &[Row] = &[
-    carried("PTRACE_GETREGS", "general-purpose registers", "registers"),
+    carried(
+        "PTRACE_GETREGS",
+        "general-purpose registers and selectors, of 32-bit code too",
+        "registers, foreign",
+    ),
     carried(
         "PTRACE_GETREGSET (NT_X86_XSTATE)",
         "extended state: x87, SSE, AVX, protection keys",
@@ -12,4 +16,23 @@ pub(super) const ROWS: &[Row] = &[
     carried("PTRACE_GETSIGMASK", "blocked signals of each thread", "signals"),
     carried("PTRACE_PEEKSIGINFO", "queued signals of the process and of each thread", "signals"),
     carried("PTRACE_GET_RSEQ_CONFIGURATION", "restartable sequences of each thread", "rseq"),
+    carried("PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG", "syscall user dispatch of each thread", "foreign"),
+    carried("PTRACE_GET_THREAD_AREA", "segments of a thread's own (set_thread_area)", "foreign"),
+    refused(
+        "PTRACE_GET_SYSCALL_INFO",
+        "a system call of 32-bit code in which a thread waits",
+        "it is in a system call of 32-bit code, which cannot be carried; tried again for a moment",
+        "",
+    ),
+    refused(
+        "PTRACE_SECCOMP_GET_FILTER",
+        "seccomp of each thread, strict mode and filters",
+        crate::state::seccomp::SECCOMP,
+        "a thread under seccomp is left alone",
+    ),
+    carried(
+        "get_robust_list",
+        "robust futex list of each thread, or that there is none",
+        "robust, owned, bare",
+    ),
 ];

@@ -23,6 +23,7 @@ mod serving;
 mod states;
 mod trackers;
 mod unit;
+mod verdicts;
 mod versions;
 pub(crate) mod victims;
 mod words;
@@ -39,6 +40,7 @@ pub(crate) fn all() -> Vec<Trial> {
     trials.extend(victims::trials());
     trials.extend(bad_input::trials());
     trials.extend(versions::trials());
+    trials.extend(verdicts::trials());
     trials.extend(commands::trials());
     trials.extend(confined::trials());
     trials.extend(aborts::trials());

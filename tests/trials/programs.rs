@@ -39,6 +39,17 @@ pub(super) fn trials() -> Vec<Trial> {
     ]
 }
 
+/// A real program that does the same all the time: name, needs, how it is started.
+pub(super) type Calm = (&'static str, &'static [Need], fn(&Lab) -> Result<Victim>);
+
+/// Those of which everything can be compared before and after.
+pub(super) fn calm() -> Vec<Calm> {
+    vec![
+        ("program python3", &[Need::Program("python3")], |lab| start(lab, "python3", &["-c", PYTHON])),
+        ("program node", &[Need::Program("node")], |lab| start(lab, "node", &["-e", NODE, "--"])),
+    ]
+}
+
 fn start(lab: &Lab, program: &str, args: &[&str]) -> Result<Victim> {
     let program = find_program(program).unwrap_or_else(|| program.to_owned());
     Victim::start_command(lab, &[&[program.as_str()], args].concat())

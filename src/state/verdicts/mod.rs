@@ -22,6 +22,7 @@ mod proc_files;
 mod ptrace;
 mod scheduling;
 mod sockets;
+mod stat;
 mod status;
 mod unseen;
 mod vm_flags;
@@ -77,6 +78,8 @@ pub enum Area {
     VmFlags,
     /// Lines of `/proc/PID/status`.
     Status,
+    /// Fields of `/proc/PID/stat`.
+    Stat,
     /// Files of `/proc/PID` and `/proc/PID/task/TID`.
     ProcFiles,
     /// `prctl` and `arch_prctl` with a getter, and process-wide modes beside them.
@@ -102,6 +105,7 @@ pub enum Area {
 const TABLE: &[(Area, &str, &[Row])] = &[
     (Area::VmFlags, "Flags of a mapping (`VmFlags` of `/proc/PID/smaps`)", vm_flags::ROWS),
     (Area::Status, "Lines of `/proc/PID/status`", status::ROWS),
+    (Area::Stat, "Fields of `/proc/PID/stat`", stat::ROWS),
     (Area::ProcFiles, "Files of `/proc/PID` and `/proc/PID/task/TID`", proc_files::ROWS),
     (Area::Prctl, "`prctl`, `arch_prctl` and modes of the process", prctl::ROWS),
     (Area::Ptrace, "State that `ptrace` reads", ptrace::ROWS),
@@ -122,6 +126,11 @@ pub fn rows(area: Area) -> &'static [Row] {
 /// The row of a kind of state; `None`: nobody has thought of it.
 pub fn of(area: Area, name: &str) -> Option<&'static Row> {
     rows(area).iter().find(|row| row.name == name)
+}
+
+/// The row of a socket option (`getsockopt`), by level and number.
+pub fn of_option(level: i32, number: i32) -> Option<&'static Row> {
+    sockets::option(level, number)
 }
 
 /// The whole table, as `docs/SUPPORT.md` holds it.

@@ -63,3 +63,9 @@ const fn all() -> [Row; LENGTH] {
     }
     rows
 }
+
+/// The row of an option, by level and number.
+pub(super) fn option(level: i32, number: i32) -> Option<&'static Row> {
+    let known = SOCKET_OPTIONS.iter().find(|known| (known.level, known.number) == (level, number))?;
+    ROWS.iter().find(|row| row.name == known.name)
+}

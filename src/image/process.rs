@@ -82,6 +82,10 @@ pub struct Modes {
     pub tsc: i32,
     /// `PR_GET_PDEATHSIG`.
     pub parent_death: i32,
+    /// `PR_GET_SPECULATION_CTRL` of store bypass, indirect branches and the flush of the first cache; negative: not known there.
+    pub speculation: [i32; 3],
+    /// `ARCH_GET_CPUID`: `cpuid` may be executed. `None`: the CPU cannot forbid it.
+    pub cpuid: Option<bool>,
 }
 
 /// Syscall user dispatch (`struct ptrace_sud_config`).
@@ -108,8 +112,10 @@ pub struct Sched {
     pub nice: i32,
     /// Real-time priority.
     pub priority: u32,
-    /// Deadline: runtime, deadline, period in nanoseconds.
+    /// Deadline: runtime, deadline, period in nanoseconds. Of the fair policies the runtime is the slice (Linux 6.12).
     pub deadline: (u64, u64, u64),
+    /// Utilization clamps, least and most of 1024; both 0: the kernel has none.
+    pub clamps: (u32, u32),
     /// Allowed CPUs, the kernel's bit mask.
     pub affinity: Vec<u8>,
     /// `ioprio_get`.
@@ -183,6 +189,10 @@ pub struct Attributes {
     pub dumpable: i32,
     /// `PR_GET_CHILD_SUBREAPER`.
     pub subreaper: bool,
+    /// `MEMBARRIER_CMD_GET_REGISTRATIONS`; `None`: the kernel does not say (before Linux 6.3).
+    pub membarrier: Option<u32>,
+    /// `ARCH_GET_XCOMP_PERM`: CPU state components that it may use beyond the usual.
+    pub xstate_permission: u64,
     /// `PR_GET_THP_DISABLE`.
     pub thp_disable: bool,
     /// `/proc/PID/oom_score_adj`.

@@ -18,15 +18,16 @@ use crate::dirty::choice::Inside;
 use crate::dirty::{Chosen, DirtyTracker, Found, Kind, Last, TrackError};
 use crate::image::files::{FileIdentity, FilesImage};
 use crate::image::memory::{Layout, MemoryObject, discontinued};
-use crate::image::process::ProcessImage;
-use crate::image::{Backing, FilePath, ObjectId, PAGE_SIZE, RangeSet, Vma};
+use crate::image::process::{Credentials, ProcessImage};
+use crate::image::{Backing, FilePath, ObjectId, Obstacle, PAGE_SIZE, RangeSet, Vma};
 use crate::state::digest::Digest;
 use crate::state::files::identity::identity_of_path;
 use crate::state::threads::inner_tid;
-use crate::state::{memory_map, threads, waits};
+use crate::state::{credentials, memory_map, probes, threads, waits};
+use crate::sys::witness::Witness;
 use crate::tracee::freeze::Member;
 use crate::tracee::together::{Plain, Urgent, UrgentTracee, go_to};
-use crate::tracee::{Frozen, Remote, Site, TraceeError, ward};
+use crate::tracee::{Batch, Frozen, Remote, Scratch, Site, TraceeError, ward};
 
 /// How long a thread may take to stop.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -90,7 +91,7 @@ impl Agent {
         tracker: &Chosen,
     ) -> Result<Self, PreloadError> {
         let mut memory = waits::Memory::load(home, pid);
-        let (installed, attach) = install(pid, tracker.kind, &mut memory)?;
+        let (installed, attach) = install(pid, tracker.kind, &mut memory, true)?;
         let layout = with_descriptors(described.memory.layout.clone(), &described.files);
         Ok(Agent {
             pid,
@@ -242,17 +243,22 @@ pub fn install(
     pid: i32,
     kind: Kind,
     memory: &mut waits::Memory,
+    to_move: bool,
 ) -> Result<(Box<dyn DirtyTracker>, Duration), PreloadError> {
     if !kind.needs_stop() {
         return Ok((kind.install(pid, None)?, Duration::ZERO));
     }
     let site = Site::of_running(pid)?;
+    let status = threads::status_of(pid)?;
+    let probe = Probe { tid: inner_tid(&status, pid), creds: credentials::of_status(&status) };
+    let witness = if to_move { probes::witness(pid, &probe.creds) } else { None };
     let urgent = Urgent::begin();
     let begun = Instant::now();
     let mut attempt = 0;
     let installed = loop {
         let frozen = Frozen::stop_leader(pid, PATIENCE)?;
-        let installed = install_inside(&frozen, &site, kind, memory);
+        let installed =
+            install_inside(&frozen, &site, kind, memory, to_move.then_some((&probe, witness.as_ref())));
         memory.note(&frozen);
         frozen.thaw();
         attempt += 1;
@@ -274,6 +280,7 @@ fn install_inside(
     site: &Site,
     kind: Kind,
     memory: &waits::Memory,
+    probe: Option<(&Probe, Option<&Witness>)>,
 ) -> Result<Result<Box<dyn DirtyTracker>, TrackError>, PreloadError> {
     let (pid, leader) = (frozen.pid, frozen.leader());
     let status = threads::status_of(pid)?;
@@ -296,6 +303,7 @@ fn install_inside(
     // other threads run, and may begin to catch any signal: no bell
     remote.shelter_in(&scratch, &continued, Some(&plain), None)?;
     let urgent = UrgentTracee::from(plain.clone());
+    let hidden = probe.map(|(probe, witness)| probe.ask(&mut remote, &scratch, witness));
     let inside = Inside { remote: &mut remote, scratch: &scratch, pid: inner_tid(&status, pid) };
     let installed = kind.install(pid, Some(inside));
     drop(urgent);
@@ -307,7 +315,29 @@ fn install_inside(
     drop(urgent);
     remote.finish()?;
     given_back?;
-    Ok(installed)
+    match hidden.transpose()?.unwrap_or_default().into_iter().next() {
+        Some(first) => Err(PreloadError::Unfit(first)),
+        None => Ok(installed),
+    }
+}
+
+/// The main thread, to be asked what shows nowhere.
+struct Probe {
+    tid: i32,
+    creds: Credentials,
+}
+
+impl Probe {
+    fn ask(
+        &self,
+        remote: &mut Remote<'_>,
+        scratch: &Scratch,
+        witness: Option<&Witness>,
+    ) -> Result<Vec<Obstacle>, TraceeError> {
+        let mut batch = Batch::new(scratch);
+        let question = probes::ask(&mut batch, self.tid, &self.creds, witness);
+        Ok(probes::obstacles(self.tid, &remote.run(scratch, &batch)?, &question))
+    }
 }
 
 /// Memfds that are open count as objects, mapped or not.

@@ -10,12 +10,13 @@ use crate::image::memory::MemoryImage;
 use crate::image::process::{Attributes, ProcessImage, ThreadImage};
 use crate::state::files::{self, FilesOptions};
 use crate::state::{
-    StateError, attributes, confinement, mm_fields, namespaces, robust, scheduling, sharing, signals,
-    threads, timers, waits,
+    StateError, attributes, confinement, credentials, mm_fields, namespaces, probes, robust, scheduling,
+    sharing, signals, threads, timers, waits,
 };
 use crate::sys::process::{pidfd_open, pidfd_send_signal};
 use crate::sys::ptrace::Regs;
 use crate::sys::status::Status;
+use crate::sys::witness::Witness;
 use crate::tracee::freeze::{Armed, Frozen, Member, tids};
 use crate::tracee::restart::Continued;
 use crate::tracee::together::{Plain, UrgentTracee, go_to};
@@ -35,6 +36,7 @@ pub struct Poised {
     armed: Armed,
     site: Site,
     pidfd: OwnedFd,
+    witness: Option<Witness>,
 }
 
 /// What a thread may have done since preflight, and what takes too long to be looked at while it is stopped.
@@ -63,7 +65,9 @@ impl Poised {
         let site = Site::of_running(pid)?;
         let armed = Armed::seize(pid)?.not_within(site.vdso.clone());
         insist_unchanged(pid)?;
-        Ok(Poised { site, pidfd, armed })
+        // before the stop: a process like us takes a millisecond to be born
+        let witness = probes::witness(pid, &credentials::of_status(&threads::status_of(pid)?));
+        Ok(Poised { site, pidfd, armed, witness })
     }
 
     /// Stops every thread.
@@ -73,6 +77,7 @@ impl Poised {
             frozen: Some(frozen),
             site: self.site,
             pidfd: self.pidfd,
+            witness: self.witness,
             scratch: None,
             status: None,
             leader: None,
@@ -88,6 +93,7 @@ pub struct Captive {
     frozen: Option<Frozen>,
     site: Site,
     pidfd: OwnedFd,
+    witness: Option<Witness>,
     scratch: Option<Scratch>,
     /// `/proc/PID/status`.
     status: Option<Status>,
@@ -136,8 +142,14 @@ impl Captive {
         };
         let begun = Instant::now();
         let cpus = scheduling::online_cpus();
-        let context =
-            threads::Context { frozen, site: &self.site, scratch: &scratch, cpus: &cpus, memory: waits };
+        let context = threads::Context {
+            frozen,
+            site: &self.site,
+            scratch: &scratch,
+            cpus: &cpus,
+            memory: waits,
+            witness: self.witness.as_ref(),
+        };
         let mut image = ProcessImage { memory, ..described.clone() };
         image.threads = capture_threads(frozen, &context, status, &mut image)?;
         image.queued = signals::queued(pid, true)?;

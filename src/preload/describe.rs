@@ -11,7 +11,7 @@ use crate::image::{Backing, FilePath, Note, Obstacle, Vma};
 use crate::state::files::{self, FilesOptions};
 use crate::state::{
     StateError, attributes, confinement, credentials, guard_pages, huge_pages, memory_map, mm_fields,
-    namespaces, scheduling, seccomp, sharing, sysv, threads, timers,
+    namespaces, probes, scheduling, seccomp, sharing, sysv, threads, timers,
 };
 use crate::tracee::freeze::tids;
 
@@ -56,6 +56,7 @@ fn look(pid: i32, options: &FilesOptions, mut obstacles: Vec<Obstacle>) -> Resul
     obstacles.extend(sharing::obstacles(pid, &tids));
     obstacles.extend(confinement::obstacles(pid, &tids));
     obstacles.extend(sysv::obstacles(pid));
+    obstacles.extend(tids.iter().flat_map(|tid| probes::outside(pid, *tid)));
     let survey = memory_map::survey(pid)?;
     obstacles.extend(survey.obstacles);
     obstacles.extend(guard_pages::obstacles(pid, &survey.layout)?);

@@ -158,7 +158,7 @@ fn look_around(pid: i32) -> Result<Duration, ProfileError> {
 fn attach(pid: i32, kind: Kind, home: &Path) -> Result<Box<dyn DirtyTracker>, ProfileError> {
     let _ticker = Ticker::start(Duration::from_millis(100)).map_err(ProfileError::Timer)?;
     let mut memory = waits::Memory::load(home, pid);
-    let (tracker, _) = install(pid, kind, &mut memory)?;
+    let (tracker, _) = install(pid, kind, &mut memory, false)?;
     if !memory.is_empty() {
         memory.save(home, pid);
     }

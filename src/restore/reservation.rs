@@ -77,6 +77,7 @@ fn check_process(description: &Description, process: &ProcessImage, found: &mut 
             "widen its affinity with taskset",
         ));
     }
+    found.obstacles.extend(scheduling::obstacles(&process.threads, &cpus));
     check_vdso(process, found);
     if !crate::sys::kernel_at_least(6, 15) && !timers::countable(&process.timers.posix) {
         found.obstacles.push(Obstacle::new(

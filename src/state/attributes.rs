@@ -12,6 +12,13 @@ use crate::tracee::{Batch, Outcome};
 
 const PR_GET_THP_DISABLE: u64 = 42;
 const PR_SET_THP_DISABLE: u64 = 41;
+const MEMBARRIER_GET_REGISTRATIONS: u64 = 1 << 9;
+/// `MEMBARRIER_CMD_REGISTER_*`: global, private, of cores, of restartable sequences.
+const MEMBARRIER_REGISTER: u32 = 1 << 2 | 1 << 4 | 1 << 6 | 1 << 8;
+const ARCH_GET_XCOMP_PERM: u64 = 0x1022;
+const ARCH_REQ_XCOMP_PERM: u64 = 0x1023;
+/// AMX's tiles, the one component that must be asked for.
+const XTILE_DATA: u64 = 18;
 const LIMIT_NAMES: [&str; 16] = [
     "cpu",
     "fsize",
@@ -37,6 +44,8 @@ pub struct Question {
     dumpable: usize,
     subreaper: u64,
     thp: usize,
+    membarrier: usize,
+    xstate: u64,
 }
 
 /// Reads what is visible from outside.
@@ -105,7 +114,10 @@ pub fn ask(batch: &mut Batch) -> Question {
         dumpable: get(batch, libc::PR_GET_DUMPABLE as u64, 0),
         subreaper,
         thp: get(batch, PR_GET_THP_DISABLE, 0),
+        membarrier: batch.attempt("membarrier", libc::SYS_membarrier, &[MEMBARRIER_GET_REGISTRATIONS, 0, 0]),
+        xstate: batch.space(8),
     };
+    batch.attempt("arch_prctl", libc::SYS_arch_prctl, &[ARCH_GET_XCOMP_PERM, question.xstate]);
     get(batch, libc::PR_GET_CHILD_SUBREAPER as u64, subreaper);
     question
 }
@@ -115,6 +127,8 @@ pub fn answer(attributes: &mut Attributes, outcome: &Outcome, q: &Question) {
     attributes.dumpable = outcome.results[q.dumpable] as i32;
     attributes.subreaper = outcome.half(q.subreaper) != 0;
     attributes.thp_disable = outcome.results[q.thp] == 1;
+    attributes.membarrier = u32::try_from(outcome.results[q.membarrier]).ok();
+    attributes.xstate_permission = outcome.word(q.xstate);
 }
 
 /// Sets directories, umask and flags inside the process. Early: needs privileges for a root directory.
@@ -126,6 +140,25 @@ pub fn put_early(batch: &mut Batch, want: &Attributes) {
     let cwd = batch.string(&want.cwd);
     batch.call("chdir", libc::SYS_chdir, &[cwd]);
     batch.call("umask", libc::SYS_umask, &[u64::from(want.umask)]);
+    put_registrations(batch, want);
+}
+
+/// What a program asks for once, when it starts, and relies on. With other threads there the kernel takes a grace period for each
+/// registration for `membarrier` (some milliseconds, in the freeze): only who has any pays. A source that does not
+/// say gets all, which it may have had.
+fn put_registrations(batch: &mut Batch, want: &Attributes) {
+    for command in (0..9).map(|bit| 1u32 << bit).filter(|command| MEMBARRIER_REGISTER & command != 0) {
+        match want.membarrier {
+            Some(registered) if registered & command != 0 => {
+                batch.call("membarrier", libc::SYS_membarrier, &[u64::from(command), 0, 0]);
+            }
+            None => drop(batch.attempt("membarrier", libc::SYS_membarrier, &[u64::from(command), 0, 0])),
+            _ => {}
+        }
+    }
+    if want.xstate_permission >> XTILE_DATA & 1 == 1 {
+        batch.call("arch_prctl(REQ_XCOMP_PERM)", libc::SYS_arch_prctl, &[ARCH_REQ_XCOMP_PERM, XTILE_DATA]);
+    }
 }
 
 /// No transparent huge pages, until [`put_late`] says what the process wants.

@@ -18,6 +18,7 @@
 //! | [`namespaces`] | whose they must be (refused where they differ) |
 //! | [`sharing`] | what other processes share with it (refused), directories of a thread's own |
 //! | [`sysv`] | System V queues and semaphores that it uses (refused) |
+//! | [`probes`] | Landlock, keyrings, descriptor tables: what shows nowhere (refused) |
 //! | [`confinement`] | security labels, the login |
 //! | [`attributes`] | directories, umask, limits, prctl flags |
 //! | [`digest`] | hashes of memory, for `--verify` |
@@ -38,6 +39,7 @@ pub mod memory_map;
 pub mod mm_fields;
 pub mod modes;
 pub mod namespaces;
+pub mod probes;
 pub mod robust;
 pub mod scheduling;
 pub mod seccomp;

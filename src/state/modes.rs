@@ -1,11 +1,18 @@
 //! Modes that each thread has of its own, and only itself can tell and set: personality, access to the time stamp counter,
-//! policy for memory errors, signal at the parent's death. The skeleton has those of `ulpm serve`, so each is put, whatever it is.
+//! policy for memory errors, signal at the parent's death, speculation, `cpuid`. The skeleton has those of `ulpm serve`, so each is put, whatever it is.
 
 use crate::image::process::Modes;
 use crate::tracee::{Batch, Outcome};
 
 /// "Tell, and change nothing."
 const ASK: u64 = 0xffff_ffff;
+
+const ARCH_GET_CPUID: u64 = 0x1011;
+const ARCH_SET_CPUID: u64 = 0x1012;
+/// `PR_SPEC_PRCTL`: this thread decides.
+const DECIDES: i32 = 1;
+/// `PR_SPEC_ENABLE`, `DISABLE`, `FORCE_DISABLE`, `DISABLE_NOEXEC`: what it decided.
+const DECISIONS: i32 = 2 | 4 | 8 | 16;
 
 /// Where the answers of [`ask`] are.
 #[derive(Debug)]
@@ -14,6 +21,8 @@ pub struct Question {
     mce_kill: usize,
     tsc: u64,
     parent_death: u64,
+    speculation: [usize; 3],
+    cpuid: usize,
 }
 
 /// Asks the thread that executes the batch.
@@ -27,6 +36,8 @@ pub fn ask(batch: &mut Batch) -> Question {
         mce_kill: prctl(batch, libc::PR_MCE_KILL_GET, 0),
         tsc,
         parent_death,
+        speculation: std::array::from_fn(|which| prctl(batch, libc::PR_GET_SPECULATION_CTRL, which as u64)),
+        cpuid: batch.attempt("arch_prctl", libc::SYS_arch_prctl, &[ARCH_GET_CPUID, 0]),
     };
     prctl(batch, libc::PR_GET_TSC, tsc);
     prctl(batch, libc::PR_GET_PDEATHSIG, parent_death);
@@ -40,6 +51,12 @@ pub fn answer(outcome: &Outcome, q: &Question) -> Modes {
         mce_kill: outcome.results[q.mce_kill] as i32,
         tsc: outcome.half(q.tsc) as i32,
         parent_death: outcome.half(q.parent_death) as i32,
+        speculation: q.speculation.map(|index| outcome.results[index] as i32),
+        cpuid: match outcome.results[q.cpuid] {
+            0 => Some(false),
+            1 => Some(true),
+            _ => None,
+        },
     }
 }
 
@@ -54,4 +71,16 @@ pub fn put(batch: &mut Batch, want: Modes) {
     prctl("prctl(MCE_KILL)", policy);
     prctl("prctl(SET_TSC)", [libc::PR_SET_TSC as u64, want.tsc as u64, 0]);
     prctl("prctl(SET_PDEATHSIG)", [libc::PR_SET_PDEATHSIG as u64, want.parent_death as u64, 0]);
+    for (which, have) in want.speculation.into_iter().enumerate() {
+        // what nobody decides here, or decided there, is as the CPU has it
+        if have >= 0 && have & DECIDES != 0 && have & DECISIONS != 0 {
+            let decision = (have & DECISIONS) as u64;
+            // one that is already so for good cannot be said again (EPERM); a CPU that needs nothing of it knows none (ENXIO)
+            let args = [libc::PR_SET_SPECULATION_CTRL as u64, which as u64, decision, 0, 0];
+            batch.attempt("prctl(SET_SPECULATION_CTRL)", libc::SYS_prctl, &args);
+        }
+    }
+    if want.cpuid == Some(false) {
+        batch.call("arch_prctl(SET_CPUID)", libc::SYS_arch_prctl, &[ARCH_SET_CPUID, 0]);
+    }
 }

@@ -1,9 +1,15 @@
 //! Scheduling policy, nice value, CPU affinity, I/O priority and timer slack of a thread. All of it is read and
 //! set from outside, by tid.
 
+use nix::errno::Errno;
+
 use super::error::StateError;
-use crate::image::process::Sched;
-use crate::sys::process;
+use crate::image::Obstacle;
+use crate::image::process::{Sched, ThreadImage};
+use crate::sys::process::{self, SchedAttr};
+
+/// `SCHED_FLAG_UTIL_CLAMP_MIN` and `MAX`: the clamps are meant to be set.
+const CLAMPS: u64 = 0x20 | 0x40;
 
 /// Reads the attributes. An affinity of every CPU of this host is kept as "all": an empty mask.
 pub fn capture(tid: i32, all_cpus: &[u8]) -> Result<Sched, StateError> {
@@ -16,6 +22,7 @@ pub fn capture(tid: i32, all_cpus: &[u8]) -> Result<Sched, StateError> {
         nice: attr.nice,
         priority: attr.priority,
         deadline: (attr.runtime, attr.deadline, attr.period),
+        clamps: (attr.util_min, attr.util_max),
         affinity: if covers(&affinity, all_cpus) { Vec::new() } else { affinity },
         ioprio: process::ioprio(tid).map_err(step("I/O priority"))?,
         timer_slack_ns: std::fs::read_to_string(format!("/proc/{tid}/timerslack_ns"))
@@ -68,29 +75,104 @@ pub fn can_run(sched: &Sched, cpus: &[u8]) -> bool {
     sched.affinity.is_empty() || sched.affinity.iter().zip(cpus).any(|(a, b)| a & b != 0)
 }
 
-/// Sets the attributes where they differ from what the thread has.
+/// Sets the attributes of a thread. CPUs first: a thread with a deadline may be on all of them or on none
+/// (`__sched_setscheduler` compares with the root domain), and later keeps them.
 pub fn put(tid: i32, want: &Sched, all_cpus: &[u8]) -> Result<(), StateError> {
     let step = |what: &'static str| StateError::errno(tid, format!("setting the {what}"));
-    let have = process::sched_attr(tid).map_err(step("scheduling policy"))?;
-    let mut attr = have;
+    let mask = if want.affinity.is_empty() { all_cpus } else { &want.affinity };
+    process::set_affinity(tid, mask).map_err(step("CPU affinity"))?;
+    put_policy(tid, want).map_err(step("scheduling policy"))?;
+    process::set_ioprio(tid, want.ioprio).map_err(step("I/O priority"))?;
+    let path = format!("/proc/{tid}/timerslack_ns");
+    let have = std::fs::read_to_string(&path).ok().and_then(|t| t.trim().parse::<u64>().ok());
+    // 0 is what the real-time policies have, and the kernel takes it for "the usual"
+    if want.timer_slack_ns != 0 && have.is_some_and(|h| h != want.timer_slack_ns) {
+        std::fs::write(&path, want.timer_slack_ns.to_string())
+            .map_err(StateError::io(tid, "setting the timer slack"))?;
+    }
+    Ok(())
+}
+
+fn put_policy(tid: i32, want: &Sched) -> Result<(), Errno> {
+    let have = process::sched_attr(tid)?;
+    let attr = wanted(want, &have);
+    // without this an ordinary user, who may not raise anything, could not say what is so already
+    if (SchedAttr { flags: attr.flags & !CLAMPS, ..attr }) == have {
+        return Ok(());
+    }
+    process::set_sched_attr(tid, &attr)
+}
+
+/// What to ask of the kernel. Clamps are named only where they differ: one that is named counts as chosen.
+fn wanted(want: &Sched, have: &SchedAttr) -> SchedAttr {
+    let mut attr = *have;
     (attr.policy, attr.flags, attr.nice, attr.priority) = (want.policy, want.flags, want.nice, want.priority);
     (attr.runtime, attr.deadline, attr.period) = want.deadline;
-    if attr != have {
-        process::set_sched_attr(tid, &attr).map_err(step("scheduling policy"))?;
+    if have.util_max != 0 && want.clamps.1 != 0 && want.clamps != (have.util_min, have.util_max) {
+        attr.flags |= CLAMPS;
+        (attr.util_min, attr.util_max) = want.clamps;
     }
-    if want.ioprio != process::ioprio(tid).map_err(step("I/O priority"))? {
-        process::set_ioprio(tid, want.ioprio).map_err(step("I/O priority"))?;
-    }
-    if want.timer_slack_ns != 0 {
-        let path = format!("/proc/{tid}/timerslack_ns");
-        let have = std::fs::read_to_string(&path).ok().and_then(|t| t.trim().parse::<u64>().ok());
-        if have.is_some_and(|h| h != want.timer_slack_ns) {
-            std::fs::write(&path, want.timer_slack_ns.to_string())
-                .map_err(StateError::io(tid, "setting the timer slack"))?;
+    attr
+}
+
+/// Policies and clamps that this host does not give: each is tried, in a thread of ours that ends at once.
+pub fn obstacles(threads: &[ThreadImage], all_cpus: &[u8]) -> Vec<Obstacle> {
+    let mut tried: Vec<(&Sched, Result<(), Errno>)> = Vec::new();
+    let mut found = Vec::new();
+    for thread in threads {
+        let want = &thread.sched;
+        let known = tried.iter().find(|(sched, _)| *sched == want).map(|(_, result)| *result);
+        let result = known.unwrap_or_else(|| {
+            let result = try_here(want, all_cpus);
+            tried.push((want, result));
+            result
+        });
+        if let Err(e) = result {
+            found.push(Obstacle::new(
+                format!("thread {}", thread.tid),
+                format!("ulpm serve cannot give it its scheduling ({}) here: {}", policy(want), e.desc()),
+                "start `ulpm serve` with CAP_SYS_NICE, on a kernel that has this policy",
+            ));
         }
     }
-    let mask = if want.affinity.is_empty() { all_cpus } else { &want.affinity };
-    process::set_affinity(tid, mask).map_err(step("CPU affinity"))
+    found
+}
+
+fn try_here(want: &Sched, all_cpus: &[u8]) -> Result<(), Errno> {
+    const PLAIN: (u32, u32) = (0, 1024);
+    let fair = matches!(want.policy as i32, libc::SCHED_OTHER | libc::SCHED_BATCH | libc::SCHED_IDLE);
+    let chosen = want.clamps != PLAIN && want.clamps != (0, 0);
+    std::thread::scope(|scope| {
+        let trial = scope.spawn(|| {
+            if chosen && process::sched_attr(0)?.util_max == 0 {
+                return Err(Errno::EOPNOTSUPP);
+            }
+            if fair && want.nice >= 0 && !chosen {
+                return Ok(());
+            }
+            process::set_affinity(0, all_cpus)?;
+            put_policy(0, want)
+        });
+        trial.join().unwrap_or(Ok(()))
+    })
+}
+
+fn policy(sched: &Sched) -> String {
+    let names = [
+        "SCHED_OTHER",
+        "SCHED_FIFO",
+        "SCHED_RR",
+        "SCHED_BATCH",
+        "",
+        "SCHED_IDLE",
+        "SCHED_DEADLINE",
+        "SCHED_EXT",
+    ];
+    let name = names.get(sched.policy as usize).copied().unwrap_or_default();
+    format!(
+        "{name}, nice {}, priority {}, clamps {} to {}",
+        sched.nice, sched.priority, sched.clamps.0, sched.clamps.1
+    )
 }
 
 #[cfg(test)]
@@ -104,5 +186,17 @@ mod tests {
         assert_eq!(parse_cpu_list("x"), None);
         assert!(covers(&[3, 0, 0], &[3]));
         assert!(!covers(&[1], &[3]));
+    }
+
+    #[test]
+    fn clamps_are_named_only_where_they_differ() {
+        let have = SchedAttr { util_max: 1024, ..SchedAttr::default() };
+        let plain = Sched { clamps: (0, 1024), ..Sched::default() };
+        assert_eq!(wanted(&plain, &have), have);
+        let chosen = Sched { clamps: (200, 700), flags: 1, ..Sched::default() };
+        let attr = wanted(&chosen, &have);
+        assert_eq!((attr.flags, attr.util_min, attr.util_max), (1 | CLAMPS, 200, 700));
+        let kernel_without = SchedAttr::default();
+        assert_eq!(wanted(&chosen, &kernel_without).flags, 1);
     }
 }

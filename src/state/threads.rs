@@ -7,10 +7,11 @@
 use nix::errno::Errno;
 
 use super::error::StateError;
-use super::{credentials, modes, scheduling, sharing, signals, waits};
+use super::{credentials, modes, probes, scheduling, sharing, signals, waits};
 use crate::image::process::{Dispatch, OwnDirectory, ThreadImage};
 use crate::sys::ptrace::{self, DispatchConfiguration, Regs};
 use crate::sys::status::Status;
+use crate::sys::witness::Witness;
 use crate::sys::{process, xsave};
 use crate::tracee::freeze::{Frozen, Member};
 use crate::tracee::site::leave_vdso;
@@ -105,6 +106,8 @@ pub struct Context<'a> {
     pub cpus: &'a [u8],
     /// Waits that we interrupted before.
     pub memory: &'a waits::Memory,
+    /// Somebody for the threads to look at.
+    pub witness: Option<&'a Witness>,
 }
 
 /// Captures a stopped thread. `leader` asks more of the process in the same round trip, and reads its answers.
@@ -156,6 +159,7 @@ pub fn capture<Q>(
     batch.attempt("prctl(GET_TID_ADDRESS)", libc::SYS_prctl, &[PR_GET_TID_ADDRESS, tid_address, 0, 0, 0]);
     let securebits = credentials::ask(&mut batch);
     let mode = modes::ask(&mut batch);
+    let probe = probes::ask(&mut batch, image.tid, &image.creds, context.witness);
     let question = ask(&mut batch);
     let plain = Plain::of(thread);
     let process = status.nstgid.last().copied().unwrap_or(status.tgid);
@@ -171,6 +175,10 @@ pub fn capture<Q>(
     image.clear_child_tid = outcome.word(tid_address);
     image.creds.securebits = credentials::answer(&outcome, securebits);
     image.modes = modes::answer(&outcome, &mode);
+    let hidden = probes::obstacles(tid, &outcome, &probe);
+    if let Some(first) = hidden.first() {
+        return Err(StateError::Obstacles(first.to_string()));
+    }
     Ok((image, outcome, question))
 }
 

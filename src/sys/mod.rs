@@ -17,6 +17,7 @@
 //! | [`status`] | `/proc/PID/status`, by bytes |
 //! | [`sysv`] | who used a System V semaphore last |
 //! | [`time`] | clocks, time-namespace offsets, the deadline ticker |
+//! | [`witness`] | a process to be looked at: whether another may tells about that one |
 //! | [`xsave`] | which CPU state components exist |
 
 pub mod background;
@@ -35,6 +36,7 @@ pub mod status;
 pub mod sysv;
 pub mod time;
 pub mod uffd;
+pub mod witness;
 pub mod xsave;
 
 /// Whether the running kernel is at least this version (`uname -r`). For interfaces that cannot be probed without

@@ -233,6 +233,16 @@ pub fn set_ioprio(tid: i32, value: i32) -> Result<(), Errno> {
     Errno::result(unsafe { libc::syscall(libc::SYS_ioprio_set, 1, tid, value) }).map(drop)
 }
 
+/// Cookie of core scheduling of a thread; 0: none. `None`: this kernel has none, or does not say.
+pub fn core_cookie(tid: i32, option: i32) -> Option<u64> {
+    const GET: libc::c_ulong = 0;
+    const OF_THE_THREAD: libc::c_ulong = 0;
+    let mut cookie = 0u64;
+    // SAFETY: the kernel writes one word to a valid place.
+    let result = unsafe { libc::prctl(option, GET, tid as libc::c_ulong, OF_THE_THREAD, &raw mut cookie) };
+    (result == 0).then_some(cookie)
+}
+
 /// Reads or replaces one resource limit of a process: `(soft, hard)`.
 pub fn prlimit(pid: i32, resource: u32, new: Option<(u64, u64)>) -> Result<(u64, u64), Errno> {
     let new = new.map(|(c, m)| libc::rlimit64 { rlim_cur: c, rlim_max: m });

@@ -40,6 +40,8 @@ pub struct Status {
     pub threads: u64,
     /// Resident set in bytes.
     pub resident: u64,
+    /// `untag_mask`: which bits of an address count.
+    pub untag_mask: Option<u64>,
     /// `x86_Thread_features`: `shstk`, `wrss`.
     pub features: Vec<String>,
 }
@@ -108,6 +110,7 @@ impl Status {
             "SigCgt" => self.sigcgt = hex(value)?,
             "Umask" => self.umask = Some(u32::from_str_radix(value, 8).ok()?),
             "VmRSS" => self.resident = value.split_whitespace().next()?.parse::<u64>().ok()? * 1024,
+            "untag_mask" => self.untag_mask = hex(value.trim_start_matches("0x")),
             "x86_Thread_features" => self.features = value.split_whitespace().map(str::to_owned).collect(),
             _ => {}
         }

@@ -1,11 +1,20 @@
 //! State that cannot be carried: refused by name, and the process goes on with it.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
 
 use super::trial;
 use super::victims::Victim;
+use crate::lab::needs::Need;
 use crate::lab::{Lab, victims};
+
+/// What only the process itself can tell: found when `live` attaches, or when it stops it.
+const HIDDEN: [(&str, &str); 4] = [
+    ("landlock", "it has confined itself with Landlock"),
+    ("landlock-thread", "it has confined itself with Landlock"),
+    ("ldt", "it has a local descriptor table"),
+    ("keyring", "it has a process keyring"),
+];
 
 /// What the victim makes, and what the refusal says.
 const KINDS: [(&str, &[&str]); 6] = [
@@ -18,11 +27,28 @@ const KINDS: [(&str, &[&str]); 6] = [
 ];
 
 pub(super) fn trials() -> Vec<Trial> {
+    let named = |kind: &str| format!("refuse state {kind}");
     let each = KINDS.into_iter();
-    each.map(|(kind, words)| {
-        trial(&format!("refuse state {kind}"), &[], move |lab| refused(lab, kind, words))
-    })
-    .collect()
+    let each = each.map(|(kind, words)| trial(&named(kind), &[], move |lab| refused(lab, kind, words)));
+    let needs = [Need::Program("setpriv"), Need::OtherUsers];
+    let hidden = HIDDEN.into_iter();
+    let hidden = hidden.map(|(kind, word)| trial(&named(kind), &needs, move |lab| found(lab, kind, word)));
+    each.chain(hidden).collect()
+}
+
+/// Once of root, and once of an ordinary user.
+fn found(lab: &mut Lab, kind: &str, word: &str) -> Result<()> {
+    lab.serve("b")?;
+    let program = victims::tool("states")?;
+    let user = ["setpriv", "--reuid=1234", "--regid=1234", "--clear-groups"];
+    for (stop, before) in [("stop", &[][..]), ("stop-of-user", &user[..])] {
+        let victim = Victim::start_until(lab, stop, &[before, &[&*program, kind]].concat())?;
+        let outcome = lab.live("a", victim.pid, "b", &[])?;
+        ensure!(outcome.exit != 0 && outcome.stderr.contains(word), "{outcome:?}");
+        victim.check_running(lab)?;
+        victim.finish()?;
+    }
+    Ok(())
 }
 
 fn refused(lab: &mut Lab, kind: &str, words: &[&str]) -> Result<()> {

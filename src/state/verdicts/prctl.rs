@@ -1,6 +1,6 @@
 //! prctl(2) and arch_prctl(2) options that have a getter, and modes of the process that have none.
 
-use super::{Row, carried, limited};
+use super::{Row, carried, harmless, limited, refused};
 
 pub(super) const ROWS: &[Row] = &[
     limited(
@@ -15,4 +15,55 @@ pub(super) const ROWS: &[Row] = &[
     carried("PR_GET_TID_ADDRESS", "where the end of a thread is told", "threads"),
     carried("personality", "personality(2), of each thread", "bare"),
     carried("sigaltstack", "alternate signal stack of each thread, or that there is none", "signals, bare"),
+    harmless("PR_GET_UNALIGN", "access to unaligned addresses", "only processors of another kind have it"),
+    harmless("PR_GET_FPEMU", "emulated floating point", "only processors of another kind have it"),
+    harmless("PR_GET_FPEXC", "floating point exceptions", "only processors of another kind have it"),
+    harmless("PR_GET_FP_MODE", "floating point mode", "only processors of another kind have it"),
+    harmless("PR_GET_ENDIAN", "order of bytes", "only processors of another kind have it"),
+    harmless("PR_GET_TIMING", "how CPU time is counted", "there is one way only"),
+    carried("PR_GET_KEEPCAPS", "capabilities outlive a change of users, of each thread", "victim process"),
+    carried("PR_GET_SECUREBITS", "rules for root, of each thread", "victim process"),
+    carried("PR_GET_NO_NEW_PRIVS", "no new privileges by programs, of each thread", "victim perthread"),
+    carried("PR_CAPBSET_READ", "bounding set, of each thread", "victim process"),
+    carried("PR_CAP_AMBIENT_IS_SET", "ambient capabilities, of each thread", "victim process"),
+    carried("PR_GET_NAME", "name of each thread, any bytes", "victim names"),
+    refused("PR_GET_SECCOMP", "seccomp of each thread", crate::state::seccomp::SECCOMP, "trials confined"),
+    carried("PR_GET_TIMERSLACK", "timer slack of each thread", "victim perthread"),
+    carried("PR_GET_CHILD_SUBREAPER", "takes over orphans", "victim process"),
+    carried(
+        "PR_GET_SPECULATION_CTRL",
+        "store bypass, indirect branches and flush of the first cache, of each thread, where it decides itself",
+        "victim perthread",
+    ),
+    refused(
+        "PR_GET_IO_FLUSHER",
+        "cleans memory for others",
+        "it cleans memory for others (PR_SET_IO_FLUSHER), which is not carried",
+        "",
+    ),
+    refused(
+        "PR_SCHED_CORE_GET",
+        "cookie of core scheduling",
+        "it shares its core only with some (PR_SCHED_CORE), which is not carried",
+        "",
+    ),
+    carried("PR_GET_AUXV", "auxiliary vector", "victim process"),
+    refused("PR_GET_SHADOW_STACK_STATUS", "shadow stack", "it has a shadow stack, which is not carried", ""),
+    harmless("PR_TIMER_CREATE_RESTORE_IDS_GET", "ids of timers to be chosen", "holds for the call after it"),
+    harmless(
+        "PR_FUTEX_HASH_GET_SLOTS",
+        "size of its own table of futexes",
+        "how the kernel finds waiters, not who waits",
+    ),
+    carried("ARCH_GET_FS", "base of fs of each thread", "victim registers"),
+    carried("ARCH_GET_GS", "base of gs of each thread", "victim registers"),
+    carried("ARCH 0x1011", "ARCH_GET_CPUID: whether cpuid may be executed, of each thread", ""),
+    carried("ARCH 0x1022", "ARCH_GET_XCOMP_PERM: permission for AMX", ""),
+    harmless("ARCH 0x1021", "ARCH_GET_XCOMP_SUPP: what the CPU has", "the target must have as much"),
+    harmless(
+        "ARCH 0x1024",
+        "ARCH_GET_XCOMP_GUEST_PERM: permission for guests of KVM",
+        "virtual machines are refused",
+    ),
+    refused("ARCH_SHSTK_STATUS", "shadow stack", "it has a shadow stack, which is not carried", ""),
 ];

@@ -1,6 +1,6 @@
 //! ptrace(2) requests that read state.
 
-use super::{Row, carried, refused};
+use super::{Row, carried, harmless, limited, refused};
 
 pub(super) const ROWS: &[Row] = &[
     carried(
@@ -34,5 +34,22 @@ pub(super) const ROWS: &[Row] = &[
         "get_robust_list",
         "robust futex list of each thread, or that there is none",
         "robust, owned, bare",
+    ),
+    carried("PTRACE_PEEKTEXT", "memory", "victim memory"),
+    carried("PTRACE_PEEKDATA", "memory", "victim memory"),
+    carried(
+        "PTRACE_PEEKUSR",
+        "registers one by one; debug registers belong to a tracer, which is refused",
+        "victim registers",
+    ),
+    harmless("PTRACE_GETEVENTMSG", "message of a tracer's event", "a process that is traced is refused"),
+    harmless("PTRACE_GETSIGINFO", "signal that a tracer holds back", "a process that is traced is refused"),
+    carried("PTRACE_GETREGSET", "registers by sets", "victim registers"),
+    carried("PTRACE_PEEKSIGINFO_SHARED", "queued signals of the process", "victim signals"),
+    limited(
+        "PTRACE_GETREGSET (NT_386_IOPERM)",
+        "ports that it may use (ioperm(2), iopl(2))",
+        "permission for ports (ioperm, iopl) is not carried: its next access is a SIGSEGV",
+        "",
     ),
 ];

@@ -1,5 +1,43 @@
-//! Scheduling of a thread.
+//! Scheduling of each thread.
 
-use super::Row;
+use super::{Row, carried, harmless, refused};
 
-pub(super) const ROWS: &[Row] = &[];
+const CANNOT: &str = "ulpm serve cannot give it its scheduling here";
+
+pub(super) const ROWS: &[Row] = &[
+    carried(
+        "sched_getattr",
+        "policy, nice value, priority, slice, deadline, clamps, flags (refused where the target cannot give them)",
+        "victim perthread",
+    ),
+    carried("SCHED_OTHER", "the usual policy, with nice value and slice", "victim process"),
+    carried("SCHED_BATCH", "policy for batches", "victim process"),
+    carried("SCHED_IDLE", "policy for when there is nothing else", "victim perthread"),
+    refused(
+        "SCHED_FIFO, SCHED_RR",
+        "real-time policies, where the target may not give them (else carried)",
+        CANNOT,
+        "",
+    ),
+    carried("SCHED_DEADLINE", "runtime, deadline and period", "victim perthread"),
+    refused("SCHED_EXT", "policy of a BPF scheduler, where the target has none (else carried)", CANNOT, ""),
+    carried("SCHED_FLAG_RESET_ON_FORK", "children begin with the usual policy", "victim perthread"),
+    carried("SCHED_FLAG_RECLAIM", "takes over unused runtime of others", ""),
+    carried("SCHED_FLAG_DL_OVERRUN", "SIGXCPU when its runtime is over", ""),
+    carried(
+        "SCHED_FLAG_UTIL_CLAMP",
+        "utilization clamps (CONFIG_UCLAMP_TASK)",
+        "unit test clamps_are_named_only_where_they_differ",
+    ),
+    carried("sched_getaffinity", "CPUs", "victim process"),
+    carried("ioprio", "I/O priority", "victim perthread"),
+    carried("timer slack", "how late a wait may end", "victim perthread"),
+    carried("autogroup", "nice value of the session's task group", "victim perthread"),
+    refused(
+        "PR_SCHED_CORE",
+        "cookie of core scheduling",
+        "it shares its core only with some (PR_SCHED_CORE), which is not carried",
+        "",
+    ),
+    harmless("CPU", "the CPU that it runs on", "any of those that it may"),
+];

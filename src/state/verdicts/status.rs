@@ -1,5 +1,100 @@
-//! Lines of /proc/PID/status.
+//! Lines of /proc/PID/status, and of those of other kernels and configurations what is known.
 
-use super::Row;
+use super::{Row, carried, harmless, limited, refused};
 
-pub(super) const ROWS: &[Row] = &[];
+const COUNT: &str = "a number that the kernel counts from the birth of the process here";
+const AS_IT_IS: &str = "how memory is held just now; what it holds is carried";
+
+pub(super) const ROWS: &[Row] = &[
+    carried("Name", "name of each thread, any bytes", "victim names"),
+    carried("Umask", "umask, of the process or of a thread apart", "victims process, apart"),
+    harmless("State", "running, sleeping", "follows from its registers; a stop by job control is refused"),
+    carried("Tgid", "pid: the same, or in a namespace of its own", "trials pid_modes"),
+    harmless("Ngid", "group of threads that NUMA balancing found", COUNT),
+    carried("Pid", "ids of the threads: the same, or in a namespace of its own", "victim threads"),
+    limited("PPid", "parent", "its parent is `ulpm serve` or the init of its namespace", "trials parents"),
+    refused("TracerPid", "tracer", "it is traced by another process", "trial refuse already traced"),
+    carried("Uid", "users of each thread", "victim process"),
+    carried("Gid", "groups of each thread", "victim process"),
+    harmless("FDSize", "slots that the kernel has set aside for descriptors", AS_IT_IS),
+    carried("Groups", "supplementary groups of each thread", "victim process"),
+    carried("NStgid", "pid in each namespace", "trials pid_modes"),
+    carried("NSpid", "ids of the threads in each namespace", "trials pid_modes"),
+    limited("NSpgid", "process group", "it leads a process group of its own", ""),
+    limited("NSsid", "session", "it leads a session of its own", ""),
+    harmless("Kthread", "thread of the kernel", "those are refused"),
+    harmless("VmPeak", "largest address space so far", COUNT),
+    harmless("VmSize", "address space", "the sum of its mappings, which are carried, and of nothing else"),
+    carried("VmLck", "locked memory", "victim memory"),
+    harmless("VmPin", "memory pinned by devices and rings", "what pins any is refused"),
+    harmless("VmHWM", "largest resident set so far", COUNT),
+    harmless("VmRSS", "resident set", AS_IT_IS),
+    harmless("RssAnon", "anonymous memory of it", AS_IT_IS),
+    harmless("RssFile", "file pages of it", AS_IT_IS),
+    harmless("RssShmem", "shared memory of it", AS_IT_IS),
+    harmless("VmData", "private writable mappings", "the sum of its mappings, which are carried"),
+    harmless("VmStk", "stack", "the sum of its mappings, which are carried"),
+    harmless(
+        "VmExe",
+        "code of the program",
+        "follows from the pointers of the address space, which are carried",
+    ),
+    harmless("VmLib", "code of libraries", "the sum of its mappings, which are carried"),
+    harmless("VmPTE", "page tables", AS_IT_IS),
+    harmless("VmSwap", "swapped memory", AS_IT_IS),
+    carried("HugetlbPages", "huge pages (hugetlb)", "victim hugetlb"),
+    harmless("CoreDumping", "whether it is dumping its core", "one that does has ended"),
+    carried("THP_enabled", "transparent huge pages, by PR_SET_THP_DISABLE", "victim process"),
+    refused(
+        "untag_mask",
+        "tagged addresses (LAM)",
+        "it has tagged addresses (ARCH_ENABLE_TAGGED_ADDR), which are not carried",
+        "",
+    ),
+    carried("Threads", "threads", "victim threads"),
+    harmless(
+        "SigQ",
+        "queued signals of its user, and their limit",
+        "the limit is carried; others of its user count, too",
+    ),
+    carried("SigPnd", "signals queued to each thread", "victim signals"),
+    carried("ShdPnd", "signals queued to the process", "victim signals"),
+    carried("SigBlk", "blocked signals of each thread", "victim signals"),
+    carried("SigIgn", "ignored signals", "victim signals"),
+    carried("SigCgt", "signals with handlers", "victim signals"),
+    carried("CapInh", "inheritable capabilities of each thread", "victim process"),
+    carried("CapPrm", "permitted capabilities of each thread", "victim process"),
+    carried("CapEff", "effective capabilities of each thread", "victim process"),
+    carried("CapBnd", "bounding set of each thread", "victim process"),
+    carried("CapAmb", "ambient capabilities of each thread", "victim process"),
+    carried("NoNewPrivs", "no_new_privs of each thread", "victim perthread"),
+    refused("Seccomp", "seccomp of each thread", crate::state::seccomp::SECCOMP, "trials confined"),
+    refused(
+        "Seccomp_filters",
+        "seccomp filters of each thread",
+        crate::state::seccomp::SECCOMP,
+        "trials confined",
+    ),
+    carried(
+        "Speculation_Store_Bypass",
+        "speculation past stores, of each thread (what the CPU or its kernel decides, is theirs)",
+        "victim perthread",
+    ),
+    carried(
+        "SpeculationIndirectBranch",
+        "speculation of indirect branches, of each thread (what the CPU or its kernel decides, is theirs)",
+        "victim perthread",
+    ),
+    carried("Cpus_allowed", "CPUs of each thread; all stays all", "victim process"),
+    carried("Cpus_allowed_list", "the same as a list", "victim process"),
+    harmless("Mems_allowed", "NUMA nodes of its control group", "those of the target's group"),
+    harmless("Mems_allowed_list", "the same as a list", "those of the target's group"),
+    refused("x86_Thread_features", "shadow stack", "it has a shadow stack, which is not carried", ""),
+    harmless(
+        "x86_Thread_features_locked",
+        "features that may not be changed any more",
+        "none but those of a shadow stack, which is refused",
+    ),
+    harmless("voluntary_ctxt_switches", "how often it waited", COUNT),
+    harmless("nonvoluntary_ctxt_switches", "how often it was made to wait", COUNT),
+];

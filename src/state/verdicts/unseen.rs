@@ -1,6 +1,6 @@
 //! State that cannot be seen from outside.
 
-use super::{Row, limited, refused};
+use super::{Row, carried, harmless, limited, refused};
 
 pub(super) const ROWS: &[Row] = &[
     limited(
@@ -15,4 +15,44 @@ pub(super) const ROWS: &[Row] = &[
         "it sees process N killed by SIGKILL (status 137), and starts a second copy here (unless --parent-knows)",
         "parent is systemd",
     ),
+    refused(
+        "Landlock",
+        "domain that a thread has confined itself to; asked by kcmp(2) with a witness outside of it",
+        "it has confined itself with Landlock, which is not carried yet: it would be free at the target",
+        "trials refuse state landlock, landlock-thread",
+    ),
+    refused(
+        "keyctl (thread, process)",
+        "keyrings of a thread and of the process",
+        "it has a keyring (keyctl(2)), whose keys stay in this kernel",
+        "trial refuse state keyring",
+    ),
+    limited(
+        "keyctl (session, user)",
+        "keyrings of its session and of its user",
+        "keys of its session and user stay in this kernel",
+        "",
+    ),
+    refused(
+        "modify_ldt",
+        "local descriptor table",
+        "it has a local descriptor table (modify_ldt(2)), which is not carried",
+        "trial refuse state ldt",
+    ),
+    carried("membarrier", "registrations for membarrier(2)", "victim perthread"),
+    carried("sigaltstack", "alternate signal stack of each thread, or that there is none", "signals, bare"),
+    carried("rt_sigaction", "actions of signals", "victim signals"),
+    carried("get_robust_list", "robust futex list of each thread", "robust, owned, bare"),
+    refused(
+        "System V message queues and semaphores",
+        "objects that it used last",
+        "it uses a System V object, which stays here",
+        "trials refuse state queue, semaphore",
+    ),
+    harmless(
+        "PR_SET_PTRACER",
+        "who else may trace it, under Yama",
+        "names a process of the source; forgotten there when that ends",
+    ),
+    harmless("PR_TASK_PERF_EVENTS", "its own perf events", "their descriptors are refused"),
 ];

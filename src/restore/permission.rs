@@ -194,7 +194,7 @@ impl Authority {
                     found.add(
                         &format!("user {}", name(uid)),
                         "its processes may not run as that user here".into(),
-                        "--users",
+                        &self.with_user(uid),
                     );
                 }
             }
@@ -209,6 +209,17 @@ impl Authority {
             if [0, 1, 2, 4].iter().any(|set| creds.caps[*set] != 0) {
                 found.add("capabilities", format!("thread {} has some", thread.tid), "--users any");
             }
+        }
+    }
+
+    /// What lets it run as that user, too.
+    fn with_user(&self, uid: u32) -> String {
+        match &self.permit.users {
+            Users::These(users) if uid != 0 => {
+                let all: Vec<String> = users.iter().map(ToString::to_string).collect();
+                format!("--users {},{uid}", all.join(","))
+            }
+            _ => "--users any".to_owned(),
         }
     }
 

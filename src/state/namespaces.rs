@@ -12,13 +12,13 @@ use crate::image::file_path::printable;
 pub fn obstacles(pid: i32, tids: &[i32]) -> Vec<Obstacle> {
     let who = format!("/proc/{pid}");
     let kinds = kinds();
-    let mut found: Vec<Obstacle> = kinds
+    let others: Vec<&str> = kinds
         .iter()
         .map(String::as_str)
         .filter(|ns| !is_its_own_affair(ns) && link(&who, ns) != link("/proc/self", ns))
         .filter(|ns| *ns != "mnt" || mounts(&who) != mounts("/proc/self"))
-        .map(|ns| other(pid, ns))
         .collect();
+    let mut found: Vec<Obstacle> = others.iter().map(|ns| other(pid, ns, &others)).collect();
     for (ns, own) in [("pid_for_children", "pid"), ("time_for_children", "time")] {
         if link(&who, ns) != link(&who, own) {
             found.push(Obstacle::new(
@@ -33,7 +33,7 @@ pub fn obstacles(pid: i32, tids: &[i32]) -> Vec<Obstacle> {
         found.push(Obstacle::new(
             format!("process {pid}"),
             format!("its root directory is {}", crate::image::FilePath::from(root)),
-            "run `ulpm live` inside that root directory",
+            INSIDE,
         ));
     }
     let threads = tids.iter().filter(|tid| **tid != pid);
@@ -74,11 +74,24 @@ fn link(who: &str, ns: &str) -> Option<PathBuf> {
     std::fs::read_link(format!("{who}/ns/{ns}")).ok()
 }
 
-fn other(pid: i32, ns: &str) -> Obstacle {
+/// Where paths and users mean something else, so does the path of ulpm.
+const INSIDE: &str =
+    "run `ulpm live` inside that container, and `ulpm serve` inside one like it at the target";
+
+/// `all`: in which it lives elsewhere.
+fn other(pid: i32, ns: &str, all: &[&str]) -> Obstacle {
+    let enter: String = all.iter().map(|ns| format!(" --{ns}")).collect();
+    let advice = match all.iter().all(|ns| matches!(*ns, "cgroup" | "ipc" | "net" | "uts")) {
+        false => INSIDE.to_owned(),
+        true if all.contains(&"net") => {
+            format!("if the target can be reached from there: nsenter --target {pid}{enter} ulpm live …")
+        }
+        true => format!("nsenter --target {pid}{enter} ulpm live …"),
+    };
     Obstacle::new(
         format!("process {pid}"),
         format!("it lives in another {ns} namespace than this ulpm"),
-        format!("run `ulpm live` in its namespaces: nsenter --target {pid} --all"),
+        advice,
     )
 }
 

@@ -1,6 +1,7 @@
 //! The trials, one file per kind. Each gets a lab of its own, which is gone when it ends, however it ends.
 
 mod aborts;
+mod advice;
 mod bad_input;
 mod commands;
 mod confined;
@@ -60,6 +61,7 @@ pub(crate) fn all() -> Vec<Trial> {
     trials.extend(trackers::trials());
     trials.extend(unit::trials());
     trials.extend(words::trials());
+    trials.extend(advice::trials());
     trials.extend(profile::trials());
     trials.extend(programs::trials());
     trials.extend(oracle::trials());

@@ -66,8 +66,8 @@ fn names(lab: &mut Lab) -> Result<()> {
         ensure!(!all.lines().any(|line| line.trim_start().starts_with("ulpm: mov")), "{args:?}: {all}");
         if args.last() == Some(&"--json") {
             let json: Value = serde_json::from_str(&said.stdout)?;
-            let raw = |o: &Value| o["object"].as_str().is_some_and(|object| object.contains(PAINT));
-            ensure!(json["obstacles"].as_array().is_some_and(|all| all.iter().any(raw)), "{json}");
+            let named = |o: &Value| o["object"].as_str().is_some_and(|object| object.contains(SEEN));
+            ensure!(json["obstacles"].as_array().is_some_and(|all| all.iter().any(named)), "{json}");
         } else if args[0] != "profile" {
             ensure!(all.contains(&format!("/{SEEN}")), "{args:?}: the file is not named: {all}");
             ensure!(all.contains(&format!("({SEEN}")), "{args:?}: the child is not named: {all}");

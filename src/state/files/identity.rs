@@ -66,7 +66,7 @@ pub fn check_file(
         Ok(target) => target,
         Err(error) => {
             let why = format!("{path} cannot be found at the target: {error}");
-            return differs(why, "copy the file to the target, or mount the file system that holds it");
+            return differs(why, absent(path, access));
         }
     };
     if source.mode & libc::S_IFMT != target.mode & libc::S_IFMT {
@@ -78,7 +78,7 @@ pub fn check_file(
     if access == Access::Write {
         return differs(
             format!("{path} is open for writing and is another file at the target: the two would diverge"),
-            "put it on a file system that both hosts mount (NFS, CephFS …), or have the process close it",
+            absent(path, access),
         );
     }
     if source.same_content(&target) {
@@ -87,7 +87,7 @@ pub fn check_file(
     if source.size != target.size {
         return differs(
             format!("{path} has {} bytes at the target and {} at the source", target.size, source.size),
-            "copy the file to the target",
+            absent(path, access),
         );
     }
     let Some(wanted) = hashes.get(path) else { return FileCheck::NeedsHash };
@@ -95,8 +95,22 @@ pub fn check_file(
         Ok(found) if found == *wanted => {
             FileCheck::SameContent(Vetted { path: path.clone(), source: source.clone(), target })
         }
-        Ok(_) => differs(format!("{path} has another content at the target"), "copy the file to the target"),
+        Ok(_) => differs(format!("{path} has another content at the target"), absent(path, access)),
         Err(error) => differs(format!("{path} cannot be read at the target: {error}"), "make it readable"),
+    }
+}
+
+/// What helps where the target does not have the file, or has another one.
+fn absent(path: &FilePath, access: Access) -> &'static str {
+    if path.to_string().contains("/hsperfdata_") {
+        // written all the time, and under the name of the pid
+        return "start java with -XX:-UsePerfData, or with -XX:+PerfDisableSharedMem";
+    }
+    match access {
+        Access::Write => {
+            "put it on a file system that both hosts mount (NFS, CephFS …), or start the program with /dev/null in its place"
+        }
+        Access::Read => "copy the file to the target, or mount the file system that holds it",
     }
 }
 

@@ -91,7 +91,7 @@ pub(super) fn device(file: &Descriptor, block: bool, major: u32, minor: u32) -> 
         ),
         (false, 4 | 5 | 136..=143) => refused(
             "a terminal stays with this host".into(),
-            "start the program by `ulpm run`, or redirect it (nohup … >log 2>&1 </dev/null)",
+            "start the program without one: setsid PROGRAM </dev/null >/dev/null 2>&1 &",
         ),
         (false, 10) if minor == 200 => {
             refused("a tun/tap device stays here".into(), "close it before the move")
@@ -117,23 +117,30 @@ pub(super) fn fifo(file: &Descriptor) -> Obstacle {
     Obstacle::new(
         file.object(),
         "a named pipe connects to processes of this host",
-        "use a plain file or a socket instead, or close it before the move",
+        "have the program close it before the move",
     )
 }
 
-pub(super) fn deleted(file: &Descriptor) -> Obstacle {
-    Obstacle::new(
-        file.object(),
-        "the file was deleted (or replaced) and cannot be opened again by its name",
-        "have the program open the new file (most reopen their logs on SIGHUP or SIGUSR1), or restore the name",
-    )
+/// `replaced`: another file has its name now, as after the rotation of a log.
+pub(super) fn deleted(file: &Descriptor, replaced: bool) -> Obstacle {
+    let (why, advice) = match replaced {
+        true => (
+            "the file was replaced and cannot be opened again by its name",
+            "have the program open the new file (most reopen their logs on SIGHUP or SIGUSR1)",
+        ),
+        false => (
+            "the file was deleted and cannot be opened again by its name",
+            "try again when the program has closed it",
+        ),
+    };
+    Obstacle::new(file.object(), why, advice)
 }
 
 pub(super) fn unreachable(file: &Descriptor) -> Obstacle {
     Obstacle::new(
         file.object(),
         "its path does not lead to it from here (renamed over, mounted over, or another mount namespace)",
-        "run ulpm in the process's own mount namespace, or have the program open the file again",
+        "have the program open the file again, by its present path",
     )
 }
 
@@ -150,14 +157,11 @@ pub(super) fn lock(file: &Descriptor, line: &str) -> Obstacle {
     let (what, advice) = if line.contains("LEASE") {
         ("a lease on the file", "have the program give the lease back (F_UNLCK)")
     } else if line.contains("OFDLCK") {
-        (
-            "an open-file-description lock",
-            "have the program release the lock, or stop it and start it at the target",
-        )
+        ("an open-file-description lock", "have the program release the lock before the move")
     } else if line.contains("FLOCK") {
-        ("an flock", "have the program release the lock, or stop it and start it at the target")
+        ("an flock", "have the program release the lock before the move")
     } else {
-        ("a POSIX record lock", "have the program release the lock, or stop it and start it at the target")
+        ("a POSIX record lock", "have the program release the lock before the move")
     };
     Obstacle::new(file.object(), format!("{what} is held; locks do not travel"), advice)
 }
@@ -191,7 +195,7 @@ pub(super) fn held_elsewhere(object: &str, what: &str, holder: &str) -> Obstacle
     Obstacle::new(
         object,
         format!("{what} is also held by {holder}, which stays here"),
-        "redirect it to a file or /dev/null, or end that process first",
+        "start the program with /dev/null in its place, or end that process first",
     )
 }
 

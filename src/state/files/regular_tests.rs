@@ -96,7 +96,7 @@ fn what_has_no_name_any_more_is_refused() {
     let file = File::create(&path).unwrap();
     fs::write(dir.path().join("new"), "new").unwrap();
     fs::rename(dir.path().join("new"), &path).unwrap();
-    assert!(refused(&file).contains("deleted (or replaced)"));
+    assert!(refused(&file).contains("the file was replaced"));
     let path = dir.path().join("really called so (deleted)");
     let file = File::create(&path).unwrap();
     assert_eq!(refusals(&[&file]), [""; 0]);

@@ -41,12 +41,11 @@ pub(super) fn read(
     let listens =
         fds::socket_number(&socket.fd, libc::SOL_SOCKET, libc::SO_ACCEPTCONN).is_ok_and(|yes| yes != 0);
     if info.named || listens {
-        let what = if listens { "a unix socket that listens" } else { "a unix socket with a name" };
-        source.refuse(refuse::because(
-            file,
-            &format!("{what} connects to processes of this host"),
-            "have the program use TCP on a loopback address instead, or close it before the move",
-        ));
+        let (what, advice) = match listens {
+            true => ("a unix socket that listens", "have the program listen on a TCP port instead"),
+            false => ("a unix socket with a name", "have the program close it before the move"),
+        };
+        source.refuse(refuse::because(file, &format!("{what} connects to processes of this host"), advice));
         return Ok(None);
     }
     let options = options(source, file, socket)?;

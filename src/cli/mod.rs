@@ -65,8 +65,8 @@ enum Command {
 }
 
 const BEGIN: &str = "\
-To begin: run `ulpm trust show` on both hosts, `ulpm trust add` with the other one's fingerprint, `ulpm serve` on the
-target, and here `ulpm check --pid N --to HOST`, then `ulpm live --pid N --to HOST`.
+To begin: run `ulpm trust show` on both hosts, `ulpm trust add` with the other one's fingerprint (at the target with
+`--users any`, if processes of root shall come), `ulpm serve` on the target, and here `ulpm check PID HOST`, then `ulpm live PID HOST`.
 
 Keys, trusted hosts and journals are in $ULPM_HOME (default /var/lib/ulpm for root, else ~/.local/share/ulpm).";
 

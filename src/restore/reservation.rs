@@ -8,7 +8,7 @@ use crate::image::files::ContentHashes;
 use crate::image::process::ProcessImage;
 use crate::image::{FilePath, Note, Obstacle};
 use crate::state::files::{self, Access, FileCheck, Vetted};
-use crate::state::{attributes, confinement, scheduling, timers};
+use crate::state::{attributes, confinement, credentials, scheduling, timers};
 use crate::sys::time::ClockOffsets;
 use crate::transport::protocol::{Description, PidChoice};
 
@@ -69,6 +69,7 @@ fn check_process(description: &Description, process: &ProcessImage, found: &mut 
     found.obstacles.extend(attributes::limit_obstacles(&process.attributes));
     found.obstacles.extend(confinement::obstacle_here(process.pid, &process.attributes));
     found.notes.extend(confinement::notes_here(process.pid, &process.attributes));
+    found.notes.extend(credentials::notes_here(process));
     let cpus = scheduling::online_cpus();
     for thread in process.threads.iter().filter(|t| !scheduling::can_run(&t.sched, &cpus)) {
         found.obstacles.push(Obstacle::new(
@@ -164,7 +165,8 @@ fn check_rights(process: &ProcessImage, found: &mut Reservation) {
         ));
     }
     let beyond =
-        process.threads.iter().fold(0, |all, t| all | t.creds.caps[1] | t.creds.caps[2]) & !own.caps[1];
+        process.threads.iter().fold(0, |all, t| all | t.creds.caps[..3].iter().fold(0, |all, set| all | set))
+            & !own.caps[1];
     if beyond != 0 {
         found.obstacles.push(Obstacle::new(
             format!("process {}", process.pid),

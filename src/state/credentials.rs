@@ -3,11 +3,14 @@
 //! Linux keeps them per thread. They are set by the thread itself, at the end: what comes before may need the
 //! privileges. `SECBIT_NO_SETUID_FIXUP` keeps the capabilities while the uids change.
 
-use crate::image::process::Credentials;
+use crate::image::Note;
+use crate::image::process::{Credentials, ProcessImage};
 use crate::sys::status::Status;
 use crate::tracee::{Batch, Outcome};
 
 const NO_SETUID_FIXUP: u64 = 1 << 2;
+/// Of the five sets.
+const BOUNDING: usize = 3;
 const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
 
 /// What `/proc/PID/task/TID/status` tells; securebits come from [`answer`].
@@ -20,6 +23,32 @@ pub fn of_status(status: &Status) -> Credentials {
         securebits: 0,
         no_new_privs: status.no_new_privs.unwrap_or(false),
     }
+}
+
+/// Why a process is more confined than it was: what `ulpm serve` has given up, its children cannot have.
+pub const UNDER_OUR_FILTER: &str = "it runs under the seccomp filter of ulpm serve there, and had none";
+/// Likewise.
+pub const NO_NEW_PRIVILEGES: &str = "no program that it starts can gain privileges there (no_new_privs of ulpm serve): set-user-ID has no effect";
+
+/// What a process cannot have here because `ulpm serve` has it not, without being in the way.
+pub fn notes_here(process: &ProcessImage) -> Vec<Note> {
+    let Ok(own) = Status::of(std::process::id() as i32) else { return Vec::new() };
+    let creds = || process.threads.iter().map(|thread| &thread.creds);
+    let note = |what: String| Note::new(format!("process {}", process.pid), what);
+    let mut notes = Vec::new();
+    if own.seccomp != 0 {
+        notes.push(note(UNDER_OUR_FILTER.to_owned()));
+    }
+    if own.no_new_privs == Some(true) && creds().any(|c| !c.no_new_privs) {
+        notes.push(note(NO_NEW_PRIVILEGES.to_owned()));
+    }
+    let beyond = creds().fold(0, |all, c| all | c.caps[BOUNDING]) & !own.caps[BOUNDING];
+    if beyond != 0 {
+        notes.push(note(format!(
+            "no program that it starts can gain the capabilities {beyond:#x} there, which ulpm serve lacks"
+        )));
+    }
+    notes
 }
 
 /// Asks for the securebits; the answer is the result of that call.

@@ -33,6 +33,7 @@ pub(super) fn trials() -> Vec<Trial> {
         trial("a thread that confines itself just before the freeze", &[], confined_later),
         trial("a process that traces another is refused", &[], tracer),
         trial("a 32-bit program is refused", &[], program_of_32_bit),
+        trial("what ulpm serve has given up is noted", &[Need::Program("setpriv")], confined_server),
         trial("a process whose main thread has ended is refused", &[], leaderless),
     ]
 }
@@ -240,5 +241,20 @@ fn leaderless(lab: &mut Lab) -> Result<()> {
     outcome.refused(3, &["its main thread has ended and 1 live on without it", "nothing was touched"])?;
     let watched = profile(lab, victim.pid)?;
     ensure!(watched.exit == 3 && watched.stderr.contains("main thread"), "{watched:?}");
+    victim.finish()
+}
+
+/// A process is born of `ulpm serve`: what that may not, it cannot be given.
+fn confined_server(lab: &mut Lab) -> Result<()> {
+    let without = victims::tool("without")?;
+    lab.serve_under("b", &["setpriv", "--no-new-privs", "--bounding-set=-sys_chroot", &without, "461"])?;
+    let victim = Victim::start(lab, "bare")?;
+    let (pid, to) = (victim.pid.to_string(), lab.address("b"));
+    let check = lab.run("a", &[ULPM, "check", "--pid", &pid, "--to", &to], 3 * SOON)?;
+    let said = format!("{}{}", check.stdout, check.stderr);
+    for word in ["the seccomp filter of ulpm serve", "no_new_privs of ulpm serve", "capabilities 0x40000"] {
+        ensure!(said.contains(word), "it does not say {word:?}: {check:?}");
+    }
+    victim.check_running(lab)?;
     victim.finish()
 }

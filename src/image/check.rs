@@ -262,10 +262,9 @@ fn kind(f: &FilesImage, index: usize, kind: &FileKind, flags: u32, fds: Option<&
         FileKind::TcpListen(tcp) => {
             insist(tcp.backlog.is_none_or(|b| b <= i32::MAX as u32), "a listening socket")
         }
-        FileKind::EventFd { .. }
-        | FileKind::SignalFd { .. }
-        | FileKind::TcpReset { .. }
-        | FileKind::Udp(_) => Ok(()),
+        FileKind::EventFd { .. } | FileKind::SignalFd { .. } | FileKind::TcpOver(_) | FileKind::Udp(_) => {
+            Ok(())
+        }
     }
 }
 

@@ -16,7 +16,8 @@ use super::note::Note;
 
 pub use super::file_identity::{FileIdentity, is_pseudo_fs, is_shared_fs};
 pub use super::sockets::{
-    FreshSocket, InetAddress, Node, PeerCredentials, SocketOption, TcpListen, Udp, UnixPeer, UnixSocket,
+    FreshSocket, InetAddress, Node, PeerCredentials, SocketOption, TcpEnd, TcpListen, TcpOver, Udp, UnixPeer,
+    UnixSocket,
 };
 
 /// The blake3 hash of a file's content.
@@ -173,13 +174,8 @@ pub enum FileKind {
     },
     /// A TCP socket that listens, or was not connected yet.
     TcpListen(TcpListen),
-    /// A TCP connection that is closed by the move (`--tcp close`).
-    TcpReset {
-        /// IPv6.
-        v6: bool,
-        /// The program still has to be told (`ECONNRESET`); else it knew already.
-        error: bool,
-    },
+    /// A TCP connection that is over, or is closed by the move (`--tcp close`).
+    TcpOver(TcpOver),
     /// A UDP socket.
     Udp(Udp),
 }
@@ -200,7 +196,7 @@ impl FileKind {
             Self::SignalFd { .. } => "signalfd",
             Self::MemFd { .. } => "memfd",
             Self::TcpListen(_) => "listening TCP socket",
-            Self::TcpReset { .. } => "TCP connection",
+            Self::TcpOver(_) => "TCP connection",
             Self::Udp(_) => "UDP socket",
         }
     }

@@ -122,6 +122,36 @@ pub struct TcpListen {
     pub options: Vec<SocketOption>,
 }
 
+/// How a TCP connection ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TcpEnd {
+    /// The peer reset it, and the program has to be told (`ECONNRESET`).
+    Reset,
+    /// The peer closed, then reset it when more was sent (`EPIPE`).
+    Broken,
+    /// It is closed, and the program will see an end of file.
+    Over,
+    /// The peer has closed, the program has not yet.
+    Ended,
+}
+
+/// A TCP connection that is over, or is closed by the move.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TcpOver {
+    /// IPv6.
+    pub v6: bool,
+    /// Its own address.
+    pub local: Option<InetAddress>,
+    /// The peer's, while the kernel tells it (not in state CLOSE).
+    pub peer: Option<InetAddress>,
+    /// How it ended.
+    pub end: TcpEnd,
+    /// What waits to be read; empty in a preflight description.
+    pub data: Vec<u8>,
+    /// Options that differ from those of a fresh socket.
+    pub options: Vec<SocketOption>,
+}
+
 /// A UDP socket; what waits in its queue is dropped.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Udp {

@@ -28,7 +28,7 @@ use crate::preload::lazy::{self, Later};
 use crate::preload::standing::children;
 use crate::report::{MigrationReport, Outcome};
 use crate::restore::session::initial_clocks;
-use crate::state::files::tcp_reset::hang_up;
+use crate::state::files::tcp_over::hang_up;
 use crate::state::{StateError, digest, memory_map, mm_fields, scheduling};
 use crate::sys::time::ClockOffsets;
 use crate::tracee::TraceeError;

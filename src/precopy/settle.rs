@@ -15,7 +15,7 @@ use super::session::{MOVED, Options, Progress};
 use crate::handover::journal::{Entry, Journal, Life};
 use crate::handover::settle::reopened;
 use crate::handover::{Source, SourceAction, SourceEvent};
-use crate::state::files::tcp_reset::hang_up;
+use crate::state::files::tcp_over::hang_up;
 use crate::state::robust;
 use crate::sys::process::{ends_within, pidfd_open, pidfd_send_signal};
 use crate::transport::protocol::{ToSource, ToTarget};

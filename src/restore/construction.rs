@@ -251,13 +251,12 @@ impl Session {
         let memory = {
             let _urgent = Urgent::begin();
             come_together(&work.skeleton);
-            let mut context = RestoreContext {
+            let context = RestoreContext {
                 vetted: std::mem::take(&mut work.vetted),
                 pairs: std::mem::take(&mut work.pairs),
                 since_capture: since(moments.captured_ns),
                 ..Default::default()
             };
-            context.prepare(&image.files)?;
             let prepared_ms = arrived.elapsed().as_secs_f64() * 1e3;
             let keep = hold(work, image)?;
             tracing::debug!(prepared_ms, held_ms = arrived.elapsed().as_secs_f64() * 1e3, "apply");

@@ -221,6 +221,37 @@ pub fn peer_credentials(socket: impl AsFd) -> io::Result<Option<RawPeer>> {
     }
 }
 
+/// What `TCP_INQ` says beside a byte that is looked at and left: how much waits.
+pub fn receive_queue_hint(socket: impl AsFd) -> io::Result<usize> {
+    const TCP_CM_INQ: c_int = 36;
+    let mut byte = [0_u8; 1];
+    let mut part = libc::iovec { iov_base: byte.as_mut_ptr().cast(), iov_len: 1 };
+    let mut control = [0_u64; 16];
+    // SAFETY: all-zero is a valid `msghdr`.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.as_mut_ptr().cast();
+    message.msg_controllen = size_of_val(&control) as _;
+    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+    // SAFETY: one part of one byte and a control buffer of the size that it says, both alive.
+    check(unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), &raw mut message, flags) } as c_long)?;
+    // SAFETY: the kernel has filled in the message.
+    let mut at = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+    while !at.is_null() {
+        // SAFETY: a header within the control buffer, which is aligned for one.
+        let header = unsafe { *at };
+        if (header.cmsg_level, header.cmsg_type) == (libc::IPPROTO_TCP, TCP_CM_INQ) {
+            // SAFETY: this kind holds one int.
+            let hint = unsafe { libc::CMSG_DATA(at).cast::<c_int>().read_unaligned() };
+            return Ok(usize::try_from(hint).unwrap_or(0));
+        }
+        // SAFETY: the same message.
+        at = unsafe { libc::CMSG_NXTHDR(&raw const message, at) };
+    }
+    Err(io::ErrorKind::InvalidData.into())
+}
+
 /// The name of an interface of the network namespace in which the socket is.
 pub fn interface_name(socket: impl AsFd, index: u32) -> io::Result<String> {
     let index = c_int::try_from(index).map_err(|_| io::Error::from_raw_os_error(libc::ENODEV))?;

@@ -9,7 +9,7 @@ use crate::image::files::{FileKind, OpenFile};
 use super::source::{Descriptor, Source};
 use super::target::{Maker, TargetCheck};
 use super::{
-    FilesError, epoll, eventfd, memfd, pipe, refuse, regular, signalfd, socket, tcp_listen, tcp_reset,
+    FilesError, epoll, eventfd, memfd, pipe, refuse, regular, signalfd, socket, tcp_listen, tcp_over,
     timerfd, udp, unix_socket,
 };
 
@@ -46,7 +46,7 @@ pub(super) fn check(check: &mut TargetCheck, maker: &Maker<'_>, file: &OpenFile)
         FileKind::Pipe { pipe } => pipe::check(check, maker.image, *pipe, file),
         FileKind::TimerFd(timer) => timerfd::check(check, timer, file),
         FileKind::TcpListen(tcp) => tcp_listen::check(check, tcp, file),
-        FileKind::TcpReset { v6, .. } => tcp_reset::check(check, *v6, file),
+        FileKind::TcpOver(tcp) => tcp_over::check(check, tcp, file),
         FileKind::Udp(socket) => udp::check(check, socket, file),
         // Made of nothing but memory: they can always be made.
         FileKind::Unix(socket) => unix_socket::check(check, socket, file),
@@ -74,7 +74,7 @@ pub(super) fn make(maker: &mut Maker<'_>, index: usize) -> Result<OwnedFd, Files
         FileKind::SignalFd { mask } => signalfd::make(file, *mask),
         FileKind::MemFd { object, pos } => memfd::make(maker, file, *object, *pos),
         FileKind::TcpListen(tcp) => tcp_listen::make(file, tcp),
-        FileKind::TcpReset { v6, error } => tcp_reset::make(maker, file, *v6, *error),
+        FileKind::TcpOver(tcp) => tcp_over::make(file, tcp),
         FileKind::Udp(socket) => udp::make(file, socket),
     }
 }

@@ -21,12 +21,6 @@ pub(super) struct Socket {
 
 /// Reads any socket.
 pub(super) fn read(source: &mut Source<'_>, file: &Descriptor) -> Result<Option<FileKind>, FilesError> {
-    if let Some(FileKind::TcpReset { .. }) = source.known(file).map(|known| &known.kind)
-        && source.stopped
-    {
-        // A connection does not become anything that had to be kept.
-        return Ok(source.known(file).map(|known| known.kind.clone()));
-    }
     let fd = source.duplicate(file)?;
     let ask = |name| {
         fds::socket_number(&fd, libc::SOL_SOCKET, name)

@@ -129,6 +129,19 @@ pub(super) fn apply<'a>(
     Ok(())
 }
 
+/// Sets what can be set, and says what does not become what it was.
+pub(super) fn apply_each(socket: impl AsFd, options: &[SocketOption]) -> Vec<&'static str> {
+    let socket = socket.as_fd();
+    let rows = options.iter().filter_map(|o| Some((o, socket_table::of(o.level, o.name)?)));
+    rows.filter(|(_, known)| is_set(known.treatment))
+        .filter(|(option, known)| {
+            read(socket, known).is_none_or(|now| now.value != option.value)
+                && set(socket, known, &option.value).is_err()
+        })
+        .map(|(_, known)| known.name)
+        .collect()
+}
+
 fn is_set(treatment: Treatment) -> bool {
     matches!(treatment, Treatment::Bytes | Treatment::Buffer(_) | Treatment::Interface(_))
 }

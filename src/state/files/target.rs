@@ -16,7 +16,7 @@ use crate::sys::fds::{self, RawOwner};
 
 use super::identity::Vetted;
 use super::unix_socket::UnixPair;
-use super::{FilesError, kinds, socket_options, tcp_reset};
+use super::{FilesError, kinds, socket_options, tcp_over};
 
 /// Status flags that `F_SETFL` can change.
 pub(super) const SETTABLE_FLAGS: i32 =
@@ -52,22 +52,6 @@ pub struct RestoreContext {
     pub group: i32,
     /// Pairs of unix sockets that the process made.
     pub pairs: Vec<UnixPair>,
-    /// Reset connections made before the freeze by [`RestoreContext::prepare`].
-    pub resets: Vec<OwnedFd>,
-}
-
-impl RestoreContext {
-    /// Makes before the freeze what takes long and does not depend on what the process does until then.
-    pub fn prepare(&mut self, image: &FilesImage) -> Result<(), FilesError> {
-        let resets =
-            image.files.iter().filter(|file| matches!(file.kind, FileKind::TcpReset { error: true, .. }));
-        for file in resets {
-            let FileKind::TcpReset { v6, .. } = file.kind else { continue };
-            self.resets
-                .push(tcp_reset::reset_connection(v6).map_err(failed(file, "make a reset connection"))?);
-        }
-        Ok(())
-    }
 }
 
 /// One `epoll_ctl(epfd, EPOLL_CTL_ADD, fd, {events, data})` to be made inside the process.
@@ -124,9 +108,9 @@ const RESERVE: u64 = 64;
 /// Makes every open file of `image` in this process. On failure all of them are closed again.
 pub fn restore(image: &FilesImage, context: &mut RestoreContext) -> Result<RestoredFiles, FilesError> {
     raise_limit(image.files.len() as u64);
-    let (resets, pairs) = (std::mem::take(&mut context.resets), std::mem::take(&mut context.pairs));
+    let pairs = std::mem::take(&mut context.pairs);
     let mut maker = Maker::new(image, context);
-    (maker.resets, maker.pairs) = (resets, pairs);
+    maker.pairs = pairs;
     let mut files = Vec::with_capacity(image.files.len());
     for (index, file) in image.files.iter().enumerate() {
         let made = kinds::make(&mut maker, index)?;
@@ -138,6 +122,14 @@ pub fn restore(image: &FilesImage, context: &mut RestoreContext) -> Result<Resto
             maker.set_owner(file, &made, owner)?;
         }
         files.push(made);
+    }
+    for (file, made) in image.files.iter().zip(&files) {
+        if let FileKind::TcpOver(tcp) = &file.kind
+            && let Err(error) = tcp_over::name(made, tcp)
+        {
+            // preflight has said so
+            tracing::debug!(object = file.object(), %error, "it has another address");
+        }
     }
     Ok(RestoredFiles { files, epoll: maker.epoll })
 }
@@ -188,7 +180,6 @@ pub(super) struct Maker<'a> {
     pub(super) pipes: HashMap<usize, super::pipe::Made>,
     /// Ends of socket pairs that were made with their peers, by index of the file.
     pub(super) unix_ends: HashMap<usize, OwnedFd>,
-    pub(super) resets: Vec<OwnedFd>,
     pub(super) pairs: Vec<UnixPair>,
     pub(super) epoll: Vec<EpollAdd>,
 }
@@ -201,7 +192,6 @@ impl<'a> Maker<'a> {
             hashes: None,
             pipes: HashMap::new(),
             unix_ends: HashMap::new(),
-            resets: Vec::new(),
             pairs: Vec::new(),
             epoll: Vec::new(),
         }

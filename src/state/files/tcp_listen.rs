@@ -1,5 +1,5 @@
 //! TCP sockets without a connection: listening ones (IPv4, IPv6, MPTCP), bound and fresh ones. Connections
-//! are refused by name, or handed to [`super::tcp_reset`] when the user allows (`--tcp close`).
+//! are refused by name, or handed to [`super::tcp_over`] when the user allows (`--tcp close`).
 //!
 //! Kernel interface: `getsockopt(TCP_INFO)`: byte 0 is the state; of a listening socket `tcpi_unacked` is the
 //! length of the accept queue and `tcpi_sacked` the backlog. Addresses by `getsockname`.
@@ -16,7 +16,7 @@ use crate::sys::fds;
 use super::socket::{Socket, options};
 use super::source::{Descriptor, Source};
 use super::target::{TargetCheck, failed, set_flags};
-use super::{FilesError, socket_options};
+use super::{FilesError, socket_options, tcp_over};
 
 /// `TCP_CLOSE`
 const CLOSED: u8 = 7;
@@ -24,11 +24,30 @@ const CLOSED: u8 = 7;
 const LISTENS: u8 = 10;
 
 /// What matters of `struct tcp_info`.
-struct Info {
-    state: u8,
+pub(super) struct Info {
+    pub(super) state: u8,
     /// Of a listening socket: connections that wait for `accept`.
     waiting: u32,
     backlog: u32,
+    retransmits: u8,
+    probes: u8,
+    backoff: u8,
+    /// µs; all ones where none was measured.
+    min_rtt: Option<u32>,
+    /// Bytes that came, a FIN among them; `None` before Linux 4.1.
+    pub(super) received: Option<u64>,
+}
+
+impl Info {
+    /// A round trip was measured.
+    pub(super) fn was_established(&self) -> bool {
+        self.min_rtt.is_none_or(|us| us != u32::MAX)
+    }
+
+    /// Something was sent again without an answer.
+    pub(super) fn has_retransmitted(&self) -> bool {
+        (self.retransmits, self.probes, self.backoff) != (0, 0, 0)
+    }
 }
 
 /// Reads a TCP socket of any state.
@@ -40,10 +59,10 @@ pub(super) fn read(
     let v6 = socket.domain == libc::AF_INET6;
     let info = info(&socket.fd).map_err(|error| source.failed(file, "read TCP_INFO", error))?;
     if info.state == CLOSED && was_connected(&socket.fd) {
-        return Ok(Some(FileKind::TcpReset { v6, error: false }));
+        return tcp_over::read(source, file, socket, &info, true);
     }
     if info.state != CLOSED && info.state != LISTENS {
-        return Ok(read_connection(source, file, socket, v6));
+        return read_connection(source, file, socket, &info);
     }
     if info.state == LISTENS && info.waiting != 0 {
         let count = info.waiting;
@@ -63,20 +82,20 @@ fn read_connection(
     source: &mut Source<'_>,
     file: &Descriptor,
     socket: &Socket,
-    v6: bool,
-) -> Option<FileKind> {
+    info: &Info,
+) -> Result<Option<FileKind>, FilesError> {
     let text = |address: Option<SocketAddr>| address.map_or("?".into(), |address| address.to_string());
     let connection = format!("{} → {}", text(local_address(&socket.fd)), text(peer_address(&socket.fd)));
     if source.options.tcp_close {
         source.note(file.object(), format!("the TCP connection {connection} will be closed"));
-        return Some(FileKind::TcpReset { v6, error: true });
+        return tcp_over::read(source, file, socket, info, false);
     }
     source.refuse(Obstacle::new(
         file.object(),
         format!("the TCP connection {connection} is open"),
         "allow it to be closed with `--tcp close`, or close it before the move",
     ));
-    None
+    Ok(None)
 }
 
 fn info(socket: &OwnedFd) -> std::io::Result<Info> {
@@ -85,7 +104,18 @@ fn info(socket: &OwnedFd) -> std::io::Result<Info> {
         raw.get(at..).and_then(|rest| rest.first_chunk::<4>()).map_or(0, |bytes| u32::from_ne_bytes(*bytes))
     };
     let state = raw.first().copied().unwrap_or(CLOSED);
-    Ok(Info { state, waiting: word(24), backlog: word(28) })
+    let byte = |at: usize| raw.get(at).copied().unwrap_or(0);
+    let long = |at: usize| raw.get(at..).and_then(|rest| rest.first_chunk::<8>()).copied();
+    Ok(Info {
+        state,
+        waiting: word(24),
+        backlog: word(28),
+        retransmits: byte(2),
+        probes: byte(3),
+        backoff: byte(4),
+        min_rtt: (raw.len() >= 152).then(|| word(148)),
+        received: long(128).map(u64::from_ne_bytes),
+    })
 }
 
 /// A closed socket that was connected once is shut down in both directions; a fresh one is not.

@@ -1,13 +1,14 @@
-//! Tests of [`super`] and of `tcp_reset`.
+//! Tests of [`super`] and of `tcp_over`.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 
-use super::super::target::{RestoreContext, check_target, restore};
+use super::super::target::check_target;
 use super::super::testing::{
     captured, captured_with, describe_only, moved, only_kind, quiet, refusals, restored,
 };
 use super::*;
+use crate::image::files::TcpEnd;
 
 fn listener(domain: i32, protocol: i32, address: &str, backlog: u32) -> OwnedFd {
     let made = fds::socket(domain, libc::SOCK_STREAM, protocol).unwrap();
@@ -115,28 +116,121 @@ fn connections_are_refused_or_reset() {
     assert!(texts[0].contains(&format!("the TCP connection {name} is open (allow it")), "{texts:?}");
     assert!(texts[0].contains("--tcp close"));
 
+    let mut peer = server.accept().unwrap().0;
+    peer.write_all(b"hello").unwrap();
+    let local = ours.local_addr().unwrap();
     let image = captured_with(&[&ours], true);
-    let mut prepared = RestoreContext::default();
-    prepared.prepare(&image).unwrap();
-    assert_eq!(prepared.resets.len(), 1);
-    for mut context in [RestoreContext::default(), prepared] {
-        let made = restore(&image, &mut context).unwrap().files.remove(0);
-        let asked = libc::POLLIN | libc::POLLRDHUP;
-        assert_eq!(fds::poll_events(&made, asked, 0).unwrap(), asked | libc::POLLERR | libc::POLLHUP);
-        let mut stream = TcpStream::from(made);
-        assert_eq!(stream.read(&mut [0; 1]).unwrap_err().kind(), ErrorKind::ConnectionReset);
-        assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
-        assert_eq!(stream.write(b"x").unwrap_err().kind(), ErrorKind::BrokenPipe);
+    drop(ours);
+    let made = restored(&image).files.remove(0);
+    assert_eq!(local_address(&made), Some(local));
+    check_end(made, b"hello", Some(ErrorKind::ConnectionReset));
+}
+
+/// `data`, then the error once, then the end.
+fn check_end(made: OwnedFd, data: &[u8], error: Option<ErrorKind>) {
+    let asked = libc::POLLIN | libc::POLLRDHUP;
+    let expected = asked | libc::POLLHUP | if error.is_some() { libc::POLLERR } else { 0 };
+    assert_eq!(fds::poll_events(&made, asked, 0).unwrap(), expected);
+    let mut stream = TcpStream::from(made);
+    let mut got = vec![0; data.len()];
+    stream.read_exact(&mut got).unwrap();
+    assert!(got == data);
+    if let Some(error) = error {
+        assert_eq!(stream.read(&mut [0; 1]).unwrap_err().kind(), error);
     }
+    assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
+    assert_eq!(stream.write(b"x").unwrap_err().kind(), ErrorKind::BrokenPipe);
+}
+
+/// Two ends over loopback.
+fn pair(address: &str) -> (TcpStream, TcpStream) {
+    let server = TcpListener::bind(address).unwrap();
+    let ours = TcpStream::connect(server.local_addr().unwrap()).unwrap();
+    (ours, server.accept().unwrap().0)
+}
+
+fn reset(peer: TcpStream) {
+    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+    nix::sys::socket::setsockopt(&peer, nix::sys::socket::sockopt::Linger, &linger).unwrap();
+}
+
+#[test]
+fn unread_bytes_and_the_error_behind_them_travel_twice() {
+    let _quiet = quiet();
+    for address in ["127.0.0.1:0", "[::1]:0"] {
+        for size in [0, 5, 40_000] {
+            let (ours, mut peer) = pair(address);
+            let data: Vec<u8> = (0..size).map(|i| (i * 7) as u8).collect();
+            peer.write_all(&data).unwrap();
+            while fds::readable_bytes(&ours).unwrap() < size as usize {}
+            reset(peer);
+            fds::poll_events(&ours, 0, 1000).unwrap();
+            let local = ours.local_addr().unwrap();
+            let image = captured(&[&ours]);
+            // the source has lost nothing
+            check_end(ours.into(), &data, Some(ErrorKind::ConnectionReset));
+            let FileKind::TcpOver(tcp) = only_kind(&image) else { panic!("{image:?}") };
+            assert_eq!((tcp.end, tcp.data.len(), tcp.peer), (TcpEnd::Reset, size as usize, None));
+            let made = restored(&image).files.remove(0);
+            let (_, mut again) = moved(&[&made]);
+            assert_eq!(local_address(&again[0]), Some(local));
+            check_end(again.remove(0), &data, Some(ErrorKind::ConnectionReset));
+        }
+    }
+}
+
+#[test]
+fn a_peer_that_closed_first_leaves_an_end_and_a_broken_pipe() {
+    let _quiet = quiet();
+    let (mut ours, mut peer) = pair("127.0.0.1:0");
+    peer.write_all(b"bye").unwrap();
+    drop(peer);
+    fds::poll_events(&ours, libc::POLLRDHUP, 1000).unwrap();
+    let half_open = captured_with(&[&ours], true);
+    let FileKind::TcpOver(tcp) = only_kind(&half_open) else { panic!("{half_open:?}") };
+    assert_eq!(tcp.end, TcpEnd::Ended);
+    let mut made = TcpStream::from(restored(&half_open).files.remove(0));
+    let mut all = Vec::new();
+    made.read_to_end(&mut all).unwrap();
+    assert_eq!(all, b"bye");
+
+    ours.write_all(b"x").unwrap();
+    fds::poll_events(&ours, 0, 1000).unwrap();
+    let image = captured(&[&ours]);
+    let FileKind::TcpOver(tcp) = only_kind(&image) else { panic!("{image:?}") };
+    assert_eq!(tcp.end, TcpEnd::Broken);
+    for socket in [ours.into(), restored(&image).files.remove(0)] {
+        let mut stream = TcpStream::from(socket);
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).unwrap();
+        assert_eq!(all, b"bye");
+        assert_eq!(stream.take_error().unwrap().unwrap().kind(), ErrorKind::BrokenPipe);
+    }
+}
+
+#[test]
+fn an_attempt_that_failed_is_refused_until_the_program_knows() {
+    let _quiet = quiet();
+    let ours = fds::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_NONBLOCK, 0).unwrap();
+    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let _ = fds::connect(&ours, gone);
+    fds::poll_events(&ours, 0, 1000).unwrap();
+    let texts = refusals(&[&ours]);
+    assert!(texts[0].contains("a pending error (SO_ERROR)"), "{texts:?}");
+    let stream = TcpStream::from(ours);
+    assert_eq!(stream.take_error().unwrap().unwrap().kind(), ErrorKind::ConnectionRefused);
+    assert_eq!(refusals(&[&stream]), [""; 0]);
 }
 
 #[test]
 fn a_dead_connection_stays_dead_without_a_new_error() {
     let _quiet = quiet();
-    let dead = super::super::tcp_reset::reset_connection(false).unwrap();
-    let mut stream = TcpStream::from(dead);
-    stream.read(&mut [0; 1]).unwrap_err();
-    let (image, mut made) = moved(&[&stream]);
-    assert_eq!(*only_kind(&image), FileKind::TcpReset { v6: false, error: false });
-    assert_eq!(TcpStream::from(made.remove(0)).read(&mut [0; 1]).unwrap(), 0);
+    let (mut ours, peer) = pair("127.0.0.1:0");
+    reset(peer);
+    fds::poll_events(&ours, 0, 1000).unwrap();
+    ours.read(&mut [0; 1]).unwrap_err();
+    let (image, mut made) = moved(&[&ours]);
+    let FileKind::TcpOver(tcp) = only_kind(&image) else { panic!("{image:?}") };
+    assert_eq!(tcp.end, TcpEnd::Over);
+    check_end(made.remove(0), b"", None);
 }

@@ -18,7 +18,31 @@ const KINDS: &[Row] = &[
         "victim net",
     ),
     carried("TCP, fresh or bound", "a socket that was never connected", "victim socket_options"),
-    refused("TCP, connected", "without `--tcp close`", "the TCP connection is open", "trial tcp close"),
+    refused("TCP, connected", "without `--tcp close`", "the TCP connection is open", "trial redis"),
+    limited(
+        "TCP, connected, with `--tcp close`",
+        "unread bytes, then the end that the peer made or a reset",
+        "the TCP connection will be closed",
+        "",
+    ),
+    carried(
+        "TCP, over",
+        "unread bytes, then end of file or the error once; own address, options",
+        "victim unread",
+    ),
+    limited(
+        "TCP, over: SO_ERROR",
+        "ECONNRESET, or EPIPE where the peer had closed before",
+        "a pending error (SO_ERROR) that cannot be told without taking it becomes ECONNRESET",
+        "",
+    ),
+    refused(
+        "TCP, over: another SO_ERROR",
+        "of an attempt to connect, or after retransmissions",
+        "a pending error (SO_ERROR) that cannot be told without taking it: not a plain reset",
+        "",
+    ),
+    refused("TCP, over: urgent data", "MSG_OOB", "urgent data waits in it (MSG_OOB)", ""),
     limited(
         "UDP",
         "addresses, directions that are shut down",

@@ -277,8 +277,9 @@ impl Freezer<'_> {
     fn memory(&mut self, agent: &mut Agent, described: &ProcessImage) -> Result<MemoryImage, MigrateError> {
         let pid = self.options.pid;
         let (survey, _) = memory_map::quick(pid, &agent.layout).map_err(PreloadError::from)?;
-        if !survey.obstacles.is_empty() {
-            let list: Vec<String> = survey.obstacles.iter().map(ToString::to_string).collect();
+        let shared = crate::state::shared_memory::new_objects(pid, &described.memory.layout, &survey.layout);
+        if !survey.obstacles.is_empty() || !shared.is_empty() {
+            let list: Vec<String> = survey.obstacles.iter().chain(&shared).map(ToString::to_string).collect();
             return Err(PreloadError::from(StateError::Obstacles(list.join("; "))).into());
         }
         // the descriptors come later: those described before the freeze may be closed by now

@@ -256,7 +256,7 @@ impl<'a> Migration<'a> {
         }
         MigrateError::point(Point::SourceReady)?;
         (self.tell)(Progress::Step("attaching"));
-        let chosen = direct::tracker(self.options.tracker, &described.files)
+        let chosen = direct::tracker(self.options.tracker, self.options.pid, &described.files)
             .map_err(|obstacle| MigrateError::Refused(vec![obstacle]))?;
         self.report.tracker_reason = chosen.reason.clone();
         let mut agent = Agent::attach(described, self.options.pid, &self.options.home, &chosen)?;
@@ -357,7 +357,7 @@ pub fn look(
     described.obstacles.extend(obstacles);
     described.obstacles.extend(claim::obstacle(pid));
     described.obstacles.extend(whole::obstacle(home, pid));
-    described.obstacles.extend(direct::tracker(tracker, &described.image.files).err());
+    described.obstacles.extend(direct::tracker(tracker, pid, &described.image.files).err());
     Ok(described)
 }
 

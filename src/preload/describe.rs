@@ -62,6 +62,8 @@ fn look(pid: i32, options: &FilesOptions, mut obstacles: Vec<Obstacle>) -> Resul
     obstacles.extend(guard_pages::obstacles(pid, &survey.layout)?);
     let (files, file_obstacles) = files::describe(pid, options)?;
     obstacles.extend(file_obstacles);
+    let shared = crate::state::shared_memory::look(pid, &survey.layout);
+    obstacles.extend(shared.obstacles);
     let posix = timers::list(pid)?;
     obstacles.extend(timers::obstacles(&posix));
     let exe = std::fs::read_link(format!("/proc/{pid}/exe"))
@@ -97,6 +99,7 @@ fn look(pid: i32, options: &FilesOptions, mut obstacles: Vec<Obstacle>) -> Resul
     };
     let mut notes = image.files.notes.clone();
     notes.extend(attributes::notes(pid, &status));
+    notes.extend(shared.notes);
     Ok(Described { image, obstacles, notes })
 }
 

@@ -393,12 +393,15 @@ fn come_together(skeleton: &Skeleton) {
 
 /// Our children are reaped as they end.
 fn reap(pid: i32) {
-    std::thread::spawn(move || {
+    let started = std::thread::Builder::new().spawn(move || {
         // not our child (own namespace): its init reaps it
         if let Ok(status) = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None) {
             tracing::info!(pid, ?status, "a process that was moved here has ended");
         }
     });
+    if let Err(error) = started {
+        tracing::warn!(pid, %error, "nobody waits for the end of a process that was moved here");
+    }
 }
 
 fn single(tree: &TreeImage) -> Result<&ProcessImage, RestoreError> {

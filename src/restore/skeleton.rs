@@ -67,21 +67,11 @@ impl Skeleton {
         vdso: &Vdso,
     ) -> Result<Self, RestoreError> {
         let newborn = nursery::order(order, quarters)?;
-        match Self::adopt(order, newborn, layout, vdso) {
-            Ok(skeleton) => Ok(skeleton),
-            Err((error, pidfd)) => {
-                let _ = crate::sys::process::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
-                Err(error)
-            }
-        }
+        Self::adopt(order, newborn, layout, vdso)
     }
 
-    fn adopt(
-        order: &Order,
-        newborn: Newborn,
-        layout: &Layout,
-        vdso: &Vdso,
-    ) -> Result<Self, (RestoreError, OwnedFd)> {
+    /// Takes charge of a newborn; on failure it is killed.
+    fn adopt(order: &Order, newborn: Newborn, layout: &Layout, vdso: &Vdso) -> Result<Self, RestoreError> {
         let Newborn { pid, pidfd, socket } = newborn;
         let leader = Thread(pid);
         let built = seize_stopped(leader, pid).and_then(|()| Ok(Site::of(pid)?)).and_then(|site| {
@@ -97,7 +87,10 @@ impl Skeleton {
         });
         let (site, scratch, theirs, taken) = match built {
             Ok(parts) => parts,
-            Err(e) => return Err((e, pidfd)),
+            Err(e) => {
+                let _ = crate::sys::process::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+                return Err(e);
+            }
         };
         let mut skeleton = Skeleton {
             pid,
@@ -113,19 +106,10 @@ impl Skeleton {
             emptied: Emptied::default(),
             rights: None,
         };
-        let emptied = skeleton.empty(&theirs).and_then(|()| skeleton.move_vdso(&theirs.vdso, vdso, taken));
-        match emptied {
-            Ok(()) => Ok(skeleton),
-            Err(e) => {
-                // Drop kills it
-                let pidfd = skeleton.pidfd.try_clone();
-                drop(skeleton);
-                match pidfd {
-                    Ok(pidfd) => Err((e, pidfd)),
-                    Err(_) => unreachable!("a descriptor can be duplicated"),
-                }
-            }
-        }
+        // should one of these fail, dropping it kills it
+        skeleton.empty(&theirs)?;
+        skeleton.move_vdso(&theirs.vdso, vdso, taken)?;
+        Ok(skeleton)
     }
 
     /// The leader.

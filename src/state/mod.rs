@@ -16,6 +16,7 @@
 //! | [`seccomp`] | seccomp of each thread (refused) |
 //! | [`scheduling`] | policy, nice, affinity, I/O priority, timer slack |
 //! | [`namespaces`] | whose they must be (refused where they differ) |
+//! | [`shared_memory`] | memory objects that other processes map, too (refused) |
 //! | [`sharing`] | what other processes share with it (refused), directories of a thread's own |
 //! | [`sysv`] | System V queues and semaphores that it uses (refused) |
 //! | [`probes`] | Landlock, keyrings, descriptor tables: what shows nowhere (refused) |
@@ -43,6 +44,7 @@ pub mod probes;
 pub mod robust;
 pub mod scheduling;
 pub mod seccomp;
+pub mod shared_memory;
 pub mod sharing;
 pub mod signals;
 pub mod sysv;

@@ -7,6 +7,7 @@
 //! | [`fds`] | descriptors of another process, seen and duplicated |
 //! | [`hugetlb`] | huge pages: sizes, pools, files of them |
 //! | [`kcmp`] | what two tasks share |
+//! | [`limits`] | a resource limit raised for a moment |
 //! | [`handoff`] | descriptors over unix sockets |
 //! | [`namespaces`] | entering and furnishing namespaces |
 //! | [`maps`] | `/proc/PID/maps` and `smaps`, names by bytes |
@@ -25,6 +26,7 @@ pub mod fds;
 pub mod handoff;
 pub mod hugetlb;
 pub mod kcmp;
+pub mod limits;
 pub mod maps;
 pub mod namespaces;
 pub mod pagemap;

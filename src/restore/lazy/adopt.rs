@@ -203,7 +203,7 @@ impl Holder {
         }
         let Ok(pidfd) = pidfd.try_clone() else { return };
         let (home, id) = (home.to_owned(), id.to_owned());
-        std::thread::spawn(move || {
+        let watched = std::thread::Builder::new().spawn(move || {
             // keeps the userfaultfds as long as the holder lives
             let status = self.child.wait();
             if status.as_ref().is_ok_and(std::process::ExitStatus::success) {
@@ -214,6 +214,9 @@ impl Holder {
             tracing::error!(%id, ?status, "the holder of lazy memory died; the process that waited for its pages was ended: what was \
                 outstanding cannot be told any more");
         });
+        if let Err(error) = watched {
+            tracing::error!(%error, "nobody watches the holder of lazy memory");
+        }
     }
 }
 

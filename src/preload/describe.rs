@@ -10,8 +10,8 @@ use crate::image::process::{Attributes, ProcessImage, ThreadImage, Timers};
 use crate::image::{Backing, FilePath, Note, Obstacle, Vma};
 use crate::state::files::{self, FilesOptions};
 use crate::state::{
-    StateError, attributes, confinement, credentials, guard_pages, huge_pages, memory_map, mm_fields,
-    namespaces, probes, scheduling, seccomp, sharing, sysv, threads, timers,
+    StateError, attributes, confinement, credentials, guard_pages, huge_pages, memory_map, memory_modes,
+    mm_fields, namespaces, probes, scheduling, seccomp, sharing, sysv, threads, timers,
 };
 use crate::tracee::freeze::tids;
 
@@ -60,6 +60,7 @@ fn look(pid: i32, options: &FilesOptions, mut obstacles: Vec<Obstacle>) -> Resul
     let survey = memory_map::survey(pid)?;
     obstacles.extend(survey.obstacles);
     obstacles.extend(guard_pages::obstacles(pid, &survey.layout)?);
+    obstacles.extend(memory_modes::obstacles(pid)?);
     let (files, file_obstacles) = files::describe(pid, options)?;
     obstacles.extend(file_obstacles);
     let shared = crate::state::shared_memory::look(pid, &survey.layout);
@@ -84,6 +85,7 @@ fn look(pid: i32, options: &FilesOptions, mut obstacles: Vec<Obstacle>) -> Resul
         exe,
         resident: status.resident,
         huge_pages,
+        modes: memory_modes::describe(pid),
     };
     let cpus = scheduling::online_cpus();
     let threads = tids.into_iter().filter_map(|tid| thread(pid, tid, &cpus).ok()).collect();

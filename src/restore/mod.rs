@@ -5,6 +5,7 @@
 //! | [`nursery`] | the small process from which a skeleton is born under its own pid |
 //! | [`skeleton`] | the skeleton: emptied, driven by remote calls |
 //! | [`mapper`] | making its mappings those of the source, by differences |
+//! | `locking` | locked memory |
 //! | [`pages`] | placing pages as they arrive |
 //! | [`objects`] | shared memory objects |
 //! | [`descriptors`] | its open files, and room for them |
@@ -14,6 +15,7 @@
 //! | [`guests`] | who is here already |
 //! | [`reservation`] | preflight: what is missing here |
 //! | [`huge_pages`] | preflight: whether this host has huge pages enough |
+//! | `memory_modes` | preflight: kinds of memory that this kernel may not know, locked memory |
 //! | [`verify`] | comparing every page with the source |
 //! | [`lazy`] | memory that comes after the process |
 //! | [`incoming`] | frames and files as they arrive, and how much of them |
@@ -29,7 +31,9 @@ pub mod guests;
 pub mod huge_pages;
 pub mod incoming;
 pub mod lazy;
+mod locking;
 pub mod mapper;
+mod memory_modes;
 pub mod nursery;
 pub mod objects;
 pub mod pages;

@@ -88,6 +88,7 @@ fn check_process(description: &Description, process: &ProcessImage, found: &mut 
         ));
     }
     check_memory(process, found);
+    found.obstacles.extend(super::memory_modes::obstacles(process));
     found.obstacles.extend(super::huge_pages::obstacles(&process.memory.huge_pages));
 }
 

@@ -15,9 +15,10 @@ use super::nursery::{self, Newborn, Order, SOCKET};
 use super::quarters::Quarters;
 use crate::image::memory::{Layout, Vdso};
 use crate::image::{PAGE_SIZE, PageRange, RangeSet};
-use crate::state::memory_map;
 use crate::state::robust::Emptied;
+use crate::state::{memory_map, memory_modes};
 use crate::sys::handoff;
+use crate::sys::process::prlimit;
 use crate::sys::ptrace::{self, Options};
 use crate::sys::rights::Rights;
 use crate::sys::spawn::CloneArgs;
@@ -27,6 +28,7 @@ use crate::tracee::{Batch, Outcome, Place, Remote, Scratch, Site, TraceeError};
 
 const TABLE: usize = 256 * 1024;
 const DATA: usize = 1024 * 1024;
+const RLIMIT_MEMLOCK: u32 = 8;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Above `vm.mmap_min_addr`, below where programs are usually loaded.
 const LOWEST: u64 = 0x10_0000;
@@ -51,6 +53,8 @@ pub struct Skeleton {
     pub layout: Layout,
     /// Where pages were written.
     pub written: RangeSet,
+    /// What is locked now.
+    pub locked: RangeSet,
     released: bool,
     /// Robust lists that are empty until it is let go: should it be killed before, the mutexes are not its own.
     emptied: Emptied,
@@ -102,6 +106,7 @@ impl Skeleton {
             threads: BTreeMap::from([(order.pid, leader)]),
             layout: Layout::default(),
             written: RangeSet::default(),
+            locked: RangeSet::default(),
             released: false,
             emptied: Emptied::default(),
             rights: None,
@@ -186,6 +191,7 @@ impl Skeleton {
         // not of the session of ulpm serve: its terminal's signals are none of its affair. Here, not in the
         // nursery: the newborn may be stopped before its first instruction.
         batch.attempt("setsid", libc::SYS_setsid, &[]);
+        memory_modes::without_huge_pages(&mut batch);
         batch.call("set_robust_list", libc::SYS_set_robust_list, &[0, 24]);
         batch.call("set_tid_address", libc::SYS_set_tid_address, &[0]);
         batch.call("close_range", libc::SYS_close_range, &[0, SOCKET as u64 - 1, 0]);
@@ -197,7 +203,12 @@ impl Skeleton {
                 &[vma.start, vma.end - vma.start],
             );
         }
-        self.run(&batch).map(drop)
+        self.run(&batch)?;
+        // as much as it may; its own limits come last
+        if let Ok((_, hard)) = prlimit(self.pid, RLIMIT_MEMLOCK, None) {
+            let _ = prlimit(self.pid, RLIMIT_MEMLOCK, Some((hard, hard)));
+        }
+        Ok(())
     }
 
     /// Moves `[vvar]`, `[vvar_vclock]` and `[vdso]`, which must keep their order and distance; the system call

@@ -3,8 +3,10 @@
 //! | file | state |
 //! |---|---|
 //! | [`memory_map`] | mappings, their flags, the vDSO |
+//! | [`vm_flags`] | flags of mappings |
 //! | [`guard_pages`] | guard pages without a mapping of their own (refused) |
 //! | [`huge_pages`] | how many huge pages (hugetlb) it all takes |
+//! | [`memory_modes`] | modes of the address space: huge pages off, merging, MDWE, locking of what comes |
 //! | [`mm_fields`] | brk, arguments, environment, auxiliary vector, exe link |
 //! | [`threads`] | registers, masks, alternate stacks, rseq, robust lists, tid addresses |
 //! | [`modes`] | of each thread: personality, time stamp counter, memory errors, parent's death |
@@ -37,6 +39,7 @@ pub mod files;
 pub mod guard_pages;
 pub mod huge_pages;
 pub mod memory_map;
+pub mod memory_modes;
 pub mod mm_fields;
 pub mod modes;
 pub mod namespaces;
@@ -51,6 +54,7 @@ pub mod sysv;
 pub mod threads;
 pub mod timers;
 pub mod verdicts;
+pub mod vm_flags;
 pub mod waits;
 
 pub use error::StateError;

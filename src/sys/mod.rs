@@ -9,6 +9,7 @@
 //! | [`kcmp`] | what two tasks share |
 //! | [`limits`] | a resource limit raised for a moment |
 //! | [`handoff`] | descriptors over unix sockets |
+//! | [`memory_modes`] | what this kernel can do with memory: locking on fault, sealing |
 //! | [`namespaces`] | entering and furnishing namespaces |
 //! | [`maps`] | `/proc/PID/maps` and `smaps`, names by bytes |
 //! | [`pagemap`] | `PAGEMAP_SCAN` on `/proc/PID/pagemap` (Linux 6.7) |
@@ -28,6 +29,7 @@ pub mod hugetlb;
 pub mod kcmp;
 pub mod limits;
 pub mod maps;
+pub mod memory_modes;
 pub mod namespaces;
 pub mod pagemap;
 pub mod process;

@@ -7,7 +7,7 @@ use ulpm::image::files::{
     EpollItem, FdSlot, FileIdentity, FileKind, FilesImage, FreshSocket, OpenFile, PeerCredentials, Pipe,
     SocketOption, TimerFd, UnixPeer, UnixSocket,
 };
-use ulpm::image::memory::{HugePages, Layout, MemoryObject, MmFields, Vdso};
+use ulpm::image::memory::{HugePages, Layout, MemoryModes, MemoryObject, MmFields, Vdso};
 use ulpm::image::process::{Attributes, PosixTimer, Timers, Wait};
 use ulpm::image::{
     Backing, MemoryImage, Note, ObjectId, Obstacle, PageRange, ProcessImage, ThreadImage, TreeImage, Vma,
@@ -194,6 +194,7 @@ fn tree() -> TreeImage {
         files: vec![("/bin/x".into(), identity())],
         resident: 4096,
         huge_pages: vec![HugePages { page_size: 1 << 21, count: 2 }],
+        modes: MemoryModes { thp_disable: 1, merge: true, mdwe: 1, future_lock: 6 },
     };
     TreeImage::new(vec![ProcessImage {
         pid: 7,

@@ -54,6 +54,7 @@ fn good() -> TreeImage {
         exe: "/bin/x".into(),
         files: Vec::new(),
         resident: 0,
+        needs: 0,
         huge_pages: Vec::new(),
         modes: MemoryModes::default(),
     };

@@ -261,6 +261,8 @@ pub struct MemoryImage {
     pub files: Vec<(FilePath, FileIdentity)>,
     /// Resident set in bytes, without huge pages (hugetlb).
     pub resident: u64,
+    /// Memory that it needs at the target, in bytes: resident without file pages, and swapped out.
+    pub needs: u64,
     /// Huge pages that it will need at the target.
     pub huge_pages: Vec<HugePages>,
     /// Modes of the address space.

@@ -119,7 +119,7 @@ impl Freezer<'_> {
                 }
                 Err(e) => return self.give_up(link, agent, captive, e),
                 Ok((image, found)) => {
-                    return match self.send(link, agent, image, &found, stopped_ns) {
+                    return match self.send(link, agent, image, &found, (frozen_at, stopped_ns)) {
                         Ok(()) => self.commit(link, agent, captive, (frozen_at, prediction), urgent),
                         Err(e) => self.give_up(link, agent, captive, e),
                     };
@@ -168,12 +168,15 @@ impl Freezer<'_> {
         agent: &mut Agent,
         image: ProcessImage,
         found: &Last,
-        stopped_ns: i64,
+        (frozen_at, stopped_ns): (i64, i64),
     ) -> Result<(), MigrateError> {
         MigrateError::point(Point::SourceCaptured)?;
         let theirs = |ns| ns - self.difference.boottime_ns;
-        let moments =
-            Moments { stopped_ns: theirs(stopped_ns), captured_ns: theirs(initial_clocks().boottime_ns) };
+        let moments = Moments {
+            frozen_ns: theirs(frozen_at),
+            stopped_ns: theirs(stopped_ns),
+            captured_ns: theirs(initial_clocks().boottime_ns),
+        };
         let begun = Instant::now();
         let new_files = agent.new_files();
         link.say(&ToTarget::Layout { pid: image.pid, layout: agent.layout.clone(), new_files })?;

@@ -84,6 +84,7 @@ fn look(pid: i32, options: &FilesOptions, mut obstacles: Vec<Obstacle>) -> Resul
         mm: mm_fields::capture(pid)?,
         exe,
         resident: status.resident,
+        needs: status.needs,
         huge_pages,
         modes: memory_modes::describe(pid),
     };

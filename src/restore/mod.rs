@@ -12,8 +12,10 @@
 //! | [`activate`] | all other state, at the end |
 //! | [`permission`] | how far the peer may go |
 //! | [`quarters`] | among which control groups they live |
+//! | [`arrivals`] | what `ulpm serve` says of them |
 //! | [`guests`] | who is here already |
 //! | [`reservation`] | preflight: what is missing here |
+//! | [`room`] | preflight: memory, control groups and disk; the out-of-memory killer |
 //! | [`huge_pages`] | preflight: whether this host has huge pages enough |
 //! | `memory_modes` | preflight: kinds of memory that this kernel may not know, locked memory |
 //! | [`verify`] | comparing every page with the source |
@@ -24,6 +26,7 @@
 //! | [`construction`] | of that, from `Begin` to the moment in which the process runs |
 
 pub mod activate;
+pub mod arrivals;
 pub mod construction;
 pub mod descriptors;
 pub mod error;
@@ -41,6 +44,7 @@ mod pairs;
 pub mod permission;
 pub mod quarters;
 pub mod reservation;
+pub mod room;
 pub mod session;
 pub mod settle;
 pub mod skeleton;

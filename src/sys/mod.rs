@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`background`] | our own threads behind ordinary work |
 //! | [`ptrace`] | `PTRACE_SEIZE` and the register, mask, signal-queue and rseq requests |
+//! | [`cgroup`] | control groups: where a process lives, and what they allow |
 //! | [`fds`] | descriptors of another process, seen and duplicated |
 //! | [`hugetlb`] | huge pages: sizes, pools, files of them |
 //! | [`kcmp`] | what two tasks share |
@@ -23,6 +24,7 @@
 //! | [`xsave`] | which CPU state components exist |
 
 pub mod background;
+pub mod cgroup;
 pub mod fds;
 pub mod handoff;
 pub mod hugetlb;

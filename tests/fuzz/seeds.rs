@@ -193,6 +193,7 @@ fn tree() -> TreeImage {
         exe: "/bin/x".into(),
         files: vec![("/bin/x".into(), identity())],
         resident: 4096,
+        needs: 4096,
         huge_pages: vec![HugePages { page_size: 1 << 21, count: 2 }],
         modes: MemoryModes { thp_disable: 1, merge: true, mdwe: 1, future_lock: 6 },
     };
@@ -237,6 +238,7 @@ fn to_target() -> Vec<ToTarget> {
         clocks: offsets,
         time_namespace: false,
         lazy: false,
+        only_asks: false,
     };
     let plan = LazyPlan {
         outstanding: ranges(),
@@ -258,7 +260,7 @@ fn to_target() -> Vec<ToTarget> {
         ToTarget::RoundEnd(3),
         ToTarget::Lazy(plan),
         ToTarget::Lane { id: "i".to_owned(), lane: LaneKind::Urgent },
-        ToTarget::State(Box::new(tree()), Moments { stopped_ns: 1, captured_ns: 2 }),
+        ToTarget::State(Box::new(tree()), Moments { frozen_ns: 0, stopped_ns: 1, captured_ns: 2 }),
         ToTarget::Digests(vec![AreaDigest { start: 0x1000, object: Some(OBJECT), pages: 1, hash: 9 }]),
         ToTarget::Commit,
         ToTarget::Abort("why".to_owned()),

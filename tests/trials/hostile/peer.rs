@@ -153,6 +153,7 @@ pub(super) fn description(outside: i32) -> Result<Description> {
         clocks: ClockOffsets::default(),
         time_namespace: false,
         lazy: false,
+        only_asks: false,
     })
 }
 

@@ -103,6 +103,7 @@ fn look(pid: i32, options: &FilesOptions, mut obstacles: Vec<Obstacle>) -> Resul
     let mut notes = image.files.notes.clone();
     notes.extend(attributes::notes(pid, &status));
     notes.extend(shared.notes);
+    notes.extend(confinement::notes(pid, status.uids[0]));
     Ok(Described { image, obstacles, notes })
 }
 

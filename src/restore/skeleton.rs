@@ -191,6 +191,8 @@ impl Skeleton {
         // not of the session of ulpm serve: its terminal's signals are none of its affair. Here, not in the
         // nursery: the newborn may be stopped before its first instruction.
         batch.attempt("setsid", libc::SYS_setsid, &[]);
+        // and no keys of the login that started ulpm serve: an empty session keyring (KEYCTL_JOIN_SESSION_KEYRING) of its own
+        batch.attempt("keyctl", libc::SYS_keyctl, &[1, 0, 0, 0, 0]);
         memory_modes::without_huge_pages(&mut batch);
         batch.call("set_robust_list", libc::SYS_set_robust_list, &[0, 24]);
         batch.call("set_tid_address", libc::SYS_set_tid_address, &[0]);

@@ -13,8 +13,9 @@ use crate::trials::victims::{self as subjects, Victim};
 /// Victims whose mappings, descriptors or memory are not the same from one moment to the next; the oracle of each checks more than
 /// a snapshot could.
 const RESTLESS: [&str; 8] = ["dirty", "hugetlb", "late", "memory", "oracle", "remapping", "threads", "wild"];
-/// Victims that measure each wait: a stop for a snapshot is one that they notice.
-const ON_THE_CLOCK: [&str; 6] = ["blocking", "clock", "restarts", "rseq", "ticking", "timers"];
+/// Victims that measure each wait: a stop for a snapshot is one that they notice; and one that takes a snapshot's calls for its own
+/// (syscall user dispatch).
+const ON_THE_CLOCK: [&str; 7] = ["blocking", "clock", "foreign", "restarts", "rseq", "ticking", "timers"];
 
 pub(super) fn trials() -> Vec<Trial> {
     let calm = victims::names().into_iter().filter(|name| !RESTLESS.contains(&name.as_str()));

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::files::{FileKind, FilesImage, OwnerKind, UnixPeer};
 use super::memory::{Layout, MemoryImage, Vdso};
-use super::process::{ProcessImage, ThreadImage, Timers, TreeImage};
+use super::process::{LateSignal, ProcessImage, ThreadImage, Timers, TreeImage};
 use super::{Backing, FilePath, IMAGE_VERSION, PAGE_SIZE, PageRange, Vma};
 
 /// One past the last address that a program can have.
@@ -37,6 +37,15 @@ pub fn tree(tree: &TreeImage, frozen: bool) -> Checked {
         [one] if tree.version == IMAGE_VERSION => process(one, frozen),
         _ => Err("an image that is not of one process in our version".to_owned()),
     }
+}
+
+/// Signals that came after the state.
+pub fn signals(signals: &[LateSignal]) -> Checked {
+    signals.iter().try_for_each(|signal| {
+        let number = signal.info.first_chunk().map_or(0, |b| i32::from_le_bytes(*b));
+        let possible = signal.info.len() == 128 && (1..=64).contains(&number);
+        insist(possible && (0..=MAX_PID).contains(&signal.tid), || "an impossible signal".to_owned())
+    })
 }
 
 /// The name of a migration is the name of a file.
@@ -123,9 +132,6 @@ fn memory(m: &MemoryImage, frozen: bool) -> Checked {
     insist(m.mm.auxv.len() <= PAGE_SIZE as usize, || "an impossible auxiliary vector".to_owned())?;
     insist(m.files.len() <= MAX_FILES, || format!("{} mapped files", m.files.len()))?;
     m.files.iter().try_for_each(|(name, _)| path(name))?;
-    let modes = m.modes;
-    let possible = modes.thp_disable <= 3 && modes.mdwe <= 3 && [0, 2, 6].contains(&modes.future_lock);
-    insist(possible, || "impossible modes of an address space".to_owned())?;
     insist(m.huge_pages.len() <= 16 && m.huge_pages.iter().all(|h| page_size(h.page_size)), || {
         "impossible huge pages".to_owned()
     })

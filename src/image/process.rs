@@ -10,6 +10,15 @@ use crate::image::IMAGE_VERSION;
 /// A queued signal: `siginfo_t` as the kernel keeps it (128 bytes).
 pub type Siginfo = Vec<u8>;
 
+/// A signal that came after the state was read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LateSignal {
+    /// Thread that it is for, as the process knows it; 0: for the process.
+    pub tid: i32,
+    /// The signal.
+    pub info: Siginfo,
+}
+
 /// What one thread is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ThreadImage {
@@ -193,6 +202,8 @@ pub struct Attributes {
     pub membarrier: Option<u32>,
     /// `ARCH_GET_XCOMP_PERM`: CPU state components that it may use beyond the usual.
     pub xstate_permission: u64,
+    /// `PR_GET_THP_DISABLE`.
+    pub thp_disable: bool,
     /// `/proc/PID/oom_score_adj`.
     pub oom_score_adj: i32,
     /// `/proc/PID/coredump_filter`.

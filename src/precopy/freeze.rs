@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::MigrateError;
 use super::control::Control;
 use super::foresight::Foresight;
+use super::hand_on::{Copy, Signals};
 use super::late::{Arrived, Late, plan};
 use super::link::{Link, out_of_turn};
 use super::predict::Prediction;
@@ -18,7 +19,7 @@ use crate::fault::Point;
 use crate::handover::journal::{Journal, Phase};
 use crate::handover::{Source, SourceAction, SourceEvent};
 use crate::image::files::FilesImage;
-use crate::image::memory::{Layout, MemoryImage};
+use crate::image::memory::MemoryImage;
 use crate::image::process::ProcessImage;
 use crate::image::{PAGE_SIZE, PageRange, TreeImage};
 use crate::preload::PreloadError;
@@ -29,12 +30,11 @@ use crate::preload::standing::children;
 use crate::report::{MigrationReport, Outcome};
 use crate::restore::session::initial_clocks;
 use crate::state::files::tcp_over::hang_up;
-use crate::state::{StateError, digest, memory_map, mm_fields, scheduling};
+use crate::state::{StateError, memory_map, mm_fields, scheduling};
 use crate::sys::time::ClockOffsets;
 use crate::tracee::TraceeError;
 use crate::tracee::together::{Urgent, leave_to_others};
-use crate::transport::lane::LazyRange;
-use crate::transport::protocol::{AreaDigest, Moments, ToSource, ToTarget};
+use crate::transport::protocol::{Moments, ToSource, ToTarget};
 
 /// What the freeze works with.
 pub struct Freezer<'a> {
@@ -119,7 +119,7 @@ impl Freezer<'_> {
                 }
                 Err(e) => return self.give_up(link, agent, captive, e),
                 Ok((image, found)) => {
-                    return match self.send(link, agent, image, &found, (frozen_at, stopped_ns)) {
+                    return match self.send(link, agent, image, &found, stopped_ns) {
                         Ok(()) => self.commit(link, agent, captive, (frozen_at, prediction), urgent),
                         Err(e) => self.give_up(link, agent, captive, e),
                     };
@@ -168,15 +168,12 @@ impl Freezer<'_> {
         agent: &mut Agent,
         image: ProcessImage,
         found: &Last,
-        (frozen_at, stopped_ns): (i64, i64),
+        stopped_ns: i64,
     ) -> Result<(), MigrateError> {
         MigrateError::point(Point::SourceCaptured)?;
         let theirs = |ns| ns - self.difference.boottime_ns;
-        let moments = Moments {
-            frozen_ns: theirs(frozen_at),
-            stopped_ns: theirs(stopped_ns),
-            captured_ns: theirs(initial_clocks().boottime_ns),
-        };
+        let moments =
+            Moments { stopped_ns: theirs(stopped_ns), captured_ns: theirs(initial_clocks().boottime_ns) };
         let begun = Instant::now();
         let new_files = agent.new_files();
         link.say(&ToTarget::Layout { pid: image.pid, layout: agent.layout.clone(), new_files })?;
@@ -193,7 +190,7 @@ impl Freezer<'_> {
             link.say(&ToTarget::Verify)?;
             link.flush()?;
             let hashing = Instant::now();
-            let digests = digests(self.options.pid, agent, &later)?;
+            let digests = super::hashed::digests(self.options.pid, agent, &later)?;
             hashing_ms = ms(hashing);
             link.say(&ToTarget::Digests(digests))?;
         }
@@ -280,9 +277,8 @@ impl Freezer<'_> {
     fn memory(&mut self, agent: &mut Agent, described: &ProcessImage) -> Result<MemoryImage, MigrateError> {
         let pid = self.options.pid;
         let (survey, _) = memory_map::quick(pid, &agent.layout).map_err(PreloadError::from)?;
-        let shared = crate::state::shared_memory::new_objects(pid, &described.memory.layout, &survey.layout);
-        if !survey.obstacles.is_empty() || !shared.is_empty() {
-            let list: Vec<String> = survey.obstacles.iter().chain(&shared).map(ToString::to_string).collect();
+        if !survey.obstacles.is_empty() {
+            let list: Vec<String> = survey.obstacles.iter().map(ToString::to_string).collect();
             return Err(PreloadError::from(StateError::Obstacles(list.join("; "))).into());
         }
         // the descriptors come later: those described before the freeze may be closed by now
@@ -305,17 +301,25 @@ impl Freezer<'_> {
         if let Err(e) = MigrateError::point(Point::SourcePrepared) {
             return self.before_commit_failed(link, agent, captive, (SourceAction::JournalOpen, e));
         }
+        let mut signals = Vec::new();
         for action in self.state.on(SourceEvent::Prepared) {
             let done = match action {
                 SourceAction::JournalOpen => {
                     let written = self.journal.set(Phase::Committed).map_err(MigrateError::journal(&dir));
                     written.and_then(|()| MigrateError::point(Point::SourceJournalled))
                 }
+                // a stop takes a SIGCONT that has come out of the queue: first they are looked at
                 SourceAction::Hold => captive
-                    .hold(self.late.is_some() && self.options.lazy.release)
+                    .signalled()
+                    .and_then(|come| {
+                        captive.hold(self.late.is_some() && self.options.lazy.release).map(|()| come)
+                    })
                     .map_err(MigrateError::from)
-                    .and_then(|()| MigrateError::point(Point::SourceHeld)),
-                _ => link.say(&ToTarget::Commit).and_then(|()| {
+                    .and_then(|come| {
+                        signals = come;
+                        MigrateError::point(Point::SourceHeld)
+                    }),
+                _ => link.say(&ToTarget::Commit(std::mem::take(&mut signals))).and_then(|()| {
                     if crate::fault::waits_at(Point::SourceCommitSent) {
                         link.flush()?;
                     }
@@ -344,38 +348,55 @@ impl Freezer<'_> {
         self.unanswered(link, agent, captive, answer.err())
     }
 
-    /// It runs there. The copy here goes, as soon as nothing of it is needed any more.
+    /// It runs there. The copy here goes, as soon as nothing of it is needed any more; what it is signalled until then goes there.
     fn moved(mut self, link: &mut Link, mut captive: Captive) -> Result<(), MigrateError> {
         self.state.on(SourceEvent::Running);
         self.report.outcome = Outcome::Moved;
-        if let Some(mut late) = self.late.take() {
-            hang_up(self.options.pid);
-            let mut release = releaser(self.options.lazy.release, &mut captive, late.layout().clone());
-            let arrived = late.until_whole(Some(link), self.control, self.tell, &mut *release);
-            drop(release);
-            self.report.bytes_on_wire = link.bytes_sent() + late.bytes();
-            match &arrived {
-                Ok(arrived) => {
-                    self.report.lazy = late.stats(arrived);
-                    if let Arrived::Ended(why) = arrived {
-                        (self.tell)(Progress::Step(&format!("nothing more of its memory is needed: {why}")));
-                    }
-                    late.close(MOVED);
-                }
-                Err(MigrateError::CopyLost(_)) => self.report.outcome = Outcome::Lost,
-                Err(_) => self.report.outcome = Outcome::Unknown,
-            }
-            match arrived {
-                // what is left of the copy is of no use, and nothing is open
-                Err(lost @ MigrateError::CopyLost(_)) => {
-                    return captive.kill().map_err(MigrateError::from).and(self.clear_up()).and(Err(lost));
-                }
-                arrived => arrived?,
-            };
+        if self.late.is_none() {
+            captive.disable()?;
         }
-        captive.kill()?;
-        MigrateError::point(Point::SourceKilled)?;
-        self.clear_up()
+        let mut signals = Signals::of(self.options, &self.report.id);
+        signals.send(Some(link), captive.signalled_meanwhile());
+        let followed = match self.late.take() {
+            Some(late) => self.follow(late, link, &mut captive, &mut signals),
+            None => Ok(()),
+        };
+        // of a copy that is lost what is left is of no use, and nothing is open
+        if !matches!(followed, Ok(()) | Err(MigrateError::CopyLost(_))) {
+            return followed;
+        }
+        signals.send(None, captive.kill()?);
+        self.report.notes.extend(signals.finish(link));
+        if followed.is_ok() {
+            MigrateError::point(Point::SourceKilled)?;
+        }
+        self.clear_up().and(followed)
+    }
+
+    /// Its memory follows.
+    fn follow(
+        &mut self,
+        mut late: Late,
+        link: &mut Link,
+        captive: &mut Captive,
+        signals: &mut Signals<'_>,
+    ) -> Result<(), MigrateError> {
+        hang_up(self.options.pid);
+        let mut copy = Copy::new(captive, signals, late.layout().clone(), self.options.lazy.release);
+        let arrived = late.until_whole(Some(link), self.control, self.tell, &mut copy);
+        self.report.bytes_on_wire = link.bytes_sent() + late.bytes();
+        match &arrived {
+            Ok(arrived) => {
+                self.report.lazy = late.stats(arrived);
+                if let Arrived::Ended(why) = arrived {
+                    (self.tell)(Progress::Step(&format!("nothing more of its memory is needed: {why}")));
+                }
+                late.close(MOVED);
+            }
+            Err(MigrateError::CopyLost(_)) => self.report.outcome = Outcome::Lost,
+            Err(_) => self.report.outcome = Outcome::Unknown,
+        }
+        arrived.map(drop)
     }
 
     /// The move is settled on this side.
@@ -448,25 +469,6 @@ impl Freezer<'_> {
     }
 }
 
-/// Told of what has arrived there for good.
-type Release<'c> = Box<dyn FnMut(&[LazyRange]) + 'c>;
-
-/// `--release-source`: frees here what is there. What cannot be freed stays until the end.
-fn releaser<'c>(wanted: bool, captive: &'c mut Captive, layout: Layout) -> Release<'c> {
-    if !wanted {
-        return Box::new(|_| {});
-    }
-    let mut done = captive.retire();
-    Box::new(move |ranges| {
-        if done.is_ok() {
-            done = captive.free(&lazy::freeing(&layout, ranges));
-        }
-        if let Err(error) = &done {
-            tracing::info!(error = %crate::sys::chain(error), "memory of the stopped copy is not freed");
-        }
-    })
-}
-
 /// A child that was born since preflight would stay behind.
 fn newborn(pid: i32) -> Result<(), MigrateError> {
     match children(pid) {
@@ -490,17 +492,4 @@ fn touched_by_capture(image: &ProcessImage, written: &mut Vec<Found>) {
         }
     }
     written.sort_by_key(|f| f.range.start);
-}
-
-/// Hashes of all memory but that which comes later, as the target computes them.
-fn digests(pid: i32, agent: &Agent, except: &Later) -> Result<Vec<AreaDigest>, MigrateError> {
-    let mut all: Vec<AreaDigest> = digest::private(pid, &agent.layout, &except.private)
-        .map_err(PreloadError::from)?
-        .into_iter()
-        .map(|(start, pages, hash)| AreaDigest { start, object: None, pages, hash })
-        .collect();
-    for (id, (start, pages, hash)) in agent.object_digests(except)? {
-        all.push(AreaDigest { start, object: Some(id), pages, hash });
-    }
-    Ok(all)
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::MigrateError;
 use super::control::{Control, Phase};
+use super::hand_on::Tended;
 use super::lanes::{Heard, Lanes, Road};
 use super::link::Link;
 use super::page_server::Memory;
@@ -115,14 +116,14 @@ impl Late {
         Ok(())
     }
 
-    /// Serves until nothing is needed any more. The control connection is kept open for as long as it lasts. `release` is
-    /// told what has arrived there for good.
+    /// Serves until nothing is needed any more. The control connection is kept open for as long as it lasts. `copy`: what is
+    /// done with the stopped process meanwhile.
     pub fn until_whole(
         &mut self,
         mut link: Option<&mut Link>,
         control: &Control,
         tell: &dyn Fn(Progress<'_>),
-        release: &mut dyn FnMut(&[LazyRange]),
+        copy: &mut dyn Tended,
     ) -> Result<Arrived, MigrateError> {
         control.note(|status| {
             status.phase = Phase::Lazy;
@@ -137,7 +138,7 @@ impl Late {
             let mut pause = if link.is_some() { Duration::from_millis(1) } else { TELL };
             while let Some(heard) = self.lanes.hear(std::mem::take(&mut pause)) {
                 match heard {
-                    Heard::Placed(ranges) => self.free(&ranges, release),
+                    Heard::Placed(ranges) => self.free(&ranges, copy),
                     Heard::Refused(why) if asked.is_none_or(|at| at.elapsed() > ASK) => {
                         tracing::info!(%why, "a lane is refused: asking how the move stands");
                         asked = Some(Instant::now());
@@ -163,16 +164,17 @@ impl Late {
                 tracing::info!("the control connection broke; the lanes go on by themselves");
                 link = None;
             }
+            copy.meanwhile(link.as_deref_mut());
             self.note(control, begun.elapsed());
             tell(Progress::Now(&control.status()));
         }
     }
 
     /// What is in place there is not needed here.
-    fn free(&self, ranges: &[LazyRange], release: &mut dyn FnMut(&[LazyRange])) {
+    fn free(&self, ranges: &[LazyRange], copy: &mut dyn Tended) {
         if let Some(memory) = &self.memory {
             memory.release(ranges);
-            release(ranges);
+            copy.arrived(ranges);
         }
     }
 

@@ -15,6 +15,8 @@
 //! | [`pace`] | pages on their way in a round: counted, and held back to a limit |
 //! | [`control`] | what a user can learn of a migration under way, and change |
 //! | [`freeze`] | from the first thread stopped to the commit |
+//! | [`hand_on`] | what the stopped copy is signalled goes to the target, what it holds is freed |
+//! | `hashed` | hashes of the frozen process's memory |
 //! | [`late`] | the process runs there, its memory follows |
 //! | [`lanes`] | the connections on which it does |
 //! | [`page_server`] | what is asked for on them, read from the stopped process |
@@ -27,6 +29,8 @@ pub mod direct;
 pub mod error;
 pub mod foresight;
 pub mod freeze;
+pub mod hand_on;
+mod hashed;
 pub mod hello;
 pub mod lanes;
 pub mod late;

@@ -240,8 +240,8 @@ fn follow(home: &Path, entry: &Entry, tell: &dyn Fn(Progress<'_>)) -> Result<(),
         status.id.clone_from(&entry.id);
         status.pid = entry.pid;
     });
-    // without a tracer nothing can be freed
-    let arrived = late.until_whole(None, &control, tell, &mut |_| {})?;
+    // without a tracer nothing can be freed, and nobody sees what it is signalled
+    let arrived = late.until_whole(None, &control, tell, &mut ())?;
     tracing::info!(stats = ?late.stats(&arrived), "the rest of its memory has followed");
     late.close(MOVED);
     Ok(())

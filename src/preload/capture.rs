@@ -1,19 +1,20 @@
 //! The frozen process: its state, and giving it back untouched when the move fails.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::PreloadError;
 use super::agent::PATIENCE;
+use super::late_signals::LateSignals;
 use crate::image::Obstacle;
 use crate::image::memory::MemoryImage;
-use crate::image::process::{Attributes, ProcessImage, ThreadImage};
+use crate::image::process::{Attributes, LateSignal, ProcessImage, ThreadImage};
 use crate::state::files::{self, FilesOptions};
 use crate::state::{
-    StateError, attributes, confinement, credentials, memory_modes, mm_fields, namespaces, probes, robust,
-    scheduling, sharing, signals, threads, timers, waits,
+    StateError, attributes, confinement, credentials, mm_fields, namespaces, probes, scheduling, sharing,
+    signals, threads, timers, waits,
 };
-use crate::sys::process::{pidfd_open, pidfd_send_signal};
+use crate::sys::process::{pidfd_open, pidfd_send_signal, tgkill};
 use crate::sys::ptrace::Regs;
 use crate::sys::status::Status;
 use crate::sys::witness::Witness;
@@ -83,6 +84,8 @@ impl Poised {
             leader: None,
             held: false,
             retired: false,
+            disabled: false,
+            late: None,
         })
     }
 }
@@ -90,8 +93,8 @@ impl Poised {
 /// The frozen process. Dropping it lets the process run on as if nothing had been.
 #[derive(Debug)]
 pub struct Captive {
-    frozen: Option<Frozen>,
-    site: Site,
+    pub(super) frozen: Option<Frozen>,
+    pub(super) site: Site,
     pidfd: OwnedFd,
     witness: Option<Witness>,
     scratch: Option<Scratch>,
@@ -99,9 +102,13 @@ pub struct Captive {
     status: Option<Status>,
     /// How the leader goes on by itself, from these registers.
     leader: Option<(Regs, Continued)>,
-    held: bool,
+    pub(super) held: bool,
     /// See [`Captive::retire`].
     retired: bool,
+    /// See [`Captive::disable`].
+    pub(super) disabled: bool,
+    /// What has been signalled to it, once its state was read.
+    pub(super) late: Option<LateSignals>,
 }
 
 impl Captive {
@@ -151,8 +158,12 @@ impl Captive {
             witness: self.witness.as_ref(),
         };
         let mut image = ProcessImage { memory, ..described.clone() };
-        image.threads = capture_threads(frozen, &context, status, &mut image)?;
+        let (threads, numbers, pending) = capture_threads(frozen, &context, status, &mut image)?;
+        image.threads = threads;
+        timers::settle_threads(&mut image.timers.posix, image.pid, &numbers);
         image.queued = signals::queued(pid, true)?;
+        image.queued.extend(signals::without_entry(pending, &image.queued));
+        self.late = Some(LateSignals::since(pid, &numbers, &mut image, begun.elapsed()));
         let threads = begun.elapsed();
         image.files = files::capture(pid, self.pidfd.as_fd(), options, Some(&described.files))?;
         tracing::debug!(?threads, files = ?begun.elapsed() - threads, "captured");
@@ -160,8 +171,9 @@ impl Captive {
     }
 
     /// Makes the stop outlive us: from now on the process stays stopped when we end, until someone lets it go
-    /// or kills it. `SIGSTOP` is queued; the first thread to run takes it and stops all others before any of
-    /// them executes an instruction (`get_signal` holds the lock from dequeueing it to `do_signal_stop`).
+    /// or kills it. `SIGSTOP` is queued to each thread; the first one to run takes it and stops all others before any of
+    /// them executes an instruction (`get_signal` holds the lock from dequeueing it to `do_signal_stop`). Not to the process: there
+    /// a `SIGSTOP` of somebody else would coalesce with it, and nobody would know of it.
     /// `retiring`: [`Captive::retire`] comes next, which needs the scratch area.
     pub fn hold(&mut self, retiring: bool) -> Result<(), PreloadError> {
         // whoever lets it go on later, or ends it, need not know anything of it; and no remote call gets past the
@@ -169,32 +181,26 @@ impl Captive {
         if !retiring {
             self.tidy()?;
         }
-        self.signal(libc::SIGSTOP)?;
+        let Some(frozen) = &self.frozen else { return Err(PreloadError::NoSuchProcess(0)) };
+        for member in &frozen.threads {
+            tgkill(frozen.pid, member.thread.0, libc::SIGSTOP)
+                .map_err(StateError::errno(frozen.pid, "signalling"))?;
+        }
         self.held = true;
+        if let Some(late) = &mut self.late {
+            late.holding();
+        }
         Ok(())
     }
 
-    fn signal(&self, signal: i32) -> Result<(), PreloadError> {
+    /// Signals that have come since the state was read, or since this was last asked.
+    pub fn signalled(&mut self) -> Result<Vec<LateSignal>, PreloadError> {
+        self.late.as_mut().map_or_else(|| Ok(Vec::new()), LateSignals::look)
+    }
+
+    pub(super) fn signal(&self, signal: i32) -> Result<(), PreloadError> {
         let pid = self.frozen.as_ref().map_or(0, |f| f.pid);
         Ok(pidfd_send_signal(self.pidfd.as_fd(), signal).map_err(StateError::errno(pid, "signalling"))?)
-    }
-
-    /// Ends the copy at the source: the process runs elsewhere.
-    pub fn kill(mut self) -> Result<(), PreloadError> {
-        if let Some(frozen) = &self.frozen {
-            robust::disarm(frozen.pid);
-        }
-        self.signal(libc::SIGKILL)?;
-        if let Some(frozen) = self.frozen.take() {
-            let threads: Vec<_> = frozen.threads.iter().rev().map(|m| m.thread).collect();
-            frozen.forget();
-            // take the death notices: the parent learns of the end only when its tracer has
-            for thread in threads {
-                let deadline = crate::sys::time::Deadline::after(Duration::from_secs(2));
-                while thread.wait("ending the copy at the source", deadline).is_ok() {}
-            }
-        }
-        Ok(())
     }
 
     /// The process runs elsewhere, and only the memory of this copy is of use: from now on its threads would sleep for ever,
@@ -296,38 +302,29 @@ impl Captive {
     /// intercept before the process sees it. `memory`: of the waits that our stop interrupted.
     pub fn resume(mut self, memory: &mut waits::Memory) {
         self.remember_waits(memory);
-        if self.held
-            && let Err(e) = self.unhold()
-        {
-            tracing::error!(error = %e, "the pending stop could not be taken back: let the process go on with kill -CONT");
+        if self.held {
+            let _ = self.signalled();
+            if let Err(e) = self.unhold() {
+                tracing::error!(error = %e, "the pending stop could not be taken back: let the process go on with kill -CONT");
+            }
+            if let (Some(late), Some(frozen)) = (&mut self.late, &self.frozen) {
+                late.put_back(frozen.pid, self.pidfd.as_fd());
+            }
         }
         self.let_go();
     }
 
     fn unhold(&mut self) -> Result<(), PreloadError> {
-        use crate::tracee::thread::{Go, Stop};
         self.held = false;
-        // flushes the queued SIGSTOP (prepare_signal); the SIGCONT itself is now pending in its place
-        self.signal(libc::SIGCONT)?;
         let Some(frozen) = &self.frozen else { return Ok(()) };
         let leader = frozen.leader();
-        let deadline = crate::sys::time::Deadline::after(PATIENCE);
-        leader.interrupt()?;
-        leader.resume(Go::Free, 0)?;
-        loop {
-            match leader.wait("taking back the stop", deadline)? {
-                Stop::Signal(libc::SIGCONT) => {
-                    leader.interrupt()?;
-                    leader.resume(Go::Free, 0)?;
-                }
-                Stop::Trap { .. } => return Ok(()),
-                other => {
-                    tracing::debug!(?other, "while taking back the stop");
-                    leader.interrupt()?;
-                    leader.resume(Go::Free, 0)?;
-                }
-            }
-        }
+        // all other signals stay where they are
+        let mask = leader.sigmask()?;
+        leader.set_sigmask(!(1 << (libc::SIGCONT - 1)))?;
+        // flushes the queued SIGSTOPs (prepare_signal); the SIGCONT itself is now pending in their place
+        let taken = self.signal(libc::SIGCONT).and_then(|()| super::ending::each_signal(leader, |_| ()));
+        leader.set_sigmask(mask)?;
+        taken
     }
 }
 
@@ -337,20 +334,25 @@ impl Drop for Captive {
     }
 }
 
-/// Captures all threads; the leader answers for the process in the same round trip.
+/// Threads by two numbers: as we know them, as they know themselves.
+type Numbers = Vec<(i32, i32)>;
+
+/// Captures all threads; the leader answers for the process in the same round trip. Each one's number, as we know it and as it
+/// knows itself, and the signals that were pending to the process before.
 fn capture_threads(
     frozen: &Frozen,
     context: &threads::Context<'_>,
     status: &Status,
     image: &mut ProcessImage,
-) -> Result<Vec<ThreadImage>, PreloadError> {
+) -> Result<(Vec<ThreadImage>, Numbers, u64), PreloadError> {
     let pid = frozen.pid;
     let posix = timers::list(pid)?;
-    refuse_late(&timers::obstacles(&posix))?;
+    refuse_late(&timers::obstacles(&posix, image.pid, frozen.threads.len()))?;
     // what is not asked of it again
     let Attributes { confinement, autogroup, .. } = std::mem::take(&mut image.attributes);
     image.attributes = Attributes { confinement, autogroup, ..attributes::capture(pid, status)? };
     let mut all = Vec::with_capacity(frozen.threads.len());
+    let mut tids = Vec::with_capacity(frozen.threads.len());
     let mut posix = Some(posix);
     // the leader first, the others CPU by CPU: going to another one costs more than a remote call
     let mut members: Vec<&Member> = frozen.threads.iter().collect();
@@ -362,26 +364,26 @@ fn capture_threads(
         }
         if member.thread != frozen.leader() {
             let (thread, _, ()) = threads::capture(member, context, |_| ())?;
+            tids.push((member.thread.0, thread.tid));
             all.push(thread);
             continue;
         }
         let posix = posix.take().unwrap_or_default();
-        let (thread, outcome, (actions, brk, timer, attribute, modes)) =
+        let (thread, outcome, (actions, brk, timer, attribute)) =
             threads::capture(member, context, |batch| {
                 (
                     signals::ask(batch),
                     mm_fields::ask(batch),
                     timers::ask(batch, posix),
                     attributes::ask(batch),
-                    memory_modes::ask(batch, context.scratch),
                 )
             })?;
         image.actions = signals::answer(&outcome, actions);
         image.memory.mm.brk = mm_fields::answer(&outcome, brk);
         image.timers = timers::answer(&outcome, timer);
-        image.memory.modes = memory_modes::answer(&outcome, &modes);
         attributes::answer(&mut image.attributes, &outcome, &attribute);
+        tids.push((member.thread.0, thread.tid));
         all.push(thread);
     }
-    Ok(all)
+    Ok((all, tids, status.shdpnd))
 }

@@ -13,6 +13,8 @@
 //! | [`throttle`] | slowing the process down |
 //! | [`capture`] | the frozen process, its state, and giving it back |
 //! | [`claim`] | that nobody else is at work on the process |
+//! | `ending` | the stopped copy once its process runs elsewhere |
+//! | [`late_signals`] | signals that came after its state was read |
 //! | `standing` | preflight: who the process is, before anything else is read |
 //! | [`parent`] | preflight: who started the process, and what that will see |
 //! | [`describe`] | preflight: the process from outside, without stopping it |
@@ -21,9 +23,11 @@ pub mod agent;
 pub mod capture;
 pub mod claim;
 pub mod describe;
+mod ending;
 pub mod error;
 pub mod heat;
 pub mod huge;
+pub mod late_signals;
 pub mod lazy;
 pub mod look;
 pub mod objects;

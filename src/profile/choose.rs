@@ -4,8 +4,7 @@
 //! for such a one.
 
 use crate::dirty::choice::Unavailable;
-use crate::dirty::{Choice, Chosen};
-use crate::sys::limits;
+use crate::dirty::{Choice, Chosen, Kind, TrackError};
 use crate::sys::status::Status;
 
 const FILTERED: &str = "the process has a seccomp filter, which might kill it for a system call of ours";
@@ -13,15 +12,13 @@ const FILTERED: &str = "the process has a seccomp filter, which might kill it fo
 /// Probes, and takes what the user asks for, or the best that works here and for this process.
 pub fn choose(pid: i32, choice: Choice) -> Result<Chosen, Unavailable> {
     let chosen = choice.resolve()?;
-    if !chosen.kind.needs_stop() {
+    if !chosen.kind.needs_stop() || !filtered(pid) {
         return Ok(chosen);
     }
-    if filtered(pid) {
-        return chosen.outside(choice, FILTERED);
-    }
-    match limits::no_descriptor(pid) {
-        Some(why) => chosen.outside(choice, why),
-        None => Ok(chosen),
+    let other = Kind::ALL.into_iter().find(|kind| !kind.needs_stop() && kind.probe().is_ok());
+    match (choice, other) {
+        (Choice::Auto, Some(kind)) => Ok(Chosen { kind, reason: format!("no {}: {FILTERED}", chosen.kind) }),
+        _ => Err(Unavailable { kind: chosen.kind, source: TrackError::Lacking(FILTERED) }),
     }
 }
 

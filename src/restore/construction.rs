@@ -1,24 +1,23 @@
 //! Building the process: from `Begin` to the moment in which it runs here. Rounds, the frozen state, the commit.
 
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::incoming::{
     MAX_ROUNDS, UNWEIGHED, aborted, compare, endless, place_object_pages, place_pages, weight,
 };
 use super::lazy::adopt::{self, Holder, Outstanding};
 use super::objects::Objects;
-use super::quarters::{self, Quarters};
+use super::quarters::Quarters;
 use super::reservation::Reservation;
-use super::room::Watch;
 use super::session::{Session, clock, initial_clocks, out_of_turn, since};
 use super::skeleton::Skeleton;
 use super::urgency::Stage;
-use super::{RestoreError, activate, descriptors, mapper, nursery, pages, pairs, verify};
+use super::{RestoreError, activate, descriptors, late_signals, mapper, nursery, pages, pairs, verify};
 use crate::fault::Point;
 use crate::handover::journal::{Entry, Journal, Phase};
 use crate::handover::{Target, TargetAction, TargetEvent};
-use crate::image::process::ProcessImage;
+use crate::image::process::{LateSignal, ProcessImage};
 use crate::image::{TreeImage, check as image_check};
 use crate::state::files::{RestoreContext, UnixPair};
 use crate::state::scheduling;
@@ -48,10 +47,6 @@ pub(super) struct Work {
     outstanding: Option<Outstanding>,
     /// There is, and the holder has it.
     adopted: bool,
-    /// Whether the kernel has ended the skeleton for want of memory.
-    watch: Watch,
-    /// When the freeze began, on our boottime clock.
-    frozen_ns: i64,
     /// Bytes that have come since the memory was last held against what the peer may bring.
     unweighed: u64,
     /// How urgent all this is.
@@ -75,7 +70,6 @@ impl Session {
             pid: process.pid,
             namespace: description.pid_mode == PidChoice::Namespace || reservation.namespace,
             clocks,
-            group: None,
         };
         let entry = Entry::new(&description.id, false, 0, &self.peer).wanted_by(&self.key.to_string());
         let journal = super::settle::make_room(&self.server.journal, &self.key)
@@ -83,11 +77,10 @@ impl Session {
             .map_err(RestoreError::io("writing the journal"))?;
         RestoreError::point(Point::TargetBegun)?;
         let quarters = Quarters {
-            place: &self.server.place,
+            slice: self.server.slice.as_deref(),
             id: &description.id,
             what: format!("process {} from {}", process.pid, self.peer),
         };
-        order.group = quarters.make()?;
         let make = |order: &nursery::Order| {
             Skeleton::make(order, &quarters, &process.memory.layout, &process.memory.vdso)
         };
@@ -107,14 +100,9 @@ impl Session {
             Ok(skeleton) => skeleton,
             Err(e) => {
                 let _ = journal.close();
-                order.group.iter().for_each(|group| quarters::remove(group));
                 return Err(e);
             }
         };
-        let watch = Watch::begin(skeleton.pid);
-        if let (Some(group), Ok(process)) = (order.group.clone(), skeleton.pidfd.try_clone()) {
-            quarters::remove_after(group, process);
-        }
         skeleton.rights = self.authority.rights(process);
         let tids: Vec<i32> = process.threads.iter().map(|t| t.tid).collect();
         descriptors::make_room(&skeleton, process)?;
@@ -145,18 +133,13 @@ impl Session {
             adopted: false,
             unweighed: 0,
             stage: Stage::rounds(),
-            watch,
-            frozen_ns: 0,
             description,
         })
     }
 
     /// Rounds, state, commit.
     pub(super) fn build(&mut self, work: &mut Work) -> Result<(), RestoreError> {
-        let done = self.build_until_running(work).map_err(|e| match e {
-            e @ (RestoreError::Wire(_) | RestoreError::Aborted(_)) => e,
-            e => work.watch.tell(work.skeleton.pid, e),
-        });
+        let done = self.build_until_running(work);
         if work.state == Target::Running {
             // settled when the source says goodbye; see `run`
             self.settled = Some(work.description.id.clone());
@@ -247,7 +230,6 @@ impl Session {
     fn finish(&mut self, work: &mut Work, mut tree: TreeImage, moments: Moments) -> Result<(), RestoreError> {
         let arrived = Instant::now();
         work.stage.frozen();
-        work.frozen_ns = moments.frozen_ns;
         RestoreError::point(Point::TargetState)?;
         image_check::tree(&tree, true).map_err(RestoreError::Nonsense)?;
         for image in &mut tree.processes {
@@ -300,18 +282,21 @@ impl Session {
         // while the source commits, and before anyone can know that the process runs here and move it on
         memory.save(&self.server.home, work.skeleton.pid);
         match self.message()? {
-            ToTarget::Commit => self.commit(work),
+            ToTarget::Commit(signals) => self.commit(work, &signals),
             ToTarget::Abort(why) => Err(aborted(&why)),
             other => Err(out_of_turn(&other)),
         }
     }
 
-    fn commit(&mut self, work: &mut Work) -> Result<(), RestoreError> {
+    fn commit(&mut self, work: &mut Work, signals: &[LateSignal]) -> Result<(), RestoreError> {
         let begun = Instant::now();
         // threads that run already must not keep us from letting go of the others
         let mut urgent = Some(Urgent::begin());
         RestoreError::point(Point::TargetCommit)?;
         let ms = |since: Instant| since.elapsed().as_secs_f64() * 1e3;
+        // nothing is decided yet: what fails here fails the move
+        image_check::signals(signals).map_err(RestoreError::Nonsense)?;
+        late_signals::queue_before(&work.skeleton, signals)?;
         for action in work.state.on(TargetEvent::Commit) {
             debug_assert_eq!(*action, TargetAction::JournalCommitted);
             work.journal.set(Phase::Committed).map_err(RestoreError::io("writing the journal"))?;
@@ -360,12 +345,6 @@ impl Session {
             }
         }
         let _ = RestoreError::point(Point::TargetReleased);
-        if let Some(passenger) = self.passenger.take() {
-            passenger.arrived(
-                pid,
-                Duration::from_nanos(at_boottime_ns.saturating_sub(work.frozen_ns).max(0) as u64),
-            );
-        }
         self.visit.arrived(pid);
         reap(pid);
         said
@@ -417,15 +396,12 @@ fn come_together(skeleton: &Skeleton) {
 
 /// Our children are reaped as they end.
 fn reap(pid: i32) {
-    let started = std::thread::Builder::new().spawn(move || {
+    std::thread::spawn(move || {
         // not our child (own namespace): its init reaps it
         if let Ok(status) = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None) {
             tracing::info!(pid, ?status, "a process that was moved here has ended");
         }
     });
-    if let Err(error) = started {
-        tracing::warn!(pid, %error, "nobody waits for the end of a process that was moved here");
-    }
 }
 
 fn single(tree: &TreeImage) -> Result<&ProcessImage, RestoreError> {

@@ -8,19 +8,19 @@ use nix::time::ClockId;
 use tokio::runtime::Handle;
 
 use super::RestoreError;
-use super::arrivals::Passenger;
 use super::guests::{Guests, Visit};
 use super::incoming::{MAX_CLOCKS, aborted, endless, silent};
+use super::late_signals;
 use super::lazy::carriers::Carried;
 use super::lazy::{self, adopt, relay};
 use super::permission::Authority;
-use super::quarters::Place;
 use super::reservation::check;
 use crate::fault::Point;
 use crate::handover::journal::Journal;
 use crate::handover::settle::Answer;
 use crate::handover::{Target, TargetAction, TargetEvent};
 use crate::image::files::ContentHashes;
+use crate::image::process::LateSignal;
 use crate::image::{Note, Obstacle, check as image_check};
 use crate::state::threads;
 use crate::sys::chain;
@@ -43,8 +43,10 @@ pub struct Server {
     pub trust: TrustStore,
     /// Who is here.
     pub guests: Guests,
-    /// In which control groups arriving processes live.
-    pub place: Place,
+    /// Which late signals are queued.
+    pub taken: late_signals::Taken,
+    /// The slice of systemd in which arriving processes get scopes of their own.
+    pub slice: Option<String>,
 }
 
 /// How long the source may be silent: QUIC itself notices a dead link sooner.
@@ -86,17 +88,14 @@ pub fn run(server: &Server, accepted: Accepted) -> Result<(), RestoreError> {
         settled: None,
         lazy: false,
         patience: GREETING,
-        passenger: None,
         authority,
         visit,
     };
     let result = session.converse();
     if let Err(e) = &result {
-        match session.passenger.take() {
-            Some(passenger) => passenger.stays(e),
-            None => tracing::warn!(peer = %session.peer, "a conversation ended: {}", chain(e)),
-        }
-        let _ = session.say(&ToSource::Failed(chain(e)));
+        let text = chain(e);
+        tracing::warn!(peer = %session.peer, "migration ended: {text}");
+        let _ = session.say(&ToSource::Failed(text));
     }
     session.part(&accepted);
     result
@@ -154,8 +153,6 @@ pub(super) struct Session {
     pub(super) settled: Option<String>,
     /// The process runs, and its memory is still to come.
     pub(super) lazy: bool,
-    /// The process on its way here, until it has arrived or is known to stay.
-    pub(super) passenger: Option<Passenger>,
     /// How long a whole frame may take to arrive.
     pub(super) patience: Duration,
     pub(super) authority: Authority,
@@ -195,7 +192,7 @@ impl Session {
         if let Some(id) = self.settled.take() {
             // it says goodbye when its copy is gone, which may take as long as giving much memory back does, or sending it
             self.patience = if self.lazy { Duration::from_secs(u64::from(u32::MAX)) } else { SILENCE };
-            match self.message() {
+            match self.listen(&id) {
                 Ok(ToTarget::Goodbye) => {
                     for action in Target::Running.on(TargetEvent::Goodbye) {
                         debug_assert_eq!(*action, TargetAction::JournalRemoved);
@@ -204,6 +201,7 @@ impl Session {
                             tracing::warn!(error = %e, "the entry of a process that has arrived stays");
                         }
                     }
+                    self.server.taken.forget(&id);
                 }
                 // it may still ask
                 other => tracing::debug!(?other, "the source ends without a goodbye: the entry is kept"),
@@ -211,6 +209,25 @@ impl Session {
         }
         let closed = accepted.connection.closed();
         let _ = self.server.handle.block_on(async { tokio::time::timeout(PARTING, closed).await });
+    }
+
+    /// The next message of a source whose process runs here that is not about signals.
+    fn listen(&mut self, ours: &str) -> Result<ToTarget, RestoreError> {
+        loop {
+            match self.message()? {
+                ToTarget::Signals { id, first, signals } if id == ours => {
+                    self.signalled(&id, first, &signals)?
+                }
+                other => return Ok(other),
+            }
+        }
+    }
+
+    fn signalled(&mut self, id: &str, first: u32, signals: &[LateSignal]) -> Result<(), RestoreError> {
+        image_check::signals(signals).map_err(RestoreError::Nonsense)?;
+        let (taken, dir) = (&self.server.taken, &self.server.journal);
+        let queued = late_signals::queue_of(taken, dir, (id, &self.key), first, signals)?;
+        self.say(&ToSource::SignalsTaken(queued))
     }
 
     fn converse(&mut self) -> Result<(), RestoreError> {
@@ -244,6 +261,11 @@ impl Session {
                     })?;
                     return Ok(());
                 }
+                // the connection of the move has broken since
+                ToTarget::Signals { id, first, signals } if self.theirs.is_some() => {
+                    image_check::id(&id).map_err(RestoreError::Nonsense)?;
+                    return self.signalled(&id, first, &signals);
+                }
                 ToTarget::Abort(why) => return Err(aborted(&why)),
                 other => return Err(out_of_turn(&other)),
             }
@@ -258,14 +280,12 @@ impl Session {
             .map_err(RestoreError::Nonsense)?;
         let foreign: Vec<Note> =
             description.tree.processes.iter().flat_map(|p| self.authority.foreign_sockets(p)).collect();
-        self.passenger = Some(Passenger::new(&description, &self.peer));
         let strangers: Vec<Obstacle> =
             description.tree.processes.iter_mut().filter_map(|p| self.authority.map_users(p).err()).collect();
         let mut hashes = ContentHashes::new();
         let mut asked = false;
         let reservation = loop {
-            let mut checked =
-                check(&description, &hashes, &self.authority, &self.server.place, &self.server.home)?;
+            let mut checked = check(&description, &hashes, &self.authority)?;
             checked.obstacles.extend(strangers.iter().cloned());
             checked.notes.extend(foreign.iter().cloned());
             if description.lazy {
@@ -299,9 +319,6 @@ impl Session {
                 notes: checked.notes.clone(),
             })?;
             if !checked.obstacles.is_empty() {
-                if let Some(passenger) = self.passenger.take() {
-                    passenger.refused(&checked.obstacles);
-                }
                 return Ok(());
             }
             break checked;
@@ -314,13 +331,8 @@ impl Session {
                     let mut work = self.begin(description, reservation, difference)?;
                     return self.build(&mut work);
                 }
-                ToTarget::Abort(why) => {
-                    // the source only asked (`ulpm check --to`), has found something itself, or its user has thought better
-                    if let Some(passenger) = self.passenger.take() {
-                        passenger.stays(&aborted(&why));
-                    }
-                    return Ok(());
-                }
+                // only asked what it could do (`ulpm check --to`)
+                ToTarget::Abort(_) => return Ok(()),
                 other => return Err(out_of_turn(&other)),
             }
         }

@@ -5,12 +5,15 @@
 //! only to itself may a thread send a signal with any `si_code` (`do_rt_sigqueueinfo`).
 
 use super::error::StateError;
-use crate::image::process::{SigAction, Siginfo};
+use crate::image::process::{ProcessImage, SigAction, Siginfo};
 use crate::sys::ptrace;
 use crate::tracee::{Batch, Outcome, TraceeError};
 
 const SIGNALS: usize = 64;
 const ACTION: usize = 32;
+
+const SI_KERNEL: i32 = 0x80;
+const SI_SIGIO: i32 = -5;
 
 /// Asks for all actions; the answer lies at the returned address.
 pub fn ask(batch: &mut Batch) -> u64 {
@@ -66,7 +69,69 @@ pub fn put_queued(batch: &mut Batch, pid: i32, tid: i32, queued: &[Siginfo]) {
     }
 }
 
+/// Signals that are pending without an entry in the queue: `kill` of a real-time signal beyond `RLIMIT_SIGPENDING` sets no more
+/// than the bit. The kernel delivers such a one with this `siginfo_t` (`collect_signal`).
+pub fn without_entry(pending: u64, queued: &[Siginfo]) -> Vec<Siginfo> {
+    (1..=SIGNALS as i32)
+        .filter(|signal| pending >> (signal - 1) & 1 != 0 && !queued.iter().any(|i| number(i) == *signal))
+        .map(|signal| [&signal.to_le_bytes()[..], &[0; 124]].concat())
+        .collect()
+}
+
 /// The number of a queued signal; 0 if there is none.
-pub fn number(info: &Siginfo) -> i32 {
-    info.first_chunk().map_or(0, |b: &[u8; 4]| i32::from_le_bytes(*b))
+pub fn number(info: &[u8]) -> i32 {
+    word(info, 0)
+}
+
+/// Whether the kernel takes it out of queues when another of its kind comes.
+pub fn job_control(signal: i32) -> bool {
+    matches!(signal, libc::SIGCONT | libc::SIGSTOP | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU)
+}
+
+fn word(info: &[u8], at: usize) -> i32 {
+    info.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |b: &[u8; 4]| i32::from_le_bytes(*b))
+}
+
+/// The id of the POSIX timer that raised a signal; `None`: it was none.
+pub fn timer_of(info: &[u8]) -> Option<i32> {
+    (word(info, 8) == libc::SI_TIMER).then(|| word(info, 16))
+}
+
+/// Whether `setitimer` raised a signal, or the like: the kernel itself.
+pub fn by_kernel(info: &[u8]) -> bool {
+    word(info, 8) == SI_KERNEL
+}
+
+/// Tells signals that a process's own timers and descriptors raise from those of others.
+#[derive(Debug)]
+pub struct Origin {
+    timers: Vec<i32>,
+}
+
+impl Origin {
+    /// For this process.
+    pub fn of(image: &ProcessImage) -> Self {
+        Origin { timers: image.timers.posix.iter().map(|timer| timer.id).collect() }
+    }
+
+    /// Whether it is of its own making: what it has at the target raises it there.
+    pub fn is_own(&self, info: &[u8]) -> bool {
+        // with a positive code the kernel tells of the process's own descriptors (`POLL_*`), children and faults; without one
+        // `setitimer`, `O_ASYNC` and `RLIMIT_CPU` signal like this, but so does a terminal
+        let quiet = [
+            libc::SIGALRM,
+            libc::SIGVTALRM,
+            libc::SIGPROF,
+            libc::SIGIO,
+            libc::SIGURG,
+            libc::SIGXCPU,
+            libc::SIGCHLD,
+        ];
+        match word(info, 8) {
+            libc::SI_TIMER => self.timers.contains(&word(info, 16)),
+            SI_KERNEL => quiet.contains(&number(info)),
+            SI_SIGIO => true,
+            code => code > 0,
+        }
+    }
 }

@@ -170,6 +170,7 @@ pub fn capture<Q>(
     drop(urgent);
     // After the timers were asked: one that fires in between shows nothing left, so its signal must be seen here.
     image.queued = signals::queued(tid, false)?;
+    image.queued.extend(signals::without_entry(status.sigpnd, &image.queued));
     remote.finish()?;
     image.altstack = (outcome.word(altstack), outcome.half(altstack + 8) as i32, outcome.word(altstack + 16));
     image.clear_child_tid = outcome.word(tid_address);

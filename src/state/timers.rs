@@ -8,8 +8,9 @@
 use std::time::Duration;
 
 use super::error::StateError;
-use crate::image::Obstacle;
-use crate::image::process::{PosixTimer, Timers};
+use super::signals;
+use crate::image::process::{PosixTimer, ProcessImage, Timers};
+use crate::image::{Note, Obstacle};
 use crate::tracee::{Batch, Outcome};
 
 const PR_TIMER_CREATE_RESTORE_IDS: u64 = 77;
@@ -82,19 +83,83 @@ fn parse(text: &str) -> Option<Vec<PosixTimer>> {
     Some(timers)
 }
 
-/// What of the timers cannot be carried.
-pub fn obstacles(timers: &[PosixTimer]) -> Vec<Obstacle> {
-    timers
-        .iter()
-        .filter(|t| t.clock < 0)
-        .map(|t| {
-            Obstacle::new(
-                format!("timer {}", t.id),
-                format!("it runs on the CPU-time clock {} of a single process or thread", t.clock),
-                "use a timer on CLOCK_MONOTONIC",
-            )
-        })
-        .collect()
+/// Clocks of CPU time, as `clockid_t` has them (include/linux/posix-timers.h): the number of a process or thread, inverted, above three
+/// bits; 0 is the caller's own. Bit 2 says that it is a thread's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cpu {
+    Process(i32),
+    Thread(i32),
+}
+
+fn cpu(clock: i32) -> Option<Cpu> {
+    match clock {
+        libc::CLOCK_PROCESS_CPUTIME_ID => Some(Cpu::Process(0)),
+        libc::CLOCK_THREAD_CPUTIME_ID => Some(Cpu::Thread(0)),
+        0.. => None,
+        _ if clock & 4 != 0 => Some(Cpu::Thread(!(clock >> 3))),
+        _ => Some(Cpu::Process(!(clock >> 3))),
+    }
+}
+
+/// Whether a timer counts CPU time: of that only what is left is carried, the clock itself begins at 0.
+pub fn counts_cpu_time(timer: &PosixTimer) -> bool {
+    cpu(timer.clock).is_some()
+}
+
+/// What of the timers of a process cannot be carried. `pid`: as it knows itself; `threads`: how many it has.
+pub fn obstacles(timers: &[PosixTimer], pid: i32, threads: usize) -> Vec<Obstacle> {
+    let why = |t: &PosixTimer| match cpu(t.clock)? {
+        Cpu::Process(of) if of != 0 && of != pid => {
+            Some(format!("it runs on the CPU-time clock of process {of}"))
+        }
+        // the kernel does not show whose it is
+        Cpu::Thread(0) if threads > 1 && t.notify & libc::SIGEV_THREAD_ID == 0 => Some(
+            "it runs on the CPU-time clock of one of several threads, and which one cannot be seen"
+                .to_owned(),
+        ),
+        _ => None,
+    };
+    let obstacle = |t: &PosixTimer| {
+        let advice = "have it signal that thread (SIGEV_THREAD_ID), or name the thread's clock (pthread_getcpuclockid)";
+        Some(Obstacle::new(format!("timer {}", t.id), why(t)?, advice))
+    };
+    timers.iter().filter_map(obstacle).collect()
+}
+
+/// Said of a process that is seen to count its CPU time: by a limit, or by timers.
+pub const CPU_TIME: &str = "the CPU time used so far counts from 0 at the target";
+
+/// See [`CPU_TIME`].
+pub fn note(pid: i32, image: &ProcessImage) -> Option<Note> {
+    let limit = image.attributes.limits.get(libc::RLIMIT_CPU as usize);
+    let limited = limit.is_some_and(|(soft, _)| *soft != u64::MAX);
+    let counts = limited || image.timers.posix.iter().any(counts_cpu_time);
+    counts.then(|| Note::new(format!("process {pid}"), CPU_TIME))
+}
+
+/// Names the threads of timers as the process knows them; `/proc` shows our numbers. A timer for a thread that has ended reaches
+/// nobody, so it becomes one that signals nobody; one on the clock of such a thread never fires.
+pub fn settle_threads(timers: &mut [PosixTimer], pid: i32, threads: &[(i32, i32)]) {
+    for timer in timers {
+        if timer.notify & libc::SIGEV_THREAD_ID != 0 {
+            match threads.iter().find(|(ours, _)| *ours == timer.thread) {
+                Some((_, own)) => timer.thread = *own,
+                None => (timer.notify, timer.thread, timer.signal) = (libc::SIGEV_NONE, 0, 0),
+            }
+        }
+        let Some(Cpu::Thread(of)) = cpu(timer.clock) else { continue };
+        let of = match of {
+            0 if timer.thread != 0 => timer.thread,
+            0 => pid,
+            of => of,
+        };
+        if !threads.iter().any(|(_, own)| *own == of) {
+            (timer.clock, timer.setting) = (libc::CLOCK_MONOTONIC, [0; 4]);
+        } else if of != pid {
+            // made by the main thread, it has to say whose
+            timer.clock = !of << 3 | 4 | timer.clock & 3;
+        }
+    }
 }
 
 /// Asks for the settings of these timers.
@@ -164,6 +229,9 @@ pub fn ask_clocks(batch: &mut Batch, timers: &Timers) -> Vec<u64> {
         .iter()
         .map(|timer| {
             let at = batch.space(16);
+            if counts_cpu_time(timer) {
+                return at;
+            }
             batch.call("clock_gettime", libc::SYS_clock_gettime, &[timer.clock as u64, at]);
             at
         })
@@ -178,6 +246,12 @@ pub fn start(batch: &mut Batch, timers: &Timers, clocks: &Outcome, at: &[u64], p
     for (timer, at) in timers.posix.iter().zip(at) {
         let [interval_s, interval_ns, left_s, left_ns] = timer.setting;
         if (left_s, left_ns) == (0, 0) {
+            continue;
+        }
+        if counts_cpu_time(timer) {
+            // it does not run on while the process is frozen
+            let setting = batch.bytes(&words(&timer.setting));
+            batch.call("timer_settime", libc::SYS_timer_settime, &[timer.id as u64, 0, setting, 0]);
             continue;
         }
         let left = left_s.saturating_mul(SECOND).saturating_add(left_ns) - passed;
@@ -206,6 +280,21 @@ pub fn supersedes(timers: &Timers, signal: i32) -> bool {
         && timers.itimers.first().is_some_and(|&[is, ius, s, us]| (s, us) == (0, 0) && (is, ius) != (0, 0))
 }
 
+/// Whether a queued signal is of a timer that was read before it fired, `passed` before the queue was: as it was read, it fires
+/// at the target. (A periodic POSIX timer whose signal is pending shows when it would fire next: its signal is kept.)
+pub fn fires_again(timers: &Timers, info: &[u8], passed: Duration) -> bool {
+    let due = |left: Duration| !left.is_zero() && left <= passed;
+    let time = |s: i64, fraction: i64| {
+        Duration::new(u64::try_from(s).unwrap_or(0), u32::try_from(fraction).unwrap_or(0))
+    };
+    if let Some(id) = signals::timer_of(info) {
+        let once = |t: &&PosixTimer| t.id == id && (t.setting[0], t.setting[1]) == (0, 0);
+        return timers.posix.iter().find(once).is_some_and(|t| due(time(t.setting[2], t.setting[3])));
+    }
+    let real = signals::by_kernel(info) && signals::number(info) == libc::SIGALRM;
+    real && timers.itimers.first().is_some_and(|&[_, _, s, us]| due(time(s, us.saturating_mul(1000))))
+}
+
 /// Whether the ids can be brought back without `PR_TIMER_CREATE_RESTORE_IDS`.
 pub fn countable(timers: &[PosixTimer]) -> bool {
     timers.iter().all(|t| t.id < COUNTABLE)
@@ -230,6 +319,32 @@ fn words(setting: &[i64; 4]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn timer(clock: i32, notify: i32, thread: i32) -> PosixTimer {
+        let setting = [0, 0, 5, 0];
+        PosixTimer { id: 0, clock, notify, signal: 34, value: 0, thread, setting, overrun: 0 }
+    }
+
+    #[test]
+    fn clocks_of_cpu_time_and_threads_that_have_ended() {
+        let (process, own_thread, to_thread) = (-6, -2, libc::SIGEV_THREAD_ID);
+        assert!(obstacles(&[timer(process, 0, 0), timer((!7 << 3) | 2, 0, 0)], 7, 2).is_empty());
+        assert!(obstacles(&[timer(own_thread, 0, 0)], 7, 1).is_empty());
+        assert!(obstacles(&[timer(own_thread, to_thread, 8)], 7, 2).is_empty());
+        let refused = [timer(own_thread, 0, 0), timer((!9 << 3) | 2, 0, 0)];
+        assert_eq!(obstacles(&refused, 7, 2).len(), 2);
+        let mut timers = [
+            timer(own_thread, to_thread, 108),
+            timer(1, to_thread, 109),
+            timer((!9 << 3) | 6, 0, 0),
+            timer(own_thread, 0, 0),
+        ];
+        settle_threads(&mut timers, 7, &[(107, 7), (108, 8)]);
+        assert_eq!((timers[0].clock, timers[0].thread), ((!8 << 3) | 6, 8));
+        assert_eq!((timers[1].notify, timers[1].setting[2]), (libc::SIGEV_NONE, 5));
+        assert_eq!((timers[2].clock, timers[2].setting[2]), (libc::CLOCK_MONOTONIC, 0));
+        assert_eq!(timers[3].clock, own_thread);
+    }
 
     #[test]
     fn reads_what_the_kernel_writes() {

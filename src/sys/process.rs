@@ -12,6 +12,8 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
 use nix::unistd::Pid;
 
+use super::ptrace::SiginfoBytes;
+
 /// Opens a pidfd of a process (thread-group leader).
 pub fn pidfd_open(pid: i32) -> Result<OwnedFd, Errno> {
     // SAFETY: no pointers.
@@ -35,6 +37,30 @@ pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> Result<(), Errno
         libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, std::ptr::null::<u8>(), 0)
     };
     Errno::result(r).map(drop)
+}
+
+/// Queues a signal with this `siginfo_t` to the process behind a pidfd. The kernel lets nobody but a process itself queue one that
+/// looks like `kill`'s or its own (`si_code` not negative, or `SI_TKILL`): `EPERM`.
+pub fn pidfd_queue_signal(pidfd: BorrowedFd<'_>, info: &SiginfoBytes) -> Result<(), Errno> {
+    let signal = i32::from_le_bytes([info[0], info[1], info[2], info[3]]);
+    // SAFETY: the kernel reads 128 bytes of info, which is that long; that they form a siginfo_t it checks itself.
+    let r =
+        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, info.as_ptr(), 0) };
+    Errno::result(r).map(drop)
+}
+
+/// As [`pidfd_queue_signal`], to one thread of a process.
+pub fn queue_to_thread(pid: i32, tid: i32, info: &SiginfoBytes) -> Result<(), Errno> {
+    let signal = i32::from_le_bytes([info[0], info[1], info[2], info[3]]);
+    // SAFETY: as above.
+    let r = unsafe { libc::syscall(libc::SYS_rt_tgsigqueueinfo, pid, tid, signal, info.as_ptr()) };
+    Errno::result(r).map(drop)
+}
+
+/// Sends a signal to one thread of a process.
+pub fn tgkill(pid: i32, tid: i32, signal: i32) -> Result<(), Errno> {
+    // SAFETY: no pointers.
+    Errno::result(unsafe { libc::syscall(libc::SYS_tgkill, pid, tid, signal) }).map(drop)
 }
 
 /// Whether a process ends within that time (zero: whether it has ended): its pidfd is readable when the last of its threads has.

@@ -18,6 +18,8 @@
 //!         ◀──────────────────────────────── Prepared
 //!   Commit ───────────────────────────────▶ journals, lets go
 //!         ◀──────────────────────────────── Running
+//!   [Signals] ────────────────────────────▶ queues them       (again and again)
+//!         ◀──────────────────────────────── SignalsTaken
 //!   Goodbye ──────────────────────────────▶ forgets
 //! ```
 //! At any time either side may say `Abort`/`Failed` before the commit, or fall silent. A later connection may ask
@@ -27,6 +29,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::image::files::{ContentHashes, FileIdentity};
 use crate::image::memory::Layout;
+use crate::image::process::LateSignal;
 use crate::image::{FilePath, Note, ObjectId, Obstacle, PageRange, TreeImage};
 use crate::sys::time::ClockOffsets;
 
@@ -125,8 +128,6 @@ pub struct Description {
     pub time_namespace: bool,
     /// Its memory may come after it: [`ToTarget::Lazy`] may be said.
     pub lazy: bool,
-    /// Nothing will be moved: `ulpm check`.
-    pub only_asks: bool,
 }
 
 /// `--pid-mode`.
@@ -144,8 +145,6 @@ pub enum PidChoice {
 /// each is the latest moment possible, so that nothing ends early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Moments {
-    /// The first thread was asked to stop: the freeze.
-    pub frozen_ns: i64,
     /// The last thread had stopped: waits.
     pub stopped_ns: i64,
     /// The last timer was read.
@@ -215,8 +214,17 @@ pub enum ToTarget {
     Verify,
     /// Hashes of its memory.
     Digests(Vec<AreaDigest>),
-    /// Let it go.
-    Commit,
+    /// Let it go, with these signals beside those of its state.
+    Commit(Vec<LateSignal>),
+    /// It runs there, and these signals have reached its copy here. Also first on a connection of its own.
+    Signals {
+        /// Which migration.
+        id: MigrationId,
+        /// So many came before these: what is said twice is queued once.
+        first: u32,
+        /// In the order in which they came.
+        signals: Vec<LateSignal>,
+    },
     /// Give up.
     Abort(String),
     /// How did this migration end?
@@ -265,6 +273,8 @@ pub enum ToSource {
         /// See `journal_ms`.
         resume_ms: f64,
     },
+    /// So many of all [`ToTarget::Signals`] are queued to it.
+    SignalsTaken(u32),
     /// It did not work; nothing runs here.
     Failed(String),
     /// Answer to `Settle`: it runs here (pid), or it never will.

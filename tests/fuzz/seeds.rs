@@ -7,8 +7,8 @@ use ulpm::image::files::{
     EpollItem, FdSlot, FileIdentity, FileKind, FilesImage, FreshSocket, OpenFile, PeerCredentials, Pipe,
     SocketOption, TimerFd, UnixPeer, UnixSocket,
 };
-use ulpm::image::memory::{HugePages, Layout, MemoryModes, MemoryObject, MmFields, Vdso};
-use ulpm::image::process::{Attributes, PosixTimer, Timers, Wait};
+use ulpm::image::memory::{HugePages, Layout, MemoryObject, MmFields, Vdso};
+use ulpm::image::process::{Attributes, LateSignal, PosixTimer, Timers, Wait};
 use ulpm::image::{
     Backing, MemoryImage, Note, ObjectId, Obstacle, PageRange, ProcessImage, ThreadImage, TreeImage, Vma,
     VmaFlags,
@@ -193,9 +193,7 @@ fn tree() -> TreeImage {
         exe: "/bin/x".into(),
         files: vec![("/bin/x".into(), identity())],
         resident: 4096,
-        needs: 4096,
         huge_pages: vec![HugePages { page_size: 1 << 21, count: 2 }],
-        modes: MemoryModes { thp_disable: 1, merge: true, mdwe: 1, future_lock: 6 },
     };
     TreeImage::new(vec![ProcessImage {
         pid: 7,
@@ -238,7 +236,6 @@ fn to_target() -> Vec<ToTarget> {
         clocks: offsets,
         time_namespace: false,
         lazy: false,
-        only_asks: false,
     };
     let plan = LazyPlan {
         outstanding: ranges(),
@@ -260,9 +257,14 @@ fn to_target() -> Vec<ToTarget> {
         ToTarget::RoundEnd(3),
         ToTarget::Lazy(plan),
         ToTarget::Lane { id: "i".to_owned(), lane: LaneKind::Urgent },
-        ToTarget::State(Box::new(tree()), Moments { frozen_ns: 0, stopped_ns: 1, captured_ns: 2 }),
+        ToTarget::State(Box::new(tree()), Moments { stopped_ns: 1, captured_ns: 2 }),
         ToTarget::Digests(vec![AreaDigest { start: 0x1000, object: Some(OBJECT), pages: 1, hash: 9 }]),
-        ToTarget::Commit,
+        ToTarget::Commit(vec![LateSignal { tid: 0, info: vec![15; 128] }]),
+        ToTarget::Signals {
+            id: "i".to_owned(),
+            first: 2,
+            signals: vec![LateSignal { tid: 8, info: vec![15; 128] }],
+        },
         ToTarget::Abort("why".to_owned()),
         ToTarget::Settle("i".to_owned()),
         ToTarget::Goodbye,
@@ -282,6 +284,7 @@ fn to_source() -> Vec<ToSource> {
         ToSource::RoundApplied(1),
         ToSource::Prepared { apply_ms: 1.5, verify_ms: 2.5, verified: true },
         ToSource::Running { pid: 7, at_boottime_ns: 8, journal_ms: 0.5, resume_ms: 0.25 },
+        ToSource::SignalsTaken(1),
         ToSource::Failed("why".to_owned()),
         ToSource::Settled(Some(7)),
         ToSource::SettledLazy(7),

@@ -82,7 +82,13 @@ fn greetings(lab: &mut Lab) -> Result<()> {
     let mut early = Source::connect(lab)?;
     early.say(&ToTarget::Describe(Box::new(description(victim.outside_pid(lab)?)?)))?;
     ensure!(early.hear().is_err() || early.is_given_up(Duration::from_secs(5))?, "described without a hello");
-    for message in [ToTarget::Commit, ToTarget::RoundEnd(1), ToTarget::Verify, ToTarget::Zero(Vec::new())] {
+    for message in [
+        ToTarget::Commit(Vec::new()),
+        ToTarget::Goodbye,
+        ToTarget::RoundEnd(1),
+        ToTarget::Verify,
+        ToTarget::Zero(Vec::new()),
+    ] {
         let mut source = Source::greet(lab)?;
         source.say(&message)?;
         ensure!(source.failure()?.contains("out of turn"), "{message:?}");
@@ -258,7 +264,7 @@ fn pages(lab: &mut Lab) -> Result<()> {
 fn states(lab: &mut Lab) -> Result<()> {
     lab.serve("b")?;
     let victim = Victim::start(lab, "threads")?;
-    let moments = Moments { frozen_ns: i64::MIN, stopped_ns: i64::MIN, captured_ns: i64::MAX };
+    let moments = Moments { stopped_ns: i64::MIN, captured_ns: i64::MAX };
     for (index, (_, lie)) in LIES.iter().enumerate() {
         let (mut source, _, mut image) = begun(lab, &victim)?;
         image.threads.iter_mut().for_each(|t| t.regs = vec![0; 27]);

@@ -89,7 +89,7 @@ fn claims(lab: &mut Lab) -> Result<()> {
         ToTarget::State(..) => {
             Some(Act::Say(ToSource::Prepared { apply_ms: f64::NAN, verify_ms: f64::NAN, verified: true }))
         }
-        ToTarget::Commit => Some(Act::Say(ToSource::Failed("no".to_owned()))),
+        ToTarget::Commit(_) => Some(Act::Say(ToSource::Failed("no".to_owned()))),
         ToTarget::Clock => Some(Act::Say(ToSource::Clock(i64::MAX, i64::MIN))),
         _ => None,
     })?;

@@ -1,0 +1,146 @@
+//! The stopped copy at the source once its process runs at the target: what it is signalled goes there, what it holds is freed.
+
+use std::time::Duration;
+
+use super::MigrateError;
+use super::link::{Cancel, Link};
+use super::session::Options;
+use crate::image::Note;
+use crate::image::memory::Layout;
+use crate::image::process::LateSignal;
+use crate::preload::PreloadError;
+use crate::preload::capture::Captive;
+use crate::preload::lazy;
+use crate::transport::lane::LazyRange;
+use crate::transport::protocol::{ToSource, ToTarget};
+
+/// Signals in one message.
+const SOME: usize = 4096;
+/// How long a new connection may take where the old one broke.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// Signals on their way to the process at the target.
+#[derive(Debug)]
+pub struct Signals<'o> {
+    options: &'o Options,
+    id: String,
+    /// So many are queued there.
+    taken: u32,
+    /// To be sent, in order.
+    waiting: Vec<LateSignal>,
+}
+
+impl<'o> Signals<'o> {
+    /// Of this migration.
+    pub fn of(options: &'o Options, id: &str) -> Self {
+        Signals { options, id: id.to_owned(), taken: 0, waiting: Vec::new() }
+    }
+
+    /// Sends these, after those that could not be sent before.
+    pub fn send(&mut self, link: Option<&mut Link>, signals: Vec<LateSignal>) {
+        tracing::debug!(signals = signals.len(), waiting = self.waiting.len(), "signals to hand on");
+        self.waiting.extend(signals);
+        if let Some(link) = link
+            && let Err(error) = self.send_by(link)
+        {
+            tracing::info!(%error, waiting = self.waiting.len(), "signals wait to be handed on");
+        }
+    }
+
+    fn send_by(&mut self, link: &mut Link) -> Result<(), MigrateError> {
+        while !self.waiting.is_empty() {
+            let some = self.waiting[..self.waiting.len().min(SOME)].to_vec();
+            let (first, count) = (self.taken, some.len());
+            link.say(&ToTarget::Signals { id: self.id.clone(), first, signals: some })?;
+            let taken = match link.hear("handing signals on")? {
+                ToSource::SignalsTaken(taken) => taken.saturating_sub(first) as usize,
+                other => return Err(super::link::out_of_turn(&other)),
+            };
+            let taken = taken.min(count);
+            self.waiting.drain(..taken);
+            self.taken += taken as u32;
+            if taken < count {
+                return Err(MigrateError::Nonsense("signals that it cannot queue".to_owned()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends what is left, by a connection of its own if need be, and says what could not be.
+    pub fn finish(mut self, link: &mut Link) -> Option<Note> {
+        self.send(Some(link), Vec::new());
+        if !self.waiting.is_empty() {
+            let again = Link::open(&self.options.home, &self.options.to, &Cancel::default(), AGAIN)
+                .and_then(|mut link| self.send_by(&mut link).map(|()| link.close("handed on")));
+            if let Err(error) = again {
+                tracing::info!(error = %crate::sys::chain(&error), "signals cannot be handed on");
+            }
+        }
+        let lost = self.waiting.len();
+        (lost > 0).then(|| {
+            tracing::warn!(lost, "signals to the process could not be handed on");
+            Note::new(
+                "signals",
+                format!("{lost} that came while it moved could not be handed on to the target"),
+            )
+        })
+    }
+}
+
+/// The stopped copy, while memory still follows from it.
+#[derive(Debug)]
+pub struct Copy<'c, 'o> {
+    captive: &'c mut Captive,
+    layout: Layout,
+    /// `--release-source`: whether its memory can be freed.
+    freeing: Option<Result<(), PreloadError>>,
+    signals: &'c mut Signals<'o>,
+}
+
+impl<'c, 'o> Copy<'c, 'o> {
+    /// `release`: what has arrived at the target is freed here.
+    pub fn new(
+        captive: &'c mut Captive,
+        signals: &'c mut Signals<'o>,
+        layout: Layout,
+        release: bool,
+    ) -> Self {
+        let freeing = release.then(|| captive.retire());
+        Copy { captive, layout, freeing, signals }
+    }
+}
+
+/// What is done with the stopped copy while its memory follows.
+pub trait Tended {
+    /// These pages are at the target for good.
+    fn arrived(&mut self, ranges: &[LazyRange]);
+    /// Several times a second; `link`: the connection of the move, as long as it holds.
+    fn meanwhile(&mut self, link: Option<&mut Link>);
+}
+
+/// A copy that nobody traces: it is left alone.
+impl Tended for () {
+    fn arrived(&mut self, _: &[LazyRange]) {}
+
+    fn meanwhile(&mut self, _: Option<&mut Link>) {}
+}
+
+impl Tended for Copy<'_, '_> {
+    /// What cannot be freed stays until the end.
+    fn arrived(&mut self, ranges: &[LazyRange]) {
+        let Some(done) = &mut self.freeing else { return };
+        if done.is_ok() {
+            *done = self.captive.free(&lazy::freeing(&self.layout, ranges));
+        }
+        if let Err(error) = done {
+            tracing::info!(error = %crate::sys::chain(error), "memory of the stopped copy is not freed");
+        }
+    }
+
+    fn meanwhile(&mut self, link: Option<&mut Link>) {
+        let found = self.captive.signalled_meanwhile();
+        if !found.is_empty() || link.is_some() {
+            self.signals.send(link, found);
+        }
+    }
+}

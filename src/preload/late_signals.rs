@@ -1,0 +1,236 @@
+//! Signals that reach the stopped process after its state was read. For each of them `kill` has said 0, so it must arrive at the target.
+//!
+//! Kernel facts behind this:
+//! - A stopped tracee's signals stay queued, in order, also those that it would ignore (`sig_ignored`: a tracer may want to know).
+//!   They can be read from a stopped thread by `PTRACE_PEEKSIGINFO`, one queue for the process and one for each thread.
+//! - Entries only come at the end, but for job control: a stop signal takes a `SIGCONT` out of all queues, and `SIGCONT` every stop
+//!   signal (`prepare_signal`). [`super::capture::Captive::hold`] and its undoing do the same, so both kinds are remembered.
+//! - `SIGSTOP` cannot be blocked: it is in the way of remote calls, so it never travels with the state; it comes last.
+//! - The process's own timers and descriptors go on signalling here. At the target it has the same, which signal there.
+//! - With `RLIMIT_SIGPENDING` at 0 `sigqueue` answers `EAGAIN`, whoever calls it; `kill` does not ask for it.
+
+use std::time::Duration;
+
+use nix::errno::Errno;
+
+use super::PreloadError;
+use crate::image::process::{LateSignal, ProcessImage, Siginfo, Timers};
+use crate::state::signals::{Origin, job_control, number};
+use crate::state::timers::fires_again;
+use crate::sys::process::{pidfd_queue_signal, queue_to_thread};
+use crate::sys::ptrace::{self, SiginfoBytes};
+use crate::tracee::TraceeError;
+
+/// One queue of the stopped process.
+#[derive(Debug)]
+struct Queue {
+    /// Thread that is asked, as we see it.
+    asked: i32,
+    /// Thread as the process knows it; 0: the queue of the whole process.
+    tid: i32,
+    /// What is accounted for, in order.
+    known: Vec<SiginfoBytes>,
+}
+
+/// The queues of a stopped process, and what of them has been taken over.
+#[derive(Debug)]
+pub struct LateSignals {
+    queues: Vec<Queue>,
+    origin: Origin,
+    /// Job control signals, in order: what stops and continues it takes them out of the queues.
+    job_control: Vec<LateSignal>,
+    /// Found, and not yet given out.
+    fresh: Vec<LateSignal>,
+    /// See [`LateSignals::flows`].
+    flows: bool,
+    /// See [`LateSignals::holding`].
+    held: bool,
+}
+
+impl LateSignals {
+    /// From the queues as they were captured, `threads` being pairs of numbers: as we know it, as it knows itself. What must not
+    /// travel with the state is taken out of it. `passed`: between the reading of the timers and that of the queues.
+    pub fn since(pid: i32, threads: &[(i32, i32)], image: &mut ProcessImage, passed: Duration) -> Self {
+        let mut late = LateSignals {
+            queues: Vec::with_capacity(threads.len() + 1),
+            origin: Origin::of(image),
+            job_control: Vec::new(),
+            fresh: Vec::new(),
+            flows: false,
+            held: false,
+        };
+        late.adopt(pid, 0, &mut image.queued, &image.timers, passed);
+        for thread in &mut image.threads {
+            if let Some((asked, tid)) = threads.iter().find(|(_, tid)| *tid == thread.tid) {
+                late.adopt(*asked, *tid, &mut thread.queued, &image.timers, passed);
+            }
+        }
+        late
+    }
+
+    fn adopt(&mut self, asked: i32, tid: i32, queued: &mut Vec<Siginfo>, timers: &Timers, passed: Duration) {
+        let known: Vec<SiginfoBytes> = queued.iter().filter_map(|info| info.first_chunk().copied()).collect();
+        for info in &known {
+            if job_control(number(info)) {
+                self.job_control.push(LateSignal { tid, info: info.to_vec() });
+            }
+            if number(info) == libc::SIGSTOP {
+                self.fresh.push(LateSignal { tid, info: info.to_vec() });
+            }
+        }
+        queued.retain(|info| number(info) != libc::SIGSTOP && !fires_again(timers, info, passed));
+        self.queues.push(Queue { asked, tid, known });
+    }
+
+    /// What has come since the last look. `Died`: somebody else has killed the process.
+    pub fn look(&mut self) -> Result<Vec<LateSignal>, PreloadError> {
+        let mut found = std::mem::take(&mut self.fresh);
+        for queue in &mut self.queues {
+            let now = peek(queue.asked, queue.tid == 0)?;
+            for info in fresh(&queue.known, &now) {
+                if self.held && queue.tid != 0 && number(info) == libc::SIGSTOP {
+                    continue;
+                }
+                if job_control(number(info)) {
+                    self.job_control.push(LateSignal { tid: queue.tid, info: info.to_vec() });
+                }
+                // its own timers and descriptors signal at the target as well
+                if !self.origin.is_own(info) {
+                    self.flows |= sendable(info) == *info;
+                    found.push(LateSignal { tid: queue.tid, info: info.to_vec() });
+                }
+            }
+            queue.known = now;
+        }
+        Ok(found)
+    }
+
+    /// Whether one of those signals is queued to the process or its main thread of which only one can be, our stop apart.
+    pub fn has_plain(&self) -> bool {
+        let plain = |info: &SiginfoBytes| number(info) < 32 && number(info) != libc::SIGSTOP;
+        self.queues.iter().take(2).any(|queue| queue.known.iter().any(plain))
+    }
+
+    /// This one was taken out of a queue: whether it came since the last look.
+    pub fn taken(&mut self, info: &SiginfoBytes) -> Option<LateSignal> {
+        for queue in self.queues.iter_mut().take(2) {
+            if let Some(at) = queue.known.iter().position(|known| known == info) {
+                queue.known.remove(at);
+                return None;
+            }
+        }
+        let foreign = number(info) != libc::SIGSTOP && !self.origin.is_own(info);
+        foreign.then(|| LateSignal { tid: 0, info: info.to_vec() })
+    }
+
+    /// Whether somebody uses `sigqueue` again and again.
+    pub fn flows(&self) -> bool {
+        self.flows
+    }
+
+    /// `SIGKILL`, which somebody else has sent: it ends the process wherever it runs.
+    pub fn killed() -> LateSignal {
+        let mut info = libc::SIGKILL.to_le_bytes().to_vec();
+        info.resize(128, 0);
+        LateSignal { tid: 0, info }
+    }
+
+    /// Whether a stop of ours is still pending in each thread: a `SIGCONT` of somebody else would have taken it away.
+    pub fn is_held(&self) -> bool {
+        let stops = |queue: &Queue| queue.known.iter().any(|info| number(info) == libc::SIGSTOP);
+        self.queues.iter().all(|queue| queue.tid == 0 || stops(queue))
+    }
+
+    /// A stop of ours is pending in each thread from now on.
+    pub fn holding(&mut self) {
+        self.held = true;
+    }
+
+    /// Queues again what our stop and its undoing took out of the queues: the process goes on here.
+    pub fn put_back(&mut self, pid: i32, pidfd: std::os::fd::BorrowedFd<'_>) {
+        let there: Vec<(i32, Vec<SiginfoBytes>)> = self
+            .queues
+            .iter()
+            .map(|queue| (queue.tid, peek(queue.asked, queue.tid == 0).unwrap_or_default()))
+            .collect();
+        for signal in std::mem::take(&mut self.job_control) {
+            let Some(info) = signal.info.first_chunk::<128>() else { continue };
+            if there.iter().any(|(tid, queue)| *tid == signal.tid && queue.contains(info)) {
+                continue;
+            }
+            let info = sendable(info);
+            let asked = self.queues.iter().find(|queue| queue.tid == signal.tid).map_or(pid, |q| q.asked);
+            let put = match signal.tid {
+                0 => pidfd_queue_signal(pidfd, &info),
+                _ => queue_to_thread(pid, asked, &info),
+            };
+            if let Err(error) = put {
+                tracing::warn!(pid, signal = number(&info), %error, "a signal that came while the process was stopped is lost");
+            }
+        }
+    }
+}
+
+/// The same signal in a form in which somebody else than the process itself may queue it: by `sigqueue`, of the same sender.
+pub fn sendable(info: &SiginfoBytes) -> SiginfoBytes {
+    const SI_TKILL: i32 = -6;
+    let mut info = *info;
+    let code = i32::from_le_bytes([info[8], info[9], info[10], info[11]]);
+    if code >= 0 || code == SI_TKILL {
+        // pid and uid lie in the same place; a value there is none
+        info[8..12].copy_from_slice(&libc::SI_QUEUE.to_le_bytes());
+        info[24..].fill(0);
+    }
+    info
+}
+
+fn peek(tid: i32, shared: bool) -> Result<Vec<SiginfoBytes>, PreloadError> {
+    const STEP: &str = "looking for signals that came while it was stopped";
+    ptrace::queued_signals(tid, shared).map_err(|source| match source {
+        Errno::ESRCH => TraceeError::Died { tid, step: STEP }.into(),
+        source => TraceeError::Ptrace { tid, step: STEP, source }.into(),
+    })
+}
+
+/// What of `now` is not in `known`: both are in the order of arrival, and some of what was known may be gone.
+fn fresh<'a>(known: &[SiginfoBytes], now: &'a [SiginfoBytes]) -> Vec<&'a SiginfoBytes> {
+    let mut rest = known;
+    let mut found = Vec::new();
+    for info in now {
+        match rest.iter().position(|k| k == info) {
+            Some(at) => rest = &rest[at + 1..],
+            None => found.push(info),
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(signal: i32, code: i32, value: u8) -> SiginfoBytes {
+        let mut info = [0; 128];
+        info[..4].copy_from_slice(&signal.to_le_bytes());
+        info[8..12].copy_from_slice(&code.to_le_bytes());
+        info[24] = value;
+        info
+    }
+
+    #[test]
+    fn what_is_new_is_found_behind_what_has_gone() {
+        let [a, b, c, d] = [1, 2, 3, 4].map(|value| info(34, libc::SI_QUEUE, value));
+        assert!(fresh(&[a, b], &[a, b]).is_empty());
+        assert_eq!(fresh(&[a, b], &[a, b, c, d]), [&c, &d]);
+        assert_eq!(fresh(&[a, b, c], &[a, c, d]), [&d]);
+        assert_eq!(fresh(&[a], &[a, a]), [&a]);
+    }
+
+    #[test]
+    fn only_a_process_itself_may_say_kill() {
+        let by_kill = sendable(&info(15, 0, 7));
+        assert_eq!((by_kill[8..12].to_vec(), by_kill[24]), (libc::SI_QUEUE.to_le_bytes().to_vec(), 0));
+        let queued = info(34, libc::SI_QUEUE, 7);
+        assert_eq!(sendable(&queued), queued);
+    }
+}

@@ -1,0 +1,129 @@
+/* Signals to the victim `signalled`, wherever it is: `senders BOARD HALF` sends in one host (HALF 0 or 1), four lanes of it, until the
+ * board says that it is over. A number whose signal was accepted by a process that was ending just then is a doubtful one: it may come. */
+#define _GNU_SOURCE 1
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+#include "../../victims/signalled/board.h"
+
+static struct board *board;
+static uint32_t half;
+
+static void rest(long us) { nanosleep(&(struct timespec){ 0, us * 1000 }, NULL); }
+
+static int proc(pid_t pid, const char *file, char *text, size_t size)
+{
+	char path[64];
+	snprintf(path, sizeof path, "/proc/%d/%s", pid, file);
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	ssize_t got = fd < 0 ? 0 : read(fd, text, size - 1);
+	if (fd >= 0)
+		close(fd);
+	text[got < 0 ? 0 : got] = 0;
+	return got > 0;
+}
+
+/* On its way: SIGKILL is pending, or its main thread exits (PF_EXITING), or it is a zombie; or it is gone. In this order. */
+static int is_ending(pid_t pid)
+{
+	char text[4096], *at;
+	unsigned flags = 0;
+	if (!proc(pid, "status", text, sizeof text) || !(at = strstr(text, "SigPnd:")))
+		return 1;
+	if (strtoull(at + 7, NULL, 16) >> (SIGKILL - 1) & 1)
+		return 1;
+	if (!proc(pid, "stat", text, sizeof text) || !(at = strrchr(text, ')')))
+		return 1;
+	return at[2] == 'Z' || at[2] == 'X' || sscanf(at + 4, "%*d %*d %*d %*d %*d %u", &flags) != 1 || flags & 4;
+}
+
+static int queue(int kind, int number, siginfo_t *info)
+{
+	if (kind == 2)
+		return syscall(SYS_rt_tgsigqueueinfo, board->pid, board->tid, number, info);
+	return syscall(SYS_rt_sigqueueinfo, board->pid, number, info);
+}
+
+static void doubt(struct lane *lane, uint32_t number)
+{
+	lane->doubt[lane->doubts % DOUBTS] = number;
+	lane->doubts++;
+}
+
+static void by_number(int index)
+{
+	int kind = index % KINDS;
+	struct lane *lane = &board->lane[index];
+	siginfo_t info = { .si_code = SI_QUEUE };
+	info.si_pid = getpid();
+	info.si_uid = getuid();
+	while (!board->over) {
+		/* where it comes to, its number is that of another process in the making */
+		if (board->where != half) {
+			rest(1000);
+			continue;
+		}
+		info.si_value.sival_int = index << 24 | (lane->sent + 1);
+		int done = queue(kind, SIGRTMIN + kind, &info);
+		if (done == 0) {
+			lane->sent++;
+			if (is_ending(board->pid))
+				doubt(lane, lane->sent);
+		}
+		rest(done == 0 ? 100 : 1000);
+	}
+}
+
+static void by_kill(int index)
+{
+	struct lane *lane = &board->lane[index];
+	while (!board->over) {
+		if (board->where != half) {
+			rest(1000);
+			continue;
+		}
+		lane->sent++;
+		if (kill(board->pid, SIGUSR1) != 0) {
+			lane->sent--;
+			rest(1000);
+			continue;
+		}
+		int ending = is_ending(board->pid), us = 0;
+		if (ending)
+			doubt(lane, lane->sent);
+		/* one that does not come is noticed by its number */
+		for (; lane->last < lane->sent && us < (ending ? 300000 : 10000000) && !board->over; us += 100)
+			rest(100);
+		/* as after an answer over a network: in the stopped copy the one that has come may still be pending, and the next one
+		 * coalesces with it */
+		rest(50000);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	if (argc != 3 || (board = board_at(argv[1])) == MAP_FAILED)
+		return 2;
+	half = atoi(argv[2]);
+	prctl(PR_SET_TIMERSLACK, 1000);
+	for (int kind = 0; kind < KINDS; kind++) {
+		int index = half * KINDS + kind;
+		if (fork() == 0) {
+			prctl(PR_SET_PDEATHSIG, SIGKILL);
+			board->lane[index].sender = getpid();
+			(kind == 3 ? by_kill : by_number)(index);
+			_exit(0);
+		}
+	}
+	while (wait(NULL) > 0)
+		;
+	return 0;
+}

@@ -1,0 +1,134 @@
+//! Signals that come while a process moves: each for which `kill` or `sigqueue` said 0 arrives, once, in the order of its sender.
+//!
+//! `ULPM_SIGNALS=100000 cargo test --test moves -- "signals"` sends that many, a thousand a move; 4,000 if it is not set.
+
+use std::fs;
+use std::os::unix::fs::FileExt as _;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use libtest_mimic::Trial;
+
+use super::trial;
+use super::victims::Victim;
+use crate::lab::{Lab, SOON, victims, wait_until};
+
+const LANES: usize = 8;
+const DOUBTS: usize = 4096;
+/// Words of a lane: `struct lane` of `tests/victims/signalled/board.h`.
+const LANE: usize = 3 + DOUBTS + 3 + DOUBTS;
+const HEAD: usize = 5;
+const OVER: usize = 2;
+const WHERE: usize = 4;
+/// The kinds of signals by kill: the lanes' last.
+const BY_KILL: [usize; 2] = [3, 7];
+
+/// Signals for each move.
+const EACH: u64 = 1000;
+
+pub(super) fn trials() -> Vec<Trial> {
+    let all = std::env::var("ULPM_SIGNALS").ok().and_then(|n| n.parse().ok()).unwrap_or(4 * EACH);
+    vec![
+        trial("signals sent during moves", &[], move |lab| during(lab, all, &[])),
+        trial("signals sent during a lazy move", &[], move |lab| during(lab, 2 * EACH, &["--lazy"])),
+    ]
+}
+
+/// What the senders and the victim wrote.
+struct Board {
+    path: std::path::PathBuf,
+    words: Vec<u32>,
+}
+
+impl Board {
+    fn read(&mut self) -> Result<()> {
+        let bytes = fs::read(&self.path)?;
+        self.words =
+            bytes.chunks_exact(4).map(|w| u32::from_le_bytes(w.try_into().unwrap_or_default())).collect();
+        ensure!(self.words.len() == HEAD + LANES * LANE, "the board is {} words", self.words.len());
+        Ok(())
+    }
+
+    fn write(&self, at: usize, word: u32) -> Result<()> {
+        let file = fs::File::options().write(true).open(&self.path)?;
+        Ok(file.write_all_at(&word.to_le_bytes(), 4 * at as u64)?)
+    }
+
+    fn lane(&self, index: usize) -> &[u32] {
+        &self.words[HEAD + index * LANE..HEAD + (index + 1) * LANE]
+    }
+
+    fn sent(&mut self) -> Result<u64> {
+        self.read()?;
+        Ok((0..LANES).map(|i| u64::from(self.lane(i)[0])).sum())
+    }
+
+    /// Signals that were accepted, and those that did not come.
+    fn lost(&mut self) -> Result<(u64, Vec<(usize, u32)>)> {
+        let sent = self.sent()?;
+        let mut lost = Vec::new();
+        for i in 0..LANES {
+            let lane = self.lane(i);
+            let (sent, doubts, last, missing) =
+                (lane[0], &lane[3..3 + (lane[2] as usize).min(DOUBTS)], lane[3 + DOUBTS], lane[5 + DOUBTS]);
+            let missed = &lane[6 + DOUBTS..6 + DOUBTS + (missing as usize).min(DOUBTS)];
+            let all = missed.iter().copied().chain(last + 1..=sent);
+            // signals of kill coalesce with one of their kind that is pending: only their number can be told
+            if BY_KILL.contains(&i) {
+                continue;
+            }
+            lost.extend(all.filter(|n| !doubts.contains(n)).map(|n| (i, n)));
+        }
+        Ok((sent, lost))
+    }
+
+    fn doubts(&self) -> u32 {
+        (0..LANES).map(|i| self.lane(i)[2]).sum()
+    }
+}
+
+fn during(lab: &mut Lab, all: u64, args: &[&str]) -> Result<()> {
+    lab.serve("a")?;
+    lab.serve("b")?;
+    let mut victim = Victim::start(lab, "signalled")?;
+    let mut board = Board { path: lab.dir().join("stop.board"), words: Vec::new() };
+    let path = board.path.display().to_string();
+    let tool = victims::tool("senders")?;
+    let senders = [("a", "0"), ("b", "1")].map(|(host, half)| lab.spawn(host, &[&tool, &path, half]));
+    let mut number = 0;
+    while number == 0 || board.sent()? < all {
+        // each move has its part of them, before it, in it and after it
+        let begun = board.sent()?;
+        wait_until("signals are sent", SOON, || board.sent().is_ok_and(|now| now >= begun + EACH * 7 / 10))?;
+        let to = if number % 2 == 0 { "b" } else { "a" };
+        let before = victim.outside_pid(lab)?;
+        let args = [&["--verify"], args].concat();
+        let live = lab.start_live(&victim.host, victim.pid, &lab.address(to), &args)?;
+        let outcome = live.outcome()?;
+        victim.moved(lab, &outcome, before, to)?;
+        board.write(WHERE, u32::from(to == "b"))?;
+        let notes = outcome.report["notes"].to_string();
+        ensure!(!notes.contains("handed on"), "{notes}");
+        number += 1;
+    }
+    board.write(OVER, 1)?;
+    for mut sender in senders.into_iter().flatten() {
+        ensure!(sender.finish(SOON)?.exit == 0, "a sender failed");
+    }
+    let came =
+        wait_until("all signals have come", SOON, || board.lost().is_ok_and(|(_, lost)| lost.is_empty()));
+    let (sent, lost) = board.lost()?;
+    let by_kill: u32 = BY_KILL.iter().map(|i| board.lane(*i)[0]).sum();
+    let said = format!(
+        "{sent} signals ({by_kill} by kill) in {number} moves: {} lost, {} sent to a copy that was ending",
+        lost.len(),
+        board.doubts()
+    );
+    lab.note(said.clone());
+    if std::env::var_os("ULPM_SIGNALS").is_some() {
+        eprintln!("{said}");
+    }
+    came.with_context(|| format!("{said}; of lane, number: {:?}", &lost[..lost.len().min(20)]))?;
+    std::thread::sleep(Duration::from_millis(20));
+    victim.finish()
+}

@@ -169,6 +169,7 @@ impl Ahead<'_> {
             window: if number == 0 { Duration::ZERO } else { scan_begun.duration_since(scanned) },
             sending: found.elapsed(),
             paced: meter.paced,
+            burst: meter.burst,
             took: round_begun.elapsed(),
             ..Measured::of(&pushed)
         };

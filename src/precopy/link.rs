@@ -148,6 +148,24 @@ impl Link {
         })
     }
 
+    /// Drives the network until what was said has left; when that was, to about a millisecond.
+    pub fn drain(&mut self) -> Result<Instant, MigrateError> {
+        // what goes out by itself (signs of life, acknowledgements) is little
+        const STILL: u64 = 8 * 1024;
+        const STEP: Duration = Duration::from_millis(1);
+        let (begun, mut idle) = (Instant::now(), Instant::now());
+        let mut still = 0;
+        while still < 3 && begun.elapsed() < Duration::from_millis(500) {
+            let before = self.left();
+            self.idle(STEP)?;
+            still += 1;
+            if self.left() > before + STILL {
+                (still, idle) = (0, Instant::now());
+            }
+        }
+        Ok(idle)
+    }
+
     /// The next message of the target; `meanwhile` is called several times a second, and may end it. As long as bytes
     /// leave, the target cannot have answered what comes after them.
     pub fn hear_meanwhile(

@@ -65,17 +65,27 @@ pub struct Meter {
     pub round_bytes: u64,
     /// Whether the limit has held this round up.
     pub paced: bool,
+    /// What went before it did: pages, and how long the link was busy with them.
+    pub burst: Option<(u64, Duration)>,
+    sending: Option<Instant>,
 }
 
 impl Meter {
     /// Nothing has gone.
     pub fn new() -> Self {
-        Meter { begun: Instant::now(), bucket: None, round_bytes: 0, paced: false }
+        Meter {
+            begun: Instant::now(),
+            bucket: None,
+            round_bytes: 0,
+            paced: false,
+            burst: None,
+            sending: None,
+        }
     }
 
     /// Another round begins.
     pub fn next_round(&mut self) {
-        *self = Meter { round_bytes: 0, paced: false, ..*self };
+        *self = Meter { round_bytes: 0, paced: false, burst: None, sending: None, ..*self };
     }
 }
 
@@ -111,13 +121,21 @@ impl<'a> Paced<'a> {
         (self.on_the_way)(self.meter)?;
         // a user who wants the freeze now wants the rest of the round at once
         while let Some(rate) = self.control.limits().bandwidth.filter(|_| !self.control.wants_freeze()) {
-            let now = self.meter.begun.elapsed();
+            let now_is = Instant::now();
+            let now = now_is.duration_since(self.meter.begun);
             let bucket = self.meter.bucket.get_or_insert_with(|| Bucket::full(rate, now));
             let wait = bucket.take(std::mem::take(&mut bytes), rate, now);
             if wait.is_zero() {
                 break;
             }
-            self.meter.paced = true;
+            if !self.meter.paced {
+                self.meter.paced = true;
+                // the only moment in which the link shows what it carries
+                let (begun, idle) = (self.meter.sending.unwrap_or(now_is), self.link.drain()?);
+                let pages = self.meter.round_bytes / crate::image::PAGE_SIZE;
+                self.meter.burst = Some((pages, idle.saturating_duration_since(begun)));
+                continue;
+            }
             self.link.idle(wait.min(SLICE))?;
             (self.on_the_way)(self.meter)?;
         }
@@ -128,6 +146,7 @@ impl<'a> Paced<'a> {
 impl PageSink for Paced<'_> {
     fn pages(&mut self, addr: u64, data: Bytes) -> Result<(), PreloadError> {
         let bytes = data.len();
+        self.meter.sending.get_or_insert_with(Instant::now);
         self.link.pages(addr, data)?;
         self.sent(bytes)
     }
@@ -142,6 +161,7 @@ impl PageSink for Paced<'_> {
 
     fn object_pages(&mut self, id: ObjectId, offset: u64, data: Bytes) -> Result<(), PreloadError> {
         let bytes = data.len();
+        self.meter.sending.get_or_insert_with(Instant::now);
         self.link.object_pages(id, offset, data)?;
         self.sent(bytes)
     }

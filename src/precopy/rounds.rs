@@ -35,6 +35,8 @@ pub struct Measured {
     pub sending: Duration,
     /// Whether `--bandwidth` held it up: it says how long a round takes, not what the link could carry.
     pub paced: bool,
+    /// Of a round that was held up, what went before it was: so many pages, and how long the link was busy with them.
+    pub burst: Option<(u64, Duration)>,
     /// All of it.
     pub took: Duration,
     /// Percent of the time for which the process was stopped meanwhile, to slow it down.
@@ -66,11 +68,14 @@ impl LinkSpeed {
     /// From all rounds so far. The latest weigh most.
     pub fn of(rounds: &[Measured], rtt: Duration) -> Self {
         let round_pages_per_s = 1.0 / time_per_page(rounds, rtt, |_| true);
-        // a round that the limit never held up shows the link itself; the others are a lower bound of it
+        // a round that the limit never held up shows the link itself, and so does what went before one was; the others are a
+        // lower bound of it
         let free = rounds.iter().any(|r| !r.paced && r.pages >= TELLING);
         let pages_per_s = match free {
             true => (1.0 / time_per_page(rounds, rtt, |r| !r.paced)).max(round_pages_per_s),
-            false => round_pages_per_s,
+            false => {
+                burst_pages_per_s(rounds).map_or(round_pages_per_s, |burst| burst.max(round_pages_per_s))
+            }
         };
         let (pages, bytes) = rounds.iter().fold((0, 0), |(p, b), r| (p + r.pages, b + r.bytes));
         let bytes_per_page = if pages > 0 { bytes as f64 / pages as f64 } else { PAGE };
@@ -108,6 +113,18 @@ fn time_per_page(rounds: &[Measured], rtt: Duration, counts: impl Fn(&Measured) 
     }
     // nothing was ever sent: as fast as loopback
     if weights > 0.0 { sum / weights } else { 1e-5 }
+}
+
+/// What the link carried before the limit held it up. The latest weigh most.
+fn burst_pages_per_s(rounds: &[Measured]) -> Option<f64> {
+    let (mut sum, mut weights, mut weight) = (0.0, 0.0, 1.0);
+    for (pages, took) in rounds.iter().rev().filter_map(|r| r.burst).filter(|(pages, _)| *pages > 0) {
+        let confidence = weight * pages as f64 / (pages as f64 + 256.0);
+        sum += confidence * took.as_secs_f64().max(1e-7) / pages as f64;
+        weights += confidence;
+        weight *= FADES;
+    }
+    (weights > 0.0).then(|| weights / sum)
 }
 
 /// The smallest that a round took beyond its pages.
@@ -229,6 +246,11 @@ mod tests {
         assert!(speed.pages_per_s > 90_000.0 && speed.round_pages_per_s < 60_000.0, "{speed:?}");
         let speed = LinkSpeed::of(&rounds[..1], ms(1.0));
         assert!((speed.pages_per_s - 10_000.0).abs() < 10.0, "{speed:?}");
+        // what goes before it is held up shows the link
+        let burst = Measured { burst: Some((2_560, ms(32.0))), ..paced(round(100_000, 10_000.0)) };
+        let speed = LinkSpeed::of(&[burst], ms(1.0));
+        assert!((speed.pages_per_s - 80_000.0).abs() < 10.0, "{speed:?}");
+        assert!((speed.round_pages_per_s - 10_000.0).abs() < 10.0, "{speed:?}");
     }
 
     fn window(ms_: f64, written: u64) -> Measured {

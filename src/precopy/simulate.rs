@@ -116,6 +116,13 @@ pub(super) fn play(
     }
 }
 
+/// What a full bucket lets through.
+fn burst(written: u64, pages_per_s: f64, limits: &Limits) -> (u64, Duration) {
+    let depth = limits.bandwidth.map_or(0, |rate| rate.as_bytes_per_s() / 10);
+    let pages = written.min((depth / 4112).max(1));
+    (pages, seconds(pages as f64 / pages_per_s))
+}
+
 fn one_round(
     written: u64,
     window: Duration,
@@ -139,6 +146,7 @@ fn one_round(
         scan: Duration::ZERO,
         sending,
         paced: limited > link,
+        burst: (limited > link).then(|| burst(written, pages_per_s, limits)),
         took,
         throttle,
     };

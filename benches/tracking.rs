@@ -168,7 +168,7 @@ impl Tracking {
 
 fn track(pid: i32, kind: Kind, stop: &AtomicBool) -> Result<usize> {
     let home = tempfile::tempdir()?;
-    let described = describe(pid, &FilesOptions { tcp_close: true })?;
+    let described = describe(pid, &FilesOptions { tcp_close: true, ..FilesOptions::default() })?;
     let chosen = Chosen { kind, reason: String::new() };
     let mut agent = Agent::attach(&described.image, pid, home.path(), &chosen)?;
     let mut rounds = 0;

@@ -30,7 +30,7 @@ fn answer_hidden_calls() {
     }
     if first == ulpm::restore::lazy::adopt::ARGUMENT {
         let start = args.next().unwrap_or_default();
-        cli::start_log(0, false);
+        cli::start_log(0, false, true);
         ulpm::restore::lazy::holder::main(&start.to_string_lossy());
     }
     if first == "__workload" {

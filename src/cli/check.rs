@@ -36,6 +36,9 @@ pub struct CheckArgs {
     /// What `ulpm live` would be told of established TCP connections
     #[arg(long, value_enum, value_name = "HOW", default_value_t = super::live::Tcp::Refuse)]
     tcp: super::live::Tcp,
+    /// What `ulpm live` would be told of open files that others share
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = super::live::Shared::Refuse)]
+    shared: super::live::Shared,
     /// What `ulpm live` would be told of tracking
     #[arg(long, value_enum, value_name = "HOW", default_value_t = super::live::Tracker::Auto)]
     tracker: super::live::Tracker,
@@ -114,7 +117,10 @@ fn look(
     to: Option<&HostPort>,
     findings: &mut Findings,
 ) -> Result<Result<(), MigrateError>, Failure> {
-    let files = FilesOptions { tcp_close: args.tcp == super::live::Tcp::Close };
+    let files = FilesOptions {
+        tcp_close: args.tcp == super::live::Tcp::Close,
+        shared_split: args.shared == super::live::Shared::Split,
+    };
     let home = Home::open()?;
     let mut checked =
         precopy::session::look(home.path(), pid, &files, args.tracker.into(), args.parent_knows).map(

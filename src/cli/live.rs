@@ -56,6 +56,15 @@ pub enum Tcp {
     Close,
 }
 
+/// What becomes of open files that another process, which stays, shares: position, flags, owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Shared {
+    /// A process that has any is refused
+    Refuse,
+    /// The two have a position of their own from the move on
+    Split,
+}
+
 /// How written pages are found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Tracker {
@@ -96,6 +105,9 @@ pub struct LiveArgs {
     /// What becomes of established TCP connections
     #[arg(long, value_enum, value_name = "HOW", default_value_t = Tcp::Refuse)]
     tcp: Tcp,
+    /// What becomes of open files that another process, which stays, shares
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = Shared::Refuse)]
+    shared: Shared,
     /// How written pages are found
     #[arg(long, value_enum, value_name = "HOW", default_value_t = Tracker::Auto)]
     tracker: Tracker,
@@ -245,7 +257,7 @@ fn options(args: &LiveArgs, home: &Home) -> Result<Options, Failure> {
         to: args.target.required()?.to_string(),
         pid_mode: args.pid_mode.into(),
         verify: args.verify,
-        files: FilesOptions { tcp_close: args.tcp == Tcp::Close },
+        files: FilesOptions { tcp_close: args.tcp == Tcp::Close, shared_split: args.shared == Shared::Split },
         home: home.path().to_owned(),
         connect_limit: Duration::from_secs(args.connect_timeout),
         tracker: args.tracker.into(),

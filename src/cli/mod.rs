@@ -147,7 +147,7 @@ impl Cli {
 
 /// Runs what was typed.
 pub fn run(cli: &Cli) -> Result<Exit, Failure> {
-    start_log(cli.verbose, cli.quiet);
+    start_log(cli.verbose, cli.quiet, matches!(cli.command, Command::Serve(_)));
     if let Some(fault) = &cli.fault {
         fault::want(fault.clone());
     }

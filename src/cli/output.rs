@@ -71,11 +71,11 @@ fn harmless_json(text: &str) -> String {
 }
 
 /// Sends what the library traces to stderr. `ULPM_LOG` overrides the options, in the syntax of
-/// tracing's `EnvFilter`.
-pub fn start_log(verbose: u8, quiet: bool) {
+/// tracing's `EnvFilter`. `serves`: for a long time, and with the time of each line.
+pub fn start_log(verbose: u8, quiet: bool, serves: bool) {
     let default = match (quiet, verbose) {
         (true, _) => "error",
-        (false, 0) => "warn",
+        (false, 0) => "warn,ulpm::arrivals=info",
         (false, 1) => "warn,ulpm=info",
         (false, 2) => "info,ulpm=debug",
         (false, _) => "debug,ulpm=trace",
@@ -84,10 +84,15 @@ pub fn start_log(verbose: u8, quiet: bool) {
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(OneLine)
-        .with_ansi(io::stderr().is_terminal())
+        .with_ansi(io::stderr().is_terminal() && !no_color())
         .with_target(verbose > 1);
     // A second logger in one process (tests) is refused; the first one stays.
-    let _ = if verbose > 1 { log.try_init() } else { log.without_time().try_init() };
+    let _ = if verbose > 1 || serves { log.try_init() } else { log.without_time().try_init() };
+}
+
+/// <https://no-color.org>: set to anything.
+fn no_color() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
 }
 
 /// Stderr, where each event is one line.

@@ -3,6 +3,7 @@
 //! Every migration has an OS thread of its own; this one lets peers in and waits for the end.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Args;
@@ -11,9 +12,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::abilities::{self, Needed};
 use super::home::Home;
 use super::{Exit, Failure, tell};
+use crate::restore::arrivals::LOG;
 use crate::restore::guests::Guests;
 use crate::restore::late_signals::Taken;
-use crate::restore::quarters;
+use crate::restore::quarters::{self, Place};
 use crate::restore::session::{self, Server};
 use crate::restore::urgency;
 use crate::transport::{DEFAULT_PORT, Listener};
@@ -31,10 +33,29 @@ pub struct ServeArgs {
     /// Give each arriving process a scope of its own in this slice of systemd, apart from this service
     #[arg(long, value_name = "NAME.slice", value_parser = quarters::slice)]
     slice: Option<String>,
+    /// Give each arriving process a control group of its own (PATH/ulpm-ID) below this directory, apart from this service
+    #[arg(long, value_name = "PATH", conflicts_with = "slice")]
+    cgroup: Option<PathBuf>,
+}
+
+impl ServeArgs {
+    fn place(&self) -> Result<Place, Failure> {
+        Ok(match (&self.slice, &self.cgroup) {
+            (Some(slice), _) => Place::Slice(slice.clone()),
+            (None, Some(path)) => {
+                let path = std::path::absolute(path).context("--cgroup")?;
+                quarters::usable(&path).with_context(|| format!("--cgroup {}", path.display()))?;
+                Place::Below(path)
+            }
+            (None, None) => Place::Here,
+        })
+    }
 }
 
 /// Runs until SIGINT or SIGTERM.
 pub fn run(args: &ServeArgs) -> Result<Exit, Failure> {
+    let place = args.place()?;
+    place.sweep();
     let home = Home::open()?;
     let identity = home.identity()?;
     let journal = home.subdirectory("journal")?;
@@ -57,12 +78,16 @@ pub fn run(args: &ServeArgs) -> Result<Exit, Failure> {
         trust: home.trust(),
         guests: Guests::load(home.path()),
         taken: Taken::default(),
-        slice: args.slice.clone(),
+        place,
     };
     runtime.block_on(async {
         let mut listener = Listener::bind(&identity, home.trust(), args.listen)?;
         let mut interrupt = signal(SignalKind::interrupt()).context("waiting for SIGINT")?;
         let mut terminate = signal(SignalKind::terminate()).context("waiting for SIGTERM")?;
+        if let Some(own) = server.place.shared() {
+            let what = "what arrives will live in the control group of this ulpm serve";
+            tracing::info!(target: LOG, "{what} ({own}): see --slice and --cgroup");
+        }
         tell(&format!("ready, listening on {}", listener.local_addr()));
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
         loop {

@@ -118,6 +118,20 @@ impl Choice {
     }
 }
 
+impl Chosen {
+    /// The best that needs no call inside the process, for one in which a call cannot be made (`why`).
+    pub fn outside(self, choice: Choice, why: &'static str) -> Result<Self, Unavailable> {
+        if !self.kind.needs_stop() {
+            return Ok(self);
+        }
+        let other = Kind::ALL.into_iter().find(|kind| !kind.needs_stop() && kind.probe().is_ok());
+        match (choice, other) {
+            (Choice::Auto, Some(kind)) => Ok(Chosen { kind, reason: format!("no {}: {why}", self.kind) }),
+            _ => Err(Unavailable { kind: self.kind, source: TrackError::Lacking(why) }),
+        }
+    }
+}
+
 fn best(probe: impl Fn(Kind) -> Result<(), TrackError>) -> Chosen {
     let mut lacking = Vec::new();
     for kind in Kind::ALL {

@@ -26,7 +26,7 @@ use super::choice::Inside;
 use super::walk::{span, tracked};
 use super::{DirtyTracker, Found, Last, TrackError, open_pagemap};
 use crate::image::memory::Layout;
-use crate::image::{Backing, PAGE_SIZE, PageRange, RangeSet, Vma};
+use crate::image::{Backing, PAGE_SIZE, PageRange, RangeSet, Vma, VmaFlags};
 use crate::sys::pagemap::{self, Category, Query, Region};
 use crate::sys::process::{ProcMem, pidfd_getfd, pidfd_open};
 use crate::sys::uffd::{self, Features, UFFD_USER_MODE_ONLY};
@@ -102,8 +102,8 @@ impl WpScan {
                 continue;
             }
             // something in it has changed: area by area this once
-            for vma in layout.vmas.iter().filter(|v| tracked(v) && span.intersection(&v.range()) == v.range())
-            {
+            let inside = |v: &&Vma| registrable(v) && span.intersection(&v.range()) == v.range();
+            for vma in layout.vmas.iter().filter(inside) {
                 self.register_range(vma.range())?;
             }
         }
@@ -164,7 +164,7 @@ fn reports_holes() -> bool {
 fn spans(layout: &Layout) -> Vec<PageRange> {
     /// Above `vm.mmap_min_addr`, below the end of user space.
     const ALL: PageRange = PageRange { start: 0x10000, end: 0x7fff_ffff_f000 };
-    let mut barriers: RangeSet = layout.vmas.iter().filter(|v| !tracked(v)).map(|v| v.range()).collect();
+    let mut barriers: RangeSet = layout.vmas.iter().filter(|v| !registrable(v)).map(|v| v.range()).collect();
     layout.special.iter().for_each(|s| barriers.insert(*s));
     let mapped: RangeSet = layout.vmas.iter().map(|v| v.range()).collect();
     let first = |gap: &PageRange| layout.vmas.get(layout.vmas.partition_point(|v| v.end <= gap.start));
@@ -178,6 +178,11 @@ fn spans(layout: &Layout) -> Vec<PageRange> {
             _ => gap,
         })
         .collect()
+}
+
+/// Whether it can be registered at all. What cannot is new in each round.
+fn registrable(vma: &Vma) -> bool {
+    tracked(vma) && !vma.has(VmaFlags::DROPPABLE)
 }
 
 /// Areas whose pages are too large for a scan to protect.

@@ -312,6 +312,16 @@ impl Journal {
     }
 }
 
+/// Writes as much as an entry takes, durably, and takes it away again: whether there is a disk, and room on it.
+pub fn try_writing(dir: &Path) -> io::Result<()> {
+    let path = dir.join(format!("try-{}-{:?}.new", std::process::id(), std::thread::current().id()));
+    let _ = fs::remove_file(&path);
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+    let written = file.write_all_at(&[0; 2 * SIZE], 0).and_then(|()| file.sync_all());
+    fs::remove_file(&path)?;
+    written
+}
+
 fn sync_directory_of(path: &Path) -> io::Result<()> {
     File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
 }

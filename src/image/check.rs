@@ -132,6 +132,9 @@ fn memory(m: &MemoryImage, frozen: bool) -> Checked {
     insist(m.mm.auxv.len() <= PAGE_SIZE as usize, || "an impossible auxiliary vector".to_owned())?;
     insist(m.files.len() <= MAX_FILES, || format!("{} mapped files", m.files.len()))?;
     m.files.iter().try_for_each(|(name, _)| path(name))?;
+    let modes = m.modes;
+    let possible = modes.thp_disable <= 3 && modes.mdwe <= 3 && [0, 2, 6].contains(&modes.future_lock);
+    insist(possible, || "impossible modes of an address space".to_owned())?;
     insist(m.huge_pages.len() <= 16 && m.huge_pages.iter().all(|h| page_size(h.page_size)), || {
         "impossible huge pages".to_owned()
     })

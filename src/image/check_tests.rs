@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::image::files::{FdSlot, FileIdentity, FileOwner, OpenFile, Pipe};
-use crate::image::memory::{MemoryObject, MmFields};
+use crate::image::memory::{MemoryModes, MemoryObject, MmFields};
 use crate::image::process::{Attributes, Credentials, PosixTimer, Wait};
 use crate::image::{ObjectId, VmaFlags};
 
@@ -54,7 +54,9 @@ fn good() -> TreeImage {
         exe: "/bin/x".into(),
         files: Vec::new(),
         resident: 0,
+        needs: 0,
         huge_pages: Vec::new(),
+        modes: MemoryModes::default(),
     };
     let files = FilesImage {
         slots: vec![FdSlot { fd: 3, file: 0, cloexec: false }],

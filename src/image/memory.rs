@@ -39,7 +39,7 @@ bitflags::bitflags! {
     pub struct VmaFlags: u32 {
         /// `gd`: a stack.
         const GROWS_DOWN = 1;
-        /// `lo`: `mlock`.
+        /// `lo`: `mlock`, or with [`VmaFlags::LOCK_ON_FAULT`] `mlock2(MLOCK_ONFAULT)`.
         const LOCKED = 1 << 1;
         /// `sr`: `MADV_SEQUENTIAL`.
         const SEQUENTIAL = 1 << 2;
@@ -61,6 +61,14 @@ bitflags::bitflags! {
         const MERGEABLE = 1 << 10;
         /// `mw`: may be made writable (a shared file mapping needs its file opened for writing).
         const MAY_WRITE = 1 << 11;
+        /// `lf`: locked as its pages come.
+        const LOCK_ON_FAULT = 1 << 12;
+        /// `sl`: `mseal`.
+        const SEALED = 1 << 13;
+        /// `dp`: `MAP_DROPPABLE`.
+        const DROPPABLE = 1 << 14;
+        /// All its pages are there; said of locked areas, whose pages must not come by faults.
+        const POPULATED = 1 << 15;
     }
 }
 
@@ -127,12 +135,13 @@ impl Vma {
     }
 
     /// The backing that continues at `addr`: two areas are the same piece of mapping if these are equal.
-    pub fn identity_at(&self, addr: u64) -> (bool, &Backing, u64, bool, u64) {
+    pub fn identity_at(&self, addr: u64) -> (bool, &Backing, u64, VmaFlags, u64) {
         let offset = match self.backing {
             Backing::Anonymous => 0,
             _ => self.offset + (addr - self.start),
         };
-        (self.shared, &self.backing, offset, self.has(VmaFlags::GROWS_DOWN), self.page_size)
+        let kind = self.flags & VmaFlags::GROWS_DOWN.union(VmaFlags::DROPPABLE);
+        (self.shared, &self.backing, offset, kind, self.page_size)
     }
 }
 
@@ -213,6 +222,19 @@ pub struct MmFields {
     pub auxv: Vec<u8>,
 }
 
+/// Modes of an address space as a whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryModes {
+    /// `PR_GET_THP_DISABLE`, with its flags.
+    pub thp_disable: u32,
+    /// `PR_GET_MEMORY_MERGE`.
+    pub merge: bool,
+    /// `PR_GET_MDWE`.
+    pub mdwe: u32,
+    /// What `mlockall` was told of mappings to come: `MCL_FUTURE`, with `MCL_ONFAULT`; or 0.
+    pub future_lock: u32,
+}
+
 /// The layout of an address space.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Layout {
@@ -239,6 +261,10 @@ pub struct MemoryImage {
     pub files: Vec<(FilePath, FileIdentity)>,
     /// Resident set in bytes, without huge pages (hugetlb).
     pub resident: u64,
+    /// Memory that it needs at the target, in bytes: resident without file pages, and swapped out.
+    pub needs: u64,
     /// Huge pages that it will need at the target.
     pub huge_pages: Vec<HugePages>,
+    /// Modes of the address space.
+    pub modes: MemoryModes,
 }

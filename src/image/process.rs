@@ -202,8 +202,6 @@ pub struct Attributes {
     pub membarrier: Option<u32>,
     /// `ARCH_GET_XCOMP_PERM`: CPU state components that it may use beyond the usual.
     pub xstate_permission: u64,
-    /// `PR_GET_THP_DISABLE`.
-    pub thp_disable: bool,
     /// `/proc/PID/oom_score_adj`.
     pub oom_score_adj: i32,
     /// `/proc/PID/coredump_filter`.

@@ -1,4 +1,5 @@
-//! Files that the process reads past the page cache (`O_DIRECT`).
+//! Which tracker for this process. One without a free descriptor cannot have a userfaultfd made inside it; and files that
+//! it reads past the page cache (`O_DIRECT`) are a matter of their own.
 //!
 //! There the device writes into the process's pages itself. The kernel pins them when the read begins, which counts as the
 //! write for every tracker; what arrives later is seen by none: a round that looked meanwhile has sent the old content and
@@ -10,10 +11,15 @@ use crate::dirty::{Choice, Chosen, Kind};
 use crate::image::Obstacle;
 use crate::image::files::FilesImage;
 use crate::preload::PreloadError;
+use crate::sys::limits;
 
 /// Resolves the choice of a tracker for a process with these files.
-pub fn tracker(choice: Choice, files: &FilesImage) -> Result<Chosen, Obstacle> {
-    let chosen = choice.resolve().map_err(|e| super::session::unavailable(&e))?;
+pub fn tracker(choice: Choice, pid: i32, files: &FilesImage) -> Result<Chosen, Obstacle> {
+    let chosen = choice.resolve().and_then(|chosen| match limits::no_descriptor(pid) {
+        Some(why) => chosen.outside(choice, why),
+        None => Ok(chosen),
+    });
+    let chosen = chosen.map_err(|e| super::session::unavailable(&e))?;
     match (choice, unseen(chosen.kind, files)) {
         (_, None) => Ok(chosen),
         (Choice::Auto, Some(file)) => Ok(Chosen {
@@ -64,7 +70,7 @@ mod tests {
     #[test]
     fn reads_by_the_device_want_checksums() {
         let direct = files(libc::O_RDWR | libc::O_DIRECT);
-        assert_eq!(tracker(Choice::Auto, &direct).unwrap().kind, Kind::Checksum);
+        assert_eq!(tracker(Choice::Auto, std::process::id() as i32, &direct).unwrap().kind, Kind::Checksum);
         assert!(check("wp-scan", &direct).unwrap_err().to_string().contains("fd 7 (/data)"));
         assert!(check("checksum", &direct).is_ok());
         for harmless in [libc::O_RDWR, libc::O_WRONLY | libc::O_DIRECT] {

@@ -119,7 +119,7 @@ impl Freezer<'_> {
                 }
                 Err(e) => return self.give_up(link, agent, captive, e),
                 Ok((image, found)) => {
-                    return match self.send(link, agent, image, &found, stopped_ns) {
+                    return match self.send(link, agent, image, &found, (frozen_at, stopped_ns)) {
                         Ok(()) => self.commit(link, agent, captive, (frozen_at, prediction), urgent),
                         Err(e) => self.give_up(link, agent, captive, e),
                     };
@@ -168,12 +168,15 @@ impl Freezer<'_> {
         agent: &mut Agent,
         image: ProcessImage,
         found: &Last,
-        stopped_ns: i64,
+        (frozen_at, stopped_ns): (i64, i64),
     ) -> Result<(), MigrateError> {
         MigrateError::point(Point::SourceCaptured)?;
         let theirs = |ns| ns - self.difference.boottime_ns;
-        let moments =
-            Moments { stopped_ns: theirs(stopped_ns), captured_ns: theirs(initial_clocks().boottime_ns) };
+        let moments = Moments {
+            frozen_ns: theirs(frozen_at),
+            stopped_ns: theirs(stopped_ns),
+            captured_ns: theirs(initial_clocks().boottime_ns),
+        };
         let begun = Instant::now();
         let new_files = agent.new_files();
         link.say(&ToTarget::Layout { pid: image.pid, layout: agent.layout.clone(), new_files })?;
@@ -277,8 +280,9 @@ impl Freezer<'_> {
     fn memory(&mut self, agent: &mut Agent, described: &ProcessImage) -> Result<MemoryImage, MigrateError> {
         let pid = self.options.pid;
         let (survey, _) = memory_map::quick(pid, &agent.layout).map_err(PreloadError::from)?;
-        if !survey.obstacles.is_empty() {
-            let list: Vec<String> = survey.obstacles.iter().map(ToString::to_string).collect();
+        let shared = crate::state::shared_memory::new_objects(pid, &described.memory.layout, &survey.layout);
+        if !survey.obstacles.is_empty() || !shared.is_empty() {
+            let list: Vec<String> = survey.obstacles.iter().chain(&shared).map(ToString::to_string).collect();
             return Err(PreloadError::from(StateError::Obstacles(list.join("; "))).into());
         }
         // the descriptors come later: those described before the freeze may be closed by now

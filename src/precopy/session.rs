@@ -17,7 +17,7 @@ use super::whole;
 use crate::dirty::choice::Unavailable;
 use crate::dirty::{Choice, Kind};
 use crate::fault::Point;
-use crate::handover::journal::{Entry, Journal};
+use crate::handover::journal::{Entry, Journal, try_writing};
 use crate::handover::{Source, SourceAction};
 use crate::image::process::ProcessImage;
 use crate::image::{Note, TreeImage};
@@ -134,7 +134,7 @@ impl<'a> Migration<'a> {
     pub fn check(options: &Options, control: &Control) -> (Vec<Note>, Result<(), MigrateError>) {
         let quiet = |_: Progress<'_>| {};
         let mut migration = Migration::new(options, control, &quiet);
-        let clear = migration.preflight().and_then(|(mut link, _)| {
+        let clear = migration.preflight(true).and_then(|(mut link, _)| {
             link.say(&ToTarget::Abort("only checked".to_owned()))?;
             link.close("checked");
             Ok(())
@@ -144,7 +144,7 @@ impl<'a> Migration<'a> {
 
     fn carry_out(&mut self) -> Result<(), MigrateError> {
         let _claim = Claim::take(self.options.pid);
-        let (mut link, described) = self.preflight()?;
+        let (mut link, described) = self.preflight(false)?;
         let mut done = self.move_it(&mut link, &described);
         if done.is_ok() {
             done = MigrateError::point(Point::SourceClosed);
@@ -173,7 +173,7 @@ impl<'a> Migration<'a> {
     }
 
     /// Everything that can be known before anything is stopped.
-    fn preflight(&mut self) -> Result<(Link, ProcessImage), MigrateError> {
+    fn preflight(&mut self, only_asks: bool) -> Result<(Link, ProcessImage), MigrateError> {
         if self.options.wait && whole::unfinished(&self.options.home, self.options.pid).is_some() {
             (self.tell)(Progress::Step("waiting until its memory from the last move is complete"));
             whole::wait(&self.options.home, self.options.pid, self.control.cancel())?;
@@ -211,6 +211,7 @@ impl<'a> Migration<'a> {
             clocks: ClockOffsets::of(&self.options.pid.to_string()),
             time_namespace: in_time_namespace(self.options.pid),
             lazy: self.control.may_be_lazy(),
+            only_asks,
         })))?;
         let mut answer = link.hear("checking the process")?;
         if let ToSource::NeedHashes(paths) = &answer {
@@ -226,6 +227,7 @@ impl<'a> Migration<'a> {
             other => return Err(out_of_turn(&other)),
         }
         if !obstacles.is_empty() {
+            let _ = link.say(&ToTarget::Abort(crate::precopy::error::refusal(obstacles.len())));
             link.close("refused");
             return Err(MigrateError::Refused(obstacles));
         }
@@ -256,7 +258,7 @@ impl<'a> Migration<'a> {
         }
         MigrateError::point(Point::SourceReady)?;
         (self.tell)(Progress::Step("attaching"));
-        let chosen = direct::tracker(self.options.tracker, &described.files)
+        let chosen = direct::tracker(self.options.tracker, self.options.pid, &described.files)
             .map_err(|obstacle| MigrateError::Refused(vec![obstacle]))?;
         self.report.tracker_reason = chosen.reason.clone();
         let mut agent = Agent::attach(described, self.options.pid, &self.options.home, &chosen)?;
@@ -353,12 +355,24 @@ pub fn look(
 ) -> Result<Described, MigrateError> {
     let mut described = describe(pid, options)?;
     let (notes, obstacles) = parent::look(pid, parent_knows);
+    described.obstacles.extend(disk(home));
     described.notes.extend(notes);
     described.obstacles.extend(obstacles);
     described.obstacles.extend(claim::obstacle(pid));
     described.obstacles.extend(whole::obstacle(home, pid));
-    described.obstacles.extend(direct::tracker(tracker, &described.image.files).err());
+    described.obstacles.extend(direct::tracker(tracker, pid, &described.image.files).err());
     Ok(described)
+}
+
+/// Whether what must not be forgotten can be written down.
+fn disk(home: &Path) -> Option<crate::image::Obstacle> {
+    let dir = home.join("journal");
+    let error = std::fs::create_dir_all(&dir).and_then(|()| try_writing(&dir)).err()?;
+    Some(crate::image::Obstacle::new(
+        format!("journal {}", dir.display()),
+        format!("it cannot be written here: {error}"),
+        "make room there, or let ULPM_HOME be a directory on a disk that can be written",
+    ))
 }
 
 /// The tracker that was asked for does not work here.

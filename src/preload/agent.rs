@@ -305,7 +305,10 @@ fn install_inside(
     let urgent = UrgentTracee::from(plain.clone());
     let hidden = probe.map(|(probe, witness)| probe.ask(&mut remote, &scratch, witness));
     let inside = Inside { remote: &mut remote, scratch: &scratch, pid: inner_tid(&status, pid) };
+    // a descriptor is made inside
+    let room = crate::sys::limits::Raised::descriptors(pid);
     let installed = kind.install(pid, Some(inside));
+    drop(room);
     drop(urgent);
     let given_back = remote.finish();
     let mut remote = Remote::approach(leader, site)?;

@@ -11,8 +11,8 @@ use crate::image::memory::MemoryImage;
 use crate::image::process::{Attributes, LateSignal, ProcessImage, ThreadImage};
 use crate::state::files::{self, FilesOptions};
 use crate::state::{
-    StateError, attributes, confinement, credentials, mm_fields, namespaces, probes, scheduling, sharing,
-    signals, threads, timers, waits,
+    StateError, attributes, confinement, credentials, memory_modes, mm_fields, namespaces, probes,
+    scheduling, sharing, signals, threads, timers, waits,
 };
 use crate::sys::process::{pidfd_open, pidfd_send_signal, tgkill};
 use crate::sys::ptrace::Regs;
@@ -369,18 +369,20 @@ fn capture_threads(
             continue;
         }
         let posix = posix.take().unwrap_or_default();
-        let (thread, outcome, (actions, brk, timer, attribute)) =
+        let (thread, outcome, (actions, brk, timer, attribute, modes)) =
             threads::capture(member, context, |batch| {
                 (
                     signals::ask(batch),
                     mm_fields::ask(batch),
                     timers::ask(batch, posix),
                     attributes::ask(batch),
+                    memory_modes::ask(batch, context.scratch),
                 )
             })?;
         image.actions = signals::answer(&outcome, actions);
         image.memory.mm.brk = mm_fields::answer(&outcome, brk);
         image.timers = timers::answer(&outcome, timer);
+        image.memory.modes = memory_modes::answer(&outcome, &modes);
         attributes::answer(&mut image.attributes, &outcome, &attribute);
         tids.push((member.thread.0, thread.tid));
         all.push(thread);

@@ -10,8 +10,8 @@ use crate::image::process::{Attributes, ProcessImage, ThreadImage, Timers};
 use crate::image::{Backing, FilePath, Note, Obstacle, Vma};
 use crate::state::files::{self, FilesOptions};
 use crate::state::{
-    StateError, attributes, confinement, credentials, guard_pages, huge_pages, memory_map, mm_fields,
-    namespaces, probes, scheduling, seccomp, sharing, sysv, threads, timers,
+    StateError, attributes, confinement, credentials, guard_pages, huge_pages, memory_map, memory_modes,
+    mm_fields, namespaces, probes, scheduling, seccomp, sharing, sysv, threads, timers,
 };
 use crate::tracee::freeze::tids;
 
@@ -60,8 +60,11 @@ fn look(pid: i32, options: &FilesOptions, mut obstacles: Vec<Obstacle>) -> Resul
     let survey = memory_map::survey(pid)?;
     obstacles.extend(survey.obstacles);
     obstacles.extend(guard_pages::obstacles(pid, &survey.layout)?);
+    obstacles.extend(memory_modes::obstacles(pid)?);
     let (files, file_obstacles) = files::describe(pid, options)?;
     obstacles.extend(file_obstacles);
+    let shared = crate::state::shared_memory::look(pid, &survey.layout);
+    obstacles.extend(shared.obstacles);
     let posix = timers::list(pid)?;
     let exe = std::fs::read_link(format!("/proc/{pid}/exe"))
         .map_err(StateError::io(pid, "reading its exe link"))?
@@ -80,7 +83,9 @@ fn look(pid: i32, options: &FilesOptions, mut obstacles: Vec<Obstacle>) -> Resul
         mm: mm_fields::capture(pid)?,
         exe,
         resident: status.resident,
+        needs: status.needs,
         huge_pages,
+        modes: memory_modes::describe(pid),
     };
     let cpus = scheduling::online_cpus();
     let all: Vec<ThreadImage> = tids.into_iter().filter_map(|tid| thread(pid, tid, &cpus).ok()).collect();
@@ -98,6 +103,8 @@ fn look(pid: i32, options: &FilesOptions, mut obstacles: Vec<Obstacle>) -> Resul
     };
     let mut notes = image.files.notes.clone();
     notes.extend(attributes::notes(pid, &status));
+    notes.extend(shared.notes);
+    notes.extend(confinement::notes(pid, status.uids[0]));
     notes.extend(timers::note(pid, &image));
     Ok(Described { image, obstacles, notes })
 }

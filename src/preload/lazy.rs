@@ -77,7 +77,9 @@ pub fn lazy_able(vma: &Vma) -> bool {
 }
 
 fn fits(vma: &Vma) -> bool {
-    !vma.has(VmaFlags::LOCKED) && matches!(vma.page_size, PAGE_SIZE | HUGE)
+    // userfaultfd(2) does not take droppable memory
+    let kept = vma.flags & VmaFlags::LOCKED.union(VmaFlags::DROPPABLE);
+    kept.is_empty() && matches!(vma.page_size, PAGE_SIZE | HUGE)
 }
 
 /// The private memory of a process that may come late.

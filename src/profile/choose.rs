@@ -4,7 +4,8 @@
 //! for such a one.
 
 use crate::dirty::choice::Unavailable;
-use crate::dirty::{Choice, Chosen, Kind, TrackError};
+use crate::dirty::{Choice, Chosen};
+use crate::sys::limits;
 use crate::sys::status::Status;
 
 const FILTERED: &str = "the process has a seccomp filter, which might kill it for a system call of ours";
@@ -12,13 +13,15 @@ const FILTERED: &str = "the process has a seccomp filter, which might kill it fo
 /// Probes, and takes what the user asks for, or the best that works here and for this process.
 pub fn choose(pid: i32, choice: Choice) -> Result<Chosen, Unavailable> {
     let chosen = choice.resolve()?;
-    if !chosen.kind.needs_stop() || !filtered(pid) {
+    if !chosen.kind.needs_stop() {
         return Ok(chosen);
     }
-    let other = Kind::ALL.into_iter().find(|kind| !kind.needs_stop() && kind.probe().is_ok());
-    match (choice, other) {
-        (Choice::Auto, Some(kind)) => Ok(Chosen { kind, reason: format!("no {}: {FILTERED}", chosen.kind) }),
-        _ => Err(Unavailable { kind: chosen.kind, source: TrackError::Lacking(FILTERED) }),
+    if filtered(pid) {
+        return chosen.outside(choice, FILTERED);
+    }
+    match limits::no_descriptor(pid) {
+        Some(why) => chosen.outside(choice, why),
+        None => Ok(chosen),
     }
 }
 

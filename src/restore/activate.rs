@@ -20,7 +20,9 @@ use super::{RestoreError, descriptors, mapper};
 use crate::image::memory::{MemoryImage, MmFields};
 use crate::image::process::{Credentials, ProcessImage, ThreadImage};
 use crate::state::files::{EpollAdd, RestoreContext};
-use crate::state::{attributes, credentials, mm_fields, modes, scheduling, signals, threads, timers, waits};
+use crate::state::{
+    attributes, credentials, memory_modes, mm_fields, modes, scheduling, signals, threads, timers, waits,
+};
 use crate::sys::time::now_ns;
 use crate::tracee::Remote;
 use crate::tracee::thread::Thread;
@@ -57,6 +59,7 @@ pub fn activate(
     for thread in image.threads.iter().rev() {
         put_thread(skeleton, image, thread, &have, cpus)?;
     }
+    mapper::conclude(skeleton)?;
     let each_ms = ms();
     let memory = put_waits_and_registers(skeleton, image, moments);
     skeleton.empty_robust_lists(image.threads.iter().map(|thread| thread.robust_list.0))?;
@@ -101,6 +104,7 @@ fn put_process(
     let mut batch = skeleton.batch();
     signals::put_actions(&mut batch, &image.actions);
     skeleton.as_user(&mut batch, |batch| attributes::put_early(batch, &image.attributes));
+    memory_modes::put_early(&mut batch, &image.memory.modes);
     mm_fields::put(&mut batch, &image.memory.mm, mm_fields::NO_EXE);
     let queued: Vec<_> = image
         .queued
@@ -146,6 +150,7 @@ fn put_thread(
     modes::put(&mut batch, thread.modes);
     if thread.tid == image.pid {
         attributes::put_late(&mut batch, &image.attributes);
+        memory_modes::put_late(&mut batch, &image.memory.modes);
     }
     threads::put_rseq(&mut batch, thread);
     skeleton.run_in(tracee, &batch)?;

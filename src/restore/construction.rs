@@ -1,15 +1,16 @@
 //! Building the process: from `Begin` to the moment in which it runs here. Rounds, the frozen state, the commit.
 
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::incoming::{
     MAX_ROUNDS, UNWEIGHED, aborted, compare, endless, place_object_pages, place_pages, weight,
 };
 use super::lazy::adopt::{self, Holder, Outstanding};
 use super::objects::Objects;
-use super::quarters::Quarters;
+use super::quarters::{self, Quarters};
 use super::reservation::Reservation;
+use super::room::Watch;
 use super::session::{Session, clock, initial_clocks, out_of_turn, since};
 use super::skeleton::Skeleton;
 use super::urgency::Stage;
@@ -47,6 +48,10 @@ pub(super) struct Work {
     outstanding: Option<Outstanding>,
     /// There is, and the holder has it.
     adopted: bool,
+    /// Whether the kernel has ended the skeleton for want of memory.
+    watch: Watch,
+    /// When the freeze began, on our boottime clock.
+    frozen_ns: i64,
     /// Bytes that have come since the memory was last held against what the peer may bring.
     unweighed: u64,
     /// How urgent all this is.
@@ -70,6 +75,7 @@ impl Session {
             pid: process.pid,
             namespace: description.pid_mode == PidChoice::Namespace || reservation.namespace,
             clocks,
+            group: None,
         };
         let entry = Entry::new(&description.id, false, 0, &self.peer).wanted_by(&self.key.to_string());
         let journal = super::settle::make_room(&self.server.journal, &self.key)
@@ -77,10 +83,11 @@ impl Session {
             .map_err(RestoreError::io("writing the journal"))?;
         RestoreError::point(Point::TargetBegun)?;
         let quarters = Quarters {
-            slice: self.server.slice.as_deref(),
+            place: &self.server.place,
             id: &description.id,
             what: format!("process {} from {}", process.pid, self.peer),
         };
+        order.group = quarters.make()?;
         let make = |order: &nursery::Order| {
             Skeleton::make(order, &quarters, &process.memory.layout, &process.memory.vdso)
         };
@@ -100,9 +107,14 @@ impl Session {
             Ok(skeleton) => skeleton,
             Err(e) => {
                 let _ = journal.close();
+                order.group.iter().for_each(|group| quarters::remove(group));
                 return Err(e);
             }
         };
+        let watch = Watch::begin(skeleton.pid);
+        if let (Some(group), Ok(process)) = (order.group.clone(), skeleton.pidfd.try_clone()) {
+            quarters::remove_after(group, process);
+        }
         skeleton.rights = self.authority.rights(process);
         let tids: Vec<i32> = process.threads.iter().map(|t| t.tid).collect();
         descriptors::make_room(&skeleton, process)?;
@@ -133,13 +145,18 @@ impl Session {
             adopted: false,
             unweighed: 0,
             stage: Stage::rounds(),
+            watch,
+            frozen_ns: 0,
             description,
         })
     }
 
     /// Rounds, state, commit.
     pub(super) fn build(&mut self, work: &mut Work) -> Result<(), RestoreError> {
-        let done = self.build_until_running(work);
+        let done = self.build_until_running(work).map_err(|e| match e {
+            e @ (RestoreError::Wire(_) | RestoreError::Aborted(_)) => e,
+            e => work.watch.tell(work.skeleton.pid, e),
+        });
         if work.state == Target::Running {
             // settled when the source says goodbye; see `run`
             self.settled = Some(work.description.id.clone());
@@ -230,6 +247,7 @@ impl Session {
     fn finish(&mut self, work: &mut Work, mut tree: TreeImage, moments: Moments) -> Result<(), RestoreError> {
         let arrived = Instant::now();
         work.stage.frozen();
+        work.frozen_ns = moments.frozen_ns;
         RestoreError::point(Point::TargetState)?;
         image_check::tree(&tree, true).map_err(RestoreError::Nonsense)?;
         for image in &mut tree.processes {
@@ -345,6 +363,12 @@ impl Session {
             }
         }
         let _ = RestoreError::point(Point::TargetReleased);
+        if let Some(passenger) = self.passenger.take() {
+            passenger.arrived(
+                pid,
+                Duration::from_nanos(at_boottime_ns.saturating_sub(work.frozen_ns).max(0) as u64),
+            );
+        }
         self.visit.arrived(pid);
         reap(pid);
         said
@@ -396,12 +420,15 @@ fn come_together(skeleton: &Skeleton) {
 
 /// Our children are reaped as they end.
 fn reap(pid: i32) {
-    std::thread::spawn(move || {
+    let started = std::thread::Builder::new().spawn(move || {
         // not our child (own namespace): its init reaps it
         if let Ok(status) = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None) {
             tracing::info!(pid, ?status, "a process that was moved here has ended");
         }
     });
+    if let Err(error) = started {
+        tracing::warn!(pid, %error, "nobody waits for the end of a process that was moved here");
+    }
 }
 
 fn single(tree: &TreeImage) -> Result<&ProcessImage, RestoreError> {

@@ -41,6 +41,14 @@ pub enum RestoreError {
         /// What the kernel said.
         source: std::io::Error,
     },
+    /// The kernel ended it for want of memory.
+    #[error("the process was killed there by the out-of-memory killer: {limit}")]
+    OutOfMemory {
+        /// Which limit.
+        limit: String,
+        /// How that was noticed.
+        source: Box<RestoreError>,
+    },
     /// The source sent something that makes no sense; nothing was done with it.
     #[error("the source sent {0}")]
     Nonsense(String),

@@ -12,11 +12,15 @@ use std::os::unix::fs::MetadataExt as _;
 
 use super::objects::Objects;
 use super::skeleton::Skeleton;
-use super::{RestoreError, pages};
+use super::{RestoreError, locking, pages};
 use crate::image::memory::Layout;
 use crate::image::{Backing, FilePath, PAGE_SIZE, PageRange, RangeSet, Vma, VmaFlags};
 use crate::sys::hugetlb;
+use crate::sys::memory_modes::SYS_MSEAL;
 use crate::tracee::Batch;
+
+/// Instead of `MAP_PRIVATE` (Linux 6.11).
+const MAP_DROPPABLE: i32 = 0x08;
 
 /// One step of making one layout the other.
 #[derive(Debug, PartialEq, Eq)]
@@ -91,9 +95,11 @@ pub fn apply(skeleton: &mut Skeleton, objects: &mut Objects, layout: Layout) -> 
     for step in &steps {
         if let Step::Unmap(range) | Step::Map(range, _) = step {
             skeleton.written.remove(*range);
+            skeleton.locked.remove(*range);
         }
     }
     skeleton.layout = layout;
+    locking::apply(skeleton)?;
     for (addr, data) in saved {
         pages::write(skeleton, addr, &data)?;
     }
@@ -275,7 +281,12 @@ fn open_backings(
 }
 
 fn map(batch: &mut Batch, range: PageRange, vma: &Vma, fds: &BTreeMap<Opened, u64>) {
-    let mut flags = libc::MAP_FIXED | if vma.shared { libc::MAP_SHARED } else { libc::MAP_PRIVATE };
+    let kind = match (vma.shared, vma.has(VmaFlags::DROPPABLE)) {
+        (true, _) => libc::MAP_SHARED,
+        (false, false) => libc::MAP_PRIVATE,
+        (false, true) => MAP_DROPPABLE,
+    };
+    let mut flags = libc::MAP_FIXED | kind;
     if vma.has(VmaFlags::GROWS_DOWN) {
         flags |= libc::MAP_GROWSDOWN;
     }
@@ -303,12 +314,9 @@ fn map(batch: &mut Batch, range: PageRange, vma: &Vma, fds: &BTreeMap<Opened, u6
         return;
     }
     batch.call("mmap", libc::SYS_mmap, &args);
-    let advice =
-        [(VmaFlags::HUGE_PAGE, libc::MADV_HUGEPAGE), (VmaFlags::NO_HUGE_PAGE, libc::MADV_NOHUGEPAGE)];
-    for (flag, advice) in advice {
-        if vma.has(flag) {
-            batch.attempt("madvise", libc::SYS_madvise, &[range.start, range.len(), advice as u64]);
-        }
+    if vma.has(VmaFlags::NO_HUGE_PAGE) {
+        let args = [range.start, range.len(), libc::MADV_NOHUGEPAGE as u64];
+        batch.attempt("madvise", libc::SYS_madvise, &args);
     }
 }
 
@@ -333,8 +341,25 @@ pub fn finish(skeleton: &Skeleton) -> Result<(), RestoreError> {
         if early(vma) != vma.prot {
             batch.call("mprotect", libc::SYS_mprotect, &[start, len, u64::from(vma.prot)]);
         }
-        if vma.has(VmaFlags::LOCKED) {
-            batch.call("mlock", libc::SYS_mlock, &[start, len]);
+        locking::finish(batch, vma);
+    })
+}
+
+/// Sets what must come behind everything else that is done to a mapping.
+pub fn conclude(skeleton: &Skeleton) -> Result<(), RestoreError> {
+    let last = VmaFlags::HUGE_PAGE | VmaFlags::SEALED;
+    let vmas: Vec<&Vma> = skeleton.layout.vmas.iter().filter(|v| v.flags.intersects(last)).collect();
+    if vmas.is_empty() {
+        return Ok(());
+    }
+    skeleton.run_all(&vmas, 0, |batch, vma| {
+        let (start, len) = (vma.start, vma.end - vma.start);
+        if vma.has(VmaFlags::HUGE_PAGE) {
+            // before, each page that is placed would bring a huge one
+            batch.attempt("madvise", libc::SYS_madvise, &[start, len, libc::MADV_HUGEPAGE as u64]);
+        }
+        if vma.has(VmaFlags::SEALED) {
+            batch.call("mseal", SYS_MSEAL, &[start, len, 0]);
         }
     })
 }

@@ -5,15 +5,19 @@
 //! | [`nursery`] | the small process from which a skeleton is born under its own pid |
 //! | [`skeleton`] | the skeleton: emptied, driven by remote calls |
 //! | [`mapper`] | making its mappings those of the source, by differences |
+//! | `locking` | locked memory |
 //! | [`pages`] | placing pages as they arrive |
 //! | [`objects`] | shared memory objects |
 //! | [`descriptors`] | its open files, and room for them |
 //! | [`activate`] | all other state, at the end |
 //! | [`permission`] | how far the peer may go |
 //! | [`quarters`] | among which control groups they live |
+//! | [`arrivals`] | what `ulpm serve` says of them |
 //! | [`guests`] | who is here already |
 //! | [`reservation`] | preflight: what is missing here |
+//! | [`room`] | preflight: memory, control groups and disk; the out-of-memory killer |
 //! | [`huge_pages`] | preflight: whether this host has huge pages enough |
+//! | `memory_modes` | preflight: kinds of memory that this kernel may not know, locked memory |
 //! | [`verify`] | comparing every page with the source |
 //! | [`late_signals`] | signals that reached the copy at the source |
 //! | [`lazy`] | memory that comes after the process |
@@ -23,6 +27,7 @@
 //! | [`construction`] | of that, from `Begin` to the moment in which the process runs |
 
 pub mod activate;
+pub mod arrivals;
 pub mod construction;
 pub mod descriptors;
 pub mod error;
@@ -31,7 +36,9 @@ pub mod huge_pages;
 pub mod incoming;
 pub mod late_signals;
 pub mod lazy;
+mod locking;
 pub mod mapper;
+mod memory_modes;
 pub mod nursery;
 pub mod objects;
 pub mod pages;
@@ -39,6 +46,7 @@ mod pairs;
 pub mod permission;
 pub mod quarters;
 pub mod reservation;
+pub mod room;
 pub mod session;
 pub mod settle;
 pub mod skeleton;

@@ -13,6 +13,7 @@
 //! (time_namespaces(7)): so it is made here. In which control group all this happens: [`super::quarters`].
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::process::Stdio;
 
 use nix::errno::Errno;
@@ -43,6 +44,8 @@ pub struct Order {
     pub namespace: bool,
     /// Offsets of its time namespace against the initial one, if it needs its own.
     pub clocks: Option<ClockOffsets>,
+    /// The control group in which it is born.
+    pub group: Option<PathBuf>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -118,6 +121,11 @@ pub fn main(text: &str) -> ! {
 type Step = (&'static str, Errno);
 
 fn nurse(order: &Order, socket: &OwnedFd) -> Result<(), Step> {
+    if let Some(group) = &order.group {
+        // 0: the one who writes
+        std::fs::write(group.join("cgroup.procs"), "0")
+            .map_err(|e| ("going into the control group of --cgroup", errno(&e)))?;
+    }
     if let Some(clocks) = order.clocks {
         spawn::unshare(CLONE_NEWTIME).map_err(|e| ("making a time namespace", e))?;
         set_clocks(clocks)?;
@@ -138,9 +146,12 @@ fn set_clocks(clocks: ClockOffsets) -> Result<(), Step> {
     let line =
         |name, ns: i64| format!("{name} {} {}\n", ns.div_euclid(1_000_000_000), ns.rem_euclid(1_000_000_000));
     let text = line("monotonic", clocks.monotonic_ns) + &line("boottime", clocks.boottime_ns);
-    std::fs::write("/proc/self/timens_offsets", text).map_err(|e| {
-        ("setting the offsets of the time namespace", Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO)))
-    })
+    std::fs::write("/proc/self/timens_offsets", text)
+        .map_err(|e| ("setting the offsets of the time namespace", errno(&e)))
+}
+
+fn errno(e: &std::io::Error) -> Errno {
+    Errno::from_raw(e.raw_os_error().unwrap_or(libc::EIO))
 }
 
 /// Pid 1 of a new namespace.

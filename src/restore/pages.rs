@@ -4,8 +4,8 @@
 //! `/proc/PID/mem` writes through them. Only addresses of private mappings of the announced layout are written:
 //! a peer cannot reach anything else.
 
-use super::RestoreError;
 use super::skeleton::Skeleton;
+use super::{RestoreError, locking};
 use crate::image::{Backing, PAGE_SIZE, PageRange, RangeSet};
 use crate::sys::process;
 use nix::errno::Errno;
@@ -91,9 +91,18 @@ pub fn drop_pages(skeleton: &mut Skeleton, ranges: &[PageRange]) -> Result<(), R
     for range in &ranges {
         skeleton.written.remove(*range);
     }
+    let locked = &skeleton.locked;
     skeleton.run_all(&ranges, 0, |batch, range| {
-        let args = [range.start, range.len(), libc::MADV_DONTNEED as u64];
-        batch.call("madvise(DONTNEED)", libc::SYS_madvise, &args);
+        let (start, len) = (range.start, range.len());
+        // what is locked cannot be dropped
+        let held: Vec<PageRange> = locked.within(*range).collect();
+        for part in &held {
+            batch.call("munlock", libc::SYS_munlock, &[part.start, part.len()]);
+        }
+        batch.call("madvise(DONTNEED)", libc::SYS_madvise, &[start, len, libc::MADV_DONTNEED as u64]);
+        for part in &held {
+            locking::on_fault(batch, *part);
+        }
     })
 }
 

@@ -4,6 +4,8 @@ use std::path::Path;
 
 use super::RestoreError;
 use super::permission::Authority;
+use super::quarters::Place;
+use super::room;
 use crate::image::files::ContentHashes;
 use crate::image::process::ProcessImage;
 use crate::image::{FilePath, Note, Obstacle};
@@ -32,14 +34,17 @@ pub fn check(
     description: &Description,
     hashes: &ContentHashes,
     authority: &Authority,
+    place: &Place,
+    home: &Path,
 ) -> Result<Reservation, RestoreError> {
-    let mut found = Reservation::default();
+    let mut found = Reservation { notes: place.note().into_iter().collect(), ..Reservation::default() };
     if description.tree.version != crate::image::IMAGE_VERSION {
         return Err(RestoreError::Nonsense(format!("an image of version {}", description.tree.version)));
     }
     for process in &description.tree.processes {
         check_process(description, process, &mut found);
         found.obstacles.extend(authority.obstacles(process));
+        found.obstacles.extend(room::obstacles(process, place, home));
         match authority.rights(process) {
             None => check_files(process, hashes, &mut found),
             Some(rights) => rights
@@ -87,7 +92,7 @@ fn check_process(description: &Description, process: &ProcessImage, found: &mut 
             "use a target with Linux 6.15 or later",
         ));
     }
-    check_memory(process, found);
+    found.obstacles.extend(super::memory_modes::obstacles(process));
     found.obstacles.extend(super::huge_pages::obstacles(&process.memory.huge_pages));
 }
 
@@ -201,27 +206,6 @@ fn check_vdso(process: &ProcessImage, found: &mut Reservation) {
             "vDSO",
             "the two kernels give their processes different vDSO code, and calls through the old one cannot be redirected yet",
             "use hosts with the same kernel",
-        ));
-    }
-}
-
-fn check_memory(process: &ProcessImage, found: &mut Reservation) {
-    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let available = text
-        .lines()
-        .find_map(|l| l.strip_prefix("MemAvailable:"))
-        .and_then(|v| v.trim().trim_end_matches(" kB").trim().parse::<u64>().ok())
-        .map(|kib| kib * 1024);
-    if let Some(available) = available
-        && process.memory.resident > available
-    {
-        found.obstacles.push(Obstacle::new(
-            "memory",
-            format!(
-                "the process has {} bytes, the target has {available} available",
-                process.memory.resident
-            ),
-            "free memory at the target",
         ));
     }
 }

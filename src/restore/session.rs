@@ -8,12 +8,14 @@ use nix::time::ClockId;
 use tokio::runtime::Handle;
 
 use super::RestoreError;
+use super::arrivals::Passenger;
 use super::guests::{Guests, Visit};
 use super::incoming::{MAX_CLOCKS, aborted, endless, silent};
 use super::late_signals;
 use super::lazy::carriers::Carried;
 use super::lazy::{self, adopt, relay};
 use super::permission::Authority;
+use super::quarters::Place;
 use super::reservation::check;
 use crate::fault::Point;
 use crate::handover::journal::Journal;
@@ -45,8 +47,8 @@ pub struct Server {
     pub guests: Guests,
     /// Which late signals are queued.
     pub taken: late_signals::Taken,
-    /// The slice of systemd in which arriving processes get scopes of their own.
-    pub slice: Option<String>,
+    /// In which control groups arriving processes live.
+    pub place: Place,
 }
 
 /// How long the source may be silent: QUIC itself notices a dead link sooner.
@@ -88,14 +90,17 @@ pub fn run(server: &Server, accepted: Accepted) -> Result<(), RestoreError> {
         settled: None,
         lazy: false,
         patience: GREETING,
+        passenger: None,
         authority,
         visit,
     };
     let result = session.converse();
     if let Err(e) = &result {
-        let text = chain(e);
-        tracing::warn!(peer = %session.peer, "migration ended: {text}");
-        let _ = session.say(&ToSource::Failed(text));
+        match session.passenger.take() {
+            Some(passenger) => passenger.stays(e),
+            None => tracing::warn!(peer = %session.peer, "a conversation ended: {}", chain(e)),
+        }
+        let _ = session.say(&ToSource::Failed(chain(e)));
     }
     session.part(&accepted);
     result
@@ -153,6 +158,8 @@ pub(super) struct Session {
     pub(super) settled: Option<String>,
     /// The process runs, and its memory is still to come.
     pub(super) lazy: bool,
+    /// The process on its way here, until it has arrived or is known to stay.
+    pub(super) passenger: Option<Passenger>,
     /// How long a whole frame may take to arrive.
     pub(super) patience: Duration,
     pub(super) authority: Authority,
@@ -280,12 +287,14 @@ impl Session {
             .map_err(RestoreError::Nonsense)?;
         let foreign: Vec<Note> =
             description.tree.processes.iter().flat_map(|p| self.authority.foreign_sockets(p)).collect();
+        self.passenger = Some(Passenger::new(&description, &self.peer));
         let strangers: Vec<Obstacle> =
             description.tree.processes.iter_mut().filter_map(|p| self.authority.map_users(p).err()).collect();
         let mut hashes = ContentHashes::new();
         let mut asked = false;
         let reservation = loop {
-            let mut checked = check(&description, &hashes, &self.authority)?;
+            let mut checked =
+                check(&description, &hashes, &self.authority, &self.server.place, &self.server.home)?;
             checked.obstacles.extend(strangers.iter().cloned());
             checked.notes.extend(foreign.iter().cloned());
             if description.lazy {
@@ -319,6 +328,9 @@ impl Session {
                 notes: checked.notes.clone(),
             })?;
             if !checked.obstacles.is_empty() {
+                if let Some(passenger) = self.passenger.take() {
+                    passenger.refused(&checked.obstacles);
+                }
                 return Ok(());
             }
             break checked;
@@ -331,8 +343,13 @@ impl Session {
                     let mut work = self.begin(description, reservation, difference)?;
                     return self.build(&mut work);
                 }
-                // only asked what it could do (`ulpm check --to`)
-                ToTarget::Abort(_) => return Ok(()),
+                ToTarget::Abort(why) => {
+                    // the source only asked (`ulpm check --to`), has found something itself, or its user has thought better
+                    if let Some(passenger) = self.passenger.take() {
+                        passenger.stays(&aborted(&why));
+                    }
+                    return Ok(());
+                }
                 other => return Err(out_of_turn(&other)),
             }
         }

@@ -15,9 +15,10 @@ use super::nursery::{self, Newborn, Order, SOCKET};
 use super::quarters::Quarters;
 use crate::image::memory::{Layout, Vdso};
 use crate::image::{PAGE_SIZE, PageRange, RangeSet};
-use crate::state::memory_map;
 use crate::state::robust::Emptied;
+use crate::state::{memory_map, memory_modes};
 use crate::sys::handoff;
+use crate::sys::process::prlimit;
 use crate::sys::ptrace::{self, Options};
 use crate::sys::rights::Rights;
 use crate::sys::spawn::CloneArgs;
@@ -27,6 +28,7 @@ use crate::tracee::{Batch, Outcome, Place, Remote, Scratch, Site, TraceeError};
 
 const TABLE: usize = 256 * 1024;
 const DATA: usize = 1024 * 1024;
+const RLIMIT_MEMLOCK: u32 = 8;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Above `vm.mmap_min_addr`, below where programs are usually loaded.
 const LOWEST: u64 = 0x10_0000;
@@ -51,6 +53,8 @@ pub struct Skeleton {
     pub layout: Layout,
     /// Where pages were written.
     pub written: RangeSet,
+    /// What is locked now.
+    pub locked: RangeSet,
     released: bool,
     /// Robust lists that are empty until it is let go: should it be killed before, the mutexes are not its own.
     emptied: Emptied,
@@ -67,21 +71,11 @@ impl Skeleton {
         vdso: &Vdso,
     ) -> Result<Self, RestoreError> {
         let newborn = nursery::order(order, quarters)?;
-        match Self::adopt(order, newborn, layout, vdso) {
-            Ok(skeleton) => Ok(skeleton),
-            Err((error, pidfd)) => {
-                let _ = crate::sys::process::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
-                Err(error)
-            }
-        }
+        Self::adopt(order, newborn, layout, vdso)
     }
 
-    fn adopt(
-        order: &Order,
-        newborn: Newborn,
-        layout: &Layout,
-        vdso: &Vdso,
-    ) -> Result<Self, (RestoreError, OwnedFd)> {
+    /// Takes charge of a newborn; on failure it is killed.
+    fn adopt(order: &Order, newborn: Newborn, layout: &Layout, vdso: &Vdso) -> Result<Self, RestoreError> {
         let Newborn { pid, pidfd, socket } = newborn;
         let leader = Thread(pid);
         let built = seize_stopped(leader, pid).and_then(|()| Ok(Site::of(pid)?)).and_then(|site| {
@@ -97,7 +91,10 @@ impl Skeleton {
         });
         let (site, scratch, theirs, taken) = match built {
             Ok(parts) => parts,
-            Err(e) => return Err((e, pidfd)),
+            Err(e) => {
+                let _ = crate::sys::process::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+                return Err(e);
+            }
         };
         let mut skeleton = Skeleton {
             pid,
@@ -109,23 +106,15 @@ impl Skeleton {
             threads: BTreeMap::from([(order.pid, leader)]),
             layout: Layout::default(),
             written: RangeSet::default(),
+            locked: RangeSet::default(),
             released: false,
             emptied: Emptied::default(),
             rights: None,
         };
-        let emptied = skeleton.empty(&theirs).and_then(|()| skeleton.move_vdso(&theirs.vdso, vdso, taken));
-        match emptied {
-            Ok(()) => Ok(skeleton),
-            Err(e) => {
-                // Drop kills it
-                let pidfd = skeleton.pidfd.try_clone();
-                drop(skeleton);
-                match pidfd {
-                    Ok(pidfd) => Err((e, pidfd)),
-                    Err(_) => unreachable!("a descriptor can be duplicated"),
-                }
-            }
-        }
+        // should one of these fail, dropping it kills it
+        skeleton.empty(&theirs)?;
+        skeleton.move_vdso(&theirs.vdso, vdso, taken)?;
+        Ok(skeleton)
     }
 
     /// The leader.
@@ -202,6 +191,9 @@ impl Skeleton {
         // not of the session of ulpm serve: its terminal's signals are none of its affair. Here, not in the
         // nursery: the newborn may be stopped before its first instruction.
         batch.attempt("setsid", libc::SYS_setsid, &[]);
+        // and no keys of the login that started ulpm serve: an empty session keyring (KEYCTL_JOIN_SESSION_KEYRING) of its own
+        batch.attempt("keyctl", libc::SYS_keyctl, &[1, 0, 0, 0, 0]);
+        memory_modes::without_huge_pages(&mut batch);
         batch.call("set_robust_list", libc::SYS_set_robust_list, &[0, 24]);
         batch.call("set_tid_address", libc::SYS_set_tid_address, &[0]);
         batch.call("close_range", libc::SYS_close_range, &[0, SOCKET as u64 - 1, 0]);
@@ -213,7 +205,12 @@ impl Skeleton {
                 &[vma.start, vma.end - vma.start],
             );
         }
-        self.run(&batch).map(drop)
+        self.run(&batch)?;
+        // as much as it may; its own limits come last
+        if let Ok((_, hard)) = prlimit(self.pid, RLIMIT_MEMLOCK, None) {
+            let _ = prlimit(self.pid, RLIMIT_MEMLOCK, Some((hard, hard)));
+        }
+        Ok(())
     }
 
     /// Moves `[vvar]`, `[vvar_vclock]` and `[vdso]`, which must keep their order and distance; the system call

@@ -10,8 +10,6 @@ use crate::sys::process::prlimit;
 use crate::sys::status::Status;
 use crate::tracee::{Batch, Outcome};
 
-const PR_GET_THP_DISABLE: u64 = 42;
-const PR_SET_THP_DISABLE: u64 = 41;
 const MEMBARRIER_GET_REGISTRATIONS: u64 = 1 << 9;
 /// `MEMBARRIER_CMD_REGISTER_*`: global, private, of cores, of restartable sequences.
 const MEMBARRIER_REGISTER: u32 = 1 << 2 | 1 << 4 | 1 << 6 | 1 << 8;
@@ -43,7 +41,6 @@ const LIMIT_NAMES: [&str; 16] = [
 pub struct Question {
     dumpable: usize,
     subreaper: u64,
-    thp: usize,
     membarrier: usize,
     xstate: u64,
 }
@@ -113,7 +110,6 @@ pub fn ask(batch: &mut Batch) -> Question {
     let question = Question {
         dumpable: get(batch, libc::PR_GET_DUMPABLE as u64, 0),
         subreaper,
-        thp: get(batch, PR_GET_THP_DISABLE, 0),
         membarrier: batch.attempt("membarrier", libc::SYS_membarrier, &[MEMBARRIER_GET_REGISTRATIONS, 0, 0]),
         xstate: batch.space(8),
     };
@@ -126,7 +122,6 @@ pub fn ask(batch: &mut Batch) -> Question {
 pub fn answer(attributes: &mut Attributes, outcome: &Outcome, q: &Question) {
     attributes.dumpable = outcome.results[q.dumpable] as i32;
     attributes.subreaper = outcome.half(q.subreaper) != 0;
-    attributes.thp_disable = outcome.results[q.thp] == 1;
     attributes.membarrier = u32::try_from(outcome.results[q.membarrier]).ok();
     attributes.xstate_permission = outcome.word(q.xstate);
 }
@@ -161,11 +156,6 @@ fn put_registrations(batch: &mut Batch, want: &Attributes) {
     }
 }
 
-/// No transparent huge pages, until [`put_late`] says what the process wants.
-pub fn without_huge_pages(batch: &mut Batch) {
-    batch.call("prctl(SET_THP_DISABLE)", libc::SYS_prctl, &[PR_SET_THP_DISABLE, 1, 0, 0, 0]);
-}
-
 /// Sets what a change of any thread's credentials resets: after them all, by the leader.
 pub fn put_late(batch: &mut Batch, want: &Attributes) {
     let set = |batch: &mut Batch, name, option: u64, value: u64| {
@@ -174,7 +164,6 @@ pub fn put_late(batch: &mut Batch, want: &Attributes) {
     // 2 (a core only root may read) cannot be asked for: in doubt none at all. To a tracer both are the same.
     set(batch, "prctl(SET_DUMPABLE)", libc::PR_SET_DUMPABLE as u64, u64::from(want.dumpable == 1));
     set(batch, "prctl(SET_CHILD_SUBREAPER)", libc::PR_SET_CHILD_SUBREAPER as u64, u64::from(want.subreaper));
-    set(batch, "prctl(SET_THP_DISABLE)", PR_SET_THP_DISABLE, u64::from(want.thp_disable));
 }
 
 /// Sets limits and scores from outside. A hard limit that we may not raise stays as it is here; preflight has

@@ -66,6 +66,27 @@ pub fn obstacle_here(pid: i32, want: &Attributes) -> Option<Obstacle> {
     })
 }
 
+/// Keys that stay: those of its user, as far as `/proc/keys` shows them to us (id, flags, usage, timeout, rights, user, group, type).
+pub fn notes(pid: i32, user: u32) -> Vec<Note> {
+    const KEYS: [&str; 5] = ["user", "logon", "big_key", "encrypted", "trusted"];
+    let text = crate::sys::lossy("/proc/keys").unwrap_or_default();
+    let count = text
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .filter(|line| line.get(5).is_some_and(|owner| owner.parse() == Ok(user)))
+        .filter(|line| line.get(7).is_some_and(|kind| KEYS.contains(&kind.trim_end_matches(':'))))
+        .count();
+    let note = || {
+        Note::new(
+            format!("process {pid}"),
+            format!(
+                "keys of its session and user stay in this kernel (user {user} has {count}, see /proc/keys)"
+            ),
+        )
+    };
+    (count > 0).then(note).into_iter().collect()
+}
+
 fn is_free(label: &str) -> bool {
     label == "unconfined"
 }

@@ -2,18 +2,19 @@
 //!
 //! `smaps` walks every page table, so its cost grows with the resident size; it is read outside the freeze only.
 //! Inside, `maps` is read, and the flags of the last `smaps` are taken over for every area that is still the
-//! same. What escapes: an madvise of a whole area, without any change of its borders, between the last round
-//! and the freeze; it is a hint about memory, not its content.
+//! same. What escapes: an madvise, mlock or mseal of a whole area, without any change of its borders, between the last round
+//! and the freeze; and a flag that cannot be carried and is set after the preflight.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use procfs::process::{MMPermissions, MMapPath, MemoryMap, VmFlags};
+use procfs::process::{MMPermissions, MMapPath, MemoryMap};
 
 use nix::sys::statfs::{HUGETLBFS_MAGIC, statfs};
 
 use super::error::StateError;
+use super::vm_flags;
 use crate::image::memory::{Layout, MemoryObject, Vdso};
 use crate::image::{Backing, FilePath, ObjectId, Obstacle, PAGE_SIZE, PageRange, Vma, VmaFlags};
 use crate::sys::{hugetlb, maps};
@@ -33,8 +34,22 @@ pub struct Survey {
 
 /// Reads the layout with all flags (walks the page tables: not inside the freeze).
 pub fn survey(pid: i32) -> Result<Survey, StateError> {
-    let maps = maps::smaps(pid).map_err(StateError::io(pid, "reading the smaps"))?;
-    Ok(digest(pid, &maps, |map| from_vm_flags(map.extension.vm_flags)))
+    let text =
+        std::fs::read(format!("/proc/{pid}/smaps")).map_err(StateError::io(pid, "reading the smaps"))?;
+    let maps = maps::parse(pid, &text).map_err(StateError::io(pid, "reading the smaps"))?;
+    let marks = vm_flags::marks(&text);
+    if marks.len() != maps.len() {
+        return Err(StateError::Field { pid, file: "smaps", field: "VmFlags" });
+    }
+    let marks: HashMap<u64, vm_flags::Marks> = maps.iter().map(|map| map.address.0).zip(marks).collect();
+    let mut obstacles = Vec::new();
+    let mut survey = digest(pid, &maps, |map| {
+        let marks = marks.get(&map.address.0).cloned().unwrap_or_default();
+        obstacles.extend(marks.obstacles(map.address));
+        marks.flags()
+    });
+    survey.obstacles.extend(obstacles);
+    Ok(survey)
 }
 
 /// Reads the layout, taking flags over from `previous` where an area is the same. The second value says
@@ -145,6 +160,12 @@ fn backing(map: &MemoryMap) -> Kind {
             format!("the mapped file {} is on hugetlbfs, whose files are not carried", path.display()),
             "use a memfd with MFD_HUGETLB, or anonymous memory with MAP_HUGETLB",
         ),
+        // its pages are anonymous (`mmap_zero`)
+        MMapPath::Path(path)
+            if path.as_os_str() == "/dev/zero" && !map.perms.contains(MMPermissions::SHARED) =>
+        {
+            Kind::Carried(Backing::Anonymous)
+        }
         MMapPath::Path(path) => path_backing(path, id),
         other => Kind::Unsupported(format!("{other:?} mappings are not carried"), "unmap it"),
     }
@@ -221,27 +242,6 @@ fn protection(map: &MemoryMap) -> u8 {
     bit(MMPermissions::READ, libc::PROT_READ)
         | bit(MMPermissions::WRITE, libc::PROT_WRITE)
         | bit(MMPermissions::EXECUTE, libc::PROT_EXEC)
-}
-
-fn from_vm_flags(vm: VmFlags) -> VmaFlags {
-    [
-        (VmFlags::GD, VmaFlags::GROWS_DOWN),
-        (VmFlags::LO, VmaFlags::LOCKED),
-        (VmFlags::SR, VmaFlags::SEQUENTIAL),
-        (VmFlags::RR, VmaFlags::RANDOM),
-        (VmFlags::DC, VmaFlags::DONT_FORK),
-        (VmFlags::NR, VmaFlags::NO_RESERVE),
-        (VmFlags::WF, VmaFlags::WIPE_ON_FORK),
-        (VmFlags::DD, VmaFlags::DONT_DUMP),
-        (VmFlags::HG, VmaFlags::HUGE_PAGE),
-        (VmFlags::NH, VmaFlags::NO_HUGE_PAGE),
-        (VmFlags::MG, VmaFlags::MERGEABLE),
-        (VmFlags::MW, VmaFlags::MAY_WRITE),
-    ]
-    .into_iter()
-    .filter(|(theirs, _)| vm.contains(*theirs))
-    .map(|(_, ours)| ours)
-    .collect()
 }
 
 /// The object behind a shared mapping. Its size comes from `map_files` where we may look there, else it is as

@@ -3,8 +3,10 @@
 //! | file | state |
 //! |---|---|
 //! | [`memory_map`] | mappings, their flags, the vDSO |
+//! | [`vm_flags`] | flags of mappings |
 //! | [`guard_pages`] | guard pages without a mapping of their own (refused) |
 //! | [`huge_pages`] | how many huge pages (hugetlb) it all takes |
+//! | [`memory_modes`] | modes of the address space: huge pages off, merging, MDWE, locking of what comes |
 //! | [`mm_fields`] | brk, arguments, environment, auxiliary vector, exe link |
 //! | [`threads`] | registers, masks, alternate stacks, rseq, robust lists, tid addresses |
 //! | [`modes`] | of each thread: personality, time stamp counter, memory errors, parent's death |
@@ -16,6 +18,7 @@
 //! | [`seccomp`] | seccomp of each thread (refused) |
 //! | [`scheduling`] | policy, nice, affinity, I/O priority, timer slack |
 //! | [`namespaces`] | whose they must be (refused where they differ) |
+//! | [`shared_memory`] | memory objects that other processes map, too (refused) |
 //! | [`sharing`] | what other processes share with it (refused), directories of a thread's own |
 //! | [`sysv`] | System V queues and semaphores that it uses (refused) |
 //! | [`probes`] | Landlock, keyrings, descriptor tables: what shows nowhere (refused) |
@@ -36,6 +39,7 @@ pub mod files;
 pub mod guard_pages;
 pub mod huge_pages;
 pub mod memory_map;
+pub mod memory_modes;
 pub mod mm_fields;
 pub mod modes;
 pub mod namespaces;
@@ -43,12 +47,14 @@ pub mod probes;
 pub mod robust;
 pub mod scheduling;
 pub mod seccomp;
+pub mod shared_memory;
 pub mod sharing;
 pub mod signals;
 pub mod sysv;
 pub mod threads;
 pub mod timers;
 pub mod verdicts;
+pub mod vm_flags;
 pub mod waits;
 
 pub use error::StateError;

@@ -26,8 +26,12 @@ pub fn smaps(pid: i32) -> io::Result<Vec<MemoryMap>> {
 }
 
 fn read(pid: i32, file: &str) -> io::Result<Vec<MemoryMap>> {
-    let text = std::fs::read(format!("/proc/{pid}/{file}"))?;
-    let (text, names) = without_names(&text);
+    parse(pid, &std::fs::read(format!("/proc/{pid}/{file}"))?)
+}
+
+/// The mappings in the text of either file.
+pub fn parse(pid: i32, text: &[u8]) -> io::Result<Vec<MemoryMap>> {
+    let (text, names) = without_names(text);
     let mut maps = MemoryMaps::from_buf_read(&*text).map_err(io::Error::other)?.0;
     for map in &mut maps {
         let MMapPath::Path(placeholder) = &map.pathname else { continue };

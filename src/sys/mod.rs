@@ -4,10 +4,13 @@
 //! |---|---|
 //! | [`background`] | our own threads behind ordinary work |
 //! | [`ptrace`] | `PTRACE_SEIZE` and the register, mask, signal-queue and rseq requests |
+//! | [`cgroup`] | control groups: where a process lives, and what they allow |
 //! | [`fds`] | descriptors of another process, seen and duplicated |
 //! | [`hugetlb`] | huge pages: sizes, pools, files of them |
 //! | [`kcmp`] | what two tasks share |
+//! | [`limits`] | a resource limit raised for a moment |
 //! | [`handoff`] | descriptors over unix sockets |
+//! | [`memory_modes`] | what this kernel can do with memory: locking on fault, sealing |
 //! | [`namespaces`] | entering and furnishing namespaces |
 //! | [`maps`] | `/proc/PID/maps` and `smaps`, names by bytes |
 //! | [`pagemap`] | `PAGEMAP_SCAN` on `/proc/PID/pagemap` (Linux 6.7) |
@@ -21,11 +24,14 @@
 //! | [`xsave`] | which CPU state components exist |
 
 pub mod background;
+pub mod cgroup;
 pub mod fds;
 pub mod handoff;
 pub mod hugetlb;
 pub mod kcmp;
+pub mod limits;
 pub mod maps;
+pub mod memory_modes;
 pub mod namespaces;
 pub mod pagemap;
 pub mod process;

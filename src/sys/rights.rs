@@ -25,7 +25,7 @@ impl Rights {
     /// user cannot change anything.
     pub fn with<T: Send>(&self, work: impl FnOnce() -> T + Send) -> io::Result<T> {
         std::thread::scope(|scope| {
-            let thread = scope.spawn(|| self.take().map(|()| work()));
+            let thread = std::thread::Builder::new().spawn_scoped(scope, || self.take().map(|()| work()))?;
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     }

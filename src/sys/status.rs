@@ -46,6 +46,8 @@ pub struct Status {
     pub resident: u64,
     /// `untag_mask`: which bits of an address count.
     pub untag_mask: Option<u64>,
+    /// The same without file pages, and with what is swapped out.
+    pub needs: u64,
     /// `x86_Thread_features`: `shstk`, `wrss`.
     pub features: Vec<String>,
 }
@@ -115,8 +117,9 @@ impl Status {
             "ShdPnd" => self.shdpnd = hex(value)?,
             "SigCgt" => self.sigcgt = hex(value)?,
             "Umask" => self.umask = Some(u32::from_str_radix(value, 8).ok()?),
-            "VmRSS" => self.resident = value.split_whitespace().next()?.parse::<u64>().ok()? * 1024,
             "untag_mask" => self.untag_mask = hex(value.trim_start_matches("0x")),
+            "VmRSS" => self.resident = bytes(value)?,
+            "RssAnon" | "RssShmem" | "VmSwap" => self.needs += bytes(value)?,
             "x86_Thread_features" => self.features = value.split_whitespace().map(str::to_owned).collect(),
             _ => {}
         }
@@ -150,6 +153,11 @@ pub fn name(tid: i32) -> Vec<u8> {
     // the kernel's own line break; `comm` escapes nothing
     bytes.pop();
     bytes
+}
+
+/// `1234 kB`.
+fn bytes(value: &str) -> Option<u64> {
+    value.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
 }
 
 #[cfg(test)]

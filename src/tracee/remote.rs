@@ -285,13 +285,13 @@ impl<'a> Remote<'a> {
             Place::Rather(at) => (at, 0),
         };
         let flags = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | fixed) as u64;
-        let prot = (libc::PROT_READ | libc::PROT_WRITE) as u64;
-        let args = [at, len, prot, flags, u64::MAX, 0];
-        let code = self.must("mmap of the scratch area", libc::SYS_mmap, args)?;
+        // all of it executable, and most of it then not: with `PR_SET_MDWE` nothing becomes executable that was not
         let exec = (libc::PROT_READ | libc::PROT_EXEC) as u64;
-        if let Err(e) =
-            self.must("mprotect of the code page", libc::SYS_mprotect, [code, PAGE, exec, 0, 0, 0])
-        {
+        let args = [at, len, exec, flags, u64::MAX, 0];
+        let code = self.must("mmap of the scratch area", libc::SYS_mmap, args)?;
+        let write = (libc::PROT_READ | libc::PROT_WRITE) as u64;
+        let rest = [code + PAGE, len - PAGE, write, 0, 0, 0];
+        if let Err(e) = self.must("mprotect of the scratch area", libc::SYS_mprotect, rest) {
             self.must("munmap of the scratch area", libc::SYS_munmap, [code, len, 0, 0, 0, 0])?;
             return Err(e);
         }

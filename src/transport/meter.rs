@@ -251,7 +251,7 @@ mod tests {
             ToTarget::Abort("why".to_owned()),
             ToTarget::State(
                 Box::new(TreeImage::new(Vec::new())),
-                crate::transport::protocol::Moments { stopped_ns: -1, captured_ns: i64::MAX },
+                crate::transport::protocol::Moments { frozen_ns: -2, stopped_ns: -1, captured_ns: i64::MAX },
             ),
         ];
         for message in messages {

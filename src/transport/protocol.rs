@@ -128,6 +128,8 @@ pub struct Description {
     pub time_namespace: bool,
     /// Its memory may come after it: [`ToTarget::Lazy`] may be said.
     pub lazy: bool,
+    /// Nothing will be moved: `ulpm check`.
+    pub only_asks: bool,
 }
 
 /// `--pid-mode`.
@@ -145,6 +147,8 @@ pub enum PidChoice {
 /// each is the latest moment possible, so that nothing ends early.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Moments {
+    /// The first thread was asked to stop: the freeze.
+    pub frozen_ns: i64,
     /// The last thread had stopped: waits.
     pub stopped_ns: i64,
     /// The last timer was read.

@@ -7,7 +7,7 @@ use ulpm::image::files::{
     EpollItem, FdSlot, FileIdentity, FileKind, FilesImage, FreshSocket, OpenFile, PeerCredentials, Pipe,
     SocketOption, TimerFd, UnixPeer, UnixSocket,
 };
-use ulpm::image::memory::{HugePages, Layout, MemoryObject, MmFields, Vdso};
+use ulpm::image::memory::{HugePages, Layout, MemoryModes, MemoryObject, MmFields, Vdso};
 use ulpm::image::process::{Attributes, LateSignal, PosixTimer, Timers, Wait};
 use ulpm::image::{
     Backing, MemoryImage, Note, ObjectId, Obstacle, PageRange, ProcessImage, ThreadImage, TreeImage, Vma,
@@ -193,7 +193,9 @@ fn tree() -> TreeImage {
         exe: "/bin/x".into(),
         files: vec![("/bin/x".into(), identity())],
         resident: 4096,
+        needs: 4096,
         huge_pages: vec![HugePages { page_size: 1 << 21, count: 2 }],
+        modes: MemoryModes { thp_disable: 1, merge: true, mdwe: 1, future_lock: 6 },
     };
     TreeImage::new(vec![ProcessImage {
         pid: 7,
@@ -236,6 +238,7 @@ fn to_target() -> Vec<ToTarget> {
         clocks: offsets,
         time_namespace: false,
         lazy: false,
+        only_asks: false,
     };
     let plan = LazyPlan {
         outstanding: ranges(),
@@ -257,7 +260,7 @@ fn to_target() -> Vec<ToTarget> {
         ToTarget::RoundEnd(3),
         ToTarget::Lazy(plan),
         ToTarget::Lane { id: "i".to_owned(), lane: LaneKind::Urgent },
-        ToTarget::State(Box::new(tree()), Moments { stopped_ns: 1, captured_ns: 2 }),
+        ToTarget::State(Box::new(tree()), Moments { frozen_ns: 0, stopped_ns: 1, captured_ns: 2 }),
         ToTarget::Digests(vec![AreaDigest { start: 0x1000, object: Some(OBJECT), pages: 1, hash: 9 }]),
         ToTarget::Commit(vec![LateSignal { tid: 0, info: vec![15; 128] }]),
         ToTarget::Signals {

@@ -5,6 +5,7 @@
 
 pub(crate) mod huge_pages;
 pub(crate) mod live;
+pub(crate) mod memory_group;
 pub(crate) mod needs;
 pub(crate) mod process;
 pub(crate) mod strays;
@@ -163,6 +164,15 @@ impl Lab {
     pub(crate) fn serve_untrusted(&mut self, name: &str, wrapper: &[&str]) -> Result<()> {
         let listen = format!("0.0.0.0:{PORT}");
         let serve = self.spawn(name, &[wrapper, &[ULPM, "serve", "--listen", &listen]].concat())?;
+        self.await_serve(name, serve)
+    }
+
+    /// The same with arguments of `ulpm serve`, and an exchange of trust.
+    pub(crate) fn serve_with(&mut self, name: &str, args: &[&str]) -> Result<()> {
+        self.trust("a", "b")?;
+        self.trust("b", "a")?;
+        let listen = format!("0.0.0.0:{PORT}");
+        let serve = self.spawn(name, &[&[ULPM, "serve", "--listen", &listen], args].concat())?;
         self.await_serve(name, serve)
     }
 

@@ -16,6 +16,7 @@ use nix::unistd::Pid;
 use super::trial;
 use super::victims::Victim;
 use crate::lab::live::{Live, LiveOutcome};
+use crate::lab::memory_group::MemoryGroup;
 use crate::lab::needs::Need;
 use crate::lab::udp_proxy::UdpProxy;
 use crate::lab::{Lab, PORT, SOON, wait_until};
@@ -188,37 +189,4 @@ fn bad_link(lab: &mut Lab) -> Result<()> {
     let outcome = lab.live_to("a", victim.pid, &proxy.address(), &["--verify"])?;
     victim.moved(lab, &outcome, before, "b")?;
     victim.finish()
-}
-
-/// A control group with a limit of memory; removed on drop, when what was in it has ended or was moved out.
-struct MemoryGroup(std::path::PathBuf);
-
-impl MemoryGroup {
-    fn new(bytes: u64) -> Result<Self> {
-        let root = crate::lab::needs::memory_groups().context("no control groups")?;
-        let group = Self(root.join(format!("ulpm-lab-{}", std::process::id())));
-        fs::create_dir(&group.0)?;
-        let one = ["memory.limit_in_bytes", "memory.max"].map(|name| group.0.join(name));
-        let limit =
-            one.iter().find(|path| path.exists()).context("no limit of memory in this control group")?;
-        fs::write(limit, bytes.to_string())?;
-        Ok(group)
-    }
-
-    fn add(&self, outside: i32) -> Result<()> {
-        Ok(fs::write(self.0.join("cgroup.procs"), outside.to_string())?)
-    }
-}
-
-impl Drop for MemoryGroup {
-    fn drop(&mut self) {
-        let parent = self.0.parent().map(|parent| parent.join("cgroup.procs"));
-        for pid in fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default().lines() {
-            // One that ended meanwhile is out already.
-            let _ = parent.as_ref().map(|parent| fs::write(parent, pid));
-        }
-        if let Err(error) = fs::remove_dir(&self.0) {
-            eprintln!("cannot remove {}: {error}", self.0.display());
-        }
-    }
 }

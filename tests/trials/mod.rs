@@ -21,6 +21,7 @@ mod profile;
 mod programs;
 mod round_trips;
 mod serving;
+mod sharing;
 mod signals;
 mod states;
 mod trackers;
@@ -58,6 +59,7 @@ pub(crate) fn all() -> Vec<Trial> {
     trials.extend(parents::trials());
     trials.extend(pid_modes::trials());
     trials.extend(serving::trials());
+    trials.extend(sharing::trials());
     trials.extend(policy::trials());
     trials.extend(states::trials());
     trials.extend(trackers::trials());

@@ -169,7 +169,7 @@ fn met(lab: &mut Lab) -> Result<()> {
     let mut victim = Victim::start(lab, "dirty")?;
     let before = victim.outside_pid(lab)?;
     let outcome = lab.live("a", victim.pid, "b", &["--verify", "--max-freeze", "30s"])?;
-    ensure!(last_why(&outcome)?.contains("of 30.0 s"), "{}", last_why(&outcome)?);
+    ensure!(last_why(&outcome)?.contains("(goal 30.0 s)"), "{}", last_why(&outcome)?);
     ensure!(!last_why(&outcome)?.contains("nevertheless"), "{}", last_why(&outcome)?);
     victim.moved(lab, &outcome, before, "b")?;
     victim.finish()
@@ -202,7 +202,7 @@ fn time_freezes(lab: &mut Lab) -> Result<()> {
     // the round under way is finished
     ensure!(rounds(&outcome)?.len() == 1, "{}", outcome.report);
     ensure!(
-        last_why(&outcome)?.contains("the time for the rounds (1000 ms) is up"),
+        last_why(&outcome)?.contains("the time for the rounds (1.00 s) is up"),
         "{}",
         last_why(&outcome)?
     );
@@ -222,7 +222,7 @@ fn wrong_limits(lab: &mut Lab) -> Result<()> {
         (["--max-freeze", "soon"], "is not a time"),
         (["--max-rounds", "0"], "not a number of rounds"),
         (["--bandwidth", "fast"], "is not a rate"),
-        (["--bandwidth", "0"], "ends never"),
+        (["--bandwidth", "0"], "never end"),
         (["--on-divergence", "pray"], "possible values"),
     ] {
         lab.live("a", 1, "b", &args)?.refused(2, &[says])?;

@@ -2,16 +2,24 @@
 
 use std::fs;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
 
-use super::trial_in;
 use super::victims::Victim;
-use crate::lab::{Lab, LabOptions, SOON, wait_until};
+use super::{trial, trial_in};
+use crate::lab::memory_group::MemoryGroup;
+use crate::lab::needs::Need;
+use crate::lab::{Lab, LabOptions, SOON, ULPM, wait_until};
 
 pub(super) fn trials() -> Vec<Trial> {
     let disks = || LabOptions { disks: true, ..LabOptions::default() };
-    vec![trial_in(disks(), "serve forgets what is settled", &[], forgets)]
+    vec![
+        trial_in(disks(), "serve forgets what is settled", &[], forgets),
+        trial("serve says what arrives", &[], says),
+        trial("serve in control groups", &[Need::MemoryGroup], groups),
+        trial("serve out of memory", &[Need::MemoryGroup], out_of_memory),
+        trial_in(disks(), "serve with a full disk", &[], full_disk),
+    ]
 }
 
 /// Entries of the target's side at host `b`.
@@ -35,4 +43,145 @@ fn forgets(lab: &mut Lab) -> Result<()> {
         victim.finish()?;
     }
     Ok(())
+}
+
+fn check(lab: &Lab, pid: i32, exit: i32, words: &[&str]) -> Result<()> {
+    let ended = lab.run("a", &[ULPM, "check", "--pid", &pid.to_string(), "--to", &lab.address("b")], SOON)?;
+    ensure!(ended.exit == exit, "exit code {} instead of {exit}: {ended:?}", ended.exit);
+    words.iter().try_for_each(|word| {
+        ensure!(ended.stdout.contains(word), "it does not say {word:?}: {}", ended.stdout);
+        Ok(())
+    })
+}
+
+/// One line for each process, with the time; none for a question.
+fn says(lab: &mut Lab) -> Result<()> {
+    lab.serve("b")?;
+    let mut victim = Victim::start(lab, "threads")?;
+    let begun = lab.server("b")?.errors();
+    check(lab, victim.pid, 0, &[])?;
+    let mut live = lab.start_live("a", victim.pid, &lab.address("b"), &["--bandwidth", "20K"])?;
+    wait_until("it is under way", SOON, || {
+        live.errors().contains("round") || live.has_ended().unwrap_or(true)
+    })?;
+    live.signal(nix::sys::signal::Signal::SIGINT)?;
+    let stayed = live.outcome()?;
+    ensure!(stayed.exit == 4, "{stayed:?}");
+    let (source, before) = (victim.pid, victim.outside_pid(lab)?);
+    let outcome = lab.live("a", victim.pid, "b", &["--verify"])?;
+    victim.moved(lab, &outcome, before, "b")?;
+    let id = outcome.report["id"].as_str().context("no id")?.to_owned();
+    let mut said = String::new();
+    let of = format!("process {source} (threads) of {}", lab.link.a);
+    wait_until("its arrival is told", SOON, || {
+        said = lab.server("b").map(|s| s.errors()).unwrap_or_default()[begun.len()..].to_owned();
+        said.lines().count() >= 2
+    })?;
+    let lines: Vec<&str> = said.lines().collect();
+    ensure!(lines.len() == 2 && lines.iter().all(|l| l.contains(&of)), "{said}");
+    // RFC 3339
+    ensure!(lines.iter().all(|l| l.get(10..11) == Some("T") && l.contains(" INFO ")), "{said}");
+    ensure!(lines[0].contains("does not come") && lines[0].contains("cancelled"), "{said}");
+    let words = [&format!("has arrived: pid {} here, in ", victim.pid), "frozen for ", " ms", &id];
+    ensure!(words.iter().all(|word| lines[1].contains(word)) && !said.contains('\x1b'), "{said}");
+    victim.finish()
+}
+
+/// A group of its own, as long as the process lives; what it allows is asked for.
+fn groups(lab: &mut Lab) -> Result<()> {
+    let group = MemoryGroup::new(256 << 20)?;
+    lab.serve("b")?;
+    let mut victim = Victim::start(lab, "late")?;
+    let own = fs::read_to_string("/proc/self/cgroup")?;
+    if own.lines().any(|line| !line.ends_with(":/")) {
+        check(lab, victim.pid, 0, &["note: control group: it will be that of ulpm serve there (/"])?;
+    }
+    stop(lab)?;
+    let refused = lab.run("b", &[ULPM, "serve", "--cgroup", "/tmp"], SOON)?;
+    ensure!(
+        refused.exit == 1 && refused.stderr.contains("not the directory of a control group"),
+        "{refused:?}"
+    );
+    lab.serve_with("b", &["--cgroup", &group.path()])?;
+    group.limit(32 << 20)?;
+    check(lab, victim.pid, 3, &["memory: the process needs ", " MiB more (/", "is 32.0 MiB"])?;
+    group.limit(1 << 30)?;
+    for mode in ["same", "namespace"] {
+        let stop = format!("stop-{mode}");
+        let mut next = Victim::start_until(lab, &stop, &[&crate::lab::victims::program("threads")?])?;
+        let before = next.outside_pid(lab)?;
+        let outcome = lab.live("a", next.pid, "b", &["--verify", "--pid-mode", mode])?;
+        next.moved(lab, &outcome, before, "b")?;
+        let id = outcome.report["id"].as_str().context("no id")?;
+        let lives = fs::read_to_string(format!("/proc/{}/cgroup", next.outside_pid(lab)?))?;
+        ensure!(lives.contains(&format!("/ulpm-{id}")), "it lives in {lives}");
+        ensure!(group.below() == [format!("ulpm-{id}")], "{:?}", group.below());
+        next.finish()?;
+        wait_until("its group goes with it", SOON, || group.below().is_empty())?;
+    }
+    victim.move_to(lab, "b")?;
+    // what is lived in stays, and its group
+    stop(lab)?;
+    lab.serve_with("b", &["--cgroup", &group.path()])?;
+    ensure!(group.below().len() == 1, "{:?}", group.below());
+    victim.check_running(lab)?;
+    victim.finish()?;
+    let outside = group.path();
+    wait_until("nobody lives in it", SOON, || {
+        group
+            .below()
+            .iter()
+            .all(|b| fs::read_to_string(format!("{outside}/{b}/cgroup.procs")).is_ok_and(|p| p.is_empty()))
+    })?;
+    stop(lab)?;
+    lab.serve_with("b", &["--cgroup", &group.path()])?;
+    ensure!(group.below().is_empty(), "{:?}", group.below());
+    Ok(())
+}
+
+fn stop(lab: &mut Lab) -> Result<()> {
+    let server = lab.server("b")?;
+    server.signal(nix::sys::signal::Signal::SIGTERM)?;
+    server.wait(SOON)?.context("ulpm serve does not end")?;
+    Ok(())
+}
+
+/// The limit falls while the memory is on its way.
+fn out_of_memory(lab: &mut Lab) -> Result<()> {
+    let group = MemoryGroup::new(1 << 30)?;
+    lab.serve_with("b", &["--cgroup", &group.path()])?;
+    let victim = Victim::start(lab, "late")?;
+    let live = lab.start_live("a", victim.pid, &lab.address("b"), &["--bandwidth", "40M"])?;
+    wait_until("some of its memory is there", SOON, || group.used() > 16 << 20)?;
+    group.limit(group.used().max(16 << 20) + (8 << 20))?;
+    let outcome = live.outcome()?;
+    let limit = ["killed there by the out-of-memory killer", "its control group allows", "runs on here"];
+    outcome.refused(4, &limit)?;
+    victim.check_running(lab)?;
+    let said = lab.server("b")?.errors();
+    ensure!(said.contains("out-of-memory killer"), "{said}");
+    victim.finish()
+}
+
+/// `ULPM_HOME` is full at one side, and at the other; or cannot be written at all.
+fn full_disk(lab: &mut Lab) -> Result<()> {
+    lab.serve("b")?;
+    let victim = Victim::start(lab, "threads")?;
+    for (host, whose) in [("a", "it cannot be written here"), ("b", "at the target")] {
+        let journal = lab.dir().join(format!("disk-{host}/journal")).display().to_string();
+        let fill = format!("dd if=/dev/zero of={journal}/filler bs=4k 2>/dev/null");
+        let mount = format!("mkdir -p {journal} && mount -t tmpfs -o size=64k tmpfs {journal} && ! {fill}");
+        for (make, why) in
+            [(&*mount, "No space left"), (&*format!("mount -o remount,ro {journal}"), "Read-only")]
+        {
+            let made = lab.run(host, &["sh", "-c", make], SOON)?;
+            ensure!(made.exit == 0, "{made:?}");
+            check(lab, victim.pid, 3, &["journal", whose, why])?;
+            lab.live("a", victim.pid, "b", &[])?.refused(3, &["journal", whose, why])?;
+        }
+        let unmounted = lab.run(host, &["umount", &journal], SOON)?;
+        ensure!(unmounted.exit == 0, "{unmounted:?}");
+    }
+    check(lab, victim.pid, 0, &[])?;
+    victim.finish()
 }

@@ -18,7 +18,7 @@ use crate::restore::objects::Objects;
 use crate::restore::quarters::Quarters;
 use crate::restore::skeleton::Skeleton;
 use crate::restore::{RestoreError, pages};
-use crate::state::attributes;
+use crate::state::memory_modes;
 use crate::sys::handoff;
 use crate::sys::process::{pidfd_getfd, pidfd_open, pidfd_send_signal};
 use crate::sys::uffd::{self, Features};
@@ -116,7 +116,7 @@ impl Holder {
             return Err(RestoreError::Nonsense("a migration with an impossible id".to_owned()));
         }
         let mut batch = skeleton.batch();
-        attributes::without_huge_pages(&mut batch);
+        memory_modes::without_huge_pages(&mut batch);
         skeleton.run(&batch)?;
         let (private, shared) = userfaultfds(skeleton)?;
         let (socket, theirs) = handoff::pair().map_err(RestoreError::io("making a socket pair"))?;
@@ -203,7 +203,7 @@ impl Holder {
         }
         let Ok(pidfd) = pidfd.try_clone() else { return };
         let (home, id) = (home.to_owned(), id.to_owned());
-        std::thread::spawn(move || {
+        let watched = std::thread::Builder::new().spawn(move || {
             // keeps the userfaultfds as long as the holder lives
             let status = self.child.wait();
             if status.as_ref().is_ok_and(std::process::ExitStatus::success) {
@@ -214,6 +214,9 @@ impl Holder {
             tracing::error!(%id, ?status, "the holder of lazy memory died; the process that waited for its pages was ended: what was \
                 outstanding cannot be told any more");
         });
+        if let Err(error) = watched {
+            tracing::error!(%error, "nobody watches the holder of lazy memory");
+        }
     }
 }
 

@@ -131,7 +131,7 @@ mod tests {
         let pidfd = crate::sys::process::pidfd_open(pid).unwrap();
         let fd = OwnedFd::from(EventFd::from_value_and_flags(5, EfdFlags::EFD_SEMAPHORE).unwrap());
         for stopped in [false, true] {
-            let options = super::super::FilesOptions { tcp_close: false };
+            let options = super::super::FilesOptions::default();
             let source = Source::new(pid, pidfd.as_fd(), &options, None, stopped);
             let mut file = source.read_descriptor(fd.as_raw_fd()).unwrap();
             let newer = |line: &&str| !line.starts_with("eventfd-semaphore");

@@ -1,26 +1,42 @@
 //! Who else holds what the process holds: one walk over `/proc/*/fd` of all other processes.
 //!
-//! A pipe, socket pair, eventfd or memfd that another process holds too would be torn in two by the move.
-//! Pipes, sockets and memfds are recognised by inode; eventfds and their like share one inode, so `kcmp`
-//! decides.
+//! A pipe, socket pair, eventfd or memfd that another process holds too would be torn in two by the move; so would the
+//! position and the flags of an open file (`{ program; echo done; } >log`: the shell holds it, too). Pipes, sockets and
+//! memfds are recognised by inode; of other files only `kcmp` tells whether it is the same open file. It orders them, so one is found
+//! among many by bisection.
 
+use std::cell::Cell;
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::fs;
 
-use crate::image::file_path::{FilePath, printable};
-use crate::image::files::FileKind;
+use crate::image::file_path::FilePath;
+use crate::image::files::{FileKind, OpenFile};
+use crate::state::shared_memory::{is_of_ulpm, named};
 use crate::sys::fds;
 
 use super::source::Source;
 use super::{FilesError, refuse};
 
-const MEMORY_FILE: &str = "this memory file";
-
 /// What a shared object means for the move.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Verdict {
+    /// It would be torn in two.
     Refuse,
+    /// Each has a position, flags and an owner of its own from then on: only if the user says so.
+    Split,
+    /// Each keeps its own.
     Note,
+}
+
+/// How the object is recognised.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum By {
+    /// Its link has the inode.
+    Link,
+    Inode,
+    /// It is the same open file.
+    File,
 }
 
 /// An object of ours to look for elsewhere.
@@ -31,6 +47,7 @@ struct Wanted {
     fd: i32,
     ino: u64,
     verdict: Verdict,
+    by: By,
     /// The other end of a unix socket: somebody must hold it.
     peer: bool,
 }
@@ -41,11 +58,14 @@ pub(super) fn check(source: &mut Source<'_>) -> Result<(), FilesError> {
     if wanted.is_empty() {
         return Ok(());
     }
-    for (pid, holder) in other_processes(source.pid) {
+    let own = source.pid;
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    for pid in pids.filter(|pid| *pid != own) {
         if wanted.is_empty() {
             break;
         }
-        search(source, &mut wanted, pid, &holder);
+        search(source, &mut wanted, pid);
     }
     for peer in wanted.into_values().flatten().filter(|wanted| wanted.peer) {
         source.refuse(refuse::peer_outside(&peer.object));
@@ -53,30 +73,37 @@ pub(super) fn check(source: &mut Source<'_>) -> Result<(), FilesError> {
     Ok(())
 }
 
-/// Objects by link. After a preflight only those that it did not meet.
+/// How a kind of file can be shared, and what that means.
+fn kind(file: &OpenFile) -> Option<(&'static str, By, Verdict)> {
+    let appends = file.flags as i32 & (libc::O_ACCMODE | libc::O_APPEND) == libc::O_WRONLY | libc::O_APPEND;
+    Some(match &file.kind {
+        FileKind::Pipe { .. } => ("this pipe", By::Link, Verdict::Refuse),
+        FileKind::Unix(_) => ("this socket", By::Link, Verdict::Refuse),
+        FileKind::MemFd { .. } => ("this memory file", By::Inode, Verdict::Refuse),
+        FileKind::EventFd { .. } => ("this eventfd", By::File, Verdict::Refuse),
+        // each write goes to the end, wherever the position is
+        FileKind::Regular { .. } if appends => ("this open file", By::File, Verdict::Note),
+        FileKind::Regular { .. } | FileKind::Directory { .. } => ("this open file", By::File, Verdict::Split),
+        FileKind::TimerFd(_) => ("this timer", By::File, Verdict::Split),
+        FileKind::Epoll { .. } => ("this epoll", By::File, Verdict::Split),
+        FileKind::SignalFd { .. } => ("this descriptor", By::File, Verdict::Note),
+        FileKind::TcpListen(_) | FileKind::Udp(_) => ("this socket", By::Link, Verdict::Note),
+        // /dev/null and its like have no position
+        FileKind::CharDevice { .. } | FileKind::Place { .. } | FileKind::TcpOver(_) => return None,
+    })
+}
+
+/// Objects by link. After a preflight only those that it did not meet: an open file can come into another process by a child or
+/// a message only.
 fn wanted(source: &Source<'_>) -> HashMap<FilePath, Vec<Wanted>> {
     let mut wanted: HashMap<FilePath, Vec<Wanted>> = HashMap::new();
     for file in &source.image.files {
-        let (what, verdict) = match &file.kind {
-            FileKind::Pipe { .. } => ("this pipe", Verdict::Refuse),
-            FileKind::Unix(_) => ("this socket", Verdict::Refuse),
-            FileKind::MemFd { .. } => (MEMORY_FILE, Verdict::Refuse),
-            FileKind::EventFd { .. } => ("this eventfd", Verdict::Refuse),
-            FileKind::TimerFd(_) | FileKind::SignalFd { .. } | FileKind::Epoll { .. } => {
-                ("this descriptor", Verdict::Note)
-            }
-            FileKind::TcpListen(_) | FileKind::Udp(_) => ("this socket", Verdict::Note),
-            _ => continue,
-        };
-        if source.is_preflight() || !source.was_met(&file.link) {
-            wanted.entry(file.link.clone()).or_default().push(Wanted {
-                object: file.object(),
-                what,
-                fd: file.fd,
-                ino: file.ino,
-                verdict,
-                peer: false,
-            });
+        let Some((what, by, verdict)) = kind(file) else { continue };
+        let new = !source.was_met(&file.link) && verdict != Verdict::Split;
+        if source.is_preflight() || new {
+            let (object, fd, ino) = (file.object(), file.fd, file.ino);
+            let one = Wanted { object, what, fd, ino, verdict, by, peer: false };
+            wanted.entry(file.link.clone()).or_default().push(one);
         }
     }
     for (file, peer) in &source.outside_peers {
@@ -86,51 +113,68 @@ fn wanted(source: &Source<'_>) -> HashMap<FilePath, Vec<Wanted>> {
             fd: source.image.files[*file].fd,
             ino: *peer,
             verdict: Verdict::Refuse,
+            by: By::Link,
             peer: true,
         });
+    }
+    let pid = source.pid;
+    for many in wanted.values_mut().filter(|many| many.len() > 1) {
+        many.sort_by(|a, b| fds::compare_files((pid, a.fd), (pid, b.fd)).unwrap_or(Ordering::Equal));
     }
     wanted
 }
 
-/// Pids other than `own`, with their names for messages.
-fn other_processes(own: i32) -> impl Iterator<Item = (i32, String)> {
-    let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
-    pids.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
-        .filter(move |pid| *pid != own)
-        .map(|pid| {
-            let name = printable(&crate::sys::status::name(pid));
-            (pid, format!("process {pid} ({name})"))
-        })
-}
-
-fn search(source: &mut Source<'_>, wanted: &mut HashMap<FilePath, Vec<Wanted>>, pid: i32, holder: &str) {
+fn search(source: &mut Source<'_>, wanted: &mut HashMap<FilePath, Vec<Wanted>>, pid: i32) {
     // Processes come and go; one that cannot be read any more holds nothing.
     let Ok(table) = fs::read_dir(format!("/proc/{pid}/fd")) else { return };
+    let mut holder = None;
     for entry in table.flatten() {
         let Ok(link) = fs::read_link(entry.path()) else { continue };
         let link = FilePath::from(link);
         let Some(candidates) = wanted.get_mut(&link) else { continue };
         let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
-        let mine = source.pid;
-        candidates.retain(|ours| {
-            // the agent reads memory files through descriptors of its own
-            if ours.what == MEMORY_FILE && pid == std::process::id() as i32 {
-                return true;
-            }
-            let same = if link.starts_with("anon_inode:") {
-                fds::compare_files((mine, ours.fd), (pid, fd)).is_ok_and(std::cmp::Ordering::is_eq)
-            } else if link.starts_with("/") {
-                inode(pid, fd) == Some(ours.ino)
-            } else {
-                true
-            };
-            if same {
-                report(source, ours, holder);
-            }
-            !same
-        });
+        let same = same(source.pid, candidates, (pid, fd));
+        if same.is_empty() {
+            continue;
+        }
+        // ours read what the process has
+        if holder.is_none() && is_of_ulpm(pid) {
+            return;
+        }
+        let holder = holder.get_or_insert_with(|| named(pid));
+        for at in same.into_iter().rev() {
+            let ours = candidates.remove(at);
+            report(source, &ours, holder);
+        }
         if candidates.is_empty() {
             wanted.remove(&link);
+        }
+    }
+}
+
+/// Which of the candidates are what the other process has there; in order.
+fn same(own: i32, candidates: &[Wanted], theirs: (i32, i32)) -> Vec<usize> {
+    let by = candidates.first().map_or(By::Link, |wanted| wanted.by);
+    match by {
+        By::Link => (0..candidates.len()).collect(),
+        By::Inode => {
+            let found = inode(theirs.0, theirs.1);
+            (0..candidates.len()).filter(|at| found == Some(candidates[*at].ino)).collect()
+        }
+        By::File => {
+            // one that has been closed by now orders nothing: then each is asked
+            let lost = Cell::new(false);
+            let order = |wanted: &Wanted| {
+                fds::compare_files((own, wanted.fd), theirs).unwrap_or_else(|_| {
+                    lost.set(true);
+                    Ordering::Less
+                })
+            };
+            match candidates.binary_search_by(order) {
+                Ok(at) => vec![at],
+                Err(_) if !lost.get() => Vec::new(),
+                Err(_) => (0..candidates.len()).filter(|at| order(&candidates[*at]).is_eq()).collect(),
+            }
         }
     }
 }
@@ -143,6 +187,16 @@ fn inode(pid: i32, fd: i32) -> Option<u64> {
 fn report(source: &mut Source<'_>, ours: &Wanted, holder: &str) {
     match ours.verdict {
         Verdict::Refuse => source.refuse(refuse::held_elsewhere(&ours.object, ours.what, holder)),
+        Verdict::Split if !source.options.shared_split => {
+            source.refuse(refuse::shared_with(&ours.object, ours.what, holder));
+        }
+        Verdict::Split => {
+            let what = format!(
+                "{} is shared with {holder}, which stays here: from the move on each has a position and flags of its own",
+                ours.what
+            );
+            source.note(&ours.object, what);
+        }
         Verdict::Note => {
             let what = format!("{} is also held by {holder}, which keeps its own", ours.what);
             source.note(&ours.object, what);

@@ -57,6 +57,8 @@ use crate::image::obstacle::Obstacle;
 pub struct FilesOptions {
     /// TCP connections are closed by the move instead of standing in its way (`--tcp close`).
     pub tcp_close: bool,
+    /// Open files whose position and flags another process shares are split from it (`--shared split`).
+    pub shared_split: bool,
 }
 
 /// Why descriptors could not be read or made. Nothing was changed at the source; at the target everything

@@ -199,6 +199,15 @@ pub(super) fn held_elsewhere(object: &str, what: &str, holder: &str) -> Obstacle
     )
 }
 
+/// `holder` is a process that has the same open file, as `dup` and `fork` make it.
+pub(super) fn shared_with(object: &str, what: &str, holder: &str) -> Obstacle {
+    Obstacle::new(
+        object,
+        format!("{what} (its position and flags) is shared with {holder}, which stays here"),
+        "with --shared split it goes, and each has a position of its own from then on; or end that process first",
+    )
+}
+
 pub(super) fn peer_outside(object: &str) -> Obstacle {
     Obstacle::new(
         object,

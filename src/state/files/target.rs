@@ -82,16 +82,7 @@ pub fn check_target(image: &FilesImage, hashes: &ContentHashes) -> TargetCheck {
     let mut check = TargetCheck::default();
     let context = RestoreContext::default();
     let maker = Maker { hashes: Some(hashes), ..Maker::new(image, &context) };
-    if let Ok((_, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        let needed = image.files.len() as u64 + RESERVE;
-        if needed > hard {
-            check.obstacles.push(Obstacle::new(
-                format!("{} open files", image.files.len()),
-                format!("ulpm serve may open {hard} only"),
-                format!("start ulpm serve with a higher hard limit (ulimit -Hn {needed})"),
-            ));
-        }
-    }
+    check.obstacles.extend(too_many(image));
     for file in &image.files {
         kinds::check(&mut check, &maker, file);
     }
@@ -105,9 +96,41 @@ pub fn check_target(image: &FilesImage, hashes: &ContentHashes) -> TargetCheck {
 /// Descriptors that `ulpm serve` needs for itself.
 const RESERVE: u64 = 64;
 
+/// How many descriptors `ulpm serve` has for the process at once, and how far the numbers in the process reach while they are
+/// brought to their own (with two of ours above).
+fn needed(image: &FilesImage) -> (u64, u64) {
+    let files = image.files.len() as u64;
+    let highest = image.slots.iter().map(|slot| slot.fd.max(0) as u64).max().unwrap_or(0);
+    (files + 2 * image.memfds.len() as u64 + RESERVE, (highest + 66).max(files + 3) + 1)
+}
+
+/// The limits of `ulpm serve` hold for what it makes, too, unless it may raise them (CAP_SYS_RESOURCE).
+fn too_many(image: &FilesImage) -> Option<Obstacle> {
+    const CAP_SYS_RESOURCE: u32 = 24;
+    let (here, there) = needed(image);
+    let need = here.max(there);
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+    let may_raise =
+        crate::state::credentials_of_self().is_ok_and(|own| own.caps[2] >> CAP_SYS_RESOURCE & 1 == 1);
+    let most = if may_raise { highest_limit().max(hard) } else { hard };
+    (need > most).then(|| {
+        Obstacle::new(
+            format!("{} open files", image.files.len()),
+            format!("ulpm serve would need up to {need} descriptors and may have {most}"),
+            format!("start ulpm serve with a higher hard limit (ulimit -Hn {need})"),
+        )
+    })
+}
+
+/// The kernel's own bound.
+fn highest_limit() -> u64 {
+    let text = std::fs::read_to_string("/proc/sys/fs/nr_open").unwrap_or_default();
+    text.trim().parse().unwrap_or(1 << 20)
+}
+
 /// Makes every open file of `image` in this process. On failure all of them are closed again.
 pub fn restore(image: &FilesImage, context: &mut RestoreContext) -> Result<RestoredFiles, FilesError> {
-    raise_limit(image.files.len() as u64);
+    raise_limit(image);
     let pairs = std::mem::take(&mut context.pairs);
     let mut maker = Maker::new(image, context);
     maker.pairs = pairs;
@@ -161,11 +184,13 @@ fn check_nodes(check: &mut TargetCheck, image: &FilesImage) {
     }
 }
 
-/// Our own soft limit may be as low as 1024; the hard one is what counts.
-fn raise_limit(files: u64) {
+/// Our own soft limit may be as low as 1024; the hard one is what counts, and not even that where we may raise it.
+fn raise_limit(image: &FilesImage) {
+    let (need, _) = needed(image);
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
-        && soft < files * 2 + RESERVE
-        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+        && soft < need
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, need.max(hard), need.max(hard))
+            .or_else(|_| setrlimit(Resource::RLIMIT_NOFILE, hard, hard))
     {
         tracing::debug!(%error, soft, hard, "the limit of open files stays");
     }

@@ -34,7 +34,7 @@ fn walk(
 }
 
 pub(super) fn describe_only(fds: &[&dyn AsRawFd], tcp_close: bool) -> (FilesImage, Vec<Obstacle>) {
-    walk(fds, FilesOptions { tcp_close }, None, false).unwrap()
+    walk(fds, FilesOptions { tcp_close, ..FilesOptions::default() }, None, false).unwrap()
 }
 
 /// The texts of all obstacles.
@@ -48,7 +48,7 @@ pub(super) fn captured(fds: &[&dyn AsRawFd]) -> FilesImage {
 }
 
 pub(super) fn captured_with(fds: &[&dyn AsRawFd], tcp_close: bool) -> FilesImage {
-    let options = FilesOptions { tcp_close };
+    let options = FilesOptions { tcp_close, ..FilesOptions::default() };
     let (previous, obstacles) = walk(fds, options, None, false).unwrap();
     assert_eq!(obstacles, []);
     let (image, obstacles) = walk(fds, options, Some(&previous), true).unwrap();

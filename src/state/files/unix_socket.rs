@@ -12,6 +12,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -58,6 +59,9 @@ pub(super) fn read(
         queue: Vec::new(),
         options,
     };
+    if info.peer == Some(0) {
+        note_named_peer(source, file, socket);
+    }
     if in_flight(source, file, &image, socket) {
         return Ok(None);
     }
@@ -87,12 +91,31 @@ fn credentials(
     Ok(Some(PeerCredentials { uid: peer.uid, gid: peer.gid, groups: peer.groups }))
 }
 
+/// A peer that is gone is still known by its name, and so are its messages.
+fn note_named_peer(source: &mut Source<'_>, file: &Descriptor, socket: &Socket) {
+    let peer = socket.fd.try_clone().and_then(|copy| UnixStream::from(copy).peer_addr());
+    if peer.is_ok_and(|peer| !peer.is_unnamed()) {
+        source.note(file.object(), "its other end, which is closed, had a name; at the target it has none");
+    }
+}
+
 /// Refuses what rides along with messages.
 fn in_flight(source: &mut Source<'_>, file: &Descriptor, image: &UnixSocket, socket: &Socket) -> bool {
     let read_it = "try again when the program has read its messages";
     if file.number("scm_fds", 10).unwrap_or(0) != 0 {
         source.refuse(refuse::because(file, "descriptors are in flight in its queue (SCM_RIGHTS)", read_it));
         return true;
+    }
+    let urgent =
+        fds::poll_events(&socket.fd, libc::POLLPRI, 0).is_ok_and(|events| events & libc::POLLPRI != 0);
+    if urgent && image.socket_type == libc::SOCK_STREAM {
+        source.refuse(refuse::because(file, "an urgent byte waits in its queue (MSG_OOB)", read_it));
+        return true;
+    }
+    let stamps = |name: &i32| socket_options::number(&image.options, libc::SOL_SOCKET, *name) != 0;
+    let waits = fds::readable_bytes(&socket.fd).unwrap_or(0) != 0;
+    if waits && [libc::SO_TIMESTAMP, libc::SO_TIMESTAMPNS, 63, 64].iter().any(stamps) {
+        source.note(file.object(), "messages that wait in its queue get a new time stamp (SO_TIMESTAMP)");
     }
     let credentials = [libc::SO_PASSCRED, libc::SO_PASSSEC, 76]
         .into_iter()
@@ -141,6 +164,8 @@ fn stream(socket: &OwnedFd) -> io::Result<Vec<Vec<u8>>> {
         let rest = &mut data[filled..];
         match recv(socket.as_raw_fd(), rest, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT)? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            // all of it comes at once, but where a mark lies in it
+            count if count < waiting => return Err(io::Error::other("a mark lies in it (MSG_OOB)")),
             count => filled += count,
         }
     }
@@ -150,8 +175,9 @@ fn stream(socket: &OwnedFd) -> io::Result<Vec<Vec<u8>>> {
 fn messages(socket: &OwnedFd, socket_type: i32) -> io::Result<Vec<Vec<u8>>> {
     let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC;
     let waiting = || fds::readable_bytes(socket).unwrap_or(0);
-    let mut found = Vec::new();
+    let mut found: Vec<Vec<u8>> = Vec::new();
     let mut buffer = vec![0; PEEK.max(waiting())];
+    let first = first_length(socket)?;
     // A seqpacket peer that closed reads as empty messages without end.
     while found.len() < 1 << 16 {
         match recv(socket.as_raw_fd(), &mut buffer, flags) {
@@ -164,7 +190,20 @@ fn messages(socket: &OwnedFd, socket_type: i32) -> io::Result<Vec<Vec<u8>>> {
             Err(error) => return Err(error.into()),
         }
     }
+    // one that somebody looked at before is passed over from then on
+    if first == Some(0) && found.first().is_none_or(|found| !found.is_empty()) && !is_shut(socket) {
+        return Err(io::Error::other("an empty message waits in it that was looked at before (MSG_PEEK)"));
+    }
     Ok(found)
+}
+
+/// Length of the next message (`FIONREAD`; of seqpacket: of all), whoever has looked at it before.
+fn first_length(socket: &OwnedFd) -> io::Result<Option<usize>> {
+    let readable = fds::poll_events(socket, libc::POLLIN, 0)? & libc::POLLIN != 0;
+    Ok(match fds::readable_bytes(socket)? {
+        0 => readable.then_some(0),
+        length => Some(length),
+    })
 }
 
 fn is_shut(socket: &OwnedFd) -> bool {

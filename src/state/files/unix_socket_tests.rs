@@ -161,3 +161,42 @@ fn an_image_that_does_not_fit_is_an_error_and_no_panic() {
         assert!(matches!(result, Err(FilesError::Inconsistent { .. })), "{result:?}");
     }
 }
+
+#[test]
+fn an_urgent_byte_is_refused_and_a_mark_too() {
+    let _quiet = quiet();
+    let (here, there) = UnixStream::pair().unwrap();
+    transmit(&here, b"before").unwrap();
+    send(here.as_raw_fd(), b"!", MsgFlags::MSG_OOB).unwrap();
+    let texts = refusals(&[&here, &there]);
+    assert!(texts[0].contains("an urgent byte waits in its queue (MSG_OOB)"), "{texts:?}");
+    transmit(&here, b"after").unwrap();
+    recv(there.as_raw_fd(), &mut [0; 1], MsgFlags::MSG_OOB).unwrap();
+    assert_eq!(refusals(&[&here, &there]), [""; 0]);
+    assert!(queue(&OwnedFd::from(there), libc::SOCK_STREAM).unwrap_err().to_string().contains("a mark"));
+}
+
+#[test]
+fn an_empty_message_that_was_looked_at_is_not_dropped_in_silence() {
+    let (here, there) = UnixDatagram::pair().unwrap();
+    transmit(&here, b"").unwrap();
+    let there = OwnedFd::from(there);
+    assert_eq!(queue(&there, libc::SOCK_DGRAM).unwrap(), [b""; 1]);
+    // as after an aborted move
+    let error = queue(&there, libc::SOCK_DGRAM).unwrap_err().to_string();
+    assert!(error.contains("an empty message waits in it that was looked at before"), "{error}");
+    assert_eq!(receive(&there).unwrap(), b"");
+}
+
+#[test]
+fn the_name_of_a_peer_that_is_gone_is_noted() {
+    let _quiet = quiet();
+    let dir = tempfile::tempdir().unwrap();
+    let server = UnixListener::bind(dir.path().join("s")).unwrap();
+    let ours = UnixStream::connect(dir.path().join("s")).unwrap();
+    drop(server.accept().unwrap());
+    drop(server);
+    let (image, obstacles) = super::super::testing::describe_only(&[&ours], false);
+    assert_eq!(obstacles, []);
+    assert!(image.notes.iter().any(|note| note.what.contains("had a name")), "{:?}", image.notes);
+}

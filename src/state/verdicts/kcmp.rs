@@ -3,7 +3,12 @@
 use super::{Row, carried, harmless, refused};
 
 pub(super) const ROWS: &[Row] = &[
-    carried("KCMP_FILE", "open file descriptions, shared by descriptors of the process", "victim fds"),
+    carried(
+        "KCMP_FILE",
+        "open file descriptions, shared by descriptors of the process (refused: shared with a process that stays, unless \
+         `--shared split`)",
+        "victim fds, trial sharing of an open file",
+    ),
     refused(
         "KCMP_VM",
         "address space (CLONE_VM without CLONE_THREAD)",

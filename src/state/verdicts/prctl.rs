@@ -66,4 +66,19 @@ pub(super) const ROWS: &[Row] = &[
         "virtual machines are refused",
     ),
     refused("ARCH_SHSTK_STATUS", "shadow stack", "it has a shadow stack, which is not carried", ""),
+    carried("PR_GET_THP_DISABLE", "no transparent huge pages", "victim modes"),
+    carried("PR_GET_MEMORY_MERGE", "equal pages merged", "victim modes"),
+    carried("PR_GET_MDWE", "no memory made executable", "victim modes"),
+    carried("mlockall(MCL_FUTURE)", "mappings to come locked", "victims modes, locking"),
+    harmless(
+        "PR_GET_TAGGED_ADDR_CTRL",
+        "tagged addresses (arm64)",
+        "only processors of another kind have it",
+    ),
+    refused(
+        "ARCH_GET_UNTAG_MASK",
+        "tagged addresses (LAM)",
+        "its addresses carry tags (LAM), which is not carried",
+        "",
+    ),
 ];

@@ -64,6 +64,36 @@ const KINDS: &[Row] = &[
         "it connects to processes of this host",
         "",
     ),
+    limited(
+        "AF_UNIX, closed peer",
+        "getpeername and senders' names",
+        "its other end, which is closed, had a name; at the target it has none",
+        "",
+    ),
+    refused(
+        "AF_UNIX, MSG_OOB",
+        "urgent byte of a stream, and the mark that it leaves",
+        "an urgent byte waits in its queue (MSG_OOB)",
+        "",
+    ),
+    limited(
+        "AF_UNIX, SO_TIMESTAMP",
+        "time stamps of messages that wait",
+        "messages that wait in its queue get a new time stamp (SO_TIMESTAMP)",
+        "",
+    ),
+    refused(
+        "AF_UNIX, SCM_CREDENTIALS",
+        "credentials of messages that wait",
+        "messages with credentials wait in its queue (SO_PASSCRED)",
+        "",
+    ),
+    refused(
+        "AF_UNIX, MSG_PEEK",
+        "an empty message that was looked at before",
+        "an empty message waits in it that was looked at before (MSG_PEEK)",
+        "",
+    ),
     refused("AF_UNIX, SCM_RIGHTS", "descriptors in its queue", "descriptors are in flight in its queue", ""),
     refused("other families", "netlink, packet, vsock, raw, ping …", "named one by one", ""),
 ];

@@ -4,6 +4,12 @@ use super::{Row, carried, harmless, limited, refused};
 
 pub(super) const ROWS: &[Row] = &[
     limited(
+        "cgroup",
+        "the control groups in which it lives",
+        "it will be that of ulpm serve there, or one of its own (--slice, --cgroup); asked for: limits of memory and tasks",
+        "serve in control groups",
+    ),
+    limited(
         "parent",
         "who started the process, and waits for it",
         "it sees process N killed by SIGKILL (status 137)",

@@ -142,7 +142,7 @@ impl Drop for Source {
 
 /// The true description of a process of host `a`, by its pid outside.
 pub(super) fn description(outside: i32) -> Result<Description> {
-    let options = FilesOptions { tcp_close: false };
+    let options = FilesOptions::default();
     let described = look(std::path::Path::new("/"), outside, &options, ulpm::dirty::Choice::Auto, false)?;
     let id = std::fs::read_to_string("/proc/sys/kernel/random/uuid")?.trim().to_owned();
     Ok(Description {
@@ -153,6 +153,7 @@ pub(super) fn description(outside: i32) -> Result<Description> {
         clocks: ClockOffsets::default(),
         time_namespace: false,
         lazy: false,
+        only_asks: false,
     })
 }
 

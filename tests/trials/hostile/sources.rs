@@ -264,7 +264,7 @@ fn pages(lab: &mut Lab) -> Result<()> {
 fn states(lab: &mut Lab) -> Result<()> {
     lab.serve("b")?;
     let victim = Victim::start(lab, "threads")?;
-    let moments = Moments { stopped_ns: i64::MIN, captured_ns: i64::MAX };
+    let moments = Moments { frozen_ns: i64::MIN, stopped_ns: i64::MIN, captured_ns: i64::MAX };
     for (index, (_, lie)) in LIES.iter().enumerate() {
         let (mut source, _, mut image) = begun(lab, &victim)?;
         image.threads.iter_mut().for_each(|t| t.regs = vec![0; 27]);

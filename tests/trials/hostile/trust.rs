@@ -102,7 +102,7 @@ fn state(lab: &mut Lab) -> Result<()> {
         source.say(&ToTarget::Layout { pid: image.pid, layout, new_files: Vec::new() })?;
         source.say(&ToTarget::State(
             Box::new(TreeImage::new(vec![image])),
-            Moments { stopped_ns: 0, captured_ns: 0 },
+            Moments { frozen_ns: 0, stopped_ns: 0, captured_ns: 0 },
         ))?;
         let said = source.failure()?;
         ensure!(said.contains("may not do this") && said.contains(words), "{words}: {said}");

@@ -1,0 +1,50 @@
+//! Preflight: what the mappings of a process ask of this kernel, and of the rights of `ulpm serve`, beyond room.
+
+use crate::image::process::ProcessImage;
+use crate::image::{Obstacle, Vma, VmaFlags};
+use crate::sys::memory_modes;
+use crate::sys::process::prlimit;
+
+const RLIMIT_MEMLOCK: u32 = 8;
+const CAP_IPC_LOCK: u32 = 14;
+
+/// All that stands in the way.
+pub(super) fn obstacles(process: &ProcessImage) -> Vec<Obstacle> {
+    let vmas = &process.memory.layout.vmas;
+    let with = |flag| vmas.iter().filter(move |v: &&Vma| v.has(flag));
+    let mut found = Vec::new();
+    let at = |vma: &Vma| format!("mapping {:#x}-{:#x}", vma.start, vma.end);
+    if let Some(vma) = with(VmaFlags::SEALED).next()
+        && !memory_modes::can_seal()
+    {
+        let why = "it is sealed (mseal), which the target's kernel does not know";
+        found.push(Obstacle::new(at(vma), why, "use a target with Linux 6.10 or later"));
+    }
+    if let Some(vma) = with(VmaFlags::DROPPABLE).next()
+        && !crate::sys::kernel_at_least(6, 11)
+    {
+        let why = "it is droppable (MAP_DROPPABLE), which the target's kernel does not know";
+        found.push(Obstacle::new(at(vma), why, "use a target with Linux 6.11 or later"));
+    }
+    if memory_modes::denied_write_execute() {
+        found.push(Obstacle::new(
+            "memory",
+            "ulpm serve may not make memory executable (PR_SET_MDWE), nor may what it starts",
+            "start it without MemoryDenyWriteExecute=",
+        ));
+    }
+    found.extend(locked(with(VmaFlags::LOCKED).map(|v| v.range().len()).sum()));
+    found
+}
+
+fn locked(bytes: u64) -> Option<Obstacle> {
+    let may_all = crate::state::credentials_of_self().is_ok_and(|own| own.caps[2] >> CAP_IPC_LOCK & 1 == 1);
+    let (_, hard) = prlimit(std::process::id() as i32, RLIMIT_MEMLOCK, None).ok()?;
+    (bytes > hard && !may_all).then(|| {
+        Obstacle::new(
+            "locked memory",
+            format!("the process has {bytes} bytes locked, ulpm serve may lock {hard} (RLIMIT_MEMLOCK)"),
+            "give `ulpm serve` a higher limit (LimitMEMLOCK= in its unit) or CAP_IPC_LOCK",
+        )
+    })
+}

@@ -1,0 +1,155 @@
+//! Memory that somebody who stays maps, too: shared anonymous memory, memfds, nameless files of `/dev/shm`. A move would make two of it,
+//! in silence. One walk over `/proc/*/maps` in preflight; device and inode tell.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
+
+use crate::image::file_path::printable;
+use crate::image::memory::Layout;
+use crate::image::{Note, ObjectId, Obstacle};
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// With whom it shares what.
+    pub obstacles: Vec<Obstacle>,
+    /// What could not be asked.
+    pub notes: Vec<Note>,
+}
+
+/// Looks at all other processes.
+pub fn look(pid: i32, layout: &Layout) -> Found {
+    let objects = objects(layout);
+    let mut found = Found::default();
+    let mut closed = 0;
+    for other in others(pid) {
+        match mapped(other, &objects, &mut found.obstacles) {
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => closed += 1,
+            // it has ended
+            _ => {}
+        }
+    }
+    if closed > 0 {
+        let what = format!(
+            "whether it shares memory or open files with {closed} processes of other users could not be asked: run ulpm as root to know"
+        );
+        found.notes.push(Note::new(format!("process {pid}"), what));
+    }
+    found
+}
+
+/// Objects that were not there when [`look`] looked: who else maps one of them? In the freeze, if it must be.
+pub fn new_objects(pid: i32, before: &Layout, now: &Layout) -> Vec<Obstacle> {
+    let mut objects = objects(now);
+    objects.retain(|id, _| !before.objects.iter().any(|known| known.id == *id));
+    if objects.is_empty() {
+        return Vec::new();
+    }
+    let mut found = Vec::new();
+    for other in others(pid) {
+        let _ = mapped(other, &objects, &mut found);
+    }
+    found
+}
+
+/// Where an object is mapped first, and what it is called.
+fn objects(layout: &Layout) -> BTreeMap<ObjectId, String> {
+    let mut objects: BTreeMap<ObjectId, String> = BTreeMap::new();
+    for vma in &layout.vmas {
+        if let Some(id) = vma.object() {
+            objects.entry(id).or_insert_with(|| format!("mapping {:#x}-{:#x}", vma.start, vma.end));
+        }
+    }
+    objects
+}
+
+/// Processes that are neither this one, nor ulpm's, nor the kernel's.
+fn others(pid: i32) -> impl Iterator<Item = i32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+        .filter(move |other| *other != pid && !is_of_kernel(*other) && !is_of_ulpm(*other))
+}
+
+/// Only the kernel's threads have no command line and no program; asked of their flags, which everybody may read.
+fn is_of_kernel(pid: i32) -> bool {
+    const PF_KTHREAD: u32 = 0x0020_0000;
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let flags =
+        stat.rsplit_once(") ").and_then(|(_, rest)| rest.split_whitespace().nth(6)?.parse::<u32>().ok());
+    flags.is_some_and(|flags| flags & PF_KTHREAD != 0)
+}
+
+/// We ourselves and our helpers look at the process, and hold what they read.
+pub(super) fn is_of_ulpm(pid: i32) -> bool {
+    let program = |who: &str| {
+        let found = fs::metadata(format!("/proc/{who}/exe")).ok()?;
+        Some((found.dev(), found.ino()))
+    };
+    let own = std::process::id().to_string();
+    pid.to_string() == own || program(&pid.to_string()).is_some_and(|p| program("self") == Some(p))
+}
+
+/// As messages name a process.
+pub(super) fn named(pid: i32) -> String {
+    format!("process {pid} ({})", printable(&crate::sys::status::name(pid)))
+}
+
+fn mapped(other: i32, objects: &BTreeMap<ObjectId, String>, found: &mut Vec<Obstacle>) -> io::Result<()> {
+    // opened even so: whether we may is worth knowing
+    let mut file = fs::File::open(format!("/proc/{other}/maps"))?;
+    if objects.is_empty() {
+        return Ok(());
+    }
+    let mut maps = Vec::new();
+    file.read_to_end(&mut maps)?;
+    for line in maps.split(|byte| *byte == b'\n') {
+        let Some(id) = object_of(line) else { continue };
+        if let Some(mapping) = objects.get(&id) {
+            let obstacle = Obstacle::new(
+                mapping.clone(),
+                format!("this memory is also mapped by {}, which stays here", named(other)),
+                "end that process first",
+            );
+            if !found.contains(&obstacle) {
+                found.push(obstacle);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `start-end perms offset major:minor inode path`
+fn object_of(line: &[u8]) -> Option<ObjectId> {
+    let mut fields = line.splitn(6, |byte| *byte == b' ').skip(3).map(std::str::from_utf8);
+    let (major, minor) = fields.next()?.ok()?.split_once(':')?;
+    let number = |hex: &str| u64::from_str_radix(hex, 16).ok();
+    let ino = fields.next()?.ok()?.parse().ok().filter(|ino| *ino != 0)?;
+    Some(ObjectId { dev: nix::sys::stat::makedev(number(major)?, number(minor)?), ino })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_is_found_in_a_line_of_maps() {
+        let line = b"7f6d357bd000-7f6d357be000 rw-s 00000000 00:1b 4    /dev/shm/sem.8F4agZ (deleted)";
+        assert_eq!(object_of(line), Some(ObjectId { dev: nix::sys::stat::makedev(0, 0x1b), ino: 4 }));
+        assert_eq!(object_of(b"7ffd1000-7ffd2000 rw-p 00000000 00:00 0    [stack]"), None);
+        assert_eq!(object_of(b""), None);
+    }
+
+    #[test]
+    fn what_a_process_of_its_own_has_is_not_shared() {
+        let mut sleeper = std::process::Command::new("sleep");
+        let mut sleeper = crate::sys::spawn::quietly(sleeper.arg("60"));
+        let pid = sleeper.id() as i32;
+        let found = look(pid, &Layout::default());
+        sleeper.kill().unwrap();
+        sleeper.wait().unwrap();
+        assert!(found.obstacles.is_empty(), "{found:?}");
+    }
+}

@@ -58,6 +58,7 @@ static void hex(const char *area, const char *name, const void *bytes, size_t le
 	fact(area, name, line, at);
 }
 
+/* A file as text; empty if it cannot be read (a thread may end while we look). */
 static char *slurp(const char *path, size_t *len)
 {
 	static char *buffer;
@@ -66,11 +67,10 @@ static char *slurp(const char *path, size_t *len)
 	*len = 0;
 	if (!buffer)
 		buffer = malloc(size + 1);
-	if (fd < 0)
-		return NULL;
-	for (ssize_t n; *len < size && (n = read(fd, buffer + *len, size - *len)) > 0;)
+	for (ssize_t n; fd >= 0 && *len < size && (n = read(fd, buffer + *len, size - *len)) > 0;)
 		*len += (size_t)n;
-	close(fd);
+	if (fd >= 0)
+		close(fd);
 	buffer[*len] = 0;
 	return buffer;
 }
@@ -103,7 +103,7 @@ static void status(const char *path)
 	char *line = slurp(path, &len), *end, *keep = NULL;
 	/* as the process sees itself */
 	char inner[32] = "";
-	char *ns = line ? strstr(line, "\nNSpid:") : NULL;
+	char *ns = strstr(line, "\nNSpid:");
 	if (ns) {
 		char *stop = strchr(ns + 1, '\n'), *at = stop;
 		while (at > ns && !isspace((unsigned char)at[-1])) at--;
@@ -128,7 +128,7 @@ static void stat_fields(const char *path)
 		"guest_time", "cguest_time", "start_data", "end_data", "start_brk", "arg_start", "arg_end", "env_start", "env_end", "exit_code" };
 	size_t len;
 	char *line = slurp(path, &len), *keep = NULL;
-	if (!line || !(line = strrchr(line, ')')))
+	if (!(line = strrchr(line, ')')))
 		return;
 	line = strtok_r(line + 2, " \n", &keep);
 	for (size_t i = 0; line && i < sizeof names / sizeof *names; i++, line = strtok_r(NULL, " \n", &keep)) {
@@ -142,7 +142,7 @@ static void plain_file(const char *where, const char *name)
 	size_t len;
 	snprintf(path, sizeof path, "%s/%s", where, name);
 	char *bytes = slurp(path, &len);
-	if (bytes)
+	if (!access(path, F_OK))
 		fact("ProcFiles", name, bytes, len > 3000 ? 3000 : len);
 }
 

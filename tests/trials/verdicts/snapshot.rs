@@ -9,7 +9,7 @@ use ulpm::state::verdicts::{Area, Row, Verdict, of, of_option};
 use crate::lab::victims;
 
 /// What a fact is about: area, scope (`thread 0`, `fd 3`, `area 7f…`), name.
-type Key = (String, String, String);
+pub(super) type Key = (String, String, String);
 
 /// Everything that was seen.
 #[derive(Debug, Clone)]

@@ -97,25 +97,32 @@ static void without_inode(char *link)
 		sprintf(open, "[#%d]", order_of(inode));
 }
 
+static void innermost(const char *text_, const char *name, char *to)
+{
+	const char *found = strstr(text_, name), *stop = found ? strchr(found + 1, '\n') : NULL, *at = stop;
+	while (at && at > found && !isspace((unsigned char)at[-1]))
+		at--;
+	if (at)
+		snprintf(to, 32, "%.*s", (int)(stop - at), at);
+}
+
 static void status(const char *path)
 {
 	size_t len;
 	char *line = slurp(path, &len), *end, *keep = NULL;
-	/* as the process sees itself */
-	char inner[32] = "";
-	char *ns = strstr(line, "\nNSpid:");
-	if (ns) {
-		char *stop = strchr(ns + 1, '\n'), *at = stop;
-		while (at > ns && !isspace((unsigned char)at[-1])) at--;
-		snprintf(inner, sizeof inner, "%.*s", (int)(stop - at), at);
-	}
+	/* as the process sees itself: the last of the numbers */
+	char inner[32] = "", inner_group[32] = "";
+	innermost(line, "\nNSpid:", inner);
+	innermost(line, "\nNStgid:", inner_group);
 	for (line = strtok_r(line, "\n", &keep); line; line = strtok_r(NULL, "\n", &keep)) {
 		if (!(end = strchr(line, ':')))
 			continue;
 		*end = 0;
 		char *value = end + 1 + strspn(end + 1, " \t");
-		if (!strcmp(line, "Pid"))
+		if (!strcmp(line, "Pid") || !strcmp(line, "NSpid"))
 			value = inner;
+		else if (!strcmp(line, "Tgid") || !strcmp(line, "NStgid"))
+			value = inner_group;
 		text("Status", line, value);
 	}
 }
@@ -200,47 +207,81 @@ static void of_task(const char *where)
 	limits(where);
 }
 
-/* Areas with their flags; of the sizes those that say what is where. */
+/* One area, or several neighbours that are alike: the kernel keeps such apart for reasons of its own (a page that was copied). */
+struct area {
+	unsigned long start, end, offset, inode, page;
+	char perms[8], name[4200], flags[128];
+	int locked;
+};
+
+static int continues(const struct area *a, const struct area *b)
+{
+	int backed = a->inode || a->name[0] == '/';
+	return a->end == b->start && a->inode == b->inode && a->page == b->page && a->locked == b->locked && !strcmp(a->perms, b->perms) && !strcmp(a->name, b->name)
+		&& !strcmp(a->flags, b->flags) && (!backed || a->offset + (a->end - a->start) == b->offset);
+}
+
+static void print_area(const struct area *a)
+{
+	char value[4400], flags[128], *rest = NULL;
+	const char *n = a->name;
+	int file = n[0] == '/' && strncmp(n, "/memfd:", 7) && strncmp(n, "/dev/zero", 9) && strncmp(n, "/SYSV", 5) && strncmp(n, "/anon_hugepage", 14);
+	if (!a->end)
+		return;
+	snprintf(scope, sizeof scope, "area %lx", a->start);
+	if (file)
+		snprintf(value, sizeof value, "%lx %s %lx %s", a->end, a->perms, a->offset, n);
+	else if (a->inode)
+		snprintf(value, sizeof value, "%lx %s %lx #%d %s", a->end, a->perms, a->offset, order_of(a->inode), n);
+	else
+		snprintf(value, sizeof value, "%lx %s %s", a->end, a->perms, n);
+	text("ProcFiles", "maps", value);
+	strcpy(flags, a->flags);
+	for (char *flag = strtok_r(flags, " ", &rest); flag; flag = strtok_r(NULL, " ", &rest))
+		text("VmFlags", flag, "set");
+	if (a->locked)
+		text("ProcFiles", "smaps Locked", "some");
+	number("ProcFiles", "smaps KernelPageSize", (long)a->page);
+}
+
 static void mappings(void)
 {
-	char path[64], area[128] = "", value[4400];
+	static struct area last, now;
+	char path[64];
 	size_t len;
+	unsigned long size, pss = 0, swap = 0;
 	snprintf(path, sizeof path, "/proc/%d/smaps", pid);
 	char *line = slurp(path, &len), *keep = NULL;
-	unsigned long total_pss = 0, total_swap = 0;
 	for (line = strtok_r(line, "\n", &keep); line; line = strtok_r(NULL, "\n", &keep)) {
-		unsigned long start, end, offset, inode, size;
-		char perms[8], device[16];
 		int at = 0;
-		if (sscanf(line, "%lx-%lx %7s %lx %15s %lu %n", &start, &end, perms, &offset, device, &inode, &at) >= 6) {
-			char *name = line + at;
-			int file = name[0] == '/' && strncmp(name, "/memfd:", 7) && strncmp(name, "/dev/zero", 9) && strncmp(name, "/SYSV", 5) && strncmp(name, "/anon_hugepage", 14);
-			snprintf(area, sizeof area, "area %lx", start);
-			strcpy(scope, area);
-			if (file)
-				snprintf(value, sizeof value, "%lx %s %lx %s", end, perms, offset, name);
-			else if (inode)
-				snprintf(value, sizeof value, "%lx %s %lx #%d %s", end, perms, offset, order_of(inode), name);
-			else
-				snprintf(value, sizeof value, "%lx %s %s", end, perms, name);
-			/* which stands where in the vvar's pages is the kernel's affair */
-			text("ProcFiles", "maps", value);
+		unsigned long start, end, offset, inode;
+		char perms[8];
+		if (sscanf(line, "%lx-%lx %7s %lx %*s %lu %n", &start, &end, perms, &offset, &inode, &at) >= 5) {
+			now = (struct area){ .start = start, .end = end, .offset = offset, .inode = inode };
+			strcpy(now.perms, perms);
+			snprintf(now.name, sizeof now.name, "%s", line + at);
 		} else if (!strncmp(line, "VmFlags:", 8)) {
-			char *flag, *rest = NULL;
-			for (flag = strtok_r(line + 8, " ", &rest); flag; flag = strtok_r(NULL, " ", &rest))
-				text("VmFlags", flag, "set");
+			/* the last line of an area */
+			snprintf(now.flags, sizeof now.flags, "%s", line + 8);
+			if (continues(&last, &now)) {
+				last.end = now.end;
+			} else {
+				print_area(&last);
+				last = now;
+			}
 		} else if (sscanf(line, "Pss: %lu", &size) == 1) {
-			total_pss += size;
+			pss += size;
 		} else if (sscanf(line, "Swap: %lu", &size) == 1) {
-			total_swap += size;
-		} else if (sscanf(line, "Locked: %lu", &size) == 1 && size) {
-			text("ProcFiles", "smaps Locked", "some");
+			swap += size;
+		} else if (sscanf(line, "Locked: %lu", &size) == 1) {
+			now.locked = size > 0;
 		} else if (sscanf(line, "KernelPageSize: %lu", &size) == 1) {
-			number("ProcFiles", "smaps KernelPageSize", (long)size);
+			now.page = size;
 		}
 	}
+	print_area(&last);
 	strcpy(scope, "process");
-	number("ProcFiles", "smaps Pss", (long)(total_pss + total_swap));
+	number("ProcFiles", "smaps Pss", (long)(pss + swap));
 }
 
 static void socket_facts(int fd)

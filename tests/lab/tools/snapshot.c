@@ -149,6 +149,10 @@ static void plain_file(const char *where, const char *name)
 	size_t len;
 	snprintf(path, sizeof path, "%s/%s", where, name);
 	char *bytes = slurp(path, &len);
+	/* of timers: whom they signal, by this host's numbers */
+	for (char *at = bytes; !strcmp(name, "timers") && (at = strstr(at, "id."));)
+		for (at += 3; isdigit((unsigned char)*at); at++)
+			*at = '#';
 	if (!access(path, F_OK))
 		fact("ProcFiles", name, bytes, len > 3000 ? 3000 : len);
 }
@@ -260,9 +264,16 @@ static void mappings(void)
 			now = (struct area){ .start = start, .end = end, .offset = offset, .inode = inode };
 			strcpy(now.perms, perms);
 			snprintf(now.name, sizeof now.name, "%s", line + at);
+			/* private, it is anonymous memory by another name */
+			if (perms[3] == 'p' && !strcmp(now.name, "/dev/zero"))
+				now.name[0] = 0, now.inode = now.offset = 0;
 		} else if (!strncmp(line, "VmFlags:", 8)) {
 			/* the last line of an area */
 			snprintf(now.flags, sizeof now.flags, "%s", line + 8);
+			/* whether it counts as committed memory follows from what it could be once: what was made read-only still does */
+			char *account = strstr(now.flags, " ac ");
+			if (account && !strchr(now.perms, 'w'))
+				memmove(account, account + 3, strlen(account + 3) + 1);
 			if (continues(&last, &now)) {
 				last.end = now.end;
 			} else {

@@ -59,6 +59,11 @@ impl Snapshot {
         before == after
     }
 
+    /// Whether it was there at all.
+    pub(super) fn has(&self, key: &Key) -> bool {
+        self.0.contains_key(key)
+    }
+
     /// One fact, for a message.
     pub(super) fn show(&self, key: &Key) -> String {
         self.0.get(key).map_or("-".to_owned(), |values| values.join(" | "))

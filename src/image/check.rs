@@ -189,11 +189,20 @@ fn spans(layout: &Layout, vdso: &Vdso) -> Checked {
     insist(ids.len() == layout.objects.len(), || "two memory objects of one name".to_owned())?;
     for o in &layout.objects {
         let name = o.memfd_name.as_ref().map_or(&[][..], FilePath::as_bytes);
-        let possible =
-            o.size <= MAX_OBJECT && page_size(o.page_size) && !name.contains(&0) && name.len() <= 249;
+        let possible = o.size <= MAX_OBJECT
+            && (!o.shm || shm_name(name))
+            && page_size(o.page_size)
+            && !name.contains(&0)
+            && name.len() <= 249;
         insist(possible, || format!("an impossible memory object of {} bytes", o.size))?;
     }
     Ok(())
+}
+
+/// A file right in `/dev/shm`: it is made there, and its name taken away.
+fn shm_name(path: &[u8]) -> bool {
+    let name = path.strip_prefix(b"/dev/shm/").unwrap_or_default();
+    !name.is_empty() && !name.contains(&b'/') && name != b"." && name != b".."
 }
 
 fn mapping(v: &Vma) -> bool {

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::image::files::{FdSlot, FileIdentity, FileOwner, OpenFile, Pipe};
+use crate::image::inode::Inode;
 use crate::image::memory::{MemoryModes, MemoryObject, MmFields};
 use crate::image::process::{Attributes, Credentials, PosixTimer, Wait};
 use crate::image::{ObjectId, VmaFlags};
@@ -41,7 +42,15 @@ fn regular(path: &str) -> FileKind {
 
 fn good() -> TreeImage {
     let thread = ThreadImage { tid: 7, regs: vec![0; REGISTERS], ..ThreadImage::default() };
-    let object = MemoryObject { id: ID, size: 8192, memfd_name: None, seals: 0, page_size: PAGE_SIZE };
+    let object = MemoryObject {
+        id: ID,
+        size: 8192,
+        memfd_name: None,
+        seals: 0,
+        page_size: PAGE_SIZE,
+        inode: None,
+        shm: false,
+    };
     let shared = Vma { shared: true, backing: Backing::SharedAnonymous(ID), ..vma(0x20_0000, 0x20_2000) };
     let memory = MemoryImage {
         layout: Layout {
@@ -61,7 +70,7 @@ fn good() -> TreeImage {
     let files = FilesImage {
         slots: vec![FdSlot { fd: 3, file: 0, cloexec: false }],
         files: vec![file(0, regular("/tmp/x"))],
-        pipes: vec![Pipe { ino: 1, capacity: 4096, data: vec![1; 4096] }],
+        pipes: vec![Pipe { ino: 1, capacity: 4096, inode: Inode::default(), data: vec![1; 4096] }],
         ..FilesImage::default()
     };
     TreeImage::new(vec![ProcessImage {

@@ -12,6 +12,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::file_path::FilePath;
+use super::inode::Inode;
+use super::memory::{MemoryObject, ObjectId};
 use super::note::Note;
 
 pub use super::file_identity::{FileIdentity, is_pseudo_fs, is_shared_fs};
@@ -209,6 +211,8 @@ pub struct Pipe {
     pub ino: u64,
     /// `F_GETPIPE_SZ`.
     pub capacity: u32,
+    /// Owner, mode, times.
+    pub inode: Inode,
     /// What was written and not yet read; empty in a preflight description.
     pub data: Vec<u8>,
 }
@@ -226,10 +230,27 @@ pub struct MemFd {
     pub size: u64,
     /// `F_GET_SEALS`.
     pub seals: u32,
-    /// Permission bits.
-    pub mode: u32,
+    /// Owner, mode, times.
+    pub inode: Inode,
+    /// A nameless file of `/dev/shm`; the name is the path that it had.
+    pub shm: bool,
     /// Page size when made of huge pages.
     pub huge_page: Option<u64>,
+}
+
+impl MemFd {
+    /// The object that is to be made.
+    pub fn object(&self) -> MemoryObject {
+        MemoryObject {
+            id: ObjectId { dev: self.dev, ino: self.object },
+            size: self.size,
+            memfd_name: Some(self.name.clone()),
+            seals: self.seals as i32,
+            page_size: self.huge_page.unwrap_or(super::PAGE_SIZE),
+            inode: Some(self.inode.clone()),
+            shm: self.shm,
+        }
+    }
 }
 
 /// An entry of an epoll interest list.

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::PAGE_SIZE;
 use super::file_path::FilePath;
 use super::files::FileIdentity;
+use super::inode::Inode;
 use super::ranges::{PageRange, RangeSet};
 
 /// A kernel object that holds memory beyond one address space (shared anonymous memory, memfd), named by the
@@ -158,6 +159,10 @@ pub struct MemoryObject {
     pub seals: i32,
     /// Bytes of its pages: [`PAGE_SIZE`], or those of huge pages (hugetlb).
     pub page_size: u64,
+    /// Owner, mode, times of a memfd, as far as they can be seen.
+    pub inode: Option<Inode>,
+    /// A nameless file of `/dev/shm`; `memfd_name` is the path that it had.
+    pub shm: bool,
 }
 
 impl MemoryObject {

@@ -12,6 +12,7 @@ pub mod check;
 pub mod file_identity;
 pub mod file_path;
 pub mod files;
+pub mod inode;
 pub mod memory;
 pub mod note;
 pub mod obstacle;

@@ -346,13 +346,7 @@ impl Probe {
 /// Memfds that are open count as objects, mapped or not.
 fn with_descriptors(mut layout: Layout, files: &FilesImage) -> Layout {
     for memfd in &files.memfds {
-        let object = MemoryObject {
-            id: ObjectId { dev: memfd.dev, ino: memfd.object },
-            size: memfd.size,
-            memfd_name: Some(memfd.name.clone()),
-            seals: memfd.seals as i32,
-            page_size: memfd.huge_page.unwrap_or(PAGE_SIZE),
-        };
+        let object = memfd.object();
         match layout.objects.iter_mut().find(|o| o.id.ino == memfd.object) {
             Some(known) => *known = MemoryObject { id: known.id, ..object },
             None => layout.objects.push(object),

@@ -95,7 +95,12 @@ pub fn ordinary(layout: &Layout) -> RangeSet {
 /// Whether an object may come late: all that shows it are shared mappings that fit. `open`: the process has a descriptor.
 pub fn object(layout: &Layout, id: ObjectId, open: bool) -> bool {
     let mut shown = layout.vmas.iter().filter(|v| v.object() == Some(id)).peekable();
-    !open && shown.peek().is_some() && shown.all(|v| v.shared && fits(v))
+    !open && shown.peek().is_some() && shown.all(|v| v.shared && fits(v) && may_wait(v))
+}
+
+/// What may not be written cannot be waited for: the kernel registers no such shared mapping.
+fn may_wait(vma: &Vma) -> bool {
+    !matches!(vma.backing, Backing::MemFd(_)) || vma.has(VmaFlags::MAY_WRITE)
 }
 
 /// Extends each range to whole pages of its mapping: of a huge page, nothing comes late unless all does.

@@ -144,7 +144,7 @@ fn vma(start: u64, pages: u64, backing: Backing) -> Vma {
         shared: backing != Backing::Anonymous,
         offset: 0,
         backing,
-        flags: VmaFlags::default(),
+        flags: VmaFlags::MAY_WRITE,
         page_size: PAGE_SIZE,
     }
 }
@@ -252,6 +252,8 @@ fn objects_without_a_descriptor_come_late() {
         memfd_name: Some("late".into()),
         seals: 0,
         page_size: PAGE_SIZE,
+        inode: None,
+        shm: false,
     };
     let layout = Layout {
         vmas: vec![vma(1 << 40, PAGES, Backing::MemFd(id))],

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt as _};
 
 use bytes::{Bytes, BytesMut};
 
@@ -163,7 +163,10 @@ fn open(pid: i32, id: ObjectId, fd: Option<i32>, mappings: &[PageRange]) -> Opti
     let by_fd = fd.map(|fd| format!("/proc/{pid}/fd/{fd}"));
     let by_map = mappings.iter().map(|r| map_file(pid, (r.start, r.end)));
     let is_it = |file: &File| file.metadata().is_ok_and(|m| m.dev() == id.dev && m.ino() == id.ino);
-    by_fd.into_iter().chain(by_map).filter_map(|path| File::open(path).ok()).find(is_it)
+    // our reads are none of the process's; only its owner may read so
+    let quietly = |path: &String| File::options().read(true).custom_flags(libc::O_NOATIME).open(path);
+    let open = |path: String| quietly(&path).or_else(|_| File::open(&path)).ok();
+    by_fd.into_iter().chain(by_map).filter_map(open).find(is_it)
 }
 
 /// Offsets of the object that were written through its mappings.

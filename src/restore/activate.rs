@@ -51,7 +51,7 @@ pub fn activate(
     put_process(skeleton, image, &epoll, moments)?;
     let process_ms = ms();
     mapper::finish(skeleton)?;
-    objects.seal()?;
+    objects.finish(&image.memory.layout.objects)?;
     // while it still has our credentials: another user's limits are not ours to set
     attributes::put_outside(skeleton.pid, &image.attributes)?;
     let have = skeleton_credentials()?;

@@ -203,7 +203,14 @@ impl Session {
                         image_check::layout(&layout, &vdso).map_err(RestoreError::Nonsense)?;
                         self.authority.check_paths(new_files.iter().map(|(path, _)| path))?;
                         compare(&new_files)?;
-                        work.objects.update(&layout.objects)?;
+                        let objects = &mut work.objects;
+                        match &work.skeleton.rights {
+                            None => objects.update(&layout.objects)?,
+                            // what it makes belongs to the user
+                            Some(rights) => rights
+                                .with(|| objects.update(&layout.objects))
+                                .map_err(RestoreError::io("taking the rights of its user"))??,
+                        }
                         work.skeleton.make_way(&layout, &vdso)?;
                         mapper::apply(&mut work.skeleton, &mut work.objects, layout)?;
                     }
@@ -289,6 +296,8 @@ impl Session {
                 &keep,
             )?
         };
+        // what we have open for writing, it could not execute
+        work.objects = Objects::default();
         work.journal.name_process(work.skeleton.pid).map_err(RestoreError::io("writing the journal"))?;
         RestoreError::point(Point::TargetApplied)?;
         for action in work.state.on(TargetEvent::Applied) {

@@ -218,7 +218,7 @@ fn carry_out(skeleton: &Skeleton, objects: &mut Objects, steps: &[Step<'_>]) -> 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Opened {
     File(FilePath, bool),
-    Object(crate::image::ObjectId),
+    Object(crate::image::ObjectId, bool),
 }
 
 fn opened(vma: &Vma) -> Option<Opened> {
@@ -227,7 +227,11 @@ fn opened(vma: &Vma) -> Option<Opened> {
         Backing::File { path } => {
             Some(Opened::File(path.clone(), vma.shared && vma.has(VmaFlags::MAY_WRITE)))
         }
-        Backing::SharedAnonymous(id) | Backing::MemFd(id) => Some(Opened::Object(*id)),
+        Backing::SharedAnonymous(id) | Backing::MemFd(id) => {
+            let write =
+                vma.shared && (vma.has(VmaFlags::MAY_WRITE) || vma.prot & libc::PROT_WRITE as u8 != 0);
+            Some(Opened::Object(*id, write))
+        }
     }
 }
 
@@ -240,12 +244,14 @@ fn open_backings(
     let needed: BTreeSet<Opened> =
         steps.iter().filter_map(|s| if let Step::Map(_, vma) = s { opened(vma) } else { None }).collect();
     let mut fds = BTreeMap::new();
-    let ids: Vec<_> =
-        needed.iter().filter_map(|o| if let Opened::Object(id) = o { Some(*id) } else { None }).collect();
-    let handed = ids.iter().map(|id| objects.fd(*id)).collect::<Result<Vec<_>, _>>()?;
+    let ids: Vec<_> = needed
+        .iter()
+        .filter_map(|o| if let Opened::Object(id, write) = o { Some((*id, *write)) } else { None })
+        .collect();
+    let handed = ids.iter().map(|(id, write)| objects.opened(*id, *write)).collect::<Result<Vec<_>, _>>()?;
     let borrowed: Vec<_> = handed.iter().map(AsFd::as_fd).collect();
-    for (id, number) in ids.iter().zip(skeleton.receive(&borrowed)?) {
-        fds.insert(Opened::Object(*id), number as u64);
+    for ((id, write), number) in ids.iter().zip(skeleton.receive(&borrowed)?) {
+        fds.insert(Opened::Object(*id, *write), number as u64);
     }
     let files: Vec<(&Opened, &FilePath, bool)> = needed
         .iter()

@@ -6,12 +6,14 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
-use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
+use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::RestoreError;
 use crate::image::memory::MemoryObject;
 use crate::image::{ObjectId, PageRange};
+use crate::state::files::memfd;
+use crate::state::inode;
 use crate::sys::hugetlb;
 use crate::sys::process::SharedAnonymous;
 
@@ -82,13 +84,25 @@ impl Objects {
         Ok(())
     }
 
-    /// Seals what was sealed; nothing can be written afterwards.
-    pub fn seal(&self) -> Result<(), RestoreError> {
-        for (file, object) in self.made.values().filter(|(_, o)| o.seals != 0) {
-            let seals = SealFlag::from_bits_truncate(object.seals);
-            fcntl(file, FcntlArg::F_ADD_SEALS(seals)).map_err(RestoreError::io("sealing a memfd"))?;
+    /// Gives memory files owner, mode, times and seals, as `last` has them; nothing can be written afterwards.
+    pub fn finish(&self, last: &[MemoryObject]) -> Result<(), RestoreError> {
+        for object in last.iter().filter(|object| object.memfd_name.is_some()) {
+            let (file, _) = self.file(object.id)?;
+            memfd::finish(object, file)
+                .map_err(RestoreError::io("giving a memory file owner, mode and seals"))?;
         }
         Ok(())
+    }
+
+    /// An open file on the object of its own; `write`: for writing, too. Whoever maps what is open for writing keeps it from being
+    /// executed.
+    pub fn opened(&self, id: ObjectId, write: bool) -> Result<OwnedFd, RestoreError> {
+        let (file, object) = self.file(id)?;
+        if write || object.memfd_name.is_none() {
+            return self.fd(id);
+        }
+        let read = File::open(inode::by_number(file)).map_err(RestoreError::io("opening a memory object"))?;
+        Ok(read.into())
     }
 
     /// All objects and their descriptors.
@@ -98,16 +112,10 @@ impl Objects {
 }
 
 fn make(object: &MemoryObject) -> Result<File, RestoreError> {
-    let fd = match &object.memfd_name {
-        Some(name) => {
-            let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING | page_flags(object);
-            memfd_create(name.as_path(), flags).map_err(RestoreError::io("making a memfd"))?
-        }
-        None => return anonymous(object),
-    };
-    let file = File::from(fd);
-    file.set_len(object.size).map_err(RestoreError::io("sizing a memfd"))?;
-    Ok(file)
+    match &object.memfd_name {
+        Some(_) => memfd::create(object).map(File::from).map_err(RestoreError::io("making a memory file")),
+        None => anonymous(object),
+    }
 }
 
 /// What a memfd's flags say of its pages.

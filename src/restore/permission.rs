@@ -102,6 +102,7 @@ impl Authority {
     /// Makes the users of the peer those that they are here. Before anything else is asked about the process.
     pub fn map_users(&self, image: &mut ProcessImage) -> Result<(), Obstacle> {
         let was = image.threads.first().map(|leader| leader.creds.clone()).unwrap_or_default();
+        let mut users: Vec<(u32, u32, u32)> = Vec::new();
         for thread in &mut image.threads {
             let came_as = thread.creds.uids;
             for uid in &mut thread.creds.uids {
@@ -114,6 +115,7 @@ impl Authority {
                 continue;
             }
             let login = Login::of(is);
+            users.push((was, is, login.group));
             thread.creds.gids = [login.group; 4];
             thread.creds.groups = login.groups;
             if was == 0 {
@@ -122,6 +124,15 @@ impl Authority {
             }
         }
         self.map_sockets(image, &was);
+        // what belonged to that user belongs to the other here
+        let pipes = image.files.pipes.iter_mut().map(|pipe| &mut pipe.inode);
+        let memfds = image.files.memfds.iter_mut().map(|memfd| &mut memfd.inode);
+        let objects = image.memory.layout.objects.iter_mut().filter_map(|object| object.inode.as_mut());
+        for inode in pipes.chain(memfds).chain(objects) {
+            if let Some((_, uid, gid)) = users.iter().find(|(was, ..)| *was == inode.uid) {
+                (inode.uid, inode.gid) = (*uid, *gid);
+            }
+        }
         Ok(())
     }
 

@@ -14,7 +14,7 @@ use procfs::process::{MMPermissions, MMapPath, MemoryMap};
 use nix::sys::statfs::{HUGETLBFS_MAGIC, statfs};
 
 use super::error::StateError;
-use super::vm_flags;
+use super::{inode, shm, vm_flags};
 use crate::image::memory::{Layout, MemoryObject, Vdso};
 use crate::image::{Backing, FilePath, ObjectId, Obstacle, PAGE_SIZE, PageRange, Vma, VmaFlags};
 use crate::sys::{hugetlb, maps};
@@ -62,10 +62,17 @@ pub fn quick(pid: i32, previous: &Layout) -> Result<(Survey, bool), StateError> 
         None => {
             unknown = true;
             let stack = matches!(map.pathname, MMapPath::Stack);
-            if stack { VmaFlags::GROWS_DOWN } else { VmaFlags::empty() }
+            let flags = if stack { VmaFlags::GROWS_DOWN } else { VmaFlags::empty() };
+            if may_be_written(pid, map) { flags | VmaFlags::MAY_WRITE } else { flags }
         }
     });
     Ok((survey, unknown))
+}
+
+/// Whether a shared mapping was made of a file that is open for writing: the link in `map_files` says so.
+fn may_be_written(pid: i32, map: &MemoryMap) -> bool {
+    map.perms.contains(MMPermissions::SHARED)
+        && std::fs::symlink_metadata(map_file(pid, map.address)).is_ok_and(|link| link.mode() & 0o200 != 0)
 }
 
 /// The old area that this one was: it may have grown since, a stack downwards, so neither end need be the same.
@@ -220,6 +227,11 @@ fn path_backing(path: &Path, id: ObjectId) -> Kind {
             "close it",
         );
     }
+    match shm::find(&path, id) {
+        Some(shm::Name::Now(path)) => return Kind::Carried(Backing::File { path }),
+        Some(shm::Name::None(_)) => return Kind::Carried(Backing::MemFd(id)),
+        None => {}
+    }
     if path.ends_with(DELETED) && !is_at(&path, id) {
         return Kind::Unsupported(
             format!("the mapped file {path} has no name any more"),
@@ -249,7 +261,7 @@ fn protection(map: &MemoryMap) -> u8 {
 fn object(pid: i32, map: &MemoryMap, id: ObjectId, maps: &[MemoryMap]) -> MemoryObject {
     // by now the process may show something else there
     let is_it = |m: &std::fs::Metadata| m.dev() == id.dev && m.ino() == id.ino;
-    let by_link = std::fs::metadata(map_file(pid, map.address)).ok().filter(is_it).map(|m| m.len());
+    let by_link = std::fs::metadata(map_file(pid, map.address)).ok().filter(is_it);
     let by_maps = maps
         .iter()
         .filter(|m| m.inode == map.inode && m.dev == map.dev)
@@ -260,8 +272,20 @@ fn object(pid: i32, map: &MemoryMap, id: ObjectId, maps: &[MemoryMap]) -> Memory
         MMapPath::Path(path) => FilePath::from(path.as_path()),
         _ => FilePath::default(),
     };
-    let memfd_name = path.strip_prefix("/memfd:").map(|name| name.without_suffix(DELETED));
-    MemoryObject { id, size: by_link.unwrap_or(by_maps), memfd_name, seals: 0, page_size: page_size(map) }
+    let shm = shm::is_name(&path);
+    let memfd_name = match shm {
+        true => Some(path.without_suffix(DELETED)),
+        false => path.strip_prefix("/memfd:").map(|name| name.without_suffix(DELETED)),
+    };
+    MemoryObject {
+        id,
+        size: by_link.as_ref().map_or(by_maps, |found| found.len()),
+        inode: by_link.as_ref().map(inode::of).filter(|_| memfd_name.is_some()),
+        memfd_name,
+        seals: 0,
+        page_size: page_size(map),
+        shm,
+    }
 }
 
 /// The link to what is mapped there.

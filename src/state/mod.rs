@@ -18,6 +18,8 @@
 //! | [`seccomp`] | seccomp of each thread (refused) |
 //! | [`scheduling`] | policy, nice, affinity, I/O priority, timer slack |
 //! | [`namespaces`] | whose they must be (refused where they differ) |
+//! | [`inode`] | owner, mode and times of what has no name |
+//! | [`shm`] | files of `/dev/shm` whose name in the mappings is gone |
 //! | [`shared_memory`] | memory objects that other processes map, too (refused) |
 //! | [`sharing`] | what other processes share with it (refused), directories of a thread's own |
 //! | [`sysv`] | System V queues and semaphores that it uses (refused) |
@@ -38,6 +40,7 @@ pub mod error;
 pub mod files;
 pub mod guard_pages;
 pub mod huge_pages;
+pub mod inode;
 pub mod memory_map;
 pub mod memory_modes;
 pub mod mm_fields;
@@ -49,6 +52,7 @@ pub mod scheduling;
 pub mod seccomp;
 pub mod shared_memory;
 pub mod sharing;
+pub mod shm;
 pub mod signals;
 pub mod sysv;
 pub mod threads;

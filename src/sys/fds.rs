@@ -87,6 +87,37 @@ fn raw_number(fd: i32) -> io::Result<c_ulong> {
     c_ulong::try_from(fd).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))
 }
 
+/// The extended attributes of an open file, as far as we may see them; none where the file system has none.
+pub fn attributes(fd: impl AsFd) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+    let raw = fd.as_fd().as_raw_fd();
+    let mut names = vec![0u8; 64 * 1024];
+    // SAFETY: `names` is valid for its length.
+    let length = check(unsafe { libc::flistxattr(raw, names.as_mut_ptr().cast(), names.len()) } as c_long);
+    let length = match length {
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => return Ok(Vec::new()),
+        done => usize::try_from(done?).unwrap_or(0),
+    };
+    let mut found = Vec::new();
+    for name in names[..length].split_inclusive(|byte| *byte == 0) {
+        let mut value = vec![0u8; 64 * 1024];
+        // SAFETY: `name` ends with a NUL, `value` is valid for its length.
+        let got =
+            unsafe { libc::fgetxattr(raw, name.as_ptr().cast(), value.as_mut_ptr().cast(), value.len()) };
+        value.truncate(usize::try_from(check(got as c_long)?).unwrap_or(0));
+        found.push((name[..name.len() - 1].to_vec(), value));
+    }
+    Ok(found)
+}
+
+/// Sets an extended attribute.
+pub fn set_attribute(fd: impl AsFd, name: &[u8], value: &[u8]) -> io::Result<()> {
+    let name = std::ffi::CString::new(name).map_err(io::Error::other)?;
+    let (raw, at) = (fd.as_fd().as_raw_fd(), value.as_ptr().cast());
+    // SAFETY: `name` ends with a NUL, `value` is valid for its length.
+    check(unsafe { libc::fsetxattr(raw, name.as_ptr(), at, value.len(), 0) }.into())?;
+    Ok(())
+}
+
 /// Who gets the file's signals, and which signal (0: SIGIO).
 pub fn owner(fd: impl AsFd) -> io::Result<(RawOwner, i32)> {
     let raw = fd.as_fd().as_raw_fd();

@@ -7,6 +7,7 @@ use ulpm::image::files::{
     EpollItem, FdSlot, FileIdentity, FileKind, FilesImage, FreshSocket, OpenFile, PeerCredentials, Pipe,
     SocketOption, TimerFd, UnixPeer, UnixSocket,
 };
+use ulpm::image::inode::Inode;
 use ulpm::image::memory::{HugePages, Layout, MemoryModes, MemoryObject, MmFields, Vdso};
 use ulpm::image::process::{Attributes, LateSignal, PosixTimer, Timers, Wait};
 use ulpm::image::{
@@ -69,8 +70,15 @@ fn vma(start: u64, end: u64, backing: Backing) -> Vma {
 }
 
 fn layouts() -> (Layout, Layout) {
-    let object =
-        MemoryObject { id: OBJECT, size: 0x4000, memfd_name: Some("m".into()), seals: 0, page_size: 4096 };
+    let object = MemoryObject {
+        id: OBJECT,
+        size: 0x4000,
+        memfd_name: Some("m".into()),
+        seals: 0,
+        page_size: 4096,
+        inode: None,
+        shm: false,
+    };
     let file = Backing::File { path: "/bin/x".into() };
     let old = vec![
         vma(0x40_0000, 0x40_4000, file.clone()),
@@ -153,7 +161,7 @@ fn files() -> FilesImage {
     FilesImage {
         slots: (0..files.len()).map(|i| FdSlot { fd: i as i32, file: i, cloexec: i % 2 == 0 }).collect(),
         files,
-        pipes: vec![Pipe { ino: 4, capacity: 65536, data: b"data".to_vec() }],
+        pipes: vec![Pipe { ino: 4, capacity: 65536, inode: Inode::default(), data: b"data".to_vec() }],
         memfds: Vec::new(),
         fresh: vec![FreshSocket {
             domain: 2,

@@ -28,6 +28,7 @@ pub(super) fn read(source: &mut Source<'_>, file: &Descriptor) -> Result<Option<
         link if link.starts_with("pipe:[") => pipe::read(source, file),
         link if link.starts_with("socket:[") => socket::read(source, file),
         link if link.starts_with("/memfd:") => memfd::read(source, file),
+        link if link.starts_with("/dev/shm/") && link.ends_with(" (deleted)") => memfd::read(source, file),
         link if link.starts_with('/') => regular::read(source, file),
         _ => {
             source.refuse(refuse::unknown(file));
@@ -50,10 +51,8 @@ pub(super) fn check(check: &mut TargetCheck, maker: &Maker<'_>, file: &OpenFile)
         FileKind::Udp(socket) => udp::check(check, socket, file),
         // Made of nothing but memory: they can always be made.
         FileKind::Unix(socket) => unix_socket::check(check, socket, file),
-        FileKind::EventFd { .. }
-        | FileKind::Epoll { .. }
-        | FileKind::SignalFd { .. }
-        | FileKind::MemFd { .. } => {}
+        FileKind::EventFd { .. } | FileKind::Epoll { .. } | FileKind::SignalFd { .. } => {}
+        FileKind::MemFd { object, .. } => memfd::check(check, &maker.image.memfds, *object, file),
     }
 }
 

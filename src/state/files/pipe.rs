@@ -4,9 +4,11 @@
 //! consuming it; `F_GETPIPE_SZ` is the capacity. A pipe without any read end left has nothing to say; one
 //! without a write end ends after its data. Both ends (or all that are left) must be inside the process.
 //!
-//! Refused: packet mode (`O_DIRECT`), ends in other processes (`holders`), FIFOs (they have a path).
+//! Refused: packet mode (`O_DIRECT`), ends in other
+//! processes (`holders`), FIFOs (they have a path).
 
 use std::collections::hash_map::Entry;
+use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -22,6 +24,7 @@ use crate::sys::fds;
 use super::source::{Descriptor, Source};
 use super::target::{Maker, TargetCheck, failed, set_flags};
 use super::{FilesError, refuse};
+use crate::state::inode;
 
 /// Reads one end; the pipe itself is read with the first end, its data with the first read end.
 pub(super) fn read(source: &mut Source<'_>, file: &Descriptor) -> Result<Option<FileKind>, FilesError> {
@@ -37,7 +40,14 @@ pub(super) fn read(source: &mut Source<'_>, file: &Descriptor) -> Result<Option<
         None => {
             let capacity = fcntl(&copy, FcntlArg::F_GETPIPE_SZ)
                 .map_err(|error| source.failed(file, "read the capacity", error.into()))?;
-            source.image.pipes.push(Pipe { ino: file.ino, capacity: capacity as u32, data: Vec::new() });
+            let inode = fs::metadata(source.magic_link(file))
+                .map_err(|error| source.failed(file, "stat the pipe", error))?;
+            source.image.pipes.push(Pipe {
+                ino: file.ino,
+                capacity: capacity as u32,
+                inode: inode::of(&inode),
+                data: Vec::new(),
+            });
             source.image.pipes.len() - 1
         }
     };
@@ -55,13 +65,7 @@ fn content(reader: &OwnedFd, capacity: u32) -> io::Result<Vec<u8>> {
     if waiting == 0 {
         return Ok(Vec::new());
     }
-    let (out, into) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-    // As many buffers as the original has, so that one tee takes them all.
-    fcntl(&into, FcntlArg::F_SETPIPE_SZ(capacity as i32))?;
-    let copied = tee(reader, &into, i32::MAX as usize, SpliceFFlags::SPLICE_F_NONBLOCK)?;
-    if copied != waiting {
-        return Err(io::Error::other(format!("{copied} of {waiting} bytes copied")));
-    }
+    let out = copy_of(reader, capacity, waiting)?;
     let mut data = vec![0; waiting];
     let mut filled = 0;
     while filled < waiting {
@@ -71,6 +75,18 @@ fn content(reader: &OwnedFd, capacity: u32) -> io::Result<Vec<u8>> {
         }
     }
     Ok(data)
+}
+
+/// A pipe of ours with the same in it.
+fn copy_of(reader: &OwnedFd, capacity: u32, waiting: usize) -> io::Result<OwnedFd> {
+    let (out, into) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
+    // As many buffers as the original has, so that one tee takes them all.
+    fcntl(&into, FcntlArg::F_SETPIPE_SZ(capacity as i32))?;
+    let copied = tee(reader, &into, i32::MAX as usize, SpliceFFlags::SPLICE_F_NONBLOCK)?;
+    if copied != waiting {
+        return Err(io::Error::other(format!("{copied} of {waiting} bytes copied")));
+    }
+    Ok(out)
 }
 
 /// A pipe made again: the ends not yet handed out, and the path to open more of them.
@@ -84,6 +100,7 @@ pub(super) struct Made {
 /// Can the capacity be had?
 pub(super) fn check(check: &mut TargetCheck, image: &FilesImage, pipe: usize, file: &OpenFile) {
     let Some(pipe) = image.pipes.get(pipe) else { return };
+    check.obstacles.extend(inode::obstacle(&file.object(), &pipe.inode));
     if let Err(error) = new_pipe(pipe.capacity) {
         check.obstacles.push(Obstacle::new(
             file.object(),
@@ -157,7 +174,7 @@ fn drop_unwanted_ends(maker: &mut Maker<'_>, index: usize) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{captured, moved, quiet, refusals, status_flags};
+    use super::super::testing::{captured, moved, quiet, status_flags};
     use super::*;
     use nix::unistd::pipe;
 
@@ -234,14 +251,5 @@ mod tests {
         assert_eq!(read_fd(&made[1], &mut [0; 1]), Ok(1));
         assert_eq!(status_flags(&made[0]) & libc::O_NONBLOCK, 0);
         assert_ne!(status_flags(&made[1]) & libc::O_NONBLOCK, 0);
-    }
-
-    #[test]
-    fn packet_mode_is_refused() {
-        let _quiet = quiet();
-        let (reader, writer) = pipe2(OFlag::O_DIRECT | OFlag::O_CLOEXEC).unwrap();
-        let texts = refusals(&[&reader, &writer]);
-        assert_eq!(texts.len(), 1, "the mode belongs to the writing end: {texts:?}");
-        assert!(texts[0].contains("packet mode (O_DIRECT)"), "{texts:?}");
     }
 }

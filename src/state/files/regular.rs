@@ -70,6 +70,10 @@ pub(super) fn read(source: &mut Source<'_>, file: &Descriptor) -> Result<Option<
         return Ok(None);
     }
     let (path, pos, identity) = (file.link.clone(), file.pos, identity(&metadata, fs_type));
+    if kind.is_dir() && !place && source.is_preflight() {
+        let what = "if it asked to be told of changes in this directory (F_NOTIFY), which cannot be seen, it is not told any more";
+        source.note(file.object(), what);
+    }
     let kind = match kind.is_dir() {
         _ if place => FileKind::Place { path, identity },
         true => FileKind::Directory { path, pos, identity },

@@ -14,6 +14,8 @@ use crate::image::files::{ContentHashes, FileKind, FileOwner, FilesImage, Node, 
 use crate::image::{FilePath, Note, Obstacle};
 use crate::sys::fds::{self, RawOwner};
 
+use crate::state::inode;
+
 use super::identity::Vetted;
 use super::unix_socket::UnixPair;
 use super::{FilesError, kinds, socket_options, tcp_over};
@@ -146,6 +148,7 @@ pub fn restore(image: &FilesImage, context: &mut RestoreContext) -> Result<Resto
         }
         files.push(made);
     }
+    put_pipes(image, &files)?;
     for (file, made) in image.files.iter().zip(&files) {
         if let FileKind::TcpOver(tcp) = &file.kind
             && let Err(error) = tcp_over::name(made, tcp)
@@ -182,6 +185,18 @@ fn check_nodes(check: &mut TargetCheck, image: &FilesImage) {
             check.notes.push(Note::new(file.object(), what));
         }
     }
+}
+
+/// Owner, mode and times of pipes: opening an end again needs the permission that may be taken now, and changes times.
+fn put_pipes(image: &FilesImage, made: &[OwnedFd]) -> Result<(), FilesError> {
+    for (file, made) in image.files.iter().zip(made) {
+        if let FileKind::Pipe { pipe } = file.kind
+            && let Some(pipe) = image.pipes.get(pipe)
+        {
+            inode::put(&pipe.inode, made).map_err(failed(file, "set owner, mode and times"))?;
+        }
+    }
+    Ok(())
 }
 
 /// Our own soft limit may be as low as 1024; the hard one is what counts, and not even that where we may raise it.

@@ -1,5 +1,86 @@
 //! Kinds of open files and what hangs on them.
 
-use super::Row;
+use super::{Row, carried, harmless, limited, refused};
 
-pub(super) const ROWS: &[Row] = &[];
+const NO_READER: &str = "cannot be carried";
+
+pub(super) const ROWS: &[Row] = &[
+    carried(
+        "regular file",
+        "a file of a file system, by its path (the same file, or for reading the same content)",
+        "victim fds",
+    ),
+    carried("directory", "an open directory, with its position", "victim fds"),
+    carried("O_PATH", "a place that was opened", ""),
+    carried("/dev/null", "and zero, full, random, urandom", "victim fds"),
+    carried("pipe:", "a pipe: data, capacity, flags, owner, mode, times", "victims fds, nameless"),
+    refused(
+        "pipe: O_DIRECT",
+        "a pipe in packet mode",
+        "a pipe in packet mode (O_DIRECT) cannot be carried",
+        "",
+    ),
+    carried("socket:", "see the sockets", "victim socket_options"),
+    carried(
+        "/memfd:",
+        "memory files: content, name, seals, owner, mode, times, attributes",
+        "victims fds, nameless",
+    ),
+    carried(
+        "/dev/shm (deleted)",
+        "a nameless file of /dev/shm: content, owner, mode, times",
+        "victim nameless",
+    ),
+    carried("anon_inode:[eventfd]", "a counter", "victim fds"),
+    carried("anon_inode:[eventpoll]", "an epoll and its interest list", "victim fds"),
+    carried("anon_inode:[timerfd]", "a timer", "victims fds, timers"),
+    carried("anon_inode:[signalfd]", "a signal descriptor", "victim fds"),
+    refused("anon_inode:inotify", "an inotify instance (file watches)", NO_READER, ""),
+    refused("anon_inode:[fanotify]", "a fanotify group", NO_READER, ""),
+    refused("anon_inode:[io_uring]", "an io_uring", NO_READER, ""),
+    refused("anon_inode:[perf_event]", "a perf event", NO_READER, ""),
+    refused("anon_inode:bpf", "a BPF object", NO_READER, ""),
+    refused("anon_inode:btf", "a BPF object", NO_READER, ""),
+    refused("anon_inode:[userfaultfd]", "a userfaultfd", NO_READER, ""),
+    refused("anon_inode:kvm", "a KVM virtual machine", NO_READER, ""),
+    refused("anon_inode:[pidfd]", "a pidfd (a handle of a process)", NO_READER, ""),
+    refused("anon_inode:[landlock", "a Landlock ruleset", NO_READER, ""),
+    refused("anon_inode:seccomp", "a seccomp listener", NO_READER, ""),
+    refused("anon_inode:[fscontext]", "a mount under construction", NO_READER, ""),
+    refused("anon_inode:sync_file", "a GPU fence", NO_READER, ""),
+    refused("anon_inode:i915", "a GPU object", NO_READER, ""),
+    refused("anon_inode:[vfio", "a VFIO device", NO_READER, ""),
+    refused("/dmabuf:", "a DMA buffer", NO_READER, ""),
+    refused("/secretmem", "secret memory (memfd_secret)", NO_READER, ""),
+    refused("/[aio]", "a kernel AIO ring", NO_READER, ""),
+    refused("ns:[", "a namespace descriptor (mnt, net, pid, user, uts, ipc, time, cgroup)", NO_READER, ""),
+    refused("tty", "a terminal, and every other device", "a terminal stays with this host", ""),
+    refused("fifo", "a named pipe", "a named pipe connects to processes of this host", ""),
+    refused("F_GETLK", "locks: POSIX, flock, open-file-description", "locks do not travel", ""),
+    refused("F_GETLEASE", "a lease", "a lease on the file is held; locks do not travel", ""),
+    carried("F_GETFD", "close-on-exec", "victims fds, descriptors"),
+    carried("F_GETFL", "access mode and status flags", "victim fds"),
+    carried("F_GETOWN_EX", "who gets its signals (refused: somebody outside)", ""),
+    carried("F_GETSIG", "which signal", ""),
+    carried("F_GETPIPE_SZ", "capacity of a pipe", "victim fds"),
+    carried("F_GET_SEALS", "seals of a memory file, F_SEAL_EXEC too", "victims fds, nameless"),
+    carried("F_DUPFD_QUERY", "which descriptors are one open file", "victims fds, descriptors"),
+    limited(
+        "F_NOTIFY",
+        "dnotify on a directory",
+        "if it asked to be told of changes in this directory (F_NOTIFY), which cannot be seen, it is not told any more",
+        "",
+    ),
+    harmless("F_GET_RW_HINT", "how long what is written will live", "a hint for the device"),
+    harmless(
+        "F_GETOWNER_UIDS",
+        "as whom the owner of a file was set",
+        "its signals go to the process itself only",
+    ),
+    harmless(
+        "fdinfo mnt_id",
+        "the mount by which it was opened",
+        "a number of the host's; the path is the same",
+    ),
+    harmless("fdinfo ino", "inode number", "what has no name is a new object of the same kind"),
+];

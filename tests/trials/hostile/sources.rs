@@ -117,7 +117,15 @@ fn vma(start: u64, end: u64) -> Vma {
 }
 
 fn object(size: u64, page_size: u64) -> MemoryObject {
-    MemoryObject { id: OBJECT, size, memfd_name: Some("x".into()), seals: 0, page_size }
+    MemoryObject {
+        id: OBJECT,
+        size,
+        memfd_name: Some("x".into()),
+        seals: 0,
+        page_size,
+        inode: None,
+        shm: false,
+    }
 }
 
 fn open(p: &mut ProcessImage, flags: u32, kind: FileKind) {

@@ -1,5 +1,9 @@
 //! Real programs, from Debian's packages, moved while they work, and still right afterwards.
+//!
+//! `ULPM_PROGRAM_MOVES=50 cargo test --test moves -- program` moves each of them so often, and compares all that can be seen of the
+//! calm ones after each move.
 
+mod moved;
 pub(super) mod redis;
 
 use std::time::Duration;
@@ -36,7 +40,24 @@ pub(super) fn trials() -> Vec<Trial> {
             &[Need::Program("redis-server")],
             redis::refused,
         ),
+        trial("program python3 with handlers and a lock", PYTHON_NEEDS, moved::handlers),
+        trial("program uvicorn with clients", UVICORN_NEEDS, moved::uvicorn),
+        trial("program haproxy with clients", HAPROXY_NEEDS, moved::haproxy),
+        trial("program java with threads", JVM_NEEDS, moved::jvm),
+        trial("program python3 under runit", SUPERVISED_NEEDS, moved::supervised),
     ]
+}
+
+const PYTHON_NEEDS: &[Need] = &[Need::Program("python3")];
+const UVICORN_NEEDS: &[Need] = &[Need::Program("uvicorn")];
+const HAPROXY_NEEDS: &[Need] = &[Need::Program("haproxy")];
+const JVM_NEEDS: &[Need] = &[Need::Program("java"), Need::Program("javac")];
+const SUPERVISED_NEEDS: &[Need] = &[Need::Program("runsv"), Need::Program("sv"), Need::Program("python3")];
+
+/// Where a program in host `a` goes in turn: as often as `ULPM_PROGRAM_MOVES` says, or else the usual number of times.
+pub(super) fn moves(usual: usize) -> impl Iterator<Item = &'static str> {
+    let count = std::env::var("ULPM_PROGRAM_MOVES").ok().and_then(|count| count.parse().ok());
+    ["b", "a"].into_iter().cycle().take(count.unwrap_or(usual))
 }
 
 /// A real program that does the same all the time: name, needs, how it is started.
@@ -47,6 +68,9 @@ pub(super) fn calm() -> Vec<Calm> {
     vec![
         ("program python3", &[Need::Program("python3")], |lab| start(lab, "python3", &["-c", PYTHON])),
         ("program node", &[Need::Program("node")], |lab| start(lab, "node", &["-e", NODE, "--"])),
+        ("program python3 with handlers", PYTHON_NEEDS, moved::start_handlers),
+        ("program uvicorn", UVICORN_NEEDS, moved::start_uvicorn),
+        ("program haproxy", HAPROXY_NEEDS, moved::start_haproxy),
     ]
 }
 
@@ -66,8 +90,8 @@ fn script(lab: &mut Lab, program: &str, args: &[&str]) -> Result<()> {
     lab.serve("a")?;
     lab.serve("b")?;
     let mut victim = start(lab, program, args)?;
-    for to in ["b", "a"] {
-        std::thread::sleep(Duration::from_secs(2));
+    for (count, to) in moves(2).enumerate() {
+        std::thread::sleep(if count < 2 { Duration::from_secs(2) } else { Duration::from_millis(300) });
         victim.move_to(lab, to)?;
     }
     std::thread::sleep(Duration::from_secs(2));

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::trial;
@@ -69,6 +70,8 @@ pub(super) fn furnish(lab: &mut Lab, name: &str) -> Result<()> {
 pub(crate) struct Victim {
     process: Proc,
     stop: PathBuf,
+    /// What ends it, if it looks for no stop file and has no last word.
+    ended_by: Option<Signal>,
     /// Its pid as its present host sees it.
     pub(crate) pid: i32,
     /// Its present host.
@@ -97,7 +100,17 @@ impl Victim {
         let said = format!("{} {}", process.output(), process.errors());
         ensure!(process.output().contains("ready"), "{argv:?} is not ready: {said}");
         let pid = process.pid();
-        Ok(Self { process, stop, pid, host: "a".to_owned() })
+        Ok(Self::of(process, stop, pid))
+    }
+
+    /// Takes what runs in host `a` already, by its pid there; its words are those of `process`.
+    pub(crate) fn of(process: Proc, stop: PathBuf, pid: i32) -> Self {
+        Self { process, stop, ended_by: None, pid, host: "a".to_owned() }
+    }
+
+    /// One that ends at a signal, without a last word.
+    pub(crate) fn ended_by(self, signal: Signal) -> Self {
+        Self { ended_by: Some(signal), ..self }
     }
 
     /// Its pid outside, as long as it runs.
@@ -125,6 +138,11 @@ impl Victim {
         self.process.output()
     }
 
+    /// The same on its standard error.
+    pub(crate) fn errors(&self) -> String {
+        self.process.errors()
+    }
+
     /// Insists that it runs and found nothing wrong so far.
     pub(crate) fn check_running(&self, lab: &Lab) -> Result<()> {
         let said = self.process.output();
@@ -133,6 +151,14 @@ impl Victim {
             self.outside_pid(lab).with_context(|| format!("the victim in {} has gone: {said}", self.host))?;
         ensure!(!is_gone(outside), "the victim in {} has ended: {said}", self.host);
         Ok(())
+    }
+
+    /// Ends it by its signal, or else as [`Victim::finish`] does.
+    pub(crate) fn end(self, lab: &Lab) -> Result<()> {
+        let Some(signal) = self.ended_by else { return self.finish() };
+        let outside = self.outside_pid(lab)?;
+        kill(Pid::from_raw(outside), signal)?;
+        wait_until("the program ends", SOON, || is_gone(outside))
     }
 
     /// Tells it to check all one last time and to end; insists on its PASS.

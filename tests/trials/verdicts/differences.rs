@@ -87,7 +87,7 @@ fn unchanged(lab: &mut Lab, victim: Victim, reach: Reach, collects: bool) -> Res
     before.insist(lab).context("after an aborted move, at the source")?;
     before.victim.move_to(lab, "b")?;
     before.insist(lab).context("after a move")?;
-    before.victim.finish()
+    before.victim.end(lab)
 }
 
 impl Before {

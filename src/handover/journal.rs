@@ -98,12 +98,12 @@ pub fn boot_id() -> String {
 
 /// Start time of a process in clock ticks since boot.
 pub fn start_time(pid: i32) -> Option<u64> {
-    stat_fields(pid)?.get(19)?.parse().ok()
+    stat_fields(&pid.to_string())?.get(19)?.parse().ok()
 }
 
-/// The fields of `/proc/PID/stat` after the name: the state comes first.
-fn stat_fields(pid: i32) -> Option<Vec<String>> {
-    let stat = lossy(&format!("/proc/{pid}/stat"))?;
+/// The fields of `stat` in a directory of `/proc` after the name: the state comes first.
+fn stat_fields(who: &str) -> Option<Vec<String>> {
+    let stat = lossy(&format!("/proc/{who}/stat"))?;
     Some(stat.rsplit_once(") ")?.1.split_whitespace().map(str::to_owned).collect())
 }
 
@@ -112,15 +112,25 @@ fn lossy(path: &str) -> Option<String> {
     Some(String::from_utf8_lossy(&fs::read(path).ok()?).into_owned())
 }
 
+/// Every thread is ending: the main thread may end (`pthread_exit`) and leave the process to the others.
+pub fn dying(pid: i32) -> bool {
+    thread_dying(&pid.to_string())
+        && fs::read_dir(format!("/proc/{pid}/task"))
+            .into_iter()
+            .flatten()
+            .filter_map(|task| Some(task.ok()?.file_name().to_str()?.to_owned()))
+            .all(|tid| thread_dying(&format!("{pid}/task/{tid}")))
+}
+
 /// Dead and not yet reaped, on its way out, or about to take a `SIGKILL`.
-fn dying(pid: i32) -> bool {
+fn thread_dying(who: &str) -> bool {
     const PF_EXITING: u64 = 0x4;
     const SIGKILL: u64 = 1 << (libc::SIGKILL - 1);
-    let Some(fields) = stat_fields(pid) else { return true };
+    let Some(fields) = stat_fields(who) else { return true };
     let ended = matches!(fields.first().map(String::as_str), Some("Z" | "X"));
     let exiting =
         fields.get(6).and_then(|flags| flags.parse::<u64>().ok()).is_some_and(|f| f & PF_EXITING != 0);
-    let status = lossy(&format!("/proc/{pid}/status")).unwrap_or_default();
+    let status = lossy(&format!("/proc/{who}/status")).unwrap_or_default();
     let pending = |name: &str| {
         let text = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
         u64::from_str_radix(text.trim(), 16).unwrap_or(0)
@@ -424,6 +434,22 @@ mod tests {
     fn a_dead_process_that_nobody_has_reaped_does_not_live() {
         let mut child = quietly(std::process::Command::new("sleep").arg("60"));
         let entry = Entry::new("a-1", false, child.id() as i32, "host");
+        assert!(entry.process_lives());
+        child.kill().unwrap();
+        assert!(!entry.process_lives());
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn a_process_lives_on_without_its_main_thread() {
+        const LEADERLESS: &str = "import ctypes, threading, time\n\
+            threading.Thread(target=lambda: time.sleep(60)).start()\n\
+            ctypes.CDLL(None).syscall(60, 0)";
+        let mut child = quietly(std::process::Command::new("python3").args(["-c", LEADERLESS]));
+        let entry = Entry::new("a-1", false, child.id() as i32, "host");
+        while stat_fields(&child.id().to_string()).unwrap()[0] != "Z" {
+            std::thread::yield_now();
+        }
         assert!(entry.process_lives());
         child.kill().unwrap();
         assert!(!entry.process_lives());

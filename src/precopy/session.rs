@@ -17,7 +17,7 @@ use super::whole;
 use crate::dirty::choice::Unavailable;
 use crate::dirty::{Choice, Kind};
 use crate::fault::Point;
-use crate::handover::journal::{Entry, Journal, try_writing};
+use crate::handover::journal::{Entry, Journal, dying, try_writing};
 use crate::handover::{Source, SourceAction};
 use crate::image::process::ProcessImage;
 use crate::image::{Note, TreeImage};
@@ -401,7 +401,7 @@ fn unasked(to: &str, e: &MigrateError) -> crate::image::Obstacle {
 
 /// Whether a process of that number is there and has not ended.
 fn is_there(pid: i32) -> bool {
-    !matches!(crate::tracee::thread::state_of(pid), '?' | 'Z' | 'X')
+    !dying(pid)
 }
 
 /// Names one migration for ever.

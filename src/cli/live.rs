@@ -93,7 +93,8 @@ impl From<Tracker> for Choice {
 #[derive(Clone, Debug, Args)]
 #[command(after_help = format!("`ulpm serve` must run on the target, and the two hosts must trust each other (`ulpm trust`).\n\
 Ctrl-C ends a move; the process then goes on here as if nothing had been tried. SIGUSR1 freezes it when the round under\n\
-way is done, whatever is left. `ulpm control` does both, and more, with a move that was given a --control SOCKET.\n\n{}", super::EXIT_CODES))]
+way is done, whatever is left. `ulpm control` does both, and more, with a move that was given a --control SOCKET.\n\
+A link that is silent, one way or both, is given up by both sides within 10 s; within 1.5 s while the process is frozen.\n\n{}", super::EXIT_CODES))]
 pub struct LiveArgs {
     #[command(flatten)]
     subject: Subject,

@@ -19,6 +19,7 @@ use crate::preload::PreloadError;
 use crate::preload::push::PageSink;
 use crate::sys::time::ClockOffsets;
 use crate::transport::protocol::{Hello, ToSource, ToTarget, answer_cap, cap, kind};
+use crate::transport::vigil::{self, Vigil};
 use crate::transport::wire::Frame;
 use crate::transport::{ConnectError, Connected, Identity, TrustStore, Wire, connect, open_wire, words};
 
@@ -74,6 +75,8 @@ pub struct Link {
     heed_cancel: bool,
     /// Whether [`SIGN_OF_LIFE`] counts.
     watched: bool,
+    /// Whether it was given up for silence.
+    vigil: Vigil,
     /// What the target is.
     pub theirs: Hello,
     /// What we are.
@@ -99,6 +102,8 @@ impl Link {
             let host = to.parse().map_err(ConnectError::from)?;
             return Err(ConnectError::ThisHost { host }.into());
         }
+        let vigil = Vigil::default();
+        runtime.spawn(vigil.clone().keep(connected.connection.clone()));
         let mut wire = runtime.block_on(open_wire(&connected.connection, cap))?;
         wire.recv.set_cap(answer_cap);
         let ours = hello::ours();
@@ -109,6 +114,7 @@ impl Link {
             cancel: cancel.clone(),
             heed_cancel: true,
             watched: false,
+            vigil,
             theirs: ours.clone(),
             ours: ours.clone(),
         };
@@ -229,6 +235,9 @@ impl Link {
             }
         });
         if let Err(MigrateError::Wire(_)) = &done {
+            if self.vigil.was_silent() {
+                return Err(MigrateError::Silent { seconds: vigil::BOUND.as_secs(), step });
+            }
             // a target that failed says so before the connection goes
             if let Some(why) = self.last_words() {
                 return Err(MigrateError::Target(why));

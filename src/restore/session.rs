@@ -30,6 +30,7 @@ use crate::sys::time::{ClockOffsets, Ticker, now_ns};
 use crate::tracee::together::Haste;
 use crate::transport::lane::LaneKind;
 use crate::transport::protocol::{Description, ToSource, ToTarget, cap, description_cap, greeting_cap, kind};
+use crate::transport::vigil::Vigil;
 use crate::transport::{Accepted, Fingerprint, Frame, TrustStore, Way, Wire, accept_wire};
 
 /// What a session needs of the server.
@@ -67,6 +68,7 @@ pub fn run(server: &Server, accepted: Accepted) -> Result<(), RestoreError> {
         accepted.connection.close(0u32.into(), b"too many conversations at once");
         return Err(RestoreError::NotPermitted("too many conversations at once".to_owned()));
     };
+    server.handle.spawn(Vigil::default().keep(accepted.connection.clone()));
     let _ticker = Ticker::start(Duration::from_millis(100)).map_err(RestoreError::io("starting a timer"))?;
     let mut wire = server
         .handle

@@ -19,6 +19,7 @@
 //! | [`frame`] | the eight bytes before every body; pure |
 //! | [`meter`] | decoding with a bound on memory |
 //! | [`protocol`] | what the two sides say to each other |
+//! | [`vigil`] | silence, noticed by both sides at once |
 //! | [`wire`] | frames over one bidirectional stream |
 //! | [`wire_error`] | what can go wrong there |
 //! | [`words`] | the other host's texts, made harmless |
@@ -43,6 +44,7 @@ pub mod tls;
 pub mod trust;
 pub mod tuning;
 pub mod user_map;
+pub mod vigil;
 pub mod wire;
 pub mod wire_error;
 pub mod words;

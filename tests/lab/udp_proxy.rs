@@ -88,10 +88,16 @@ impl UdpProxy {
         self.wire.settings().cut_after = Some(bytes);
     }
 
+    /// Nothing passes one way any more: to the target, or back.
+    pub(crate) fn lose_one_way(&self, forth: bool) {
+        self.wire.settings().lost = Some(if forth { Direction::Forth } else { Direction::Back });
+    }
+
     /// Packets pass again.
     pub(crate) fn heal(&self) {
         let mut settings = self.wire.settings();
         settings.cut = false;
+        settings.lost = None;
         settings.cut_after = None;
     }
 

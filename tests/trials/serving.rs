@@ -9,7 +9,8 @@ use super::victims::Victim;
 use super::{trial, trial_in};
 use crate::lab::memory_group::MemoryGroup;
 use crate::lab::needs::Need;
-use crate::lab::{Lab, LabOptions, SOON, ULPM, wait_until};
+use crate::lab::udp_proxy::UdpProxy;
+use crate::lab::{Lab, LabOptions, PORT, SOON, ULPM, wait_until};
 
 pub(super) fn trials() -> Vec<Trial> {
     let disks = || LabOptions { disks: true, ..LabOptions::default() };
@@ -19,6 +20,7 @@ pub(super) fn trials() -> Vec<Trial> {
         trial("serve in control groups", &[Need::MemoryGroup], groups),
         trial("serve out of memory", &[Need::MemoryGroup], out_of_memory),
         trial_in(disks(), "serve with a full disk", &[], full_disk),
+        trial("serve hears nothing, or is not heard", &[], one_way),
     ]
 }
 
@@ -184,4 +186,33 @@ fn full_disk(lab: &mut Lab) -> Result<()> {
     }
     check(lab, victim.pid, 0, &[])?;
     victim.finish()
+}
+
+/// Packets are lost one way: the side that hears nothing tells the other one. Both ways at once, in two moves.
+fn one_way(lab: &mut Lab) -> Result<()> {
+    lab.serve("b")?;
+    let mut moves = Vec::new();
+    for forth in [true, false] {
+        let stop = format!("stop-{forth}");
+        let victim = Victim::start_until(lab, &stop, &[&crate::lab::victims::program("threads")?])?;
+        let proxy = UdpProxy::between(lab.host("a"), lab.host("b"), PORT)?;
+        let live = lab.start_live("a", victim.pid, &proxy.address(), &["--bandwidth", "20K"])?;
+        wait_until("it is under way", SOON, || proxy.forwarded() > 40_000)?;
+        proxy.lose_one_way(forth);
+        moves.push((victim, proxy, live));
+    }
+    for (victim, _proxy, live) in moves {
+        let outcome = live.outcome()?;
+        outcome.refused(4, &["runs on here"])?;
+        victim.check_running(lab)?;
+        victim.finish()?;
+    }
+    let mut said = String::new();
+    wait_until("the target has noticed both", SOON, || {
+        said = lab.server("b").map(|s| s.errors()).unwrap_or_default();
+        said.matches("does not come").count() == 2
+    })?;
+    // by whoever heard nothing: once at each side
+    ensure!(said.matches("nothing was heard for 9 s").count() == 1, "{said}");
+    Ok(())
 }

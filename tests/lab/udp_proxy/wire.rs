@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 const QUEUE: Duration = Duration::from_millis(100);
 
 /// Which way a packet goes.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Direction {
     /// From source to target.
     Forth,
@@ -35,6 +35,8 @@ pub(super) struct Settings {
     pub(super) duplicates: u64,
     pub(super) rate: Option<u64>,
     pub(super) cut: bool,
+    /// Only these pass no more.
+    pub(super) lost: Option<Direction>,
     pub(super) cut_after: Option<u64>,
     free_at: [Option<Instant>; 2],
     dice: u64,
@@ -90,7 +92,7 @@ impl Wire {
     /// When the packet arrives (now if `None`) and how many times; nothing if it is lost.
     fn fate(&self, direction: Direction, length: u64) -> Option<(Option<Instant>, u32)> {
         let mut settings = self.settings();
-        if settings.cut {
+        if settings.cut || settings.lost == Some(direction) {
             return None;
         }
         let counter = &self.bytes[direction as usize];

@@ -43,7 +43,7 @@ fn there_and_back(
 }
 
 /// Sends a signal and waits until the program has said once more what it says then.
-fn signalled(lab: &Lab, victim: &Victim, signal: Signal, answer: &str) -> Result<()> {
+pub(super) fn signalled(lab: &Lab, victim: &Victim, signal: Signal, answer: &str) -> Result<()> {
     let said = || format!("{}{}", victim.said(), victim.errors()).matches(answer).count();
     let before = said();
     kill(Pid::from_raw(victim.outside_pid(lab)?), signal)?;

@@ -8,6 +8,7 @@ function fail(reason) {
   fs.writeSync(1, `FAIL: ${reason}\n`);
   process.exit(1);
 }
+process.on('SIGHUP', () => fs.writeSync(1, 'signal SIGHUP\n'));
 process.on('uncaughtException', (error) => fail(error.stack));
 
 const source = `

@@ -1,5 +1,5 @@
 # Four threads compute things whose results are known, over and over; one sleeps and looks at the clock.
-import hashlib, os, sys, threading, time
+import hashlib, os, signal, sys, threading, time
 
 stop = sys.argv[-1]
 done = threading.Event()
@@ -47,6 +47,7 @@ def forever(work):
     except BaseException as error:
         fail(repr(error))
 
+signal.signal(signal.SIGHUP, lambda *_: os.write(1, b"signal SIGHUP\n"))
 threads = [threading.Thread(target=forever, args=(work,)) for work in (primes, chain, big, table, sleeper)]
 for thread in threads:
     thread.start()

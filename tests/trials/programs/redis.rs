@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::lab::process::Proc;
@@ -29,15 +30,19 @@ pub(super) fn quiet(lab: &mut Lab) -> Result<()> {
     let redis = start(lab)?;
     let before = digest(lab, "a")?;
     let mut pid = redis.pid();
-    for (from, to) in [("a", "b"), ("b", "a")] {
+    let mut from = "a";
+    for to in super::moves(2) {
         let outside = lab.host(from).outside_pid(Pid::from_raw(pid))?.as_raw();
         pid = lab.live(from, pid, to, &["--verify"])?.moved()?;
         ensure!(is_gone(outside), "the source's copy still exists");
         ensure!(digest(lab, to)? == before, "another digest after the move to {to}");
         ensure!(ask(lab, to, "SET after move")?.starts_with("+OK"), "cannot write in {to}");
         ask(lab, to, "DEL after")?;
+        from = to;
     }
-    Ok(())
+    let outside = lab.host(from).outside_pid(Pid::from_raw(pid))?;
+    kill(outside, Signal::SIGTERM)?;
+    wait_until("redis ends at SIGTERM", SOON, || redis.output().contains("bye bye"))
 }
 
 /// A client writes all the time, with a new connection whenever the old one breaks: all that it was told to be

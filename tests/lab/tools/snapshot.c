@@ -150,9 +150,11 @@ static void plain_file(const char *where, const char *name)
 	snprintf(path, sizeof path, "%s/%s", where, name);
 	char *bytes = slurp(path, &len);
 	/* of timers: whom they signal, by this host's numbers */
-	for (char *at = bytes; !strcmp(name, "timers") && (at = strstr(at, "id."));)
-		for (at += 3; isdigit((unsigned char)*at); at++)
-			*at = '#';
+	for (char *at = bytes; !strcmp(name, "timers") && (at = strstr(at, "id."));) {
+		size_t digits = strspn(at += 3, "0123456789");
+		memmove(at, at + digits, strlen(at + digits) + 1);
+		len -= digits;
+	}
 	if (!access(path, F_OK))
 		fact("ProcFiles", name, bytes, len > 3000 ? 3000 : len);
 }

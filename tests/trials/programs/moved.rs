@@ -64,12 +64,8 @@ fn request(lab: &Lab, host: &str, port: u16) -> Result<String> {
     Ok(text.lines().last().unwrap_or_default().to_owned())
 }
 
-pub(super) fn start_handlers(lab: &Lab) -> Result<Victim> {
-    super::start(lab, "python3", &["-c", HANDLERS])
-}
-
 pub(super) fn handlers(lab: &mut Lab) -> Result<()> {
-    let mut victim = start_handlers(lab)?;
+    let mut victim = super::start(lab, "python3", &["-c", HANDLERS])?;
     there_and_back(lab, &mut victim, &[], handled)?;
     victim.finish()
 }

@@ -23,6 +23,7 @@ use crate::image::files::{FileKind, FilesImage, OpenFile, PeerCredentials, UnixP
 use crate::sys::fds;
 
 use super::socket::{Socket, options};
+use super::socket_table::SO_BUF_LOCK;
 use super::source::{Descriptor, Source};
 use super::target::{Maker, TargetCheck, failed, set_flags};
 use super::{FilesError, refuse, socket_options};
@@ -311,6 +312,8 @@ fn fill(file: &OpenFile, from: &OwnedFd, socket: &UnixSocket) -> Result<(), File
     let total: usize = socket.queue.iter().map(|message| message.len() + 2048).sum();
     let room = i32::try_from(total).unwrap_or(i32::MAX / 4).saturating_mul(2);
     let before = fds::socket_option(from, libc::SOL_SOCKET, libc::SO_SNDBUF, &[]).unwrap_or_default();
+    // setting a size locks it
+    let lock = fds::socket_option(from, libc::SOL_SOCKET, SO_BUF_LOCK, &[]);
     let force = |value: i32| {
         fds::set_socket_option(from, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, &value.to_ne_bytes())
     };
@@ -333,8 +336,13 @@ fn fill(file: &OpenFile, from: &OwnedFd, socket: &UnixSocket) -> Result<(), File
         return Ok(());
     }
     let before = before.first_chunk::<4>().map_or(0, |bytes| i32::from_ne_bytes(*bytes));
-    // Unlocked again below, if it was: SO_SNDBUF is among the options when the program set it.
-    force(before / 2).map_err(failed(file, "put the send buffer back"))
+    let lock = lock.unwrap_or_default();
+    let unlock = |()| match lock.is_empty() {
+        // a kernel before 5.16, on which nobody can see it
+        true => Ok(()),
+        false => fds::set_socket_option(from, libc::SOL_SOCKET, SO_BUF_LOCK, &lock),
+    };
+    force(before / 2).and_then(unlock).map_err(failed(file, "put the send buffer back"))
 }
 
 fn finish(file: &OpenFile, made: &OwnedFd, socket: &UnixSocket) -> Result<(), FilesError> {

@@ -1,8 +1,8 @@
-# Handlers of signals, interval timers, threads and a lock.
-import os, signal, sys, threading, time
+# Handlers of signals, interval timers, threads and a lock that processes can share (a semaphore in /dev/shm).
+import multiprocessing, os, signal, sys, threading, time
 
 stop = sys.argv[-1]
-lock = threading.Lock()
+lock = multiprocessing.Lock()
 done = threading.Event()
 ticks = {signal.SIGALRM: 0, signal.SIGPROF: 0}
 shared, own = [0], [0, 0]

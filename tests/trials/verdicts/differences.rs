@@ -51,13 +51,13 @@ pub(super) fn trials() -> Vec<Trial> {
             subjects::furnish(lab, &name)?;
             let reach = if ON_THE_CLOCK.contains(&name.as_str()) { Reach::Outside } else { Reach::Inside };
             let victim = Victim::start(lab, &name)?;
-            unchanged(lab, victim, reach, false)
+            unchanged(lab, victim, (reach, false), ["b"].into_iter())
         })
     });
     let of_programs = programs::calm().into_iter().map(|(name, needs, start)| {
         trial(&format!("unchanged {name}"), needs, move |lab: &mut Lab| {
             let victim = start(lab)?;
-            unchanged(lab, victim, Reach::Inside, true)
+            unchanged(lab, victim, (Reach::Inside, true), programs::moves(2))
         })
     });
     of_victims.chain(of_programs).collect()
@@ -74,8 +74,13 @@ struct Before {
     restless: BTreeSet<Key>,
 }
 
-/// Profiles it, fails to move it, moves it.
-fn unchanged(lab: &mut Lab, victim: Victim, reach: Reach, collects: bool) -> Result<()> {
+/// Profiles it, fails to move it, moves it to these hosts in turn.
+fn unchanged(
+    lab: &mut Lab,
+    victim: Victim,
+    (reach, collects): (Reach, bool),
+    moves: impl Iterator<Item = &'static str>,
+) -> Result<()> {
     lab.serve("b")?;
     let mut before = Before::of(lab, victim, reach, collects)?;
     let pid = before.victim.pid.to_string();
@@ -85,8 +90,11 @@ fn unchanged(lab: &mut Lab, victim: Victim, reach: Reach, collects: bool) -> Res
     let aborted = lab.live("a", before.victim.pid, "b", &["--fault", "source.sent=memory"])?;
     ensure!(aborted.exit == 4, "the move was to be aborted in its freeze: {aborted:?}");
     before.insist(lab).context("after an aborted move, at the source")?;
-    before.victim.move_to(lab, "b")?;
-    before.insist(lab).context("after a move")?;
+    lab.serve("a")?;
+    for to in moves {
+        before.victim.move_to(lab, to)?;
+        before.insist(lab).with_context(|| format!("after a move to {to}"))?;
+    }
     before.victim.end(lab)
 }
 

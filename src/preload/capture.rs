@@ -104,7 +104,7 @@ pub struct Captive {
     leader: Option<(Regs, Continued)>,
     pub(super) held: bool,
     /// See [`Captive::retire`].
-    retired: bool,
+    pub(super) retired: bool,
     /// See [`Captive::disable`].
     pub(super) disabled: bool,
     /// What has been signalled to it, once its state was read.
@@ -195,7 +195,7 @@ impl Captive {
 
     /// Signals that have come since the state was read, or since this was last asked.
     pub fn signalled(&mut self) -> Result<Vec<LateSignal>, PreloadError> {
-        self.late.as_mut().map_or_else(|| Ok(Vec::new()), LateSignals::look)
+        self.late.as_mut().map_or_else(|| Ok(Vec::new()), |late| late.look(false))
     }
 
     pub(super) fn signal(&self, signal: i32) -> Result<(), PreloadError> {
@@ -207,18 +207,24 @@ impl Captive {
     /// with every signal blocked, should they ever be let go. That holds it in the place of the `SIGSTOP`, which stands in the
     /// way of remote calls: one that is pending is taken before our code runs, and is gone then.
     pub fn retire(&mut self) -> Result<(), PreloadError> {
-        let (Some(frozen), Some(scratch)) = (&self.frozen, self.scratch) else {
-            return Err(PreloadError::NoSuchProcess(0));
+        let Some(frozen) = &self.frozen else { return Err(PreloadError::NoSuchProcess(0)) };
+        let at = match self.scratch {
+            Some(scratch) => {
+                let at = scratch.code + SLEEP_AT;
+                let failed = |source| PreloadError::Memory { pid: frozen.pid, addr: at, source };
+                self.site.mem.write(at, &SLEEP).map_err(failed)?;
+                at
+            }
+            // a `pause` that nothing interrupts, every signal being blocked, begins again by itself after a stop
+            None => self.site.syscall,
         };
-        let at = scratch.code + SLEEP_AT;
-        let failed = |source| PreloadError::Memory { pid: frozen.pid, addr: at, source };
-        self.site.mem.write(at, &SLEEP).map_err(failed)?;
         for member in &frozen.threads {
             let mut regs = member.thread.regs()?;
             regs.rip = at;
+            regs.rax = libc::SYS_pause as u64;
             regs.orig_rax = u64::MAX;
-            member.thread.set_regs(&regs)?;
             member.thread.set_sigmask(u64::MAX)?;
+            member.thread.set_regs(&regs)?;
             ward::end_dispatch(member.thread)?;
         }
         self.retired = true;
@@ -317,14 +323,9 @@ impl Captive {
     fn unhold(&mut self) -> Result<(), PreloadError> {
         self.held = false;
         let Some(frozen) = &self.frozen else { return Ok(()) };
-        let leader = frozen.leader();
-        // all other signals stay where they are
-        let mask = leader.sigmask()?;
-        leader.set_sigmask(!(1 << (libc::SIGCONT - 1)))?;
-        // flushes the queued SIGSTOPs (prepare_signal); the SIGCONT itself is now pending in their place
-        let taken = self.signal(libc::SIGCONT).and_then(|()| super::ending::each_signal(leader, |_| ()));
-        leader.set_sigmask(mask)?;
-        taken
+        // flushes the queued SIGSTOPs (prepare_signal); the SIGCONT itself is now pending in their place, all others stay
+        self.signal(libc::SIGCONT)?;
+        super::ending::take_one(frozen.leader(), libc::SIGCONT, |_| ())
     }
 }
 

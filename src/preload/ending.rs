@@ -12,18 +12,24 @@ use crate::image::process::LateSignal;
 use crate::state::robust;
 use crate::sys::process::prlimit;
 use crate::sys::ptrace::SiginfoBytes;
-use crate::tracee::Remote;
-use crate::tracee::thread::Thread;
+use crate::sys::time::Deadline;
+use crate::tracee::thread::{Go, Stop, Thread, state_of};
 use crate::tracee::together::go_to;
+use crate::tracee::{Remote, TraceeError};
 
 /// How long the stopped copy goes on taking signals that come one after the other, once it has no room for more.
 const FLOWING: Duration = Duration::from_millis(4);
+
+/// Where no program has anything: the half of the addresses that is the kernel's. Whatever runs from there on, or returns to there,
+/// is a fault.
+const NOWHERE: u64 = 0xffff_8000_0000_0000;
 
 impl Captive {
     /// As [`Captive::signalled`], of a process that runs elsewhere. `SIGKILL`, if somebody else has killed it here. A `SIGCONT` takes
     /// the stop away that outlives us: it is put up again.
     pub fn signalled_meanwhile(&mut self) -> Vec<LateSignal> {
-        let found = match self.signalled().and_then(|found| self.drained(found)) {
+        let looked = self.late.as_mut().map_or_else(|| Ok(Vec::new()), |late| late.look(true));
+        let found = match looked.and_then(|found| self.drained(found)) {
             Ok(found) => found,
             Err(PreloadError::Tracee(e)) if e.died() => {
                 self.late = None;
@@ -35,6 +41,7 @@ impl Captive {
             }
         };
         if self.held
+            && !self.disabled
             && self.late.as_ref().is_some_and(|late| !late.is_held())
             && let Err(error) = self.hold(true)
         {
@@ -43,74 +50,85 @@ impl Captive {
         found
     }
 
-    /// The process runs elsewhere and needs nothing of this copy: none of its threads will run any more, whoever lets them. They have
-    /// no code, and every signal is blocked, so that the fault ends it (`force_sig_info_to_task`) before anything of the program runs.
+    /// The process runs elsewhere and needs nothing of this copy: none of its threads will run any more, whoever lets them. They
+    /// lead nowhere and every signal is blocked, so that the fault ends it (`force_sig_info_to_task`) before anything of the
+    /// program runs. A copy that is gone already is none to disable.
     pub fn disable(&mut self) -> Result<(), PreloadError> {
+        match self.lead_nowhere() {
+            Err(PreloadError::Tracee(e)) if e.died() => Ok(()),
+            done => done,
+        }
+    }
+
+    fn lead_nowhere(&mut self) -> Result<(), PreloadError> {
         let Some(frozen) = &self.frozen else { return Ok(()) };
         for member in &frozen.threads {
             let mut regs = member.thread.regs()?;
-            regs.rip = 0;
-            regs.orig_rax = u64::MAX;
+            (regs.rip, regs.rsp, regs.rbp, regs.orig_rax) = (NOWHERE, NOWHERE, NOWHERE, u64::MAX);
             member.thread.set_sigmask(u64::MAX)?;
             member.thread.set_regs(&regs)?;
         }
         self.disabled = true;
+        // in the way of remote calls, and of no use any more
+        if self.held {
+            let (leader, late) = (frozen.leader(), &mut self.late);
+            take_one(leader, libc::SIGSTOP, |info| {
+                late.as_mut().and_then(|late| late.taken(leader.0, info));
+            })?;
+        }
         Ok(())
     }
 
-    /// Takes plain signals out of the queue of a [disabled](Captive::disable) process, with those that have been `found`: another of
+    /// Takes plain signals out of the queues of a process that never runs again, with those that have been `found`: another of
     /// their kind would coalesce with one that is long handled elsewhere.
     fn drained(&mut self, mut found: Vec<LateSignal>) -> Result<Vec<LateSignal>, PreloadError> {
-        const PLAIN: u64 = 0x7fff_ffff;
-        let (Some(frozen), Some(late), true) = (&self.frozen, &mut self.late, self.disabled) else {
-            return Ok(found);
-        };
-        if !late.has_plain() {
+        let (Some(frozen), Some(late)) = (&self.frozen, &mut self.late) else { return Ok(found) };
+        if !self.disabled && (!self.retired || self.held) {
             return Ok(found);
         }
-        let leader = frozen.leader();
-        leader.set_sigmask(!PLAIN)?;
-        let taken = each_signal(leader, |info| found.extend(late.taken(info)));
-        leader.set_sigmask(u64::MAX)?;
-        taken.map(|()| found)
+        for (asked, signal) in late.plain() {
+            let Some(member) = frozen.threads.iter().find(|m| m.thread.0 == asked) else { continue };
+            take_one(member.thread, signal, |info| found.extend(late.taken(asked, info)))?;
+        }
+        Ok(found)
     }
 
-    /// Ends the copy at the source: the process runs elsewhere. Returns the signals that it got until then. What is sent from the
-    /// last look at its queues until its parent has taken note of its end is lost, as with any process that ends: to keep that short,
-    /// its memory goes first; `sigqueue` is told by `EAGAIN`.
+    /// Ends the copy at the source: the process runs elsewhere. Returns the signals that it got until then. One that is sent
+    /// from the last look on until its parent has taken note of its end is lost, as with any process that ends: to keep that short, its
+    /// memory goes first; who uses `sigqueue` again and again is told by `EAGAIN`.
     pub fn kill(mut self) -> Result<Vec<LateSignal>, PreloadError> {
-        if let Some(frozen) = &self.frozen {
-            robust::disarm(frozen.pid);
-        }
-        if let Err(error) = self.empty()
-            && !matches!(&error, PreloadError::Tracee(e) if e.died())
-        {
+        let pid = self.frozen.as_ref().map_or(0, |f| f.pid);
+        robust::disarm(pid);
+        if let Err(error) = self.empty() {
             tracing::debug!(%error, "the copy's memory goes with it");
         }
-        let pid = self.frozen.as_ref().map_or(0, |f| f.pid);
-        let _ = prlimit(pid, libc::RLIMIT_SIGPENDING, Some((0, 0)));
-        let (mut last, begun) = (Vec::new(), Instant::now());
-        // whoever is sending signals one after the other shall be told before they can get lost
-        while self.late.as_ref().is_some_and(LateSignals::flows) && begun.elapsed() < FLOWING {
-            last.extend(self.signalled_meanwhile());
-            std::thread::sleep(FLOWING / 8);
+        let (mut last, begun) = (self.signalled_meanwhile(), Instant::now());
+        if self.late.as_ref().is_some_and(LateSignals::flows) {
+            let _ = prlimit(pid, libc::RLIMIT_SIGPENDING, Some((0, 0)));
+            while begun.elapsed() < FLOWING {
+                last.extend(self.signalled_meanwhile());
+                std::thread::sleep(FLOWING / 8);
+            }
         }
         // across CPUs the end would take longer
         if let Some(cpu) = self.frozen.as_ref().and_then(|f| f.threads.first()?.cpu()) {
             go_to(cpu);
         }
         last.extend(self.signalled_meanwhile());
-        self.signal(libc::SIGKILL)?;
-        if let Some(frozen) = self.frozen.take() {
-            let threads: Vec<_> = frozen.threads.iter().rev().map(|m| m.thread).collect();
-            frozen.forget();
-            // take the death notices: the parent learns of the end only when its tracer has
-            for thread in threads {
-                let deadline = crate::sys::time::Deadline::after(Duration::from_secs(2));
-                while thread.wait("ending the copy at the source", deadline).is_ok() {}
-            }
+        let Some(frozen) = self.frozen.take() else { return Ok(last) };
+        let threads: Vec<_> = frozen.threads.iter().rev().map(|m| m.thread).collect();
+        // no stop on its way out (`PTRACE_O_TRACEEXIT`), to look once more: what is sent to it there is lost in silence
+        let killed = self.signal(libc::SIGKILL);
+        frozen.forget();
+        // take the death notices: the parent learns of the end only when its tracer has
+        for thread in threads {
+            let deadline = Deadline::after(Duration::from_secs(2));
+            while thread.wait("ending the copy at the source", deadline).is_ok() {}
         }
-        Ok(last)
+        match killed {
+            Err(error) if !matches!(state_of(pid), '?' | 'Z') => Err(error),
+            _ => Ok(last),
+        }
     }
 
     /// Unmaps all memory of a process that never runs again.
@@ -128,25 +146,57 @@ impl Captive {
     }
 }
 
-/// Takes all unblocked signals out of a thread's queues.
-pub(super) fn each_signal(leader: Thread, mut each: impl FnMut(&SiginfoBytes)) -> Result<(), PreloadError> {
-    use crate::tracee::thread::{Go, Stop};
-    let deadline = crate::sys::time::Deadline::after(PATIENCE);
-    leader.interrupt()?;
-    leader.resume(Go::Free, 0)?;
+/// Lets a stopped thread take one signal of this number, which is queued to it or to its process. All other signals stay, but
+/// `SIGSTOP`, which cannot be blocked. It executes nothing.
+pub(super) fn take_one(
+    thread: Thread,
+    signal: i32,
+    each: impl FnMut(&SiginfoBytes),
+) -> Result<(), PreloadError> {
+    let mask = thread.sigmask()?;
+    thread.set_sigmask(!(1 << (signal - 1)))?;
+    let taken = take(thread, signal, each);
+    thread.set_sigmask(mask)?;
+    taken
+}
+
+fn take(thread: Thread, signal: i32, mut each: impl FnMut(&SiginfoBytes)) -> Result<(), PreloadError> {
+    const STEP: &str = "taking a signal out of the queue";
+    // interrupted already, it would stop before it takes one (`get_signal` looks for `JOBCTL_TRAP_MASK` first)
+    let soon = Deadline::after(Duration::from_millis(50));
     loop {
-        let stop = leader.wait("taking signals out of the queue", deadline)?;
-        match stop {
-            Stop::Trap { .. } => return Ok(()),
-            Stop::Signal(_) => {
-                if let Ok(info) = crate::sys::ptrace::siginfo(leader.0) {
-                    each(&info);
+        thread.resume(Go::Free, 0)?;
+        match thread.wait(STEP, soon) {
+            Ok(Stop::Signal(found)) => {
+                let info = crate::sys::ptrace::siginfo(thread.0).ok();
+                let fault =
+                    |info: &SiginfoBytes| i32::from_le_bytes([info[8], info[9], info[10], info[11]]) > 0;
+                // it has run into nowhere: there was none
+                if found != signal && info.as_ref().is_some_and(fault) {
+                    break;
+                }
+                info.iter().for_each(&mut each);
+                if found == signal {
+                    break;
                 }
             }
-            other => tracing::debug!(?other, "while signals are taken out of the queue"),
+            Ok(other) => tracing::debug!(?other, "while a signal is taken out of the queue"),
+            // somebody else has taken it out, with another one
+            Err(TraceeError::Timeout { .. }) => {
+                thread.interrupt()?;
+                thread.wait(STEP, Deadline::after(PATIENCE))?;
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
         }
-        leader.interrupt()?;
-        leader.resume(Go::Free, 0)?;
+    }
+    thread.interrupt()?;
+    let deadline = Deadline::after(PATIENCE);
+    loop {
+        thread.resume(Go::Free, 0)?;
+        if let Stop::Trap { .. } = thread.wait(STEP, deadline)? {
+            return Ok(());
+        }
     }
 }
 

@@ -16,10 +16,13 @@ use nix::errno::Errno;
 use super::PreloadError;
 use crate::image::process::{LateSignal, ProcessImage, Siginfo, Timers};
 use crate::state::signals::{Origin, job_control, number};
+use crate::state::threads;
 use crate::state::timers::fires_again;
 use crate::sys::process::{pidfd_queue_signal, queue_to_thread};
 use crate::sys::ptrace::{self, SiginfoBytes};
 use crate::tracee::TraceeError;
+
+const SI_TKILL: i32 = -6;
 
 /// One queue of the stopped process.
 #[derive(Debug)]
@@ -82,45 +85,79 @@ impl LateSignals {
         self.queues.push(Queue { asked, tid, known });
     }
 
-    /// What has come since the last look. `Died`: somebody else has killed the process.
-    pub fn look(&mut self) -> Result<Vec<LateSignal>, PreloadError> {
+    /// What has come since the last look. `Died`: somebody else has killed the process. `thorough`: also those of which there is
+    /// no more than the bit.
+    pub fn look(&mut self, thorough: bool) -> Result<Vec<LateSignal>, PreloadError> {
         let mut found = std::mem::take(&mut self.fresh);
-        for queue in &mut self.queues {
-            let now = peek(queue.asked, queue.tid == 0)?;
-            for info in fresh(&queue.known, &now) {
-                if self.held && queue.tid != 0 && number(info) == libc::SIGSTOP {
-                    continue;
-                }
-                if job_control(number(info)) {
-                    self.job_control.push(LateSignal { tid: queue.tid, info: info.to_vec() });
-                }
-                // its own timers and descriptors signal at the target as well
-                if !self.origin.is_own(info) {
-                    self.flows |= sendable(info) == *info;
-                    found.push(LateSignal { tid: queue.tid, info: info.to_vec() });
-                }
-            }
-            queue.known = now;
+        let leader = self.queues.first().map_or(0, |queue| queue.asked);
+        let pending = if thorough { threads::status_of(leader).ok() } else { None };
+        for index in 0..self.queues.len() {
+            let queue = &self.queues[index];
+            let mut now = peek(queue.asked, queue.tid == 0)?;
+            let bare = match &pending {
+                Some(status) if queue.tid == 0 => bare(status.shdpnd),
+                Some(status) if queue.asked == leader => bare(status.sigpnd),
+                _ => queue.known.iter().filter(|info| is_bare(info)).copied().collect(),
+            };
+            let more = bare.into_iter().filter(|bare| !now.iter().any(|info| number(info) == number(bare)));
+            let more: Vec<_> = more.collect();
+            now.extend(more);
+            found.extend(self.account(index, now));
         }
         Ok(found)
     }
 
-    /// Whether one of those signals is queued to the process or its main thread of which only one can be, our stop apart.
-    pub fn has_plain(&self) -> bool {
-        let plain = |info: &SiginfoBytes| number(info) < 32 && number(info) != libc::SIGSTOP;
-        self.queues.iter().take(2).any(|queue| queue.known.iter().any(plain))
-    }
-
-    /// This one was taken out of a queue: whether it came since the last look.
-    pub fn taken(&mut self, info: &SiginfoBytes) -> Option<LateSignal> {
-        for queue in self.queues.iter_mut().take(2) {
-            if let Some(at) = queue.known.iter().position(|known| known == info) {
-                queue.known.remove(at);
-                return None;
+    /// What of `now` is new in a queue, and to be handed on.
+    fn account(&mut self, index: usize, now: Vec<SiginfoBytes>) -> Vec<LateSignal> {
+        let queue = &mut self.queues[index];
+        let mut found = Vec::new();
+        for info in fresh(&queue.known, &now) {
+            if self.held && queue.tid != 0 && number(info) == libc::SIGSTOP {
+                continue;
+            }
+            if job_control(number(info)) {
+                self.job_control.push(LateSignal { tid: queue.tid, info: info.to_vec() });
+            }
+            // its own timers and descriptors signal at the target as well
+            if !self.origin.is_own(info) {
+                self.flows |= sendable(info) == *info;
+                found.push(LateSignal { tid: queue.tid, info: info.to_vec() });
             }
         }
-        let foreign = number(info) != libc::SIGSTOP && !self.origin.is_own(info);
-        foreign.then(|| LateSignal { tid: 0, info: info.to_vec() })
+        queue.known = now;
+        found
+    }
+
+    /// Those of which only one can be queued, our stop apart, and in whose queue they are: thread, as we see it, and number.
+    pub fn plain(&self) -> Vec<(i32, i32)> {
+        let single = |info: &&SiginfoBytes| {
+            let kept = matches!(number(*info), libc::SIGSTOP | libc::SIGKILL);
+            !kept && (number(*info) < 32 || is_bare(info))
+        };
+        let of = |queue: &Queue| -> Vec<_> {
+            queue.known.iter().filter(single).map(|info| (queue.asked, number(info))).collect()
+        };
+        self.queues.iter().flat_map(of).collect()
+    }
+
+    /// This one was taken by the thread `asked`, of a number that its own queue was known to hold, else that of the process: whether
+    /// it came since the last look. A thread takes from its own queue first: what is not known came there.
+    pub fn taken(&mut self, asked: i32, info: &SiginfoBytes) -> Option<LateSignal> {
+        for own in [true, false] {
+            let asked_now = |queue: &&mut Queue| (queue.tid != 0) == own && (!own || queue.asked == asked);
+            for queue in self.queues.iter_mut().filter(asked_now) {
+                if let Some(at) = queue.known.iter().position(|known| known == info) {
+                    queue.known.remove(at);
+                    return None;
+                }
+            }
+        }
+        let own =
+            self.queues.iter().find(|queue| queue.tid != 0 && queue.asked == asked).map(|queue| queue.tid);
+        let stop = number(info) == libc::SIGSTOP;
+        let foreign = !self.origin.is_own(info) && !(stop && code(info) == SI_TKILL);
+        let tid = if stop { 0 } else { own.unwrap_or(0) };
+        foreign.then(|| LateSignal { tid, info: info.to_vec() })
     }
 
     /// Whether somebody uses `sigqueue` again and again.
@@ -171,11 +208,32 @@ impl LateSignals {
     }
 }
 
+/// Signals of these bits as the kernel delivers those that are pending without an entry in the queue (`collect_signal`): a plain one
+/// by `sigqueue`, or any by `kill`, once `RLIMIT_SIGPENDING` is reached. Those of job control come and go.
+fn bare(pending: u64) -> Vec<SiginfoBytes> {
+    let set = |signal: &i32| pending >> (signal - 1) & 1 != 0;
+    let meant = |signal: &i32| *signal != libc::SIGKILL && !job_control(*signal);
+    (1..=64).filter(set).filter(meant).map(bare_one).collect()
+}
+
+fn bare_one(signal: i32) -> SiginfoBytes {
+    let mut info = [0; 128];
+    info[..4].copy_from_slice(&signal.to_le_bytes());
+    info
+}
+
+fn is_bare(info: &SiginfoBytes) -> bool {
+    *info == bare_one(number(info))
+}
+
+fn code(info: &SiginfoBytes) -> i32 {
+    i32::from_le_bytes([info[8], info[9], info[10], info[11]])
+}
+
 /// The same signal in a form in which somebody else than the process itself may queue it: by `sigqueue`, of the same sender.
 pub fn sendable(info: &SiginfoBytes) -> SiginfoBytes {
-    const SI_TKILL: i32 = -6;
     let mut info = *info;
-    let code = i32::from_le_bytes([info[8], info[9], info[10], info[11]]);
+    let code = code(&info);
     if code >= 0 || code == SI_TKILL {
         // pid and uid lie in the same place; a value there is none
         info[8..12].copy_from_slice(&libc::SI_QUEUE.to_le_bytes());

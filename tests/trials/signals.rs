@@ -1,6 +1,7 @@
 //! Signals that come while a process moves: each for which `kill` or `sigqueue` said 0 arrives, once, in the order of its sender.
 //!
-//! `ULPM_SIGNALS=100000 cargo test --test moves -- "signals"` sends that many, a thousand a move; 4,000 if it is not set.
+//! `ULPM_SIGNALS=100000 ULPM_SIGNAL_MOVES=100 cargo test --test moves -- "signals sent"` sends that many in that many moves, and says
+//! how it went; 4,000 in 4 moves if they are not set.
 
 use std::fs;
 use std::os::unix::fs::FileExt as _;
@@ -20,17 +21,16 @@ const LANE: usize = 3 + DOUBTS + 3 + DOUBTS;
 const HEAD: usize = 5;
 const OVER: usize = 2;
 const WHERE: usize = 4;
-/// The kinds of signals by kill: the lanes' last.
+/// The lanes whose signals are by kill: the last of each host.
 const BY_KILL: [usize; 2] = [3, 7];
 
-/// Signals for each move.
-const EACH: u64 = 1000;
-
 pub(super) fn trials() -> Vec<Trial> {
-    let all = std::env::var("ULPM_SIGNALS").ok().and_then(|n| n.parse().ok()).unwrap_or(4 * EACH);
+    let asked = |name| std::env::var(name).ok().and_then(|n| n.parse::<u64>().ok());
+    let (all, moves) = (asked("ULPM_SIGNALS").unwrap_or(4000), asked("ULPM_SIGNAL_MOVES").unwrap_or(4));
+    let lazily = moves.div_ceil(2);
     vec![
-        trial("signals sent during moves", &[], move |lab| during(lab, all, &[])),
-        trial("signals sent during a lazy move", &[], move |lab| during(lab, 2 * EACH, &["--lazy"])),
+        trial("signals sent during moves", &[], move |lab| during(lab, all, moves, &[])),
+        trial("signals sent during lazy moves", &[], move |lab| during(lab, all / 2, lazily, &["--lazy"])),
     ]
 }
 
@@ -73,10 +73,6 @@ impl Board {
                 (lane[0], &lane[3..3 + (lane[2] as usize).min(DOUBTS)], lane[3 + DOUBTS], lane[5 + DOUBTS]);
             let missed = &lane[6 + DOUBTS..6 + DOUBTS + (missing as usize).min(DOUBTS)];
             let all = missed.iter().copied().chain(last + 1..=sent);
-            // signals of kill coalesce with one of their kind that is pending: only their number can be told
-            if BY_KILL.contains(&i) {
-                continue;
-            }
             lost.extend(all.filter(|n| !doubts.contains(n)).map(|n| (i, n)));
         }
         Ok((sent, lost))
@@ -87,7 +83,7 @@ impl Board {
     }
 }
 
-fn during(lab: &mut Lab, all: u64, args: &[&str]) -> Result<()> {
+fn during(lab: &mut Lab, all: u64, moves: u64, args: &[&str]) -> Result<()> {
     lab.serve("a")?;
     lab.serve("b")?;
     let mut victim = Victim::start(lab, "signalled")?;
@@ -95,11 +91,10 @@ fn during(lab: &mut Lab, all: u64, args: &[&str]) -> Result<()> {
     let path = board.path.display().to_string();
     let tool = victims::tool("senders")?;
     let senders = [("a", "0"), ("b", "1")].map(|(host, half)| lab.spawn(host, &[&tool, &path, half]));
-    let mut number = 0;
-    while number == 0 || board.sent()? < all {
+    for number in 0..moves {
         // each move has its part of them, before it, in it and after it
-        let begun = board.sent()?;
-        wait_until("signals are sent", SOON, || board.sent().is_ok_and(|now| now >= begun + EACH * 7 / 10))?;
+        let part = all * number / moves + all / moves / 2;
+        wait_until("signals are sent", SOON, || board.sent().is_ok_and(|now| now >= part))?;
         let to = if number % 2 == 0 { "b" } else { "a" };
         let before = victim.outside_pid(lab)?;
         let args = [&["--verify"], args].concat();
@@ -109,8 +104,8 @@ fn during(lab: &mut Lab, all: u64, args: &[&str]) -> Result<()> {
         board.write(WHERE, u32::from(to == "b"))?;
         let notes = outcome.report["notes"].to_string();
         ensure!(!notes.contains("handed on"), "{notes}");
-        number += 1;
     }
+    wait_until("all signals are sent", SOON, || board.sent().is_ok_and(|now| now >= all))?;
     board.write(OVER, 1)?;
     for mut sender in senders.into_iter().flatten() {
         ensure!(sender.finish(SOON)?.exit == 0, "a sender failed");
@@ -120,7 +115,8 @@ fn during(lab: &mut Lab, all: u64, args: &[&str]) -> Result<()> {
     let (sent, lost) = board.lost()?;
     let by_kill: u32 = BY_KILL.iter().map(|i| board.lane(*i)[0]).sum();
     let said = format!(
-        "{sent} signals ({by_kill} by kill) in {number} moves: {} lost, {} sent to a copy that was ending",
+        "{sent} signals ({by_kill} by kill) in {moves} moves{}: {} lost, {} sent to a copy that was ending",
+        if args.is_empty() { "" } else { ", lazily" },
         lost.len(),
         board.doubts()
     );

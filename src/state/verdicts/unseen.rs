@@ -47,6 +47,12 @@ pub(super) const ROWS: &[Row] = &[
     ),
     carried("membarrier", "registrations for membarrier(2)", "victim perthread"),
     carried("sigaltstack", "alternate signal stack of each thread, or that there is none", "signals, bare"),
+    limited(
+        "signals that come while it moves",
+        "what others send to the stopped copy, until it has ended",
+        "they look like those of sigqueue, of the same sender; what is sent while the copy ends is lost",
+        "signals sent during moves",
+    ),
     carried("rt_sigaction", "actions of signals", "victim signals"),
     carried("get_robust_list", "robust futex list of each thread", "robust, owned, bare"),
     refused(

@@ -62,6 +62,8 @@ impl Captive {
 
     fn lead_nowhere(&mut self) -> Result<(), PreloadError> {
         let Some(frozen) = &self.frozen else { return Ok(()) };
+        // a long queue takes longer to be read than it takes others to fill it
+        let _ = prlimit(frozen.pid, libc::RLIMIT_SIGPENDING, Some((0, 0)));
         for member in &frozen.threads {
             let mut regs = member.thread.regs()?;
             (regs.rip, regs.rsp, regs.rbp, regs.orig_rax) = (NOWHERE, NOWHERE, NOWHERE, u64::MAX);
@@ -104,7 +106,6 @@ impl Captive {
         }
         let (mut last, begun) = (self.signalled_meanwhile(), Instant::now());
         if self.late.as_ref().is_some_and(LateSignals::flows) {
-            let _ = prlimit(pid, libc::RLIMIT_SIGPENDING, Some((0, 0)));
             while begun.elapsed() < FLOWING {
                 last.extend(self.signalled_meanwhile());
                 std::thread::sleep(FLOWING / 8);

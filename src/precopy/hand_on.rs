@@ -105,12 +105,7 @@ impl<'c, 'o> Copy<'c, 'o> {
         layout: Layout,
         release: bool,
     ) -> Self {
-        // also that its plain signals can be taken out of the queue
-        let retired = captive.retire();
-        if let Err(error) = &retired {
-            tracing::info!(error = %crate::sys::chain(error), "the stopped copy stays as it is");
-        }
-        let freeing = release.then_some(retired);
+        let freeing = release.then(|| captive.retire());
         Copy { captive, layout, freeing, signals }
     }
 }

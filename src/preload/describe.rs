@@ -11,7 +11,7 @@ use crate::image::{Backing, FilePath, Note, Obstacle, Vma};
 use crate::state::files::{self, FilesOptions};
 use crate::state::{
     StateError, attributes, confinement, credentials, guard_pages, huge_pages, memory_map, memory_modes,
-    mm_fields, namespaces, probes, scheduling, seccomp, sharing, sysv, threads, timers,
+    mm_fields, namespaces, probes, room, scheduling, seccomp, sharing, sysv, threads, timers,
 };
 use crate::tracee::freeze::tids;
 
@@ -75,6 +75,8 @@ fn look(pid: i32, options: &FilesOptions, mut obstacles: Vec<Obstacle>) -> Resul
         autogroup: scheduling::autogroup(pid),
         ..attributes::capture(pid, &status)?
     };
+    let mappings = survey.layout.vmas.len() + survey.vdso.len();
+    obstacles.extend(room::obstacles(pid, mappings, &attributes.limits));
     let huge_pages = huge_pages::needed(pid, &survey.layout, &files)?;
     let memory = MemoryImage {
         files: mapped_files(&survey.layout.vmas, &mut obstacles),

@@ -2,6 +2,7 @@
 
 use crate::image::process::ProcessImage;
 use crate::image::{Obstacle, Vma, VmaFlags};
+use crate::state::room;
 use crate::sys::memory_modes;
 use crate::sys::process::prlimit;
 
@@ -25,6 +26,11 @@ pub(super) fn obstacles(process: &ProcessImage) -> Vec<Obstacle> {
     {
         let why = "it is droppable (MAP_DROPPABLE), which the target's kernel does not know";
         found.push(Obstacle::new(at(vma), why, "use a target with Linux 6.11 or later"));
+    }
+    let (mappings, most) = (vmas.len() + process.memory.vdso.areas.len(), room::most_mappings());
+    if mappings.saturating_add(room::MAPPINGS) > most {
+        let why = format!("it has {mappings} mappings, and the target allows {most}");
+        found.push(Obstacle::new("memory", why, "raise the sysctl vm.max_map_count at the target"));
     }
     if memory_modes::denied_write_execute() {
         found.push(Obstacle::new(

@@ -123,6 +123,17 @@ fn check_files(process: &ProcessImage, hashes: &ContentHashes, found: &mut Reser
             ));
         }
     }
+    found.obstacles.extend(not_executable(process.memory.exe.as_path()));
+}
+
+/// The kernel lets a process say which program it runs only if that could be executed.
+fn not_executable(exe: &Path) -> Option<Obstacle> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let mode = std::fs::metadata(exe).ok()?.permissions().mode();
+    (mode & 0o111 == 0).then(|| {
+        let why = "it may not be executed at the target any more";
+        Obstacle::new(format!("program {}", exe.display()), why, "make it executable there (chmod +x)")
+    })
 }
 
 fn check_pid(description: &Description, process: &ProcessImage, found: &mut Reservation) {
@@ -195,6 +206,14 @@ fn check_vdso(process: &ProcessImage, found: &mut Reservation) {
     let ours =
         crate::state::memory_map::survey(own).and_then(|s| crate::state::memory_map::vdso(own, s.vdso));
     let theirs = &process.memory.vdso;
+    if !theirs.areas.iter().any(|(name, ..)| name == "[vdso]") {
+        found.obstacles.push(Obstacle::new(
+            "vDSO",
+            "the process has none: it has unmapped it, and remote calls need it",
+            "run it without what unmaps the vDSO",
+        ));
+        return;
+    }
     let same = ours.is_ok_and(|o| {
         let shape = |areas: &[(String, u64, u64)]| -> Vec<(String, u64)> {
             areas.iter().map(|(n, s, e)| (n.clone(), e - s)).collect()

@@ -16,6 +16,7 @@
 //! | [`credentials`] | uids, gids, groups, capabilities |
 //! | [`robust`] | robust futex lists when a copy ends |
 //! | [`seccomp`] | seccomp of each thread (refused) |
+//! | [`room`] | whether there is room for remote calls |
 //! | [`scheduling`] | policy, nice, affinity, I/O priority, timer slack |
 //! | [`namespaces`] | whose they must be (refused where they differ) |
 //! | [`inode`] | owner, mode and times of what has no name |
@@ -48,6 +49,7 @@ pub mod modes;
 pub mod namespaces;
 pub mod probes;
 pub mod robust;
+pub mod room;
 pub mod scheduling;
 pub mod seccomp;
 pub mod shared_memory;

@@ -11,7 +11,7 @@ use crate::image::{Backing, FilePath, Note, Obstacle, Vma};
 use crate::state::files::{self, FilesOptions};
 use crate::state::{
     StateError, attributes, confinement, credentials, guard_pages, huge_pages, memory_map, memory_modes,
-    mm_fields, namespaces, probes, room, scheduling, seccomp, sharing, sysv, threads, timers,
+    mm_fields, namespaces, numa, probes, program, room, scheduling, seccomp, sharing, sysv, threads, timers,
 };
 use crate::tracee::freeze::tids;
 
@@ -58,17 +58,17 @@ fn look(pid: i32, options: &FilesOptions, mut obstacles: Vec<Obstacle>) -> Resul
     obstacles.extend(sysv::obstacles(pid));
     obstacles.extend(tids.iter().flat_map(|tid| probes::outside(pid, *tid)));
     let survey = memory_map::survey(pid)?;
-    obstacles.extend(survey.obstacles);
+    let exe = program::of(pid)?;
+    obstacles.extend(exe.without(survey.obstacles));
     obstacles.extend(guard_pages::obstacles(pid, &survey.layout)?);
     obstacles.extend(memory_modes::obstacles(pid)?);
+    obstacles.extend(numa::obstacle(pid));
+    obstacles.extend(program::without_vdso(&survey.vdso));
     let (files, file_obstacles) = files::describe(pid, options)?;
     obstacles.extend(file_obstacles);
     let shared = crate::state::shared_memory::look(pid, &survey.layout);
     obstacles.extend(shared.obstacles);
     let posix = timers::list(pid)?;
-    let exe = std::fs::read_link(format!("/proc/{pid}/exe"))
-        .map_err(StateError::io(pid, "reading its exe link"))?
-        .into();
     let attributes = Attributes {
         dumpable: 1,
         confinement: confinement::capture(&pid.to_string()),
@@ -83,7 +83,7 @@ fn look(pid: i32, options: &FilesOptions, mut obstacles: Vec<Obstacle>) -> Resul
         layout: survey.layout,
         vdso: memory_map::vdso(pid, survey.vdso)?,
         mm: mm_fields::capture(pid)?,
-        exe,
+        exe: exe.path,
         resident: status.resident,
         needs: status.needs,
         huge_pages,

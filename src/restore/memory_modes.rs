@@ -32,6 +32,11 @@ pub(super) fn obstacles(process: &ProcessImage) -> Vec<Obstacle> {
         let why = format!("it has {mappings} mappings, and the target allows {most}");
         found.push(Obstacle::new("memory", why, "raise the sysctl vm.max_map_count at the target"));
     }
+    let merges = process.memory.modes.merge || with(VmaFlags::MERGEABLE).next().is_some();
+    if merges && !memory_modes::can_merge() {
+        let why = "equal pages are to be merged (KSM), which the target's kernel does not do";
+        found.push(Obstacle::new("memory", why, "use a target whose kernel has CONFIG_KSM"));
+    }
     if memory_modes::denied_write_execute() {
         found.push(Obstacle::new(
             "memory",

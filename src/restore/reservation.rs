@@ -10,7 +10,7 @@ use crate::image::files::ContentHashes;
 use crate::image::process::ProcessImage;
 use crate::image::{FilePath, Note, Obstacle};
 use crate::state::files::{self, Access, FileCheck, Vetted};
-use crate::state::{attributes, confinement, credentials, scheduling, timers};
+use crate::state::{attributes, confinement, credentials, program, scheduling, timers};
 use crate::sys::time::ClockOffsets;
 use crate::transport::protocol::{Description, PidChoice};
 
@@ -128,12 +128,20 @@ fn check_files(process: &ProcessImage, hashes: &ContentHashes, found: &mut Reser
 
 /// The kernel lets a process say which program it runs only if that could be executed.
 fn not_executable(exe: &Path) -> Option<Obstacle> {
+    use std::os::unix::ffi::OsStrExt as _;
     use std::os::unix::fs::PermissionsExt as _;
-    let mode = std::fs::metadata(exe).ok()?.permissions().mode();
-    (mode & 0o111 == 0).then(|| {
-        let why = "it may not be executed at the target any more";
-        Obstacle::new(format!("program {}", exe.display()), why, "make it executable there (chmod +x)")
-    })
+    let refused = |why: &str, advice: &str| {
+        let object = format!("program {}", crate::image::file_path::printable(exe.as_os_str().as_bytes()));
+        Some(Obstacle::new(object, why, advice))
+    };
+    if std::fs::metadata(exe).ok()?.permissions().mode() & 0o111 == 0 {
+        return refused(program::NOT_EXECUTABLE, "make it executable there (chmod +x)");
+    }
+    let flags = nix::sys::statvfs::statvfs(exe).ok()?.flags();
+    if flags.contains(nix::sys::statvfs::FsFlags::ST_NOEXEC) {
+        return refused("its file system is mounted noexec at the target", "mount it there without noexec");
+    }
+    None
 }
 
 fn check_pid(description: &Description, process: &ProcessImage, found: &mut Reservation) {
@@ -206,12 +214,8 @@ fn check_vdso(process: &ProcessImage, found: &mut Reservation) {
     let ours =
         crate::state::memory_map::survey(own).and_then(|s| crate::state::memory_map::vdso(own, s.vdso));
     let theirs = &process.memory.vdso;
-    if !theirs.areas.iter().any(|(name, ..)| name == "[vdso]") {
-        found.obstacles.push(Obstacle::new(
-            "vDSO",
-            "the process has none: it has unmapped it, and remote calls need it",
-            "run it without what unmaps the vDSO",
-        ));
+    if theirs.areas.is_empty() {
+        // the source refuses it
         return;
     }
     let same = ours.is_ok_and(|o| {

@@ -19,7 +19,8 @@ use crate::image::memory::{Layout, MemoryObject, Vdso};
 use crate::image::{Backing, FilePath, ObjectId, Obstacle, PAGE_SIZE, PageRange, Vma, VmaFlags};
 use crate::sys::{hugetlb, maps};
 
-const DELETED: &str = " (deleted)";
+/// What the kernel adds to the name of a file that is gone.
+pub const DELETED: &str = " (deleted)";
 
 /// What an address space looks like, and what of it cannot be carried.
 #[derive(Debug)]
@@ -234,7 +235,7 @@ fn path_backing(path: &Path, id: ObjectId) -> Kind {
     }
     if path.ends_with(DELETED) && !is_at(&path, id) {
         return Kind::Unsupported(
-            format!("the mapped file {path} has no name any more"),
+            nameless(&path),
             "restart the process after upgrades, or keep the file in place",
         );
     }
@@ -242,6 +243,11 @@ fn path_backing(path: &Path, id: ObjectId) -> Kind {
         return Kind::Unsupported(format!("memory of the device {path} is not carried"), "close the device");
     }
     Kind::Carried(Backing::File { path })
+}
+
+/// Why a mapped file without a name is refused; `path` as the kernel shows it.
+pub fn nameless(path: &FilePath) -> String {
+    format!("the mapped file {path} has no name any more")
 }
 
 /// Whether a name that ends like that of a deleted file is simply called so.

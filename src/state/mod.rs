@@ -16,6 +16,8 @@
 //! | [`credentials`] | uids, gids, groups, capabilities |
 //! | [`robust`] | robust futex lists when a copy ends |
 //! | [`seccomp`] | seccomp of each thread (refused) |
+//! | [`numa`] | NUMA policies of threads and mappings (refused) |
+//! | [`program`] | the program's file, the vDSO (refused where they are gone) |
 //! | [`room`] | whether there is room for remote calls |
 //! | [`scheduling`] | policy, nice, affinity, I/O priority, timer slack |
 //! | [`namespaces`] | whose they must be (refused where they differ) |
@@ -47,7 +49,9 @@ pub mod memory_modes;
 pub mod mm_fields;
 pub mod modes;
 pub mod namespaces;
+pub mod numa;
 pub mod probes;
+pub mod program;
 pub mod robust;
 pub mod room;
 pub mod scheduling;

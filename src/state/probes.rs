@@ -4,6 +4,7 @@
 //! |---|---|
 //! | Landlock domain | its tasks may not look at one outside of it (`hook_ptrace_access_check`): kcmp(2) with a [`Witness`] says `EPERM` |
 //! | keyring of a thread, of a process | `KEYCTL_GET_KEYRING_ID` without creating: not `ENOKEY` |
+//! | NUMA policy of a thread | `get_mempolicy` ([`super::numa`]) |
 //! | local descriptor table | `modify_ldt` reads more than nothing |
 //!
 //! A thread of another user than the witness's may not look at it in any case, unless it has `CAP_SYS_PTRACE`: then it stays unknown.
@@ -28,6 +29,7 @@ pub struct Question {
     thread_keys: usize,
     process_keys: usize,
     ldt: usize,
+    numa: super::numa::Question,
 }
 
 /// Somebody to be looked at, where Landlock is to be asked about. `None`: there is no Landlock here, or no way to ask.
@@ -61,6 +63,7 @@ pub fn ask(batch: &mut Batch, tid: i32, creds: &Credentials, witness: Option<&Wi
         thread_keys,
         process_keys,
         ldt: batch.attempt("modify_ldt", libc::SYS_modify_ldt, &[0, entry, 8]),
+        numa: super::numa::ask(batch),
     }
 }
 
@@ -89,6 +92,7 @@ pub fn obstacles(tid: i32, outcome: &Outcome, q: &Question) -> Vec<Obstacle> {
             "none is known: 16-bit and some 32-bit code under Wine needs it",
         );
     }
+    found.extend(super::numa::answer(tid, outcome, &q.numa));
     found
 }
 

@@ -34,6 +34,11 @@ pub fn can_seal() -> bool {
     unsafe { libc::syscall(SYS_MSEAL, 0, 0, 0) == 0 }
 }
 
+/// Whether the kernel merges equal pages (`CONFIG_KSM`).
+pub fn can_merge() -> bool {
+    std::path::Path::new("/sys/kernel/mm/ksm").exists()
+}
+
 /// Whether we, and so all that we start, may make no memory executable (`PR_SET_MDWE`, `MemoryDenyWriteExecute=` of systemd).
 pub fn denied_write_execute() -> bool {
     // SAFETY: no pointers.

@@ -19,6 +19,7 @@ mod pid_modes;
 mod policy;
 mod profile;
 mod programs;
+mod replaced;
 mod round_trips;
 mod serving;
 mod sharing;
@@ -54,6 +55,7 @@ pub(crate) fn all() -> Vec<Trial> {
     trials.extend(interruptions::trials());
     trials.extend(faults::trials());
     trials.extend(killed::trials());
+    trials.extend(replaced::trials());
     trials.extend(round_trips::trials());
     trials.extend(signals::trials());
     trials.extend(parents::trials());

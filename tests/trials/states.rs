@@ -9,20 +9,24 @@ use crate::lab::needs::Need;
 use crate::lab::{Lab, victims};
 
 /// What only the process itself can tell: found when `live` attaches, or when it stops it.
-const HIDDEN: [(&str, &str); 4] = [
+const HIDDEN: [(&str, &str); 5] = [
     ("landlock", "it has confined itself with Landlock"),
     ("landlock-thread", "it has confined itself with Landlock"),
     ("ldt", "it has a local descriptor table"),
     ("keyring", "it has a process keyring"),
+    ("numa-thread", "a NUMA policy (set_mempolicy, mbind) is not carried"),
 ];
 
 /// What the victim makes, and what the refusal says.
-const KINDS: [(&str, &[&str]); 6] = [
+const KINDS: [(&str, &[&str]); 9] = [
     ("namespace", &["thread ", "another uts namespace than its process"]),
     ("directories", &["it shares a current directory with thread"]),
     ("memory", &["its memory is shared with process", "CLONE_VM"]),
     ("children", &["its children would live in another pid namespace"]),
     ("queue", &["it uses the System V message queue"]),
+    ("numa", &["mapping at 0x", "a NUMA policy (set_mempolicy, mbind) is not carried: bind:0; 1 mappings"]),
+    ("mappings", &[" mappings, ", " are allowed", "vm.max_map_count"]),
+    ("vdso", &["vDSO", "the process has unmapped it"]),
     ("semaphore", &["it uses the System V set of semaphores"]),
 ];
 

@@ -30,6 +30,12 @@ pub(super) const ROWS: &[Row] = &[
         "unit test clamps_are_named_only_where_they_differ",
     ),
     carried("sched_getaffinity", "CPUs", "victim process"),
+    refused(
+        "get_mempolicy",
+        "NUMA policy of each thread; asked by remote call, that of the main thread seen in numa_maps",
+        crate::state::numa::POLICY,
+        "trial refuse state numa-thread",
+    ),
     carried("ioprio", "I/O priority", "victim perthread"),
     carried("timer slack", "how late a wait may end", "victim perthread"),
     carried("autogroup", "nice value of the session's task group", "victim perthread"),

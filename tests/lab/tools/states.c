@@ -3,6 +3,7 @@
 #include <asm/ldt.h>
 #include <linux/keyctl.h>
 #include <linux/landlock.h>
+#include <linux/mempolicy.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -28,6 +29,46 @@ static void insist_confined(void)
 	CHECK(open("/", O_RDONLY | O_DIRECTORY) < 0 && errno == EACCES, "/ can be listed");
 }
 
+static void *page(void) { return MUST(mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)); }
+
+/* As many mappings as the kernel permits, but for one. */
+static void fill_up(void)
+{
+	size_t most = 0, have = 0, pages;
+	FILE *limit = fopen("/proc/sys/vm/max_map_count", "re"), *maps = fopen("/proc/self/maps", "re");
+	CHECK(limit && maps && fscanf(limit, "%zu", &most) == 1, "vm.max_map_count");
+	pages = most + 10;
+	char *base = MUST(mmap(NULL, pages * 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+	for (int c; (c = getc(maps)) != EOF;)
+		have += c == '\n';
+	for (size_t i = 1; have + 2 < most; i += 2, have += 2)
+		MUST(mprotect(base + i * 4096, 4096, PROT_NONE));
+	fclose(limit);
+	fclose(maps);
+}
+
+static void drop_vdso(void)
+{
+	char line[400];
+	unsigned long from, to, start = 0, end = 0;
+	FILE *maps = fopen("/proc/self/maps", "re");
+	CHECK(maps, "open maps");
+	while (fgets(line, sizeof line, maps))
+		if (strstr(line, "[vdso]") && sscanf(line, "%lx-%lx ", &from, &to) == 2)
+			start = from, end = to;
+	fclose(maps);
+	MUST(syscall(SYS_munmap, start, end - start));
+}
+
+/* Nothing here may read a clock by way of the vDSO. */
+static _Noreturn void go_on_without_vdso(void)
+{
+	ready();
+	while (access(stop_file, F_OK))
+		syscall(SYS_nanosleep, &(struct timespec){ 0, 5000000 }, NULL);
+	pass();
+}
+
 static void *in_thread(void *unused)
 {
 	char host[64];
@@ -42,6 +83,8 @@ static void *in_thread(void *unused)
 		start_thread(in_thread, NULL);
 	} else if (strcmp(kind, "landlock-thread") == 0) {
 		confine();
+	} else if (strcmp(kind, "numa-thread") == 0) {
+		MUST(syscall(SYS_set_mempolicy, MPOL_INTERLEAVE, &(unsigned long){ 1 }, 64ul));
 	}
 	__atomic_add_fetch(&settled, 1, __ATOMIC_SEQ_CST);
 	while (!__atomic_load_n(&at_end, __ATOMIC_SEQ_CST))
@@ -50,6 +93,11 @@ static void *in_thread(void *unused)
 		CHECK(gethostname(host, sizeof host) == 0 && strcmp(host, "inside") == 0, "the host is %s", host);
 	if (strcmp(kind, "landlock-thread") == 0)
 		insist_confined();
+	if (strcmp(kind, "numa-thread") == 0) {
+		int mode = -1;
+		MUST(syscall(SYS_get_mempolicy, &mode, NULL, 0ul, NULL, 0ul));
+		CHECK(mode == MPOL_INTERLEAVE, "the thread's policy is %d", mode);
+	}
 	__atomic_sub_fetch(&settled, 1, __ATOMIC_SEQ_CST);
 	return NULL;
 }
@@ -78,11 +126,12 @@ static pid_t start_child(int flags)
 int main(int argc, char **argv)
 {
 	pid_t pid = 0;
-	int id = -1;
+	int id = -1, mode = -1;
+	void *bound = NULL;
 	CHECK(argc == 3, "usage: states KIND STOP-FILE");
 	kind = argv[1];
 	victim_begin(2, (char *[]){ argv[0], argv[2], NULL });
-	if (strcmp(kind, "namespace") == 0 || strcmp(kind, "landlock-thread") == 0) {
+	if (strcmp(kind, "namespace") == 0 || strcmp(kind, "landlock-thread") == 0 || strcmp(kind, "numa-thread") == 0) {
 		start_threads(1);
 	} else if (strcmp(kind, "directories") == 0) {
 		start_threads(2);
@@ -102,6 +151,14 @@ int main(int argc, char **argv)
 		MUST(syscall(SYS_modify_ldt, 1, &(struct user_desc){ .entry_number = 2, .base_addr = 0x1000, .limit = 1, .seg_32bit = 1 }, sizeof(struct user_desc)));
 	} else if (strcmp(kind, "keyring") == 0) {
 		MUST(syscall(SYS_add_key, "user", "ulpm", "secret", 6ul, KEY_SPEC_PROCESS_KEYRING));
+	} else if (strcmp(kind, "numa") == 0) {
+		bound = page();
+		MUST(syscall(SYS_mbind, bound, 4096ul, MPOL_BIND, &(unsigned long){ 1 }, 64ul, 0ul));
+	} else if (strcmp(kind, "mappings") == 0) {
+		fill_up();
+	} else if (strcmp(kind, "vdso") == 0) {
+		drop_vdso();
+		go_on_without_vdso();
 	} else {
 		fail("no such kind: %s", kind);
 	}
@@ -117,6 +174,10 @@ int main(int argc, char **argv)
 		CHECK(syscall(SYS_modify_ldt, 0, (char[64]){ 0 }, 64) > 0, "the LDT is gone");
 	if (strcmp(kind, "keyring") == 0)
 		MUST(syscall(SYS_keyctl, KEYCTL_SEARCH, KEY_SPEC_PROCESS_KEYRING, "user", "ulpm", 0));
+	if (bound) {
+		MUST(syscall(SYS_get_mempolicy, &mode, NULL, 0ul, bound, (unsigned long)MPOL_F_ADDR));
+		CHECK(mode == MPOL_BIND, "the mapping's policy is %d", mode);
+	}
 	if (strcmp(kind, "queue") == 0)
 		MUST(msgctl(id, IPC_RMID, NULL));
 	if (strcmp(kind, "semaphore") == 0)

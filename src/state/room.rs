@@ -1,10 +1,9 @@
-//! Room in an address space for the scratch area of remote calls: under the process's own limits, where they cannot be raised for
-//! the moment, and under the kernel's limit of mappings. Without it the move would fail when it attaches.
+//! Room in an address space for the scratch area of remote calls: under the process's own limit (`RLIMIT_AS`), and under the
+//! kernel's limit of mappings. Without it the move would fail when it attaches.
 
 use crate::image::Obstacle;
 
 const RLIMIT_AS: usize = 9;
-const CAP_SYS_RESOURCE: u32 = 24;
 /// The scratch area with its shelter, rounded up.
 const BYTES: u64 = 256 * 1024;
 /// The scratch area is two mappings; one more while it is made.
@@ -24,19 +23,13 @@ pub fn obstacles(pid: i32, mappings: usize, limits: &[(u64, u64)]) -> Vec<Obstac
         let why = format!("it has {mappings} mappings, {most} are allowed, and a move needs {MAPPINGS} more");
         found.push(Obstacle::new(format!("process {pid}"), why, "raise the sysctl vm.max_map_count"));
     }
-    let any = super::credentials_of_self().is_ok_and(|own| own.caps[2] >> CAP_SYS_RESOURCE & 1 == 1);
-    let hard = limits.get(RLIMIT_AS).map_or(u64::MAX, |(_, hard)| *hard);
-    if !any && occupied(pid).saturating_add(BYTES) > hard {
-        let why = format!("its limit of address space (RLIMIT_AS, {hard} bytes) leaves no room for a move");
-        let advice = format!("raise it, as root: prlimit --pid {pid} --as=unlimited");
+    let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
+    let pages: u64 = statm.split(' ').next().and_then(|pages| pages.parse().ok()).unwrap_or(0);
+    let soft = limits.get(RLIMIT_AS).map_or(u64::MAX, |(soft, _)| *soft);
+    if (pages * crate::image::PAGE_SIZE).saturating_add(BYTES) > soft {
+        let why = format!("its limit of address space (RLIMIT_AS, {soft} bytes) leaves no room for a move");
+        let advice = format!("raise it: prlimit --pid {pid} --as=unlimited");
         found.push(Obstacle::new(format!("process {pid}"), why, advice));
     }
     found
-}
-
-/// Bytes of address space that it has.
-fn occupied(pid: i32) -> u64 {
-    let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
-    let pages: u64 = statm.split(' ').next().and_then(|pages| pages.parse().ok()).unwrap_or(0);
-    pages * crate::image::PAGE_SIZE
 }

@@ -6,9 +6,6 @@ use nix::errno::Errno;
 
 use super::process::prlimit;
 
-/// `RLIMIT_AS`, which counts all mappings; `RLIMIT_DATA` those that are private and writable; `RLIMIT_MEMLOCK` those that are
-/// locked as they come (`mlockall(MCL_FUTURE)`).
-const FOR_MAPPINGS: [u32; 3] = [9, 2, 8];
 /// `RLIMIT_NOFILE`
 const NOFILE: u32 = 7;
 const CAP_SYS_RESOURCE: u32 = 24;
@@ -39,11 +36,6 @@ impl Raised {
     /// Makes sure that a process may open another descriptor.
     pub fn descriptors(pid: i32) -> Result<Option<Self>, Errno> {
         Self::to(pid, NOFILE, open_descriptors(pid) + ROOM)
-    }
-
-    /// Raises what limits mappings as far as we may.
-    pub fn mappings(pid: i32) -> Vec<Self> {
-        FOR_MAPPINGS.into_iter().filter_map(|resource| Self::to(pid, resource, u64::MAX).ok()?).collect()
     }
 }
 

@@ -27,7 +27,6 @@ use super::thread::{Go, Stop, Thread};
 use super::together::Plain;
 use super::ward;
 use crate::fault::Point;
-use crate::sys::limits::Raised;
 use crate::sys::ptrace::{self, DispatchConfiguration, Regs};
 use crate::sys::time::Deadline;
 
@@ -272,23 +271,8 @@ impl<'a> Remote<'a> {
         self.thread.set_sigmask(self.thread.sigmask()? | 1 << (signal - 1))
     }
 
-    /// Maps a scratch area for batches; past the process's own limits, where they leave no room.
+    /// Maps a scratch area for batches.
     pub fn map_scratch(
-        &mut self,
-        place: Place,
-        table_len: usize,
-        data_len: usize,
-    ) -> Result<Scratch, TraceeError> {
-        match self.map_within_limits(place, table_len, data_len) {
-            Err(TraceeError::RemoteCall { source: Errno::ENOMEM | Errno::EAGAIN, .. }) => {
-                let _raised = Raised::mappings(self.site.pid);
-                self.map_within_limits(place, table_len, data_len)
-            }
-            done => done,
-        }
-    }
-
-    fn map_within_limits(
         &mut self,
         place: Place,
         table_len: usize,

@@ -29,8 +29,8 @@ const RESTLESS: [&str; 11] = [
     "wild",
 ];
 /// Victims that measure each wait: a stop for a snapshot is one that they notice; and one that takes a snapshot's calls for its own
-/// (syscall user dispatch), or has no room for them.
-const ON_THE_CLOCK: [&str; 6] = ["blocking", "clock", "foreign", "narrow", "restarts", "timers"];
+/// (syscall user dispatch).
+const ON_THE_CLOCK: [&str; 5] = ["blocking", "clock", "foreign", "restarts", "timers"];
 /// Facts that time changes; the victims check these values themselves.
 const MOVING: [&str; 4] = [
     "fdinfo eventfd-count",

@@ -55,7 +55,7 @@ impl FilePath {
     }
 }
 
-/// Text for people: what is UTF-8 as it is, control characters ([`super::shown`]) and other bytes as escapes.
+/// Text for people: what is UTF-8 as it is, control characters ([`super::shown()`]) and other bytes as escapes.
 pub fn printable(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {

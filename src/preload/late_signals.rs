@@ -155,7 +155,7 @@ impl LateSignals {
         let own =
             self.queues.iter().find(|queue| queue.tid != 0 && queue.asked == asked).map(|queue| queue.tid);
         let stop = number(info) == libc::SIGSTOP;
-        let foreign = !self.origin.is_own(info) && !(stop && code(info) == SI_TKILL);
+        let foreign = !(self.origin.is_own(info) || stop && code(info) == SI_TKILL);
         let tid = if stop { 0 } else { own.unwrap_or(0) };
         foreign.then(|| LateSignal { tid, info: info.to_vec() })
     }

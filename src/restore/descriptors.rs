@@ -1,7 +1,7 @@
 //! The descriptors of a skeleton: opened here, handed over, brought to their numbers.
 //!
 //! What is handed over takes the lowest free numbers. From there each goes to its own by one `dup3`, in an order in which
-//! nothing is overwritten that is needed still ([`plan`]): so no more numbers are in use than the process has, and one.
+//! nothing is overwritten that is needed still (`plan`): so no more numbers are in use than the process has, and one.
 
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsFd, BorrowedFd};

@@ -1,7 +1,7 @@
 //! Our own threads in the background: behind ordinary work, for what nobody waits for (the rounds before a freeze).
 //!
-//! `SCHED_BATCH` threads do not preempt others when they wake up; a nice value of [`NICE`] gives them a tenth of the share of an ordinary
-//! thread, so that a busy host can still be emptied; and a slice of [`SLICE_NS`] (`sched_attr.sched_runtime` of an ordinary policy,
+//! `SCHED_BATCH` threads do not preempt others when they wake up; a nice value of 10 gives them a tenth of the share of an ordinary
+//! thread, so that a busy host can still be emptied; and a slice of 0.1 ms (`sched_attr.sched_runtime` of an ordinary policy,
 //! Linux 6.12; ignored before) bounds for how long a thread that has become runnable waits for the end of ours (sched(7)).
 //! With `sched_autogroup_enabled` nice values count within a session only; the slice counts everywhere.
 

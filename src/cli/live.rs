@@ -22,7 +22,7 @@ use crate::dirty::{Choice, Kind};
 use crate::precopy::control::rounds;
 use crate::precopy::late::LazyOptions;
 use crate::precopy::{Control, MigrateError, Migration, Options, Progress};
-use crate::report::{Outcome, Span, render};
+use crate::report::{Outcome, Span, outcome_word, render};
 use crate::state::files::FilesOptions;
 use crate::transport::protocol::PidChoice;
 
@@ -239,10 +239,15 @@ fn work(args: &LiveArgs, verbosity: Verbosity) -> Result<Exit, Failure> {
         }
     };
     let (report, error) = Migration::new(&options, &control, &tell).run();
-    if args.json {
-        say_json(&report)?;
-    } else if report.outcome == Outcome::Moved {
-        say(&render(&report))?;
+    let told = match args.json {
+        true => say_json(&report),
+        false if report.outcome == Outcome::Moved => say(&render(&report)),
+        false => Ok(()),
+    };
+    // the exit code is about the process; nobody may take it for one that stayed because a disk was full
+    if let Err(error) = told {
+        let pid = report.target_pid.map(|pid| format!(", pid {pid} there")).unwrap_or_default();
+        super::tell(&format!("{error:#}; outcome: {}{pid}", outcome_word(report.outcome)));
     }
     let Some(error) = error else { return Ok(Exit::Done) };
     let exit = exit_code(report.outcome);

@@ -358,7 +358,11 @@ pub fn look(
     described.obstacles.extend(disk(home));
     described.notes.extend(notes);
     described.obstacles.extend(obstacles);
-    described.obstacles.extend(claim::obstacle(pid));
+    if let Some(claimed) = claim::obstacle(pid) {
+        // what else is in the way may be that other ulpm's own doing
+        described.obstacles = vec![claimed];
+        return Ok(described);
+    }
     described.obstacles.extend(whole::obstacle(home, pid));
     described.obstacles.extend(direct::tracker(tracker, pid, &described.image.files).err());
     Ok(described)

@@ -64,6 +64,7 @@ fn look(pid: i32, options: &FilesOptions, mut obstacles: Vec<Obstacle>) -> Resul
     obstacles.extend(memory_modes::obstacles(pid)?);
     obstacles.extend(numa::obstacle(pid));
     obstacles.extend(program::without_vdso(&survey.vdso));
+    obstacles.extend(attributes::gone_directory(pid));
     let (files, file_obstacles) = files::describe(pid, options)?;
     obstacles.extend(file_obstacles);
     let shared = crate::state::shared_memory::look(pid, &survey.layout);
@@ -107,7 +108,7 @@ fn look(pid: i32, options: &FilesOptions, mut obstacles: Vec<Obstacle>) -> Resul
     notes.extend(attributes::notes(pid, &status));
     notes.extend(shared.notes);
     notes.extend(confinement::notes(pid, status.uids[0]));
-    notes.extend(timers::note(pid, &image));
+    notes.push(timers::note(pid));
     Ok(Described { image, obstacles, notes })
 }
 

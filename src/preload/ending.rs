@@ -203,7 +203,7 @@ fn take(thread: Thread, signal: i32, mut each: impl FnMut(&SiginfoBytes)) -> Res
 
 /// From where to where the kernel's own areas of a process lie: vDSO and the data that its code reads.
 fn kernels_own(pid: i32) -> (u64, u64) {
-    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+    let maps = crate::sys::lossy(format!("/proc/{pid}/maps")).unwrap_or_default();
     let own = maps.lines().filter(|l| ["[vvar]", "[vvar_vclock]", "[vdso]"].iter().any(|n| l.ends_with(n)));
     let hex = |text: &str| u64::from_str_radix(text, 16).ok();
     let span = |l: &str| {

@@ -79,6 +79,12 @@ fn unfit(pid: i32, status: &Status<'_>) -> Option<(String, String)> {
     if is_ulpm_itself(pid) {
         return say("it is ulpm itself", "name another process");
     }
+    if let Some(command) = ulpm_at_work(pid) {
+        return say(
+            &format!("it is a running `ulpm {command}`, which is at work for this host"),
+            "name another process; at the target start an `ulpm` of its own",
+        );
+    }
     if is_kernel_thread(pid) {
         return say("it is a kernel thread", "name a process that runs a program");
     }
@@ -122,6 +128,20 @@ fn is_ulpm_itself(pid: i32) -> bool {
     };
     pid == own
         || pid == nix::unistd::getppid().as_raw() && program(pid).is_some_and(|p| program(own) == Some(p))
+}
+
+/// The command of another ulpm that moves, receives or watches processes: the same program, by its file.
+fn ulpm_at_work(pid: i32) -> Option<&'static str> {
+    use std::os::unix::fs::MetadataExt as _;
+    const AT_WORK: [&str; 5] = ["serve", "live", "profile", "check", "recover"];
+    let program = |pid: i32| fs::metadata(format!("/proc/{pid}/exe")).map(|exe| (exe.dev(), exe.ino())).ok();
+    let own = program(std::process::id() as i32);
+    if own.is_none() || program(pid) != own {
+        return None;
+    }
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let mut words = line.split(|byte| *byte == 0).skip(1);
+    words.find_map(|word| AT_WORK.into_iter().find(|command| command.as_bytes() == word))
 }
 
 fn is_kernel_thread(pid: i32) -> bool {

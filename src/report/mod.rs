@@ -13,5 +13,5 @@ mod text;
 mod units;
 
 pub use migration::{FreezeParts, LazyStats, MigrationReport, Outcome, PidMode, Round, Schema};
-pub use text::render;
+pub use text::{outcome_word, render};
 pub use units::{Rate, RateError, Size, SizeError, Span, SpanError, human_ms};

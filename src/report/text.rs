@@ -54,7 +54,8 @@ pub fn render(report: &MigrationReport) -> String {
     out
 }
 
-fn outcome_word(outcome: Outcome) -> &'static str {
+/// An outcome in one word, as reports have it.
+pub fn outcome_word(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Moved => "moved",
         Outcome::Aborted => "aborted",

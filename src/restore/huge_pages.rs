@@ -11,7 +11,7 @@ use crate::sys::hugetlb::{self, Pool};
 
 /// What stands in the way of having all these here.
 pub fn obstacles(needed: &[HugePages]) -> Vec<Obstacle> {
-    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let groups = crate::sys::lossy("/proc/self/cgroup").unwrap_or_default();
     let lack = |need: &HugePages| {
         let name = format!("huge pages of {}", size(need.page_size));
         if !hugetlb::sizes().iter().any(|s| s.bytes == need.page_size) {

@@ -108,7 +108,7 @@ fn queue(pid: i32, pidfd: BorrowedFd<'_>, signal: &LateSignal, deadline: Instant
 /// A thread by the id by which the process itself knows it.
 fn thread_of(pid: i32, inner: i32) -> Option<i32> {
     crate::tracee::freeze::tids(pid).ok()?.into_iter().find(|tid| {
-        let status = std::fs::read_to_string(format!("/proc/{tid}/status")).unwrap_or_default();
+        let status = crate::sys::lossy(format!("/proc/{tid}/status")).unwrap_or_default();
         let own = status.lines().find_map(|l| l.strip_prefix("NSpid:")?.split_whitespace().last());
         own.and_then(|own| own.parse().ok()) == Some(inner)
     })

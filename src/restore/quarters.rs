@@ -59,7 +59,7 @@ impl Place {
 
     /// Our own group, if they are to live in it, and it is not that of everybody.
     pub fn shared(&self) -> Option<String> {
-        let text = fs::read_to_string("/proc/self/cgroup").ok().filter(|_| *self == Place::Here)?;
+        let text = crate::sys::lossy("/proc/self/cgroup").ok().filter(|_| *self == Place::Here)?;
         let paths = text.lines().filter_map(|line| line.splitn(3, ':').nth(2));
         paths.filter(|path| *path != "/").max_by_key(|path| path.len()).map(str::to_owned)
     }

@@ -70,6 +70,19 @@ pub fn capture(pid: i32, status: &Status) -> Result<Attributes, StateError> {
     })
 }
 
+/// A current directory that has no name any more.
+pub fn gone_directory(pid: i32) -> Option<Obstacle> {
+    use std::os::unix::fs::MetadataExt as _;
+    let gone = std::fs::metadata(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.nlink() == 0);
+    gone.then(|| {
+        Obstacle::new(
+            format!("process {pid}"),
+            "its current directory was deleted",
+            "have the program change to a directory that exists",
+        )
+    })
+}
+
 /// `/proc/PID/limits` is readable where `prlimit` of another user's process is refused. Resources in the order of
 /// their numbers.
 fn limits(pid: i32) -> Result<Vec<(u64, u64)>, StateError> {

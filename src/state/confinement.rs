@@ -13,7 +13,7 @@ const FOR_LATER: [&str; 4] = ["exec", "fscreate", "keycreate", "sockcreate"];
 /// What is known of a process, or of a thread (`PID/task/TID`).
 pub fn capture(who: &str) -> Confinement {
     let number = |name: &str| {
-        let text = std::fs::read_to_string(format!("/proc/{who}/{name}")).unwrap_or_default();
+        let text = crate::sys::lossy(format!("/proc/{who}/{name}")).unwrap_or_default();
         text.trim().parse().unwrap_or(NO_LOGIN)
     };
     Confinement { label: attr(who, "current"), login: number("loginuid"), session: number("sessionid") }

@@ -37,7 +37,7 @@ pub fn describe(pid: i32) -> MemoryModes {
 
 /// What cannot be carried.
 pub fn obstacles(pid: i32) -> Result<Option<Obstacle>, StateError> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))
+    let status = crate::sys::lossy(format!("/proc/{pid}/status"))
         .map_err(StateError::io(pid, "reading the status"))?;
     let mask = status.lines().find_map(|line| line.strip_prefix("untag_mask:")).map(str::trim);
     Ok(mask.filter(|mask| *mask != "0xffffffffffffffff").map(|mask| {

@@ -9,7 +9,6 @@
 //! So the head of a copy that never runs again is made empty before it is killed, from outside; and that of a copy that does not run
 //! yet is so until it is let go. The mutexes, and the links between them, are not touched. A head in shared memory is left alone.
 
-use std::fs;
 use std::io;
 use std::ops::Range;
 
@@ -65,7 +64,7 @@ pub fn disarm(pid: i32) {
 
 /// Private mappings of a process.
 fn private(pid: i32) -> io::Result<Vec<Range<u64>>> {
-    let maps = fs::read_to_string(format!("/proc/{pid}/maps"))?;
+    let maps = crate::sys::lossy(format!("/proc/{pid}/maps"))?;
     let range = |line: &str| {
         let (range, rest) = line.split_once(' ')?;
         let (start, end) = range.split_once('-')?;

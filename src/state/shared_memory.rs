@@ -76,7 +76,7 @@ fn others(pid: i32) -> impl Iterator<Item = i32> {
 /// Only the kernel's threads have no command line and no program; asked of their flags, which everybody may read.
 fn is_of_kernel(pid: i32) -> bool {
     const PF_KTHREAD: u32 = 0x0020_0000;
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let stat = crate::sys::lossy(format!("/proc/{pid}/stat")).unwrap_or_default();
     let flags =
         stat.rsplit_once(") ").and_then(|(_, rest)| rest.split_whitespace().nth(6)?.parse::<u32>().ok());
     flags.is_some_and(|flags| flags & PF_KTHREAD != 0)

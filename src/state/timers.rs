@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::error::StateError;
 use super::signals;
-use crate::image::process::{PosixTimer, ProcessImage, Timers};
+use crate::image::process::{PosixTimer, Timers};
 use crate::image::{Note, Obstacle};
 use crate::tracee::{Batch, Outcome};
 
@@ -126,15 +126,12 @@ pub fn obstacles(timers: &[PosixTimer], pid: i32, threads: usize) -> Vec<Obstacl
     timers.iter().filter_map(obstacle).collect()
 }
 
-/// Said of a process that is seen to count its CPU time: by a limit, or by timers.
-pub const CPU_TIME: &str = "the CPU time used so far counts from 0 at the target";
+/// Said of every process: `process_time()`, `getrusage` and `times` run backwards once.
+pub const CPU_TIME: &str = "the CPU time that it has used so far counts from 0 at the target";
 
 /// See [`CPU_TIME`].
-pub fn note(pid: i32, image: &ProcessImage) -> Option<Note> {
-    let limit = image.attributes.limits.get(libc::RLIMIT_CPU as usize);
-    let limited = limit.is_some_and(|(soft, _)| *soft != u64::MAX);
-    let counts = limited || image.timers.posix.iter().any(counts_cpu_time);
-    counts.then(|| Note::new(format!("process {pid}"), CPU_TIME))
+pub fn note(pid: i32) -> Note {
+    Note::new(format!("process {pid}"), CPU_TIME)
 }
 
 /// Names the threads of timers as the process knows them; `/proc` shows our numbers. A timer for a thread that has ended reaches

@@ -46,15 +46,15 @@ struct Mount {
 impl Group {
     /// In which group of the hierarchy that has `controller` a process (`self`, or a number) lives.
     pub fn of(pid: &str, controller: &str) -> Option<Self> {
-        let mounts = mounts(&fs::read_to_string("/proc/self/mountinfo").ok()?);
-        find(&fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?, &mounts, controller)
+        let mounts = mounts(&crate::sys::lossy("/proc/self/mountinfo").ok()?);
+        find(&crate::sys::lossy(format!("/proc/{pid}/cgroup")).ok()?, &mounts, controller)
             .filter(|group| group.path.is_dir())
     }
 
     /// The group whose directory this is.
     pub fn at(path: &Path) -> Option<Self> {
         let path = fs::canonicalize(path).ok()?;
-        let mounts = mounts(&fs::read_to_string("/proc/self/mountinfo").ok()?);
+        let mounts = mounts(&crate::sys::lossy("/proc/self/mountinfo").ok()?);
         let above = mounts.into_iter().filter(|mount| path.starts_with(&mount.place));
         let top = above.max_by_key(|mount| mount.place.as_os_str().len())?.place;
         path.join("cgroup.procs").exists().then_some(Self { path, top })
@@ -62,7 +62,7 @@ impl Group {
 
     /// Groups of that name below the top, in each hierarchy in which there is one.
     pub fn named(name: &Path) -> Vec<Self> {
-        let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let text = crate::sys::lossy("/proc/self/mountinfo").unwrap_or_default();
         let there = mounts(&text).into_iter().map(|m| Self { path: m.place.join(name), top: m.place });
         there.filter(|group| group.path.is_dir()).collect()
     }

@@ -19,7 +19,7 @@ pub fn shows_lock_on_fault() -> bool {
     let Ok(page) = (unsafe { mmap_anonymous(None, len, ProtFlags::PROT_READ, flags) }) else { return false };
     // SAFETY: the page is ours.
     let locked = unsafe { libc::syscall(libc::SYS_mlock2, page.as_ptr(), 4096, MLOCK_ONFAULT) } == 0;
-    let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap_or_default();
+    let smaps = crate::sys::lossy("/proc/self/smaps").unwrap_or_default();
     // SAFETY: the page is ours, and no reference into it was ever given out.
     let _ = unsafe { munmap(page, 4096) };
     let begins = format!("{:x}-", page.as_ptr() as u64);

@@ -80,7 +80,14 @@ impl Ticker {
             thread_id: nix::unistd::gettid().as_raw(),
             si_value: 0,
         };
-        let mut timer = Timer::new(ClockId::CLOCK_MONOTONIC, SigEvent::new(notify))?;
+        let mut timer = Timer::new(ClockId::CLOCK_MONOTONIC, SigEvent::new(notify)).inspect_err(|e| {
+            if *e == Errno::EAGAIN {
+                tracing::error!(
+                    "timers and queued signals of this user have reached their limit (RLIMIT_SIGPENDING, ulimit -i; SigQ in \
+                     /proc/self/status): raise it, or end who queues so many"
+                );
+            }
+        })?;
         timer.set(Expiration::Interval(period.into()), TimerSetTimeFlags::empty())?;
         Ok(Ticker { _timer: timer })
     }

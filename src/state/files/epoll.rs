@@ -29,6 +29,11 @@ struct Entry {
     ino: u64,
 }
 
+/// `EPOLLERR | EPOLLHUP`: the kernel adds them to every watch, and takes them off one that has told its event.
+const ALWAYS: u32 = 0x18;
+const DISARMED: &str =
+    "disarmed (EPOLLONESHOT), and cannot be made so again: an error or hang-up there is told once, unasked";
+
 /// Reads the interest list and finds each entry's descriptor.
 pub(super) fn read(source: &mut Source<'_>, file: &Descriptor) -> Result<Option<FileKind>, FilesError> {
     let mut items: Vec<EpollItem> = Vec::new();
@@ -41,12 +46,17 @@ pub(super) fn read(source: &mut Source<'_>, file: &Descriptor) -> Result<Option<
         let nth = std::mem::replace(met, *met + 1);
         match find_target(source, file, &entry, nth) {
             Some(fd) if !watched.insert(fd) => source.refuse(twice(file, &entry, fd)),
-            Some(fd) => items.push(EpollItem {
-                fd,
-                registered: entry.registered,
-                events: entry.events,
-                data: entry.data,
-            }),
+            Some(fd) => {
+                if entry.events & ALWAYS == 0 {
+                    source.note(file.object(), format!("its watch of fd {fd} is {DISARMED}"));
+                }
+                items.push(EpollItem {
+                    fd,
+                    registered: entry.registered,
+                    events: entry.events,
+                    data: entry.data,
+                });
+            }
             None if source.stopped || is_still_watched(source, file, &entry) => {
                 source.refuse(orphan(file, &entry));
             }

@@ -251,7 +251,13 @@ impl<'a> Maker<'a> {
 
 /// Gives a new descriptor the status flags of the source's.
 pub(super) fn set_flags(file: &OpenFile, made: impl AsFd) -> Result<(), FilesError> {
-    fds::set_status_flags(made, file.flags as i32 & SETTABLE_FLAGS).map_err(failed(file, "set the flags"))
+    let flags = file.flags as i32 & SETTABLE_FLAGS;
+    let set = |flags| fds::set_status_flags(made.as_fd(), flags).map_err(failed(file, "set the flags"));
+    // what was opened with it has the flag, and no signals: the kernel acts on a change alone (`setfl`)
+    if flags & libc::O_ASYNC != 0 {
+        set(flags & !libc::O_ASYNC)?;
+    }
+    set(flags)
 }
 
 /// Turns the kernel's answer into an error that names the file and the step.

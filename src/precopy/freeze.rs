@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::MigrateError;
 use super::control::Control;
 use super::foresight::Foresight;
-use super::hand_on::{Copy, Signals};
+use super::hand_on::{Copy, Signals, Tended as _};
 use super::late::{Arrived, Late, plan};
 use super::link::{Link, out_of_turn};
 use super::predict::Prediction;
@@ -387,6 +387,7 @@ impl Freezer<'_> {
     ) -> Result<(), MigrateError> {
         hang_up(self.options.pid);
         let mut copy = Copy::new(captive, signals, late.layout().clone(), self.options.lazy.release);
+        copy.meanwhile(Some(&mut *link));
         let arrived = late.until_whole(Some(link), self.control, self.tell, &mut copy);
         self.report.bytes_on_wire = link.bytes_sent() + late.bytes();
         match &arrived {

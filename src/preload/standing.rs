@@ -120,23 +120,20 @@ fn is_32_bit(pid: i32) -> bool {
 
 /// The one that works, or the one that the user started, whose child it is.
 fn is_ulpm_itself(pid: i32) -> bool {
-    let own = std::process::id() as i32;
-    let program = |pid: i32| {
-        use std::os::unix::fs::MetadataExt as _;
-        let exe = fs::metadata(format!("/proc/{pid}/exe")).ok()?;
-        Some((exe.dev(), exe.ino()))
-    };
-    pid == own
-        || pid == nix::unistd::getppid().as_raw() && program(pid).is_some_and(|p| program(own) == Some(p))
+    pid == std::process::id() as i32 || pid == nix::unistd::getppid().as_raw() && is_our_program(pid)
+}
+
+/// Whether a process runs the file that we run.
+fn is_our_program(pid: i32) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let program = |who: &str| fs::metadata(format!("/proc/{who}/exe")).map(|exe| (exe.dev(), exe.ino()));
+    program("self").is_ok_and(|own| program(&pid.to_string()).is_ok_and(|theirs| theirs == own))
 }
 
 /// The command of another ulpm that moves, receives or watches processes: the same program, by its file.
 fn ulpm_at_work(pid: i32) -> Option<&'static str> {
-    use std::os::unix::fs::MetadataExt as _;
     const AT_WORK: [&str; 5] = ["serve", "live", "profile", "check", "recover"];
-    let program = |pid: i32| fs::metadata(format!("/proc/{pid}/exe")).map(|exe| (exe.dev(), exe.ino())).ok();
-    let own = program(std::process::id() as i32);
-    if own.is_none() || program(pid) != own {
+    if !is_our_program(pid) {
         return None;
     }
     let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();

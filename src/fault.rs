@@ -60,6 +60,8 @@ points! {
     SourceCommitSent = "source.commit.sent",
     /// `Running` has come; the copy here is still there.
     SourceAnswered = "source.answered",
+    /// The copy here is about to be killed; its queues were looked at.
+    SourceLooked = "source.looked",
     /// The copy here is dead; the journal does not know.
     SourceKilled = "source.killed",
     /// The entry is gone; the goodbye is not said.

@@ -13,6 +13,7 @@ use crate::state::robust;
 use crate::sys::process::prlimit;
 use crate::sys::ptrace::SiginfoBytes;
 use crate::sys::time::Deadline;
+use crate::tracee::ending;
 use crate::tracee::thread::{Go, Stop, Thread, state_of};
 use crate::tracee::together::go_to;
 use crate::tracee::{Remote, TraceeError};
@@ -95,9 +96,9 @@ impl Captive {
         Ok(found)
     }
 
-    /// Ends the copy at the source: the process runs elsewhere. Returns the signals that it got until then. One that is sent
-    /// from the last look on until its parent has taken note of its end is lost, as with any process that ends: to keep that short, its
-    /// memory goes first; who uses `sigqueue` again and again is told by `EAGAIN`.
+    /// Ends the copy at the source: the process runs elsewhere. Returns all signals that it was sent until it was killed. What is
+    /// sent to it between that and the moment in which its parent takes note of its end is lost, as with any process that ends
+    /// ([`ending`]): to keep that short, its memory goes first; who uses `sigqueue` again and again is told by `EAGAIN`.
     pub fn kill(mut self) -> Result<Vec<LateSignal>, PreloadError> {
         let pid = self.frozen.as_ref().map_or(0, |f| f.pid);
         robust::disarm(pid);
@@ -115,17 +116,12 @@ impl Captive {
         if let Some(cpu) = self.frozen.as_ref().and_then(|f| f.threads.first()?.cpu()) {
             go_to(cpu);
         }
-        last.extend(self.signalled_meanwhile());
         let Some(frozen) = self.frozen.take() else { return Ok(last) };
-        let threads: Vec<_> = frozen.threads.iter().rev().map(|m| m.thread).collect();
-        // no stop on its way out (`PTRACE_O_TRACEEXIT`), to look once more: what is sent to it there is lost in silence
-        let killed = self.signal(libc::SIGKILL);
+        let threads: Vec<_> = frozen.threads.iter().map(|m| m.thread).collect();
+        let mut late = self.late.take();
+        let look = || last.extend(late.as_mut().map(LateSignals::last_look).unwrap_or_default());
+        let killed = ending::end(&threads, || self.signal(libc::SIGKILL), look);
         frozen.forget();
-        // take the death notices: the parent learns of the end only when its tracer has
-        for thread in threads {
-            let deadline = Deadline::after(Duration::from_secs(2));
-            while thread.wait("ending the copy at the source", deadline).is_ok() {}
-        }
         match killed {
             Err(error) if !matches!(state_of(pid), '?' | 'Z') => Err(error),
             _ => Ok(last),

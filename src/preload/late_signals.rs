@@ -107,6 +107,23 @@ impl LateSignals {
         Ok(found)
     }
 
+    /// As [`LateSignals::look`], of a process whose queues are closed and still there ([`crate::tracee::ending`]). Also what is no more
+    /// than a bit in the queue of any thread: with no room left that is all that `tgkill` leaves.
+    pub fn last_look(&mut self) -> Vec<LateSignal> {
+        let mut found = std::mem::take(&mut self.fresh);
+        for index in 0..self.queues.len() {
+            let Queue { asked, tid, .. } = self.queues[index];
+            let Ok(mut now) = peek(asked, tid == 0) else { continue };
+            let pending = threads::status_of(asked).map(|s| if tid == 0 { s.shdpnd } else { s.sigpnd });
+            let bits = bare(pending.unwrap_or(0)).into_iter();
+            let more: Vec<_> =
+                bits.filter(|bit| !now.iter().any(|info| number(info) == number(bit))).collect();
+            now.extend(more);
+            found.extend(self.account(index, now));
+        }
+        found
+    }
+
     /// What of `now` is new in a queue, and to be handed on.
     fn account(&mut self, index: usize, now: Vec<SiginfoBytes>) -> Vec<LateSignal> {
         let queue = &mut self.queues[index];

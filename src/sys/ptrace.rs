@@ -48,6 +48,8 @@ impl Options {
     pub const GUARDED: Options = Options((libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_EXITKILL) as c_long);
     /// For a skeleton that has been handed over: it outlives the tracer.
     pub const RELEASED: Options = Options(libc::PTRACE_O_TRACESYSGOOD as c_long);
+    /// For a process that is about to be killed: each thread stops once more, on its way out.
+    pub const ENDING: Options = Options((libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_TRACEEXIT) as c_long);
 }
 
 /// The one place that issues ptrace(2).

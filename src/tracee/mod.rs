@@ -16,8 +16,10 @@
 //! | `sigframe` | the signal frames of which a shelter is made |
 //! | [`together`] | tracer and tracee on one CPU, ahead of others |
 //! | [`restart`] | what becomes of the system call that a stop interrupted |
+//! | [`ending`] | killing a traced process, with a last look at its queues |
 
 pub mod batch;
+pub mod ending;
 pub mod error;
 pub mod freeze;
 pub mod remote;

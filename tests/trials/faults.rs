@@ -66,7 +66,7 @@ impl Case {
 }
 
 /// The kinds that mean something at each point.
-const MATRIX: [(&str, &str); 35] = [
+const MATRIX: [(&str, &str); 36] = [
     ("source.ready", "kill stop cut memory"),
     ("source.round", "kill stop cut"),
     ("source.poised", "kill stop power"),
@@ -84,6 +84,7 @@ const MATRIX: [(&str, &str); 35] = [
     ("source.held", "kill stop cut power"),
     ("source.commit.sent", "kill stop cut power"),
     ("source.answered", "kill stop memory power"),
+    ("source.looked", "kill stop power"),
     ("source.killed", "kill stop power"),
     ("source.closed", "kill stop power"),
     ("target.begun", "kill stop refuse memory power"),
@@ -372,8 +373,8 @@ pub(super) fn whereabouts(lab: &Lab, case: Case, pid: i32) -> Result<End> {
         _ => "STOPPED",
     })?;
     // a process goes down with its host only if that host had it
-    let lived_at_source =
-        case.at_source() && !matches!(case.point, "source.answered" | "source.killed" | "source.closed");
+    let lived_at_source = case.at_source()
+        && !matches!(case.point, "source.answered" | "source.looked" | "source.killed" | "source.closed");
     if end == Some(End::WithItsHost) {
         let said_to_run = matches!(case.point, "target.said" | "target.journal.released" | "target.released");
         ensure!(lived_at_source || said_to_run, "LOST");

@@ -31,6 +31,8 @@ pub(super) fn trials() -> Vec<Trial> {
     vec![
         trial("signals sent during moves", &[], move |lab| during(lab, all, moves, &[])),
         trial("signals sent during lazy moves", &[], move |lab| during(lab, all / 2, lazily, &["--lazy"])),
+        trial("signals sent after the last look", &[], |lab| after_the_last_look(lab, &[])),
+        trial("signals sent after the last look lazily", &[], |lab| after_the_last_look(lab, &["--lazy"])),
     ]
 }
 
@@ -81,6 +83,32 @@ impl Board {
     fn doubts(&self) -> u32 {
         (0..LANES).map(|i| self.lane(i)[2]).sum()
     }
+}
+
+/// What is sent to the stopped copy just before it is killed, when its queues were looked at.
+fn after_the_last_look(lab: &mut Lab, args: &[&str]) -> Result<()> {
+    lab.serve("b")?;
+    let mut victim = Victim::start(lab, "signalled")?;
+    let mut board = Board { path: lab.dir().join("stop.board"), words: Vec::new() };
+    let args = [&["--verify", "--fault", "source.looked=stop"], args].concat();
+    let before = victim.outside_pid(lab)?;
+    let live = lab.start_live("a", victim.pid, &lab.address("b"), &args)?;
+    let word = "fault source.looked=stop in process ";
+    let mut worker = String::new();
+    wait_until("it is about to kill the copy", SOON, || {
+        worker = live.errors().split_once(word).map_or_else(String::new, |(_, rest)| rest.trim().to_owned());
+        !worker.is_empty()
+    })?;
+    let tool = victims::tool("senders")?;
+    let sent = lab.run("a", &[&tool, &board.path.display().to_string(), "once"], SOON)?;
+    ensure!(sent.exit == 0, "{sent:?}");
+    lab.run("a", &["kill", "-CONT", &worker], SOON)?;
+    victim.moved(lab, &live.outcome()?, before, "b")?;
+    let came = wait_until("both signals have come", SOON, || {
+        board.lost().is_ok_and(|(sent, lost)| sent == 2 && lost.is_empty())
+    });
+    came.with_context(|| format!("lost: {:?}", board.lost()))?;
+    victim.finish()
 }
 
 fn during(lab: &mut Lab, all: u64, moves: u64, args: &[&str]) -> Result<()> {

@@ -46,12 +46,22 @@ static void on_kill(int signal, siginfo_t *info, void *context)
 		note(lane, lane->sent);
 }
 
+/* By tgkill, to the worker; where there is no room in the queue it comes without its sender. */
+static void on_tgkill(int signal, siginfo_t *info, void *context)
+{
+	(void)signal, (void)info, (void)context;
+	note(&board->lane[7], board->lane[7].sent);
+	if (pthread_self() == main_thread)
+		wrong_thread = 1;
+}
+
 static void *worker(void *unused)
 {
 	sigset_t mask;
 	(void)unused;
 	sigfillset(&mask);
 	sigdelset(&mask, SIGRTMIN + 2);
+	sigdelset(&mask, SIGUSR2);
 	pthread_sigmask(SIG_SETMASK, &mask, NULL);
 	board->tid = gettid();
 	for (;;)
@@ -83,6 +93,7 @@ int main(int argc, char **argv)
 	for (int i = 0; i < 3; i++)
 		handle(SIGRTMIN + i, on_number);
 	handle(SIGUSR1, on_kill);
+	handle(SIGUSR2, on_tgkill);
 	sigemptyset(&mask);
 	sigaddset(&mask, SIGRTMIN + 2);
 	pthread_sigmask(SIG_SETMASK, &mask, NULL);

@@ -1,5 +1,6 @@
 /* Signals to the victim `signalled`, wherever it is: `senders BOARD HALF` sends in one host (HALF 0 or 1), four lanes of it, until the
- * board says that it is over. A number whose signal was accepted by a process that was ending just then is a doubtful one: it may come. */
+ * board says that it is over. A number whose signal was accepted by a process that has been killed since is a doubtful one: it may come.
+ * `senders BOARD once`: a SIGUSR1 by kill to the process as its lane 3, a SIGUSR2 by tgkill to its thread as its lane 7. */
 #define _GNU_SOURCE 1
 #include <errno.h>
 #include <fcntl.h>
@@ -31,18 +32,14 @@ static int proc(pid_t pid, const char *file, char *text, size_t size)
 	return got > 0;
 }
 
-/* On its way: SIGKILL is pending, or its main thread exits (PF_EXITING), or it is a zombie; or it is gone. In this order. */
+/* Killed, or gone. The bit is set under the lock under which signals are queued, in the instant from which the kernel drops what is
+ * sent, and stays until the process is reaped: if it is not there, what was sent before was queued. */
 static int is_ending(pid_t pid)
 {
 	char text[4096], *at;
-	unsigned flags = 0;
-	if (!proc(pid, "status", text, sizeof text) || !(at = strstr(text, "SigPnd:")))
+	if (!proc(pid, "status", text, sizeof text) || !(at = strstr(text, "ShdPnd:")))
 		return 1;
-	if (strtoull(at + 7, NULL, 16) >> (SIGKILL - 1) & 1)
-		return 1;
-	if (!proc(pid, "stat", text, sizeof text) || !(at = strrchr(text, ')')))
-		return 1;
-	return at[2] == 'Z' || at[2] == 'X' || sscanf(at + 4, "%*d %*d %*d %*d %*d %u", &flags) != 1 || flags & 4;
+	return strtoull(at + 7, NULL, 16) >> (SIGKILL - 1) & 1;
 }
 
 static int queue(int kind, int number, siginfo_t *info)
@@ -108,10 +105,20 @@ static void by_kill(int index)
 	}
 }
 
+static int once(void)
+{
+	board->lane[3].sender = getpid();
+	board->lane[3].sent++;
+	board->lane[7].sent++;
+	return kill(board->pid, SIGUSR1) || syscall(SYS_tgkill, board->pid, board->tid, SIGUSR2);
+}
+
 int main(int argc, char **argv)
 {
 	if (argc != 3 || (board = board_at(argv[1])) == MAP_FAILED)
 		return 2;
+	if (strcmp(argv[2], "once") == 0)
+		return once();
 	half = atoi(argv[2]);
 	prctl(PR_SET_TIMERSLACK, 1000);
 	for (int kind = 0; kind < KINDS; kind++) {

@@ -22,8 +22,9 @@ use crate::image::process::{Credentials, ProcessImage};
 use crate::image::{Backing, FilePath, ObjectId, Obstacle, PAGE_SIZE, RangeSet, Vma};
 use crate::state::digest::Digest;
 use crate::state::files::identity::identity_of_path;
+use crate::state::room::NoRoom;
 use crate::state::threads::inner_tid;
-use crate::state::{credentials, memory_map, probes, threads, waits};
+use crate::state::{credentials, memory_map, probes, room, threads, waits};
 use crate::sys::witness::Witness;
 use crate::tracee::freeze::Member;
 use crate::tracee::together::{Plain, Urgent, UrgentTracee, go_to};
@@ -296,9 +297,14 @@ fn install_inside(
     remote.shelter_on_stack(&continued, Some(&plain))?;
     // urgent only in a shelter
     let urgent = UrgentTracee::from(plain.clone());
-    let scratch = remote.map_scratch(site.lonely(), PAGE_SIZE as usize, PAGE_SIZE as usize)?;
+    let mapped = remote.map_scratch(site.lonely(), PAGE_SIZE as usize, PAGE_SIZE as usize);
+    let rsp = remote.saved().rsp;
     drop(urgent);
     remote.finish()?;
+    let (scratch, lent) = room::area(site, rsp, mapped).map_err(|e| match e {
+        NoRoom::Refused(obstacle) => PreloadError::Unfit(obstacle),
+        NoRoom::Failed(e) => e.into(),
+    })?;
     let mut remote = Remote::approach(leader, site)?;
     // other threads run, and may begin to catch any signal: no bell
     remote.shelter_in(&scratch, &continued, Some(&plain), None)?;
@@ -311,12 +317,16 @@ fn install_inside(
     drop(room);
     drop(urgent);
     let given_back = remote.finish();
-    let mut remote = Remote::approach(leader, site)?;
-    remote.shelter_on_stack(&continued, Some(&plain))?;
-    let urgent = UrgentTracee::from(plain);
-    remote.unmap_scratch(scratch)?;
-    drop(urgent);
-    remote.finish()?;
+    if let Some(lent) = lent {
+        lent.give_back(site)?;
+    } else {
+        let mut remote = Remote::approach(leader, site)?;
+        remote.shelter_on_stack(&continued, Some(&plain))?;
+        let urgent = UrgentTracee::from(plain);
+        remote.unmap_scratch(scratch)?;
+        drop(urgent);
+        remote.finish()?;
+    }
     given_back?;
     match hidden.transpose()?.unwrap_or_default().into_iter().next() {
         Some(first) => Err(PreloadError::Unfit(first)),

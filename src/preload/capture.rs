@@ -10,8 +10,9 @@ use crate::image::Obstacle;
 use crate::image::memory::MemoryImage;
 use crate::image::process::{Attributes, LateSignal, ProcessImage, ThreadImage};
 use crate::state::files::{self, FilesOptions};
+use crate::state::room::NoRoom;
 use crate::state::{
-    StateError, attributes, confinement, credentials, memory_modes, mm_fields, namespaces, probes,
+    StateError, attributes, confinement, credentials, memory_modes, mm_fields, namespaces, probes, room,
     scheduling, sharing, signals, threads, timers, waits,
 };
 use crate::sys::process::{pidfd_open, pidfd_send_signal, tgkill};
@@ -21,7 +22,7 @@ use crate::sys::witness::Witness;
 use crate::tracee::freeze::{Armed, Frozen, Member, tids};
 use crate::tracee::restart::Continued;
 use crate::tracee::together::{Plain, UrgentTracee, go_to};
-use crate::tracee::{Batch, Place, Remote, Scratch, Site, TraceeError, ward};
+use crate::tracee::{Batch, Lent, Place, Remote, Scratch, Site, TraceeError, ward};
 
 /// Bytes of scratch memory inside the process while it is frozen.
 const TABLE: usize = 64 * 1024;
@@ -80,6 +81,7 @@ impl Poised {
             pidfd: self.pidfd,
             witness: self.witness,
             scratch: None,
+            lent: None,
             status: None,
             leader: None,
             held: false,
@@ -98,6 +100,8 @@ pub struct Captive {
     pidfd: OwnedFd,
     witness: Option<Witness>,
     scratch: Option<Scratch>,
+    /// What was where the scratch area is, if that is memory of the process's own.
+    lent: Option<Lent>,
     /// `/proc/PID/status`.
     status: Option<Status>,
     /// How the leader goes on by itself, from these registers.
@@ -129,13 +133,34 @@ impl Captive {
         remote.shelter_on_stack(&continued, Some(&plain))?;
         self.leader = Some((*remote.saved(), continued));
         let urgent = UrgentTracee::from(plain);
-        self.scratch = Some(remote.map_scratch(Place::Rather(0), TABLE, DATA)?);
+        let mapped = remote.map_scratch(Place::Rather(0), TABLE, DATA);
+        let rsp = remote.saved().rsp;
         drop(urgent);
-        Ok(remote.finish()?)
+        remote.finish()?;
+        let (scratch, lent) = room::area(&self.site, rsp, mapped).map_err(|e| match e {
+            NoRoom::Refused(obstacle) => StateError::Obstacles(obstacle.to_string()).into(),
+            NoRoom::Failed(e) => PreloadError::from(e),
+        })?;
+        self.scratch = Some(scratch);
+        self.lent = lent;
+        Ok(())
     }
 
     /// Captures the state of process and threads, after [`Captive::furnish`]. `described` is what preflight saw.
     pub fn capture(
+        &mut self,
+        described: &ProcessImage,
+        memory: MemoryImage,
+        options: &FilesOptions,
+        waits: &waits::Memory,
+    ) -> Result<ProcessImage, PreloadError> {
+        let image = self.capture_all(described, memory, options, waits);
+        // before its pages are read
+        self.lent.take().map_or(Ok(()), |lent| lent.give_back(&self.site))?;
+        image
+    }
+
+    fn capture_all(
         &mut self,
         described: &ProcessImage,
         memory: MemoryImage,
@@ -209,14 +234,14 @@ impl Captive {
     pub fn retire(&mut self) -> Result<(), PreloadError> {
         let Some(frozen) = &self.frozen else { return Err(PreloadError::NoSuchProcess(0)) };
         let at = match self.scratch {
-            Some(scratch) => {
+            Some(scratch) if !scratch.lent => {
                 let at = scratch.code + SLEEP_AT;
                 let failed = |source| PreloadError::Memory { pid: frozen.pid, addr: at, source };
                 self.site.mem.write(at, &SLEEP).map_err(failed)?;
                 at
             }
             // a `pause` that nothing interrupts, every signal being blocked, begins again by itself after a stop
-            None => self.site.syscall,
+            _ => self.site.syscall,
         };
         for member in &frozen.threads {
             let mut regs = member.thread.regs()?;
@@ -270,6 +295,11 @@ impl Captive {
             return Ok(());
         }
         let (Some(frozen), Some(scratch)) = (&self.frozen, self.scratch.take()) else { return Ok(()) };
+        if scratch.lent {
+            self.lent.take().map_or(Ok(()), |lent| lent.give_back(&self.site))?;
+            frozen.mend();
+            return Ok(());
+        }
         let mut remote = Remote::approach(frozen.leader(), &self.site)?;
         // a wait may last longer by what the freeze did
         let same = |then: &Regs| {

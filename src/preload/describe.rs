@@ -64,7 +64,7 @@ fn look(pid: i32, options: &FilesOptions, mut obstacles: Vec<Obstacle>) -> Resul
     obstacles.extend(guard_pages::obstacles(pid, &survey.layout)?);
     obstacles.extend(memory_modes::obstacles(pid)?);
     obstacles.extend(numa::obstacle(pid));
-    obstacles.extend(program::without_vdso(&survey.vdso));
+    obstacles.extend(program::without_vdso(pid, &survey.vdso));
     obstacles.extend(attributes::gone_directory(pid));
     let (files, file_obstacles) = files::describe(pid, options)?;
     obstacles.extend(file_obstacles);

@@ -214,16 +214,18 @@ fn check_vdso(process: &ProcessImage, found: &mut Reservation) {
     let ours =
         crate::state::memory_map::survey(own).and_then(|s| crate::state::memory_map::vdso(own, s.vdso));
     let theirs = &process.memory.vdso;
-    if theirs.areas.is_empty() {
-        // the source refuses it
-        return;
-    }
-    let same = ours.is_ok_and(|o| {
-        let shape = |areas: &[(String, u64, u64)]| -> Vec<(String, u64)> {
-            areas.iter().map(|(n, s, e)| (n.clone(), e - s)).collect()
-        };
-        o.hash == theirs.hash && shape(&o.areas) == shape(&theirs.areas)
-    });
+    // what it has unmapped is compared with nothing, and goes at the target, too
+    let has = |name: &str| theirs.areas.iter().any(|area| area.0 == name);
+    let same = theirs.areas.is_empty()
+        || ours.is_ok_and(|o| {
+            // length, and distance from the first
+            let shape = |areas: &[(String, u64, u64)]| -> Vec<(String, u64, u64)> {
+                let kept: Vec<_> = areas.iter().filter(|(name, ..)| has(name)).collect();
+                let first = kept.first().map_or(0, |area| area.1);
+                kept.into_iter().map(|(n, s, e)| (n.clone(), e - s, s - first)).collect()
+            };
+            (!has("[vdso]") || o.hash == theirs.hash) && shape(&o.areas) == shape(&theirs.areas)
+        });
     if !same {
         found.obstacles.push(Obstacle::new(
             "vDSO",

@@ -29,6 +29,7 @@ use crate::tracee::{Batch, Outcome, Place, Remote, Scratch, Site, TraceeError};
 const TABLE: usize = 256 * 1024;
 const DATA: usize = 1024 * 1024;
 const RLIMIT_MEMLOCK: u32 = 8;
+const VDSO: &str = "[vdso]";
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Above `vm.mmap_min_addr`, below where programs are usually loaded.
 const LOWEST: u64 = 0x10_0000;
@@ -214,13 +215,24 @@ impl Skeleton {
     }
 
     /// Moves `[vvar]`, `[vvar_vclock]` and `[vdso]`, which must keep their order and distance; the system call
-    /// instruction moves along. By way of a hole, since old and new place may overlap.
+    /// instruction moves along. By way of a hole, since old and new place may overlap. What the source has unmapped goes: then the
+    /// instruction is that of the scratch area.
     fn move_vdso(
         &mut self,
         ours: &[(String, u64, u64)],
         theirs: &Vdso,
         mut taken: RangeSet,
     ) -> Result<(), RestoreError> {
+        if !theirs.areas.iter().any(|(name, ..)| name == VDSO) {
+            self.site.syscall = self.scratch.syscall();
+        }
+        let same = |name: &str| theirs.areas.iter().find(|area| area.0 == name);
+        let (ours, gone): (Vec<_>, Vec<_>) = ours.iter().cloned().partition(|area| same(&area.0).is_some());
+        let mut batch = self.batch();
+        for (_, start, end) in gone {
+            batch.call("munmap of the vDSO", libc::SYS_munmap, &[start, end - start]);
+        }
+        self.run(&batch)?;
         let (Some(from), Some(to)) = (ours.first(), theirs.areas.first()) else { return Ok(()) };
         if from.1 == to.1 {
             return Ok(());
@@ -231,7 +243,7 @@ impl Skeleton {
         let hole = find_hole(&taken, len)?;
         let mut batch = self.batch();
         for (base, target) in [(from.1, hole), (hole, to.1)] {
-            for (_, start, end) in ours {
+            for (_, start, end) in &ours {
                 let old = start - from.1 + base;
                 let new = start - from.1 + target;
                 let flags = (libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED) as u64;
@@ -243,7 +255,9 @@ impl Skeleton {
             }
         }
         self.run(&batch)?;
-        self.site.syscall = self.site.syscall - from.1 + to.1;
+        if self.site.syscall != self.scratch.syscall() {
+            self.site.syscall = self.site.syscall - from.1 + to.1;
+        }
         Ok(())
     }
 
@@ -298,6 +312,11 @@ impl Skeleton {
         let mut remote = Remote::borrow(self.leader(), &self.site)?;
         let old = self.scratch;
         self.scratch = remote.map_scratch(Place::Exactly(hole), TABLE, DATA)?;
+        remote.abandon();
+        if self.site.syscall == old.syscall() {
+            self.site.syscall = self.scratch.syscall();
+        }
+        let mut remote = Remote::borrow(self.leader(), &self.site)?;
         remote.unmap_scratch(old)?;
         remote.abandon();
         Ok(())
@@ -366,7 +385,8 @@ impl Skeleton {
         Ok(())
     }
 
-    /// Takes the scratch area away: the last remote call but those that need none.
+    /// Takes the scratch area away: the last remote call but those that need none. Even if it was made from there: the thread is
+    /// stopped before it returns from it.
     pub fn unmap_scratch(&mut self) -> Result<(), RestoreError> {
         let mut remote = Remote::borrow(self.leader(), &self.site)?;
         remote.unmap_scratch(self.scratch)?;

@@ -25,7 +25,7 @@ pub struct Question {
     thp: usize,
     merge: usize,
     mdwe: usize,
-    cold: usize,
+    cold: Option<usize>,
     present: u64,
 }
 
@@ -50,20 +50,21 @@ pub fn obstacles(pid: i32) -> Result<Option<Obstacle>, StateError> {
 pub fn ask(batch: &mut Batch, scratch: &Scratch) -> Question {
     let get = |batch: &mut Batch, option: u64| batch.attempt("prctl", libc::SYS_prctl, &[option, 0, 0, 0, 0]);
     let present = batch.space(1);
+    // one that the stack lends is no new mapping; then nothing of the process is locked (state/room.rs)
+    let new = !scratch.lent;
     // no call lies there
     let untouched = scratch.table + scratch.table_len as u64 - PAGE_SIZE;
+    let cold = [scratch.code, PAGE_SIZE, libc::MADV_COLD as u64];
     let question = Question {
         thp: get(batch, PR_GET_THP_DISABLE),
         merge: get(batch, PR_GET_MEMORY_MERGE),
         mdwe: get(batch, PR_GET_MDWE as u64),
-        cold: batch.attempt(
-            "madvise(COLD)",
-            libc::SYS_madvise,
-            &[scratch.code, PAGE_SIZE, libc::MADV_COLD as u64],
-        ),
+        cold: new.then(|| batch.attempt("madvise(COLD)", libc::SYS_madvise, &cold)),
         present,
     };
-    batch.attempt("mincore", libc::SYS_mincore, &[untouched, PAGE_SIZE, present]);
+    if new {
+        batch.attempt("mincore", libc::SYS_mincore, &[untouched, PAGE_SIZE, present]);
+    }
     question
 }
 
@@ -74,7 +75,10 @@ pub fn answer(outcome: &Outcome, q: &Question) -> MemoryModes {
         thp_disable: number(q.thp),
         merge: outcome.results[q.merge] == 1,
         mdwe: number(q.mdwe),
-        future_lock: match (outcome.results[q.cold] == EINVAL, outcome.at(q.present, 1)[0] & 1 == 1) {
+        future_lock: match (
+            q.cold.is_some_and(|cold| outcome.results[cold] == EINVAL),
+            outcome.at(q.present, 1)[0] & 1 == 1,
+        ) {
             (false, _) => 0,
             (true, true) => MCL_FUTURE,
             (true, false) => MCL_FUTURE | MCL_ONFAULT,

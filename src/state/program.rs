@@ -1,4 +1,4 @@
-//! The program's file, by the exe link, and the vDSO: refused where either is gone.
+//! The program's file, by the exe link: refused where it is gone. The vDSO: without one, calls need an instruction elsewhere.
 //!
 //! The target maps the program's file by its name, and puts the exe link by it. After an upgrade the name leads to another file, or
 //! to none, and the link ends in ` (deleted)`.
@@ -6,6 +6,7 @@
 use super::StateError;
 use super::memory_map::{DELETED, nameless};
 use crate::image::{FilePath, Obstacle};
+use crate::tracee::{Site, TraceeError};
 
 /// Why a program is refused whose name leads to another file now.
 pub const REPLACED: &str = "its file was replaced since the process was started, as by an upgrade";
@@ -13,8 +14,9 @@ pub const REPLACED: &str = "its file was replaced since the process was started,
 pub const GONE: &str = "its file was deleted since the process was started";
 /// Why a program whose file has no `x` bit at the target is refused.
 pub const NOT_EXECUTABLE: &str = "it may not be executed at the target any more";
-/// Why a process without a vDSO is refused.
-pub const WITHOUT_VDSO: &str = "the process has unmapped it, and calls made in its name need it";
+/// Why a process without a vDSO is refused that has no usable instruction elsewhere either.
+pub const WITHOUT_VDSO: &str =
+    "the process has unmapped it, and has no other code by which calls could be made in its name";
 
 /// The program that a process runs.
 #[derive(Debug)]
@@ -48,8 +50,9 @@ impl Program {
     }
 }
 
-/// An obstacle, where the vDSO is not among the special areas.
-pub fn without_vdso(special: &[(String, u64, u64)]) -> Option<Obstacle> {
+/// An obstacle, where the vDSO is not among the special areas and no library has what calls need.
+pub fn without_vdso(pid: i32, special: &[(String, u64, u64)]) -> Option<Obstacle> {
     let there = special.iter().any(|(name, ..)| name == "[vdso]");
-    (!there).then(|| Obstacle::new("vDSO", WITHOUT_VDSO, "have the program keep its vDSO"))
+    let unable = !there && matches!(Site::of_running(pid), Err(TraceeError::NoSyscallInstruction { .. }));
+    unable.then(|| Obstacle::new("vDSO", WITHOUT_VDSO, "have the program keep its vDSO"))
 }

@@ -1,9 +1,13 @@
-//! Room in an address space for the scratch area of remote calls: under the process's own limit (`RLIMIT_AS`), and under the
-//! kernel's limit of mappings. Without it the move would fail when it attaches.
+//! Room in an address space for the scratch area of remote calls: under the process's own limits of memory, and under the kernel's limit
+//! of mappings. Where the process has used up its own (`RLIMIT_AS`, `RLIMIT_DATA`), the area is lent by its stack ([`crate::tracee::lent`]).
+
+use nix::errno::Errno;
 
 use crate::image::Obstacle;
+use crate::tracee::{Lent, Scratch, Site, TraceeError};
 
-const RLIMIT_AS: usize = 9;
+/// Numbers and names of the limits, and the field of `/proc/PID/status` that says how much is used.
+const LIMITS: [(usize, &str, &str); 2] = [(9, "RLIMIT_AS", "VmSize"), (2, "RLIMIT_DATA", "VmData")];
 /// The scratch area with its shelter, rounded up.
 const BYTES: u64 = 256 * 1024;
 /// The scratch area is two mappings; one more while it is made.
@@ -17,19 +21,78 @@ pub fn most_mappings() -> usize {
 
 /// What is too narrow. `mappings`: how many there are; `limits`: soft and hard, by number.
 pub fn obstacles(pid: i32, mappings: usize, limits: &[(u64, u64)]) -> Vec<Obstacle> {
+    let object = || format!("process {pid}");
     let mut found = Vec::new();
     let most = most_mappings();
     if mappings.saturating_add(MAPPINGS) > most {
         let why = format!("it has {mappings} mappings, {most} are allowed, and a move needs {MAPPINGS} more");
-        found.push(Obstacle::new(format!("process {pid}"), why, "raise the sysctl vm.max_map_count"));
+        found.push(Obstacle::new(object(), why, "raise the sysctl vm.max_map_count"));
     }
-    let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap_or_default();
-    let pages: u64 = statm.split(' ').next().and_then(|pages| pages.parse().ok()).unwrap_or(0);
-    let soft = limits.get(RLIMIT_AS).map_or(u64::MAX, |(soft, _)| *soft);
-    if (pages * crate::image::PAGE_SIZE).saturating_add(BYTES) > soft {
-        let why = format!("its limit of address space (RLIMIT_AS, {soft} bytes) leaves no room for a move");
-        let advice = format!("raise it: prlimit --pid {pid} --as=unlimited");
-        found.push(Obstacle::new(format!("process {pid}"), why, advice));
+    let Some((number, name, _)) = tight(pid, limits) else { return found };
+    let soft = limits[number].0;
+    let advice =
+        format!("raise it: prlimit --pid {pid} --{}=unlimited", if number == 2 { "data" } else { "as" });
+    if locks(pid) {
+        found.push(Obstacle::new(object(), format!("{name}, {soft} bytes: {UNTOLD}"), advice));
+    } else if !Site::of_running(pid).is_ok_and(|site| site.can_lend()) {
+        let why = format!("its limit {name} ({soft} bytes) leaves no room for a move, nor does its stack");
+        found.push(Obstacle::new(object(), why, advice));
     }
     found
+}
+
+/// The limit under which the scratch area cannot be mapped.
+fn tight(pid: i32, limits: &[(u64, u64)]) -> Option<(usize, &'static str, &'static str)> {
+    LIMITS.into_iter().find(|(number, _, field)| {
+        limits.get(*number).is_some_and(|(soft, _)| used(pid, field).saturating_add(BYTES) > *soft)
+    })
+}
+
+/// A field of `/proc/PID/status`, in bytes.
+fn used(pid: i32, field: &str) -> u64 {
+    let status = crate::sys::lossy(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).unwrap_or(0) * 1024
+}
+
+/// Why a process is refused that has locked memory and no room.
+pub const UNTOLD: &str =
+    "there is no room under it to find out whether mappings to come are to be locked (mlockall)";
+/// Why a process is refused whose locked memory is at its limit.
+pub const NO_MORE_LOCKED: &str =
+    "what it maps is locked (mlockall), and its limit RLIMIT_MEMLOCK leaves no room for a move";
+
+fn locks(pid: i32) -> bool {
+    used(pid, "VmLck") > 0
+}
+
+/// Why there is no scratch area.
+#[derive(Debug)]
+pub enum NoRoom {
+    /// What the process is stands in the way.
+    Refused(Obstacle),
+    /// It could not be made.
+    Failed(TraceeError),
+}
+
+/// The scratch area that was mapped, or the one that the stack lends since nothing could be.
+pub fn area(
+    site: &Site,
+    rsp: u64,
+    mapped: Result<Scratch, TraceeError>,
+) -> Result<(Scratch, Option<Lent>), NoRoom> {
+    let e = match mapped {
+        Ok(scratch) => return Ok((scratch, None)),
+        Err(e) => e,
+    };
+    let pid = site.pid;
+    let refused = |why: &str, limit: &str| {
+        let advice = format!("raise it: prlimit --pid {pid} --{limit}=unlimited");
+        NoRoom::Refused(Obstacle::new(format!("process {pid}"), why, advice))
+    };
+    match &e {
+        TraceeError::RemoteCall { source: Errno::EAGAIN, .. } => Err(refused(NO_MORE_LOCKED, "memlock")),
+        TraceeError::RemoteCall { source: Errno::ENOMEM, .. } if locks(pid) => Err(refused(UNTOLD, "as")),
+        _ => Lent::instead(site, rsp, e).map(|(scratch, lent)| (scratch, Some(lent))).map_err(NoRoom::Failed),
+    }
 }

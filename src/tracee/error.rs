@@ -98,7 +98,7 @@ pub enum TraceeError {
         stop: String,
     },
     /// The process has no usable `syscall` instruction.
-    #[error("process {pid} has no vDSO with a system call instruction")]
+    #[error("process {pid} has no system call instruction, neither in a vDSO nor in a library")]
     NoSyscallInstruction {
         /// The process.
         pid: i32,

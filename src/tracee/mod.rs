@@ -10,6 +10,7 @@
 //! | [`batch`] | a table of system calls and its data |
 //! | [`remote`] | making a stopped thread execute it |
 //! | [`scratch`] | the area in which it does |
+//! | [`lent`] | the same on the process's own stack, where nothing can be mapped |
 //! | [`site`] | what that needs to know of a process |
 //! | [`shelter`] | where the thread is safe to run on if we are killed meanwhile |
 //! | [`ward`] | seccomp, syscall user dispatch, 32-bit code, forced signals: what our calls must not run into |
@@ -22,6 +23,7 @@ pub mod batch;
 pub mod ending;
 pub mod error;
 pub mod freeze;
+pub mod lent;
 pub mod remote;
 pub mod restart;
 pub mod scratch;
@@ -35,6 +37,7 @@ pub mod ward;
 pub use batch::{Batch, Outcome};
 pub use error::TraceeError;
 pub use freeze::Frozen;
+pub use lent::Lent;
 pub use remote::Remote;
 pub use scratch::{Place, Scratch};
 pub use shelter::Bell;

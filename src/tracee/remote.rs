@@ -137,10 +137,13 @@ impl<'a> Remote<'a> {
             return self.expose();
         }
         let own = Own { continued, mask: self.mask, xstate: &self.xstate, plain };
-        let code = Code { call: scratch.code + CALL_AT, restore: scratch.code + RESTORE_AT };
+        let ours = Code { call: scratch.code + CALL_AT, restore: scratch.code + RESTORE_AT };
+        let own_code = self.site.ground.as_ref().filter(|_| scratch.lent).map(|ground| ground.code);
+        let code = own_code.unwrap_or(ours);
         let shelter = Shelter::build(code, scratch.shelter(), &self.site.mem, &own)
             .map_err(self.memory("putting up a shelter", scratch.shelter()))?;
-        self.bell = bell;
+        // single calls need none
+        self.bell = bell.filter(|_| !scratch.lent);
         self.enter(shelter)
     }
 
@@ -299,7 +302,7 @@ impl<'a> Remote<'a> {
             self.write("writing the loop", code + at, &piece)?;
         }
         let (table, data) = (code + PAGE, code + PAGE + table_len as u64);
-        Ok(Scratch { code, table, table_len, data, data_len, shelter_len })
+        Ok(Scratch { code, table, table_len, data, data_len, shelter_len, lent: false })
     }
 
     /// Unmaps the scratch area.

@@ -56,12 +56,19 @@ pub struct Scratch {
     pub data_len: usize,
     /// Bytes behind the data for the shelter of a thread; none in a skeleton.
     pub(super) shelter_len: usize,
+    /// It is memory of the process's own ([`super::lent`]): without code and table.
+    pub lent: bool,
 }
 
 impl Scratch {
     /// First byte and length of the whole area.
     pub fn range(&self) -> (u64, u64) {
         (self.code, self.shelter() + self.shelter_len as u64 - self.code)
+    }
+
+    /// Address of a `syscall` instruction on the code page.
+    pub fn syscall(&self) -> u64 {
+        self.code + CALL_AT
     }
 
     /// Where the shelter is.

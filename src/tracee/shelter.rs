@@ -85,7 +85,7 @@ impl Bell {
 #[derive(Clone, Debug)]
 pub struct Ground {
     pid: i32,
-    code: Code,
+    pub(super) code: Code,
     stack: Range<u64>,
 }
 
@@ -131,8 +131,7 @@ impl Ground {
 
     /// A place on the main thread's stack that nobody uses: half-way below the stack pointer; or, if that points elsewhere, pages
     /// that were never touched.
-    fn place(&self, rsp: u64, mem: &ProcMem) -> Option<u64> {
-        let len = size() as u64;
+    pub(super) fn place(&self, rsp: u64, len: u64, mem: &ProcMem) -> Option<u64> {
         let used = if self.stack.contains(&rsp) { rsp - RED_ZONE } else { self.stack.end };
         let highest = used.checked_sub(len).filter(|highest| *highest >= self.stack.start)?;
         let at = (self.stack.start + (highest - self.stack.start) / 2) / PAGE * PAGE;
@@ -225,7 +224,7 @@ impl Shelter {
         mem: &ProcMem,
         own: &Own<'_>,
     ) -> std::io::Result<Option<Self>> {
-        let Some(at) = ground.place(rsp, mem) else { return Ok(None) };
+        let Some(at) = ground.place(rsp, size() as u64, mem) else { return Ok(None) };
         let bytes = bytes(ground.code, at, own);
         let mut before = vec![0; bytes.len()];
         mem.read(at, &mut before)?;
@@ -237,6 +236,15 @@ impl Shelter {
     pub(super) fn inside(&self, regs: &Regs) -> Regs {
         // as after the `ret` that took `pretcode`
         Regs { rip: self.code.restore, rsp: self.at + 8, ..*regs }
+    }
+
+    /// Registers with which the thread first closes a descriptor, and then goes home. The frame for that comes behind the shelter.
+    pub(super) fn by_way_of_close(&self, fd: u64, regs: &Regs, mem: &ProcMem) -> std::io::Result<Regs> {
+        let at = self.at + size() as u64;
+        let state = self.at + (FRAMES * FRAME) as u64;
+        let close = Regs { rip: self.code.call, rsp: self.at, rax: libc::SYS_close as u64, rdi: fd, ..*regs };
+        mem.write(at, &sigframe::frame(self.code.restore, &close, u64::MAX, state))?;
+        Ok(Regs { rip: self.code.restore, rsp: at + 8, ..*regs })
     }
 
     /// What was there before, when the thread is out of it.
@@ -285,16 +293,16 @@ mod tests {
         mem.read(ground.code.call, &mut code).unwrap();
         assert_eq!(code, CALL);
         let Range { start, end } = ground.stack;
-        let at = ground.place(end - 4096, &mem).unwrap();
+        let at = ground.place(end - 4096, size() as u64, &mem).unwrap();
         assert!(at >= start && at + size() as u64 <= end - 4096 - RED_ZONE && at.is_multiple_of(PAGE));
-        assert_eq!(ground.place(start + 256, &mem), None, "no room below");
-        let untouched = ground.place(0, &mem).unwrap();
-        assert_eq!(ground.place(0, &mem), Some(untouched));
+        assert_eq!(ground.place(start + 256, size() as u64, &mem), None, "no room below");
+        let untouched = ground.place(0, size() as u64, &mem).unwrap();
+        assert_eq!(ground.place(0, size() as u64, &mem), Some(untouched));
         mem.write(untouched, &[1]).unwrap();
-        assert_eq!(ground.place(0, &mem), None, "somebody else has been there");
+        assert_eq!(ground.place(0, size() as u64, &mem), None, "somebody else has been there");
         mem.write(untouched, &[0]).unwrap();
         USED.lock().unwrap().clear();
-        assert_eq!(ground.place(0, &mem), None, "somebody has been there");
+        assert_eq!(ground.place(0, size() as u64, &mem), None, "somebody has been there");
     }
 
     #[test]

@@ -16,9 +16,9 @@ pub(super) const SIGTRAP_BIT: u64 = 1 << (libc::SIGTRAP - 1);
 pub struct Site {
     /// The process, as the tracer sees it.
     pub pid: i32,
-    /// Address of a `syscall` instruction; moves with the vDSO.
+    /// Address of a `syscall` instruction: of the vDSO, with which it moves, or another.
     pub syscall: u64,
-    /// The code of the vDSO.
+    /// The code of the vDSO; empty where there is none.
     pub vdso: std::ops::Range<u64>,
     /// `/proc/PID/mem`.
     pub mem: ProcMem,
@@ -35,30 +35,28 @@ pub struct Site {
 impl Site {
     /// Of a process that must run on if we are killed.
     pub fn of_running(pid: i32) -> Result<Self, TraceeError> {
-        let mut site = Self::of(pid)?;
-        let maps = crate::sys::lossy(format!("/proc/{pid}/maps")).unwrap_or_default();
-        site.ground = Ground::of(pid, &maps, &site.mem);
-        site.lonely = middle_of_the_largest_gap(&maps);
-        if site.ground.is_none() {
+        let (mem, maps) = (memory(pid)?, maps(pid)?);
+        let ground = Ground::of(pid, &maps, &mem);
+        if ground.is_none() {
             tracing::info!(pid, "a thread that executes our calls would be lost if we were killed just then");
         }
-        Ok(site)
+        let lonely = middle_of_the_largest_gap(&maps);
+        Ok(Site { lonely, ..Self::with(pid, mem, &maps, ground)? })
     }
 
-    /// Looks for the vDSO and opens the memory of a process.
+    /// Of a process that dies with us. Looks for the vDSO and opens its memory.
     pub fn of(pid: i32) -> Result<Self, TraceeError> {
-        let proc_error = |file: &str| {
-            let file = file.to_owned();
-            move |source| TraceeError::Proc { pid, file, source }
-        };
-        let mem = ProcMem::open(pid).map_err(proc_error("mem"))?;
-        let maps = crate::sys::lossy(format!("/proc/{pid}/maps")).map_err(proc_error("maps"))?;
-        let (start, end) = maps
+        Self::with(pid, memory(pid)?, &maps(pid)?, None)
+    }
+
+    /// A process that has unmapped its vDSO executes system calls by an instruction of its libc.
+    fn with(pid: i32, mem: ProcMem, maps: &str, ground: Option<Ground>) -> Result<Self, TraceeError> {
+        let vdso = maps
             .lines()
             .find(|l| l.ends_with("[vdso]"))
             .and_then(|l| l.split_once(' ')?.0.split_once('-'))
-            .and_then(|(a, b)| Some((u64::from_str_radix(a, 16).ok()?, u64::from_str_radix(b, 16).ok()?)))
-            .ok_or(TraceeError::NoSyscallInstruction { pid })?;
+            .and_then(|(a, b)| Some((u64::from_str_radix(a, 16).ok()?, u64::from_str_radix(b, 16).ok()?)));
+        let (start, end) = vdso.unwrap_or((0, 0));
         let mut image = vec![0; (end - start) as usize];
         mem.read(start, &mut image).map_err(|source| TraceeError::Memory {
             pid,
@@ -66,11 +64,11 @@ impl Site {
             addr: start,
             source,
         })?;
-        let at = image
-            .windows(2)
-            .position(|w| w == [0x0f, 0x05])
+        let at = image.windows(2).position(|w| w == [0x0f, 0x05]).map(|at| start + at as u64);
+        let syscall = at
+            .or(ground.as_ref().map(|ground| ground.code.call))
             .ok_or(TraceeError::NoSyscallInstruction { pid })?;
-        let status = crate::sys::lossy(format!("/proc/{pid}/status")).map_err(proc_error("status"))?;
+        let status = crate::sys::lossy(format!("/proc/{pid}/status")).map_err(proc_error(pid, "status"))?;
         let ignored = status
             .lines()
             .find_map(|l| l.strip_prefix("SigIgn:"))
@@ -78,14 +76,19 @@ impl Site {
             .unwrap_or(0);
         Ok(Site {
             pid,
-            syscall: start + at as u64,
+            syscall,
             vdso: start..end,
             mem,
             sigtrap_ignored: ignored & SIGTRAP_BIT != 0,
             patience: std::time::Duration::from_secs(5),
-            ground: None,
+            ground,
             lonely: 0,
         })
+    }
+
+    /// Whether the process has itself what a [lent](super::lent) area needs.
+    pub fn can_lend(&self) -> bool {
+        self.ground.is_some()
     }
 
     /// A place for what is mapped while other threads run, far from all that is mapped. Where the kernel likes may be a hole that
@@ -93,6 +96,19 @@ impl Site {
     pub fn lonely(&self) -> Place {
         Place::Rather(self.lonely)
     }
+}
+
+fn proc_error(pid: i32, file: &str) -> impl FnOnce(std::io::Error) -> TraceeError {
+    let file = file.to_owned();
+    move |source| TraceeError::Proc { pid, file, source }
+}
+
+fn memory(pid: i32) -> Result<ProcMem, TraceeError> {
+    ProcMem::open(pid).map_err(proc_error(pid, "mem"))
+}
+
+fn maps(pid: i32) -> Result<String, TraceeError> {
+    crate::sys::lossy(format!("/proc/{pid}/maps")).map_err(proc_error(pid, "maps"))
 }
 
 /// Of those below 2^47, where the kernel maps unless asked otherwise (Documentation/arch/x86/x86_64/mm.rst). Page-aligned.

@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
 
+use super::carried::of_a_user;
 use super::trial;
 use super::victims::Victim;
 use crate::lab::needs::Need;
@@ -36,16 +37,6 @@ pub(super) fn trials() -> Vec<Trial> {
         trial("what ulpm serve has given up is noted", &[Need::Program("setpriv")], confined_server),
         trial("a process whose main thread has ended is refused", &[], leaderless),
     ]
-}
-
-/// A victim that runs as an ordinary user. Descriptors 1 and 2 stay of use.
-fn of_a_user(lab: &Lab, name: &str) -> Result<Victim> {
-    fs::set_permissions(lab.dir(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-    let run = format!(
-        "chmod 666 /proc/self/fd/1 /proc/self/fd/2; exec setpriv --reuid=1234 --regid=1234 --clear-groups {} \"$1\"",
-        victims::program(name)?
-    );
-    Victim::start_command(lab, &["sh", "-c", &run, "sh"])
 }
 
 /// Its credentials change at the target, and with each change what the kernel resets.

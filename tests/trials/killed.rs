@@ -17,8 +17,8 @@ use super::trial_in;
 use super::victims::Victim;
 use crate::lab::{Lab, LabOptions, SOON, wait_until};
 
-/// All registers, the extended ones too; and threads that come and go.
-const WORKLOADS: [&str; 2] = ["registers", "threads"];
+/// All registers, the extended ones too; threads that come and go; one in which nothing can be mapped.
+const WORKLOADS: [&str; 3] = ["registers", "threads", "narrow"];
 /// Points, and for how many microseconds what follows lasts.
 const WINDOWS: [(&str, u64); 4] =
     [("source.ready", 1500), ("source.frozen", 600), ("source.frozen", 2500), ("source.furnished", 2500)];

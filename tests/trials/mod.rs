@@ -3,6 +3,7 @@
 mod aborts;
 mod advice;
 mod bad_input;
+mod carried;
 mod commands;
 mod confined;
 pub(crate) mod faults;
@@ -46,6 +47,7 @@ pub(crate) fn all() -> Vec<Trial> {
     trials.extend(versions::trials());
     trials.extend(verdicts::trials());
     trials.extend(commands::trials());
+    trials.extend(carried::trials());
     trials.extend(confined::trials());
     trials.extend(aborts::trials());
     trials.extend(hostile::trials());

@@ -18,7 +18,7 @@ const HIDDEN: [(&str, &str); 5] = [
 ];
 
 /// What the victim makes, and what the refusal says.
-const KINDS: [(&str, &[&str]); 9] = [
+const KINDS: [(&str, &[&str]); 8] = [
     ("namespace", &["thread ", "another uts namespace than its process"]),
     ("directories", &["it shares a current directory with thread"]),
     ("memory", &["its memory is shared with process", "CLONE_VM"]),
@@ -26,7 +26,6 @@ const KINDS: [(&str, &[&str]); 9] = [
     ("queue", &["it uses the System V message queue"]),
     ("numa", &["mapping at 0x", "a NUMA policy (set_mempolicy, mbind) is not carried: bind:0; 1 mappings"]),
     ("mappings", &[" mappings, ", " are allowed", "vm.max_map_count"]),
-    ("vdso", &["vDSO", "the process has unmapped it"]),
     ("semaphore", &["it uses the System V set of semaphores"]),
 ];
 

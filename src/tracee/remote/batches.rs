@@ -17,15 +17,14 @@ impl Remote<'_> {
         }
         let results = if batch.is_empty() {
             Vec::new()
+        } else if scratch.lent || (self.shelter.is_none() && self.site.sigtrap_ignored) {
+            batch
+                .calls()
+                .map(|(nr, args)| self.single("a batched call", nr, args))
+                .collect::<Result<_, _>>()?
         } else if let Some(shelter) = &self.shelter {
             let home = shelter.at;
             self.run_sheltered(scratch, batch, home)?
-        } else if self.site.sigtrap_ignored {
-            let calls: Vec<_> = batch.calls().collect();
-            calls
-                .into_iter()
-                .map(|(nr, args)| self.single("a batched call", nr, args))
-                .collect::<Result<_, _>>()?
         } else {
             self.run_loop(scratch, batch)?
         };
@@ -95,8 +94,9 @@ impl Remote<'_> {
         (scratch, pid): (&Scratch, i32),
         work: impl FnOnce(i32) -> T,
     ) -> Result<T, TraceeError> {
-        let Some(home) = self.shelter.as_ref().map(|shelter| shelter.at) else {
+        let Some(home) = self.shelter.as_ref().filter(|_| !scratch.lent).map(|shelter| shelter.at) else {
             let fd = self.must(name, nr, args)?;
+            self.close_on_the_way(fd)?;
             let done = work(fd as i32);
             self.must("close", libc::SYS_close, [fd, 0, 0, 0, 0, 0])?;
             return Ok(done);
@@ -119,6 +119,15 @@ impl Remote<'_> {
         batch.outcome(self.thread.0, results, Vec::new())?;
         // a call that made nothing is an error of its outcome
         done.ok_or(TraceeError::Died { tid: self.thread.0, step: "making a descriptor" })
+    }
+
+    /// From its shelter the thread closes a descriptor, should we be killed.
+    fn close_on_the_way(&self, fd: u64) -> Result<(), TraceeError> {
+        let Some(shelter) = &self.shelter else { return Ok(()) };
+        let regs = shelter
+            .by_way_of_close(fd, &self.clean_regs(), &self.site.mem)
+            .map_err(self.memory("making a way home", shelter.at))?;
+        self.thread.set_regs(&regs)
     }
 
     fn start(&self, code: u64, scratch: &Scratch, calls: usize, home: u64) -> Result<(), TraceeError> {

@@ -47,28 +47,6 @@ static void fill_up(void)
 	fclose(maps);
 }
 
-static void drop_vdso(void)
-{
-	char line[400];
-	unsigned long from, to, start = 0, end = 0;
-	FILE *maps = fopen("/proc/self/maps", "re");
-	CHECK(maps, "open maps");
-	while (fgets(line, sizeof line, maps))
-		if (strstr(line, "[vdso]") && sscanf(line, "%lx-%lx ", &from, &to) == 2)
-			start = from, end = to;
-	fclose(maps);
-	MUST(syscall(SYS_munmap, start, end - start));
-}
-
-/* Nothing here may read a clock by way of the vDSO. */
-static _Noreturn void go_on_without_vdso(void)
-{
-	ready();
-	while (access(stop_file, F_OK))
-		syscall(SYS_nanosleep, &(struct timespec){ 0, 5000000 }, NULL);
-	pass();
-}
-
 static void *in_thread(void *unused)
 {
 	char host[64];
@@ -156,9 +134,6 @@ int main(int argc, char **argv)
 		MUST(syscall(SYS_mbind, bound, 4096ul, MPOL_BIND, &(unsigned long){ 1 }, 64ul, 0ul));
 	} else if (strcmp(kind, "mappings") == 0) {
 		fill_up();
-	} else if (strcmp(kind, "vdso") == 0) {
-		drop_vdso();
-		go_on_without_vdso();
 	} else {
 		fail("no such kind: %s", kind);
 	}

@@ -12,6 +12,7 @@ pub(crate) mod strays;
 pub(crate) mod swap;
 pub(crate) mod systemd;
 pub(crate) mod udp_proxy;
+pub(crate) mod user;
 pub(crate) mod victims;
 
 use std::collections::BTreeMap;

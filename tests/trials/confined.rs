@@ -7,7 +7,6 @@ use std::path::Path;
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
 
-use super::carried::of_a_user;
 use super::trial;
 use super::victims::Victim;
 use crate::lab::needs::Need;
@@ -16,7 +15,6 @@ use crate::lab::{Lab, SOON, ULPM, victims, wait_until};
 
 pub(super) fn trials() -> Vec<Trial> {
     vec![
-        trial("bare of an ordinary user", &[Need::Program("setpriv"), Need::OtherUsers], bare_of_a_user),
         trial("sleeps are remembered after an abort by the journal", &[], |lab| {
             remembered(lab, "source.journal.committed=full", None)
         }),
@@ -24,12 +22,6 @@ pub(super) fn trials() -> Vec<Trial> {
             remembered(lab, "", Some("target.journal.committed=full"))
         }),
         trial("foreign is watched, given up and moved", &[], given_up),
-        trial(
-            "foreign of an ordinary user",
-            &[Need::Program("setpriv"), Need::OtherUsers],
-            foreign_of_a_user,
-        ),
-        trial("foreign in a namespace of its own", &[], foreign_in_a_namespace),
         trial("a thread under seccomp is left alone", &[], confined_thread),
         trial("a thread that confines itself just before the freeze", &[], confined_later),
         trial("a process that traces another is refused", &[], tracer),
@@ -37,17 +29,6 @@ pub(super) fn trials() -> Vec<Trial> {
         trial("what ulpm serve has given up is noted", &[Need::Program("setpriv")], confined_server),
         trial("a process whose main thread has ended is refused", &[], leaderless),
     ]
-}
-
-/// Its credentials change at the target, and with each change what the kernel resets.
-fn bare_of_a_user(lab: &mut Lab) -> Result<()> {
-    lab.serve("b")?;
-    lab.serve("a")?;
-    let mut victim = of_a_user(lab, "bare")?;
-    for to in ["b", "a"] {
-        victim.move_to(lab, to)?;
-    }
-    victim.finish()
 }
 
 /// A move that is given up here after everything was captured and put.
@@ -80,23 +61,6 @@ fn given_up(lab: &mut Lab) -> Result<()> {
         ensure!(caught()? == before, "{fault}: caught signals changed");
     }
     victim.move_to(lab, "b")?;
-    victim.finish()
-}
-
-fn foreign_of_a_user(lab: &mut Lab) -> Result<()> {
-    lab.serve("b")?;
-    let mut victim = of_a_user(lab, "foreign")?;
-    with_fault(lab, &victim, GIVEN_UP)?;
-    victim.move_to(lab, "b")?;
-    victim.finish()
-}
-
-fn foreign_in_a_namespace(lab: &mut Lab) -> Result<()> {
-    lab.serve("b")?;
-    let mut victim = Victim::start(lab, "foreign")?;
-    let before = victim.outside_pid(lab)?;
-    let outcome = lab.live("a", victim.pid, "b", &["--verify", "--pid-mode", "namespace"])?;
-    victim.moved(lab, &outcome, before, "b")?;
     victim.finish()
 }
 

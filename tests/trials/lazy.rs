@@ -1,4 +1,5 @@
-//! Lazy moves: the process first, its memory afterwards. Post-copy from the start (`--lazy`) and after rounds (`--lazy-after`).
+//! The lazy phase of moves, and what may happen in it: post-copy from the start (`--lazy`) and after rounds (`--lazy-after`). Each
+//! victim moved so is in `variants.rs`.
 
 use std::fs;
 use std::time::Duration;
@@ -8,11 +9,12 @@ use libtest_mimic::Trial;
 use nix::sys::signal::Signal;
 
 use super::trial;
-use super::victims::{Victim, furnish, needs};
+use super::victims::Victim;
 use crate::lab::live::{Live, LiveOutcome};
 use crate::lab::needs::Need;
 use crate::lab::udp_proxy::UdpProxy;
-use crate::lab::{Lab, PORT, SOON, ULPM, victims, wait_until};
+use crate::lab::user::{self, User};
+use crate::lab::{Lab, PORT, SOON, ULPM, wait_until};
 
 /// The victim of the lazy phase.
 const LATE: &str = "late";
@@ -24,14 +26,6 @@ const RATE: u64 = 25_000_000;
 
 pub(super) fn trials() -> Vec<Trial> {
     let mut trials = Vec::new();
-    let names = victims::names().into_iter().filter(|name| name != super::oracle::VICTIM);
-    for name in names {
-        for (way, args) in WAYS {
-            let victim = name.clone();
-            let run = move |lab: &mut Lab| there_and_back(lab, &victim, args);
-            trials.push(trial(&format!("{way} {name}"), needs(&name), run));
-        }
-    }
     for (way, args) in WAYS {
         trials.push(trial(&format!("late events {way}"), &[], move |lab| wild(lab, args)));
         trials.push(trial(&format!("late children {way}"), &[], move |lab| children(lab, args)));
@@ -49,26 +43,7 @@ pub(super) fn trials() -> Vec<Trial> {
     let users = [Need::Program("setpriv"), Need::OtherUsers];
     trials.push(trial("lazy refused by a serve that may not", &users[..1], serve_may_not));
     trials.push(trial("lazy refused by an ordinary user's serve", &users, ordinary_serve));
-    trials.push(trial("lazy of an ordinary user", &users, ordinary_live));
     trials
-}
-
-fn there_and_back(lab: &mut Lab, name: &str, args: &[&str]) -> Result<()> {
-    furnish(lab, name)?;
-    lab.serve("b")?;
-    lab.serve("a")?;
-    let mut victim = Victim::start(lab, name)?;
-    for to in ["b", "a"] {
-        std::thread::sleep(Duration::from_millis(700));
-        victim.check_running(lab)?;
-        let before = victim.outside_pid(lab)?;
-        let outcome = lab.live(&victim.host, victim.pid, to, args)?;
-        victim.moved(lab, &outcome, before, to)?;
-        ensure!(outcome.report["lazy"]["sent_twice"] == 0, "pages were sent twice: {}", outcome.report);
-    }
-    std::thread::sleep(Duration::from_millis(700));
-    victim.check_running(lab)?;
-    victim.finish()
 }
 
 /// A lazy move under way, in its lazy phase, through a slow wire.
@@ -271,54 +246,15 @@ fn serve_may_not(lab: &mut Lab) -> Result<()> {
     victim.finish()
 }
 
-/// Another user's ulpm, with a home of its own.
-fn as_user(lab: &Lab, host: &str) -> Result<Vec<String>> {
-    let home = lab.dir().join(format!("user-{host}"));
-    fs::create_dir(&home)?;
-    nix::unistd::chown(&home, Some(1234.into()), Some(1234.into()))?;
-    fs::set_permissions(lab.dir(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-    let home = format!("ULPM_HOME={}", home.display());
-    let words = ["setpriv", "--reuid=1234", "--regid=1234", "--clear-groups", "env", &home];
-    Ok(words.map(str::to_owned).to_vec())
-}
-
-/// `who`, with these words before the command, trusts `whom`.
-fn trust(lab: &Lab, (who, before): (&str, &[&str]), (whom, theirs): (&str, &[&str])) -> Result<()> {
-    let shown = lab.run(whom, &[theirs, &[ULPM, "trust", "show"]].concat(), SOON)?;
-    let add = [ULPM, "trust", "add", shown.stdout.trim(), "--name", whom, "--users", "any"];
-    let added = lab.run(who, &[before, &add].concat(), SOON)?;
-    ensure!(added.exit == 0, "{shown:?} {added:?}");
-    Ok(())
-}
-
 fn ordinary_serve(lab: &mut Lab) -> Result<()> {
-    let user = as_user(lab, "b")?;
-    let user: Vec<&str> = user.iter().map(String::as_str).collect();
-    trust(lab, ("b", &user), ("a", &[]))?;
-    trust(lab, ("a", &[]), ("b", &user))?;
-    lab.serve_untrusted("b", &user)?;
+    let user = User::of(lab, "b")?;
+    let words = user.words();
+    user::trust(lab, ("b", &words), ("a", &[]))?;
+    user::trust(lab, ("a", &[]), ("b", &words))?;
+    lab.serve_untrusted("b", &words)?;
     let victim = Victim::start(lab, "threads")?;
     let refused = lab.live("a", victim.pid, "b", &["--lazy"])?;
     refused.refused(3, &["lazy memory", "vm.unprivileged_userfaultfd", "run `ulpm serve` as root"])?;
     victim.check_running(lab)?;
-    victim.finish()
-}
-
-/// The source serves pages by reading them, which the owner of a process may: nothing is to be refused there.
-fn ordinary_live(lab: &mut Lab) -> Result<()> {
-    let user = as_user(lab, "a")?;
-    let user: Vec<&str> = user.iter().map(String::as_str).collect();
-    trust(lab, ("a", &user), ("b", &[]))?;
-    trust(lab, ("b", &[]), ("a", &user))?;
-    lab.serve_untrusted("b", &[])?;
-    let run = format!(
-        "chmod 666 /proc/self/fd/1 /proc/self/fd/2; exec setpriv --reuid=1234 --regid=1234 --clear-groups {} \"$1\"",
-        victims::program("threads")?
-    );
-    let mut victim = Victim::start_command(lab, &["sh", "-c", &run, "sh"])?;
-    let before = victim.outside_pid(lab)?;
-    let args = ["--lazy", "--verify"];
-    let outcome = lab.start_live_under(&user, "a", victim.pid, &lab.address("b"), &args)?.outcome()?;
-    victim.moved(lab, &outcome, before, "b")?;
     victim.finish()
 }

@@ -11,7 +11,6 @@ pub(super) fn trials() -> Vec<Trial> {
     vec![
         trial("pid taken leads to a namespace", &[], namespace),
         trial("pid taken refuses the same pid", &[], refused),
-        trial("pid namespace when asked for", &[], asked_for),
     ]
 }
 
@@ -19,11 +18,6 @@ fn namespace(lab: &mut Lab) -> Result<()> {
     let victim = prepare(lab)?;
     take(lab, victim.pid)?;
     move_into_namespace(lab, victim, &["--verify"])
-}
-
-fn asked_for(lab: &mut Lab) -> Result<()> {
-    let victim = prepare(lab)?;
-    move_into_namespace(lab, victim, &["--verify", "--pid-mode", "namespace"])
 }
 
 fn refused(lab: &mut Lab) -> Result<()> {

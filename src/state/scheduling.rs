@@ -1,5 +1,5 @@
 //! Scheduling policy, nice value, CPU affinity, I/O priority and timer slack of a thread. All of it is read and
-//! set from outside, by tid.
+//! set from outside, by tid; timer slack, for which that takes `CAP_SYS_NICE`, by the thread itself where we lack it.
 
 use nix::errno::Errno;
 
@@ -7,6 +7,7 @@ use super::error::StateError;
 use crate::image::Obstacle;
 use crate::image::process::{Sched, ThreadImage};
 use crate::sys::process::{self, SchedAttr};
+use crate::tracee::{Batch, Outcome};
 
 /// `SCHED_FLAG_UTIL_CLAMP_MIN` and `MAX`: the clamps are meant to be set.
 const CLAMPS: u64 = 0x20 | 0x40;
@@ -30,6 +31,28 @@ pub fn capture(tid: i32, all_cpus: &[u8]) -> Result<Sched, StateError> {
             .and_then(|t| t.trim().parse().ok())
             .unwrap_or(0),
     })
+}
+
+/// Asks the thread that executes the batch for its timer slack, if that could not be read from outside (`timerslack_ns_show`). A
+/// real-time thread has none, and so has one that we made urgent: but then it could be read.
+pub fn ask_slack(batch: &mut Batch, known: &Sched) -> Option<usize> {
+    let args = [libc::PR_GET_TIMERSLACK as u64, 0, 0, 0, 0];
+    (known.timer_slack_ns == 0).then(|| batch.attempt("prctl(GET_TIMERSLACK)", libc::SYS_prctl, &args))
+}
+
+/// Reads the answer.
+pub fn answer_slack(sched: &mut Sched, outcome: &Outcome, asked: Option<usize>) {
+    if let Some(slack) = asked.and_then(|index| u64::try_from(outcome.results[index]).ok()) {
+        sched.timer_slack_ns = slack;
+    }
+}
+
+/// Sets it for the thread that executes the batch: [`put`] cannot without `CAP_SYS_NICE`.
+pub fn put_slack(batch: &mut Batch, want: &Sched) {
+    if want.timer_slack_ns != 0 {
+        let args = [libc::PR_SET_TIMERSLACK as u64, want.timer_slack_ns, 0, 0, 0];
+        batch.attempt("prctl(SET_TIMERSLACK)", libc::SYS_prctl, &args);
+    }
 }
 
 fn covers(mask: &[u8], all: &[u8]) -> bool {

@@ -160,6 +160,7 @@ pub fn capture<Q>(
     let securebits = credentials::ask(&mut batch);
     let mode = modes::ask(&mut batch);
     let probe = probes::ask(&mut batch, image.tid, &image.creds, context.witness);
+    let slack = scheduling::ask_slack(&mut batch, &image.sched);
     let question = ask(&mut batch);
     let plain = Plain::of(thread);
     let process = status.nstgid.last().copied().unwrap_or(status.tgid);
@@ -176,6 +177,7 @@ pub fn capture<Q>(
     image.clear_child_tid = outcome.word(tid_address);
     image.creds.securebits = credentials::answer(&outcome, securebits);
     image.modes = modes::answer(&outcome, &mode);
+    scheduling::answer_slack(&mut image.sched, &outcome, slack);
     let hidden = probes::obstacles(tid, &outcome, &probe);
     if let Some(first) = hidden.first() {
         return Err(StateError::Obstacles(first.to_string()));
@@ -208,6 +210,7 @@ pub fn put_self(batch: &mut Batch, pid: i32, image: &ThreadImage) {
     batch.call("sigaltstack", libc::SYS_sigaltstack, &[at, 0]);
     batch.call("set_robust_list", libc::SYS_set_robust_list, &[image.robust_list.0, HEAD]);
     batch.call("set_tid_address", libc::SYS_set_tid_address, &[image.clear_child_tid]);
+    scheduling::put_slack(batch, &image.sched);
     signals::put_queued(batch, pid, image.tid, &image.queued);
 }
 

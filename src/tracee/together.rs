@@ -196,10 +196,11 @@ impl UrgentTracee {
 
 impl From<Plain> for UrgentTracee {
     /// Makes it urgent. A real-time thread has no timer slack, and one that ceases to be gets the default
-    /// (`__setscheduler_params`): so that is put back, too.
+    /// (`__setscheduler_params`): so that is put back, too, and a thread whose slack we may not know stays as it is
+    /// (an ordinary user's, whom `RLIMIT_RTPRIO` lets have such threads).
     fn from(plain: Plain) -> Self {
-        let urgent =
-            plain.sched.is_some_and(|s| set_sched_attr(plain.thread.0, &urgent(s, Haste::Soon)).is_ok());
+        let own = plain.slack.and(plain.sched);
+        let urgent = own.is_some_and(|s| set_sched_attr(plain.thread.0, &urgent(s, Haste::Soon)).is_ok());
         UrgentTracee { plain: urgent.then_some(plain) }
     }
 }

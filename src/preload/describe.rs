@@ -70,6 +70,7 @@ fn look(pid: i32, options: &FilesOptions, mut obstacles: Vec<Obstacle>) -> Resul
     obstacles.extend(file_obstacles);
     let shared = crate::state::shared_memory::look(pid, &survey.layout);
     obstacles.extend(shared.obstacles);
+    obstacles.extend(crate::state::shared_memory::unreadable(pid, &survey.layout, &files));
     let posix = timers::list(pid)?;
     let attributes = Attributes {
         dumpable: 1,

@@ -19,8 +19,10 @@ use super::push::PageSink;
 use crate::dirty::Found;
 use crate::image::memory::{Layout, MemoryObject};
 use crate::image::{ObjectId, PAGE_SIZE, PageMap, PageRange, RangeSet, Vma};
+use crate::state::StateError;
 use crate::state::digest::{self, Digest, data_ranges, read_up_to};
 use crate::state::memory_map::map_file;
+use crate::state::shared_memory;
 use crate::sys::process::{ProcMem, read_memory};
 
 /// What the target has of the shared objects of one process.
@@ -50,6 +52,8 @@ struct Source {
     unsure: bool,
     /// It may come after the process.
     lazy: bool,
+    /// A part of it that the process shows privately is to be read nowhere.
+    hidden: bool,
     hashes: PageMap<u128>,
     sent: RangeSet,
     begun: bool,
@@ -80,6 +84,7 @@ impl ObjectPusher {
                 },
                 unsure: false,
                 lazy: false,
+                hidden: false,
                 hashes: PageMap::default(),
                 sent: RangeSet::default(),
                 begun: false,
@@ -89,6 +94,7 @@ impl ObjectPusher {
                 shown.file = open(pid, object.id, fd, &all);
             }
             source.unsure |= fd.is_some() || mappings.len() > 1 || mappings != shown.mappings;
+            source.hidden = shown.file.is_none() && shared_memory::shown_privately_only(layout, object);
             shown.mappings = mappings;
             source.lazy = lazy::object(layout, object.id, fd.is_some());
         }
@@ -110,6 +116,11 @@ impl ObjectPusher {
         for (id, source) in &mut self.objects {
             source.shown.size =
                 layout.objects.iter().find(|o| o.id == *id).map_or(0, |o: &MemoryObject| o.size);
+            if last && source.hidden {
+                // seen in preflight, unless it has come since then
+                let why = format!("memory object {}: {}", id.ino, shared_memory::UNREADABLE);
+                return Err(StateError::Obstacles(why).into());
+            }
             let late = lazy && source.lazy;
             if late && !last {
                 // what was written meanwhile is not noted: should it have to be sent after all, then all of it

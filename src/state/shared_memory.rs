@@ -6,9 +6,11 @@ use std::fs;
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 
-use crate::image::file_path::printable;
-use crate::image::memory::Layout;
-use crate::image::{Note, ObjectId, Obstacle};
+use super::memory_map::map_file;
+use super::program;
+use crate::image::files::FilesImage;
+use crate::image::memory::{Layout, MemoryObject};
+use crate::image::{Note, ObjectId, Obstacle, PAGE_SIZE, PageRange, RangeSet, Vma};
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -38,6 +40,45 @@ pub fn look(pid: i32, layout: &Layout) -> Found {
         found.notes.push(Note::new(format!("process {pid}"), what));
     }
     found
+}
+
+/// Why an object is refused that only its private mappings show.
+pub const UNREADABLE: &str = "it has no descriptor any more and is mapped privately, so its content can only be read by who may \
+     open /proc/PID/map_files (CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE)";
+
+/// Objects whose content we may not read: without a descriptor, and not mapped shared where the process sees them. A private page
+/// hides what the object has below it, and gives it free again when it is dropped.
+pub fn unreadable(pid: i32, layout: &Layout, files: &FilesImage) -> Vec<Obstacle> {
+    let held = |object: &&MemoryObject| !files.memfds.iter().any(|memfd| memfd.object == object.id.ino);
+    let objects = layout.objects.iter().filter(held).filter(|object| shown_privately_only(layout, object));
+    let mut found = Vec::new();
+    for object in objects {
+        let mut mappings = layout.vmas.iter().filter(|vma| vma.object() == Some(object.id));
+        let opens = |vma: &Vma| fs::File::open(map_file(pid, (vma.start, vma.end))).is_ok();
+        if let Some(first) = mappings.next()
+            && !opens(first)
+            && !mappings.any(opens)
+        {
+            let place = format!("mapping {:#x}-{:#x}", first.start, first.end);
+            found.push(Obstacle::new(place, UNREADABLE, "run ulpm as root"));
+        }
+    }
+    found
+}
+
+/// Whether a private mapping shows a part of the object that no shared one does.
+pub fn shown_privately_only(layout: &Layout, object: &MemoryObject) -> bool {
+    let of = |shared: bool| {
+        let shows = move |vma: &&Vma| vma.object() == Some(object.id) && vma.shared == shared;
+        layout
+            .vmas
+            .iter()
+            .filter(shows)
+            .map(|vma| PageRange::new(vma.offset, vma.offset + (vma.end - vma.start)))
+    };
+    let mut private: RangeSet = of(false).collect();
+    private.subtract(&of(true).collect());
+    private.within(PageRange::new(0, object.size.next_multiple_of(PAGE_SIZE))).next().is_some()
 }
 
 /// Objects that were not there when [`look`] looked: who else maps one of them? In the freeze, if it must be.
@@ -94,7 +135,7 @@ pub(super) fn is_of_ulpm(pid: i32) -> bool {
 
 /// As messages name a process.
 pub(super) fn named(pid: i32) -> String {
-    format!("process {pid} ({})", printable(&crate::sys::status::name(pid)))
+    format!("process {pid} ({})", program::name(pid))
 }
 
 fn mapped(other: i32, objects: &BTreeMap<ObjectId, String>, found: &mut Vec<Obstacle>) -> io::Result<()> {

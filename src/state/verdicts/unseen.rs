@@ -28,6 +28,12 @@ pub(super) const ROWS: &[Row] = &[
         "trials refuse state landlock, landlock-thread",
     ),
     refused(
+        "memfd or shared anonymous memory, mapped privately and without a descriptor",
+        "what a private page hides of it, where ulpm may not open /proc/PID/map_files (an ordinary user's)",
+        crate::state::shared_memory::UNREADABLE,
+        "trial variants hugetlb of a user",
+    ),
+    refused(
         "keyctl (thread, process)",
         "keyrings of a thread and of the process",
         "it has a keyring (keyctl(2)), whose keys stay in this kernel",

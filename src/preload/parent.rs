@@ -12,8 +12,8 @@ use std::io::Read as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::standing::comm;
 use crate::image::{Note, Obstacle};
+use crate::state::program;
 
 /// How long systemd may take to answer.
 const ASKING: Duration = Duration::from_secs(5);
@@ -78,7 +78,7 @@ struct Unit {
 /// What is to be told of the parent of a process.
 pub fn look(pid: i32, knows: bool) -> (Vec<Note>, Vec<Obstacle>) {
     let Some(parent) = parent_of(pid) else { return Default::default() };
-    let name = comm(parent);
+    let name = program::name(parent);
     let kind = if parent == 0 { Kind::Outside } else { kind(pid, parent, &name) };
     let object = match &kind {
         Kind::Unit(unit) => format!("parent {parent} ({name}), unit {}", unit.name),

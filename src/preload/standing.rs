@@ -13,8 +13,7 @@ use std::io::{self, Read as _};
 
 use super::PreloadError;
 use crate::image::Obstacle;
-use crate::image::file_path::printable;
-use crate::state::StateError;
+use crate::state::{StateError, program};
 use crate::tracee::freeze::tids;
 use crate::tracee::thread::tracer_of;
 
@@ -42,7 +41,7 @@ pub fn obstacles(pid: i32) -> Result<Vec<Obstacle>, PreloadError> {
     }
     let tracer = status.number("TracerPid").unwrap_or(0);
     if tracer != 0 {
-        let name = comm(tracer);
+        let name = program::name(tracer);
         add(
             format!("it is traced by process {tracer} ({name})"),
             "end the debugger or strace that traces it",
@@ -50,7 +49,8 @@ pub fn obstacles(pid: i32) -> Result<Vec<Obstacle>, PreloadError> {
     }
     let children = children(pid);
     if !children.is_empty() {
-        let list: Vec<String> = children.iter().map(|child| format!("{child} ({})", comm(*child))).collect();
+        let list: Vec<String> =
+            children.iter().map(|child| format!("{child} ({})", program::name(*child))).collect();
         add(
             format!(
                 "it has child processes, and trees of processes are not carried yet: {}",
@@ -61,7 +61,8 @@ pub fn obstacles(pid: i32) -> Result<Vec<Obstacle>, PreloadError> {
     }
     let tracees = tracees(pid);
     if !tracees.is_empty() {
-        let list: Vec<String> = tracees.iter().map(|tid| format!("{tid} ({})", comm(*tid))).collect();
+        let list: Vec<String> =
+            tracees.iter().map(|tid| format!("{tid} ({})", program::name(*tid))).collect();
         add(format!("{TRACES}: {}", list.join(", ")), "have it let go of what it traces");
     }
     if fs::read_to_string(format!("/proc/{pid}/wchan")).is_ok_and(|wchan| wchan.contains("vfork")) {
@@ -132,13 +133,26 @@ fn is_our_program(pid: i32) -> bool {
 
 /// The command of another ulpm that moves, receives or watches processes: the same program, by its file.
 fn ulpm_at_work(pid: i32) -> Option<&'static str> {
-    const AT_WORK: [&str; 5] = ["serve", "live", "profile", "check", "recover"];
     if !is_our_program(pid) {
         return None;
     }
-    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    at_work(&fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default())
+}
+
+/// The command in a command line of ours, if it is one that is at work for this host: the first word that is no option, nor the value
+/// of one. What follows are names and paths of the user's.
+fn at_work(line: &[u8]) -> Option<&'static str> {
+    const AT_WORK: [&str; 5] = ["serve", "live", "profile", "check", "recover"];
+    const WITH_VALUE: [&[u8]; 1] = [b"--fault"];
     let mut words = line.split(|byte| *byte == 0).skip(1);
-    words.find_map(|word| AT_WORK.into_iter().find(|command| command.as_bytes() == word))
+    while let Some(word) = words.next() {
+        if WITH_VALUE.contains(&word) {
+            words.next();
+        } else if !word.starts_with(b"-") {
+            return AT_WORK.into_iter().find(|command| command.as_bytes() == word);
+        }
+    }
+    None
 }
 
 fn is_kernel_thread(pid: i32) -> bool {
@@ -211,11 +225,6 @@ pub fn children(pid: i32) -> Vec<i32> {
     lists.iter().flat_map(|list| list.split_whitespace()).filter_map(|child| child.parse().ok()).collect()
 }
 
-/// The name of a process, which everybody may read.
-pub(super) fn comm(pid: i32) -> String {
-    printable(&crate::sys::status::name(pid))
-}
-
 /// `/proc/PID/status`, which everybody may read.
 struct Status<'a>(&'a str);
 
@@ -247,6 +256,18 @@ mod tests {
             assert!(matches!(&error, PreloadError::Unfit(o) if o.why.contains(word)), "{pid}: {error}");
         }
         assert!(matches!(obstacles(i32::MAX), Err(PreloadError::NoSuchProcess(_))));
+    }
+
+    #[test]
+    fn a_command_is_where_commands_are() {
+        let of = |line: &str| at_work(line.replace(' ', "\0").as_bytes());
+        assert_eq!(of("ulpm -v --fault source.sent=kill live 42 --to b"), Some("live"));
+        assert_eq!(of("/usr/bin/ulpm --quiet serve"), Some("serve"));
+        for line in
+            ["ulpm trust add SHA256:x --name live", "ulpm demo -- check", "ulpm", "ulpm --fault live", ""]
+        {
+            assert_eq!(of(line), None, "{line}");
+        }
     }
 
     #[test]

@@ -157,15 +157,11 @@ fn check_pid(description: &Description, process: &ProcessImage, found: &mut Rese
     match description.pid_mode {
         PidChoice::Same => found.obstacles.push(Obstacle::new(
             format!("pid {}", taken[0]),
-            format!("it is taken at the target ({})", comm(taken[0])),
+            format!("it is taken at the target ({})", program::name(taken[0])),
             "end that process, or use --pid-mode auto",
         )),
         _ => found.namespace = true,
     }
-}
-
-fn comm(pid: i32) -> String {
-    crate::image::file_path::printable(&crate::sys::status::name(pid))
 }
 
 /// `CAP_CHECKPOINT_RESTORE` or `CAP_SYS_ADMIN` for `set_tid`; whether `clone3` works at all.
@@ -198,12 +194,21 @@ fn check_rights(process: &ProcessImage, found: &mut Reservation) {
             "run `ulpm serve` with all capabilities (CapabilityBoundingSet= in its unit), or the process with fewer",
         ));
     }
+    const CAP_SYS_NICE: u32 = 23;
     let foreign = process.threads.iter().any(|t| t.creds.uids != own.uids || t.creds.gids != own.gids);
     if foreign && !(has(6) && has(7)) {
         found.obstacles.push(Obstacle::new(
             format!("process {}", process.pid),
             "ulpm serve may not give it its user and groups: it lacks CAP_SETUID or CAP_SETGID",
             "run `ulpm serve` as root",
+        ));
+    }
+    if foreign && !has(CAP_SYS_NICE) {
+        found.obstacles.push(Obstacle::new(
+            format!("process {}", process.pid),
+            "ulpm serve may not say how another user's threads are scheduled (CPUs, policy, I/O priority): \
+             it lacks CAP_SYS_NICE",
+            "start `ulpm serve` with CAP_SYS_NICE",
         ));
     }
 }

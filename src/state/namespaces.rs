@@ -6,7 +6,6 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use crate::image::Obstacle;
-use crate::image::file_path::printable;
 
 /// What stands in the way: another namespace than ours, one of a thread's own, another root directory.
 pub fn obstacles(pid: i32, tids: &[i32]) -> Vec<Obstacle> {
@@ -51,7 +50,7 @@ fn of_thread(pid: i32, tid: i32, kinds: &BTreeSet<String>) -> Option<Obstacle> {
     };
     let own: Vec<&str> = kinds.iter().filter(differs).map(String::as_str).collect();
     (!own.is_empty()).then(|| {
-        let name = printable(&crate::sys::status::name(tid));
+        let name = super::program::name(tid);
         Obstacle::new(
             format!("thread {tid} ({name})"),
             format!("it lives in another {} namespace than its process", own.join(", ")),

@@ -5,6 +5,7 @@
 
 use super::StateError;
 use super::memory_map::{DELETED, nameless};
+use crate::image::file_path::printable;
 use crate::image::{FilePath, Obstacle};
 use crate::tracee::{Site, TraceeError};
 
@@ -17,6 +18,11 @@ pub const NOT_EXECUTABLE: &str = "it may not be executed at the target any more"
 /// Why a process without a vDSO is refused that has no usable instruction elsewhere either.
 pub const WITHOUT_VDSO: &str =
     "the process has unmapped it, and has no other code by which calls could be made in its name";
+
+/// The name of a process or thread, which everybody may read, as a terminal may show it.
+pub fn name(tid: i32) -> String {
+    printable(&crate::sys::status::name(tid))
+}
 
 /// The program that a process runs.
 #[derive(Debug)]

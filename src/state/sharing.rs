@@ -15,7 +15,6 @@ use crate::sys::kcmp::{self, Shared};
 use crate::sys::status::Status;
 
 use super::error::StateError;
-use crate::image::file_path::printable;
 
 /// What other processes share with this one, and threads among themselves.
 pub fn obstacles(pid: i32, tids: &[i32]) -> Vec<Obstacle> {
@@ -38,7 +37,7 @@ fn with_others(pid: i32, alive: i32) -> Vec<Obstacle> {
     for other in others.filter(|other| *other != pid) {
         let shares = KINDS.iter().filter(|(kind, _)| kcmp::shared(alive, other, *kind) == Some(true));
         for (kind, what) in shares {
-            let name = printable(&crate::sys::status::name(other));
+            let name = super::program::name(other);
             found.push(Obstacle::new(
                 format!("process {pid}"),
                 format!("{what} with process {other} ({name}), which stays here ({})", kind.flag()),

@@ -7,6 +7,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::abilities::{self, Ability, Needed, Tracking};
+use super::ending::{self, Ending};
 use super::home::Home;
 use super::process::{Subject, Target};
 use super::{Exit, Failure, say, say_json};
@@ -14,7 +15,7 @@ use crate::image::{Note, Obstacle, shown};
 use crate::precopy::late::LazyOptions;
 use crate::precopy::policy::Limits;
 use crate::precopy::{self, Control, MigrateError, Migration, Options};
-use crate::report::{Schema, listed};
+use crate::report::{Schema, listed, outcome_word};
 use crate::state::files::FilesOptions;
 use crate::sys::chain;
 use crate::transport::HostPort;
@@ -64,12 +65,17 @@ struct Findings {
     target: Option<String>,
     obstacles: Vec<Obstacle>,
     notes: Vec<Note>,
+    outcome: &'static str,
     error: Option<String>,
     schema: Schema,
 }
 
 /// Prints what is found; exit code 3 if something stands in the way.
 pub fn run(args: &CheckArgs, in_full: bool) -> Result<Exit, Failure> {
+    ending::document(find(args, in_full), args.json)
+}
+
+fn find(args: &CheckArgs, in_full: bool) -> Result<Exit, Failure> {
     let (pid, to) = (args.subject.find()?, args.target.named());
     let usage = |what: &'static str| Err(Failure::usage(anyhow::anyhow!(what)));
     match (pid, to) {
@@ -86,6 +92,7 @@ pub fn run(args: &CheckArgs, in_full: bool) -> Result<Exit, Failure> {
         target: to.map(ToString::to_string),
         obstacles: Vec::new(),
         notes: Vec::new(),
+        outcome: Ending::done().outcome,
         error: None,
         schema: Schema::default(),
     };
@@ -94,20 +101,25 @@ pub fn run(args: &CheckArgs, in_full: bool) -> Result<Exit, Failure> {
         None => None,
     };
     findings.error = error.as_ref().map(|e| chain(e));
-    if args.json {
-        say_json(&findings)?;
-    } else {
-        say(&text(&findings, in_full))?;
-    }
-    if let Some(error) = error {
-        return Err(Failure::from(error));
-    }
     // of a process, what stands in its way decides; what this host could do besides is only told
     let clear = match pid {
         Some(_) => findings.obstacles.is_empty(),
         None => findings.host.iter().all(|ability| ability.there),
     };
-    Ok(if clear { Exit::Done } else { Exit::Refused })
+    let exit = match (&error, clear) {
+        (Some(_), _) => Exit::Failed,
+        (None, false) => Exit::Refused,
+        (None, true) => Exit::Done,
+    };
+    if exit != Exit::Done {
+        findings.outcome = outcome_word(ending::outcome(exit));
+    }
+    let said = if args.json { say_json(&findings) } else { say(&text(&findings, in_full)) };
+    said.map_err(|e| Failure::from(e).told())?;
+    match error {
+        Some(error) => Err(Failure::new(exit, error).told()),
+        None => Ok(exit),
+    }
 }
 
 /// What stands in the way of a process, here and at the target.

@@ -14,15 +14,15 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::control::Socket;
 use super::home::Home;
 use super::limits::LimitArgs;
-use super::process::{Subject, Target};
+use super::process::{Named, Subject, Target};
 use super::progress::Display;
 use super::worker::{self, Wish};
-use super::{Exit, Failure, Verbosity, say, say_json};
+use super::{Exit, Failure, Verbosity, ending, say, say_json, tell};
 use crate::dirty::{Choice, Kind};
 use crate::precopy::control::rounds;
 use crate::precopy::late::LazyOptions;
 use crate::precopy::{Control, MigrateError, Migration, Options, Progress};
-use crate::report::{Outcome, Span, outcome_word, render};
+use crate::report::{MigrationReport, Outcome, Span, outcome_word, render};
 use crate::state::files::FilesOptions;
 use crate::transport::protocol::PidChoice;
 
@@ -92,7 +92,8 @@ impl From<Tracker> for Choice {
 /// Arguments of `ulpm live`.
 #[derive(Clone, Debug, Args)]
 #[command(after_help = format!("`ulpm serve` must run on the target, and the two hosts must trust each other (`ulpm trust`).\n\
-Ctrl-C ends a move; the process then goes on here as if nothing had been tried. SIGUSR1 freezes it when the round under\n\
+Ctrl-C ends a move (exit code 4); the process then goes on here as if nothing had been tried. After the commit it is too late:\n\
+`live` says so, and that the process has moved (exit code 0). SIGUSR1 freezes it when the round under\n\
 way is done, whatever is left. `ulpm control` does both, and more, with a move that was given a --control SOCKET.\n\
 A link that is silent, one way or both, is given up by both sides within 10 s; within 1.5 s while the process is frozen.\n\n{}", super::EXIT_CODES))]
 pub struct LiveArgs {
@@ -170,14 +171,38 @@ const WORKER: &str = "ULPM_LIVE_WORKER";
 
 /// Runs the command, as the one that the user started or as its worker.
 pub fn run(args: &LiveArgs, verbosity: Verbosity) -> Result<Exit, Failure> {
-    if std::env::var_os(WORKER).is_some() { work(args, verbosity) } else { supervise() }
+    let works = std::env::var_os(WORKER).is_some();
+    let done = if works { work(args, verbosity) } else { supervise(args) };
+    ending::document_as(done, args.json, |failure| unbegun(args, failure))
+}
+
+/// The report of a move that did not come so far as to have one.
+fn unbegun(args: &LiveArgs, failure: &Failure) -> MigrationReport {
+    let pid = match args.subject.named() {
+        Some(Named::Pid(pid)) => *pid,
+        _ => 0,
+    };
+    MigrationReport {
+        outcome: ending::outcome(failure.exit),
+        pid,
+        target: args.target.named().map(ToString::to_string).unwrap_or_default(),
+        error: Some(ending::error(failure)),
+        ..MigrationReport::default()
+    }
 }
 
 /// Starts the worker and passes the user's wishes on.
-fn supervise() -> Result<Exit, Failure> {
-    let status = worker::supervise(WORKER, CANCEL, Some(FREEZE))?;
+fn supervise(args: &LiveArgs) -> Result<Exit, Failure> {
+    let worked = worker::supervise(WORKER, CANCEL, Some(FREEZE))?;
+    let status = worked.status;
     Ok(match status.code() {
-        Some(0) => Exit::Done,
+        Some(0) => {
+            if worked.to_end {
+                let there = args.target.named().map(|host| format!(" at {host}")).unwrap_or_default();
+                tell(&format!("too late to end the migration: the process has moved, and lives{there}"));
+            }
+            Exit::Done
+        }
         Some(1) => Exit::Failed,
         Some(2) => Exit::Usage,
         Some(3) => Exit::Refused,
@@ -233,12 +258,12 @@ fn work(args: &LiveArgs, verbosity: Verbosity) -> Result<Exit, Failure> {
     listen(control.clone());
     let _socket = args.control.as_deref().map(|path| Socket::listen(path, control.clone())).transpose()?;
     let display = Display::new(verbosity.in_full);
-    let tell = |progress: Progress<'_>| {
+    let show = |progress: Progress<'_>| {
         if !verbosity.quiet {
             display.show(&progress);
         }
     };
-    let (report, error) = Migration::new(&options, &control, &tell).run();
+    let (report, error) = Migration::new(&options, &control, &show).run();
     let told = match args.json {
         true => say_json(&report),
         false if report.outcome == Outcome::Moved => say(&render(&report)),
@@ -247,14 +272,15 @@ fn work(args: &LiveArgs, verbosity: Verbosity) -> Result<Exit, Failure> {
     // the exit code is about the process; nobody may take it for one that stayed because a disk was full
     if let Err(error) = told {
         let pid = report.target_pid.map(|pid| format!(", pid {pid} there")).unwrap_or_default();
-        super::tell(&format!("{error:#}; outcome: {}{pid}", outcome_word(report.outcome)));
+        tell(&format!("{error:#}; outcome: {}{pid}", outcome_word(report.outcome)));
     }
     let Some(error) = error else { return Ok(Exit::Done) };
     let exit = exit_code(report.outcome);
-    Err(match error {
+    let failure = match error {
         refused @ MigrateError::Refused(_) => Failure::new(exit, refused),
         error => Failure::new(exit, anyhow::anyhow!(report.error.unwrap_or_else(|| error.to_string()))),
-    })
+    };
+    Err(failure.told())
 }
 
 fn options(args: &LiveArgs, home: &Home) -> Result<Options, Failure> {
@@ -280,6 +306,7 @@ pub fn exit_code(outcome: Outcome) -> Exit {
         Outcome::Refused => Exit::Refused,
         Outcome::Aborted => Exit::Aborted,
         Outcome::Lost => Exit::Lost,
+        Outcome::Usage => Exit::Usage,
         // moved, but not cleared up here: `ulpm recover` does the rest
         Outcome::Unknown | Outcome::Moved => Exit::Open,
     }

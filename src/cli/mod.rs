@@ -7,6 +7,7 @@ mod abilities;
 pub mod check;
 pub mod control;
 pub mod demo;
+mod ending;
 pub mod home;
 pub mod limits;
 pub mod live;
@@ -108,17 +109,24 @@ pub struct Failure {
     pub exit: Exit,
     /// What went wrong, with its causes.
     pub error: anyhow::Error,
+    /// A result that says so is on stdout already.
+    told: bool,
 }
 
 impl Failure {
     /// `error`, and the exit code that it calls for.
     pub fn new(exit: Exit, error: impl Into<anyhow::Error>) -> Self {
-        Self { exit, error: error.into() }
+        Self { exit, error: error.into(), told: false }
     }
 
     /// What was typed turned out to be wrong after it was parsed.
     pub fn usage(error: impl Into<anyhow::Error>) -> Self {
         Self::new(Exit::Usage, error)
+    }
+
+    /// The same, of which a result on stdout says all.
+    fn told(self) -> Self {
+        Self { told: true, ..self }
     }
 }
 

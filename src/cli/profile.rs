@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use serde::Serialize;
 
+use super::ending::{self, Ending};
 use super::home::Home;
 use super::process::Subject;
 use super::worker::{Wishes, supervise};
@@ -15,7 +17,7 @@ use super::{Exit, Failure, say, say_json, tell};
 use crate::preload::claim::{self, Claim};
 use crate::preload::{PreloadError, standing};
 use crate::profile::outlook::{self, Beyond};
-use crate::profile::{Plan, ProfileError, choose, draw, render, watch};
+use crate::profile::{Plan, ProfileError, ProfileReport, choose, draw, render, watch};
 use crate::report::{Rate, human_ms};
 use crate::tracee::TraceeError;
 use crate::tracee::thread::state_of;
@@ -55,10 +57,12 @@ const WORKER: &str = "ULPM_PROFILE_WORKER";
 
 /// Runs the command, as the one that the user started or as its worker.
 pub fn run(args: &ProfileArgs, quiet: bool) -> Result<Exit, Failure> {
-    if std::env::var_os(WORKER).is_some() {
-        return work(args, quiet);
-    }
-    let status = supervise(WORKER, ("end", "ending early"), None)?;
+    let works = std::env::var_os(WORKER).is_some();
+    ending::document(if works { work(args, quiet) } else { watched() }, args.json)
+}
+
+fn watched() -> Result<Exit, Failure> {
+    let status = supervise(WORKER, ("end", "ending early"), None)?.status;
     Ok(match status.code() {
         Some(0) => Exit::Done,
         Some(2) => Exit::Usage,
@@ -96,11 +100,7 @@ fn work(args: &ProfileArgs, quiet: bool) -> Result<Exit, Failure> {
     }
     let (report, lines) =
         outlook::complete(&tracker, &watched, &Beyond { home: home.path(), bandwidth: args.bandwidth });
-    if args.json {
-        say_json(&report)?
-    } else {
-        say(&render(&report))?
-    }
+    // drawn first: the document is about that, too
     if let Some(file) = &args.svg {
         std::fs::write(file, draw(&report, &lines)?)
             .map_err(|e| anyhow::anyhow!("cannot write {}: {e}", file.display()))?;
@@ -108,7 +108,21 @@ fn work(args: &ProfileArgs, quiet: bool) -> Result<Exit, Failure> {
             tell(&format!("drew {}", file.display()));
         }
     }
+    let said = match args.json {
+        true => say_json(&Document { report, ending: Ending::done() }),
+        false => say(&render(&report)),
+    };
+    said.map_err(|e| Failure::from(e).told())?;
     Ok(Exit::Done)
+}
+
+/// The report, and how the command ended.
+#[derive(Serialize)]
+struct Document {
+    #[serde(flatten)]
+    report: ProfileReport,
+    #[serde(flatten)]
+    ending: Ending,
 }
 
 /// Whether it can be watched at all.

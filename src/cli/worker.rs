@@ -49,12 +49,21 @@ impl Wishes {
     }
 }
 
+/// What came of a worker.
+#[derive(Debug)]
+pub(super) struct Worked {
+    /// How it ended.
+    pub(super) status: ExitStatus,
+    /// The user wished it to end, at whatever moment.
+    pub(super) to_end: bool,
+}
+
 /// A wish as the worker hears it, and as the user does.
 pub(super) type Wish = (&'static str, &'static str);
 
 /// Starts this program again with the same arguments as a worker (`variable` is set in its environment), passes the
 /// user's signals on to it as wishes, and waits for it. `on_usr1`: where SIGUSR1 means something.
-pub(super) fn supervise(variable: &str, to_end: Wish, on_usr1: Option<Wish>) -> anyhow::Result<ExitStatus> {
+pub(super) fn supervise(variable: &str, to_end: Wish, on_usr1: Option<Wish>) -> anyhow::Result<Worked> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // before there is a worker: a wish that comes early must not end us alone
     let mut signals = runtime.block_on(async {
@@ -74,18 +83,27 @@ pub(super) fn supervise(variable: &str, to_end: Wish, on_usr1: Option<Wish>) -> 
     let mut worker = command.spawn().context("starting the worker")?;
     let mut control = worker.stdin.take();
     let status = std::thread::spawn(move || worker.wait());
+    let mut wished = false;
     runtime.block_on(async {
-        while !status.is_finished() {
+        loop {
+            // once more after its end: a signal that came meanwhile is not forgotten
+            let ended = status.is_finished();
             tokio::time::sleep(Duration::from_millis(10)).await;
             for (signal, (wish, say)) in &mut signals {
                 let came = poll_fn(|context| Poll::Ready(signal.poll_recv(context).is_ready())).await;
                 if let (true, Some(pipe)) = (came, &mut control) {
                     let _ = writeln!(pipe, "{wish}");
-                    super::tell(&format!("{say} …"));
+                    wished |= *wish == to_end.0;
+                    if !ended {
+                        super::tell(&format!("{say} …"));
+                    }
                 }
+            }
+            if ended {
+                break;
             }
         }
     });
     let status = status.join().unwrap_or_else(|_| unreachable!("waiting does not panic"))?;
-    Ok(status)
+    Ok(Worked { status, to_end: wished })
 }

@@ -328,6 +328,8 @@ fn outcome(error: &MigrateError, reached: Outcome) -> Outcome {
         (_, Outcome::Unknown | Outcome::Moved | Outcome::Lost) => reached,
         (MigrateError::Ended { .. }, _) => Outcome::Failed,
         (MigrateError::Refused(_), _) => Outcome::Refused,
+        // also before anything was tried: what the user ends runs on here
+        (MigrateError::Cancelled, _) => Outcome::Aborted,
         _ => reached,
     }
 }

@@ -103,6 +103,8 @@ pub enum Outcome {
     Failed,
     /// The process is gone: the copy at the source was ended before all memory had followed.
     Lost,
+    /// What was typed makes no sense; nothing was touched.
+    Usage,
     /// Not known (yet): `ulpm recover` settles it.
     #[default]
     Unknown,

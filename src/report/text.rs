@@ -62,6 +62,7 @@ pub fn outcome_word(outcome: Outcome) -> &'static str {
         Outcome::Refused => "refused",
         Outcome::Failed => "failed",
         Outcome::Lost => "lost",
+        Outcome::Usage => "usage",
         Outcome::Unknown => "unknown",
     }
 }
@@ -76,7 +77,7 @@ fn headline(report: &MigrationReport) -> String {
         }
         (Outcome::Moved, None) => {}
         (Outcome::Aborted, _) => text.push_str(": it runs on here as if nothing had been tried"),
-        (Outcome::Refused, _) => text.push_str(": nothing was touched"),
+        (Outcome::Refused | Outcome::Usage, _) => text.push_str(": nothing was touched"),
         (Outcome::Failed, _) => text.push_str(": nothing was moved"),
         (Outcome::Lost, _) => {
             text.push_str(": its memory here was gone before all of it had followed, and it was ended there")

@@ -1,12 +1,14 @@
 //! State that cannot be carried: refused by name, and the process goes on with it.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use libtest_mimic::Trial;
+use serde_json::Value;
+use ulpm::state::verdicts::{Area, Row, Verdict, of};
 
 use super::trial;
 use super::victims::Victim;
 use crate::lab::needs::Need;
-use crate::lab::{Lab, victims};
+use crate::lab::{Lab, SOON, ULPM, victims};
 
 /// What only the process itself can tell: found when `live` attaches, or when it stops it.
 const HIDDEN: [(&str, &str); 5] = [
@@ -16,6 +18,9 @@ const HIDDEN: [(&str, &str); 5] = [
     ("keyring", "it has a process keyring"),
     ("numa-thread", "a NUMA policy (set_mempolicy, mbind) is not carried"),
 ];
+
+/// Why descriptors of many kinds are refused.
+const NO_READER: &str = "cannot be carried";
 
 /// What the victim makes, and what the refusal says.
 const KINDS: [(&str, &[&str]); 8] = [
@@ -36,7 +41,8 @@ pub(super) fn trials() -> Vec<Trial> {
     let needs = [Need::Program("setpriv"), Need::OtherUsers];
     let hidden = HIDDEN.into_iter();
     let hidden = hidden.map(|(kind, word)| trial(&named(kind), &needs, move |lab| found(lab, kind, word)));
-    each.chain(hidden).collect()
+    let all = trial("refuse states by their names", &[], by_their_names);
+    each.chain(hidden).chain([all]).collect()
 }
 
 /// Once of root, and once of an ordinary user.
@@ -52,6 +58,40 @@ fn found(lab: &mut Lab, kind: &str, word: &str) -> Result<()> {
         victim.finish()?;
     }
     Ok(())
+}
+
+/// A process with very many of them at once: each is named as the table of verdicts has it.
+fn by_their_names(lab: &mut Lab) -> Result<()> {
+    let victim = Victim::start_command(lab, &[&victims::tool("refused")?])?;
+    let check = lab.run("a", &[ULPM, "check", &victim.pid.to_string(), "--json"], SOON)?;
+    let document: Value = serde_json::from_str(&check.stdout)?;
+    let obstacles = document["obstacles"].as_array().context("no obstacles")?;
+    let whys: Vec<&str> = obstacles.iter().filter_map(|obstacle| obstacle["why"].as_str()).collect();
+    let said = victim.said();
+    let made = said.lines().filter_map(|line| line.strip_prefix("made ")?.split_once('\t'));
+    let mut count = 0;
+    for (area, name) in made {
+        let row = in_area(area, name).with_context(|| format!("{area}: no verdict for {name}"))?;
+        let Verdict::Refused(why) = row.verdict else { bail!("{name} has the verdict {:?}", row.verdict) };
+        // where all of a kind share their reason, each is called by what it is
+        let what = if why == NO_READER && area == "Descriptors" { row.what } else { "" };
+        let names = whys.iter().any(|said| said.contains(why) && said.contains(what));
+        ensure!(names, "{name}: nothing says {what:?}, {why:?}: {whys:#?}");
+        count += 1;
+    }
+    ensure!(check.exit == 3 && count > 20, "only {count} were made: {said}");
+    victim.finish()
+}
+
+fn in_area(area: &str, name: &str) -> Option<&'static Row> {
+    let area = match area {
+        "Descriptors" => Area::Descriptors,
+        "Sockets" => Area::Sockets,
+        "VmFlags" => Area::VmFlags,
+        "Prctl" => Area::Prctl,
+        _ => Area::Scheduling,
+    };
+    of(area, name)
 }
 
 fn refused(lab: &mut Lab, kind: &str, words: &[&str]) -> Result<()> {

@@ -9,6 +9,8 @@ const ALL: [Row; LENGTH] = all();
 pub(super) const ROWS: &[Row] = &ALL;
 
 const OPTIONS: &str = "victim socket_options";
+/// What shows that an option is refused.
+const REFUSED: &str = "trial refuse states by their names";
 
 const KINDS: &[Row] = &[
     limited(
@@ -49,7 +51,12 @@ const KINDS: &[Row] = &[
         "unread datagrams and pending errors are dropped",
         "victim net, victim socket_options",
     ),
-    refused("UDP, multicast", "memberships", "it is a member of the multicast group", ""),
+    refused(
+        "UDP, multicast",
+        "memberships",
+        "it is a member of the multicast group",
+        "trial refuse states by their names",
+    ),
     carried("AF_UNIX, pair", "stream, datagram, seqpacket; with what waits to be read", "victim fds"),
     limited(
         "SO_PEERCRED, SO_PEERGROUPS, SO_PEERPIDFD",
@@ -61,8 +68,8 @@ const KINDS: &[Row] = &[
     refused(
         "AF_UNIX, named or listening",
         "names in the file system and abstract ones",
-        "it connects to processes of this host",
-        "",
+        "a unix socket with a name connects to processes of this host",
+        "trial refuse states by their names",
     ),
     limited(
         "AF_UNIX, closed peer",
@@ -74,7 +81,7 @@ const KINDS: &[Row] = &[
         "AF_UNIX, MSG_OOB",
         "urgent byte of a stream, and the mark that it leaves",
         "an urgent byte waits in its queue (MSG_OOB)",
-        "",
+        "trial refuse states by their names",
     ),
     limited(
         "AF_UNIX, SO_TIMESTAMP",
@@ -86,7 +93,7 @@ const KINDS: &[Row] = &[
         "AF_UNIX, SCM_CREDENTIALS",
         "credentials of messages that wait",
         "messages with credentials wait in its queue (SO_PASSCRED)",
-        "",
+        "trial refuse states by their names",
     ),
     refused(
         "AF_UNIX, MSG_PEEK",
@@ -94,8 +101,18 @@ const KINDS: &[Row] = &[
         "an empty message waits in it that was looked at before (MSG_PEEK)",
         "",
     ),
-    refused("AF_UNIX, SCM_RIGHTS", "descriptors in its queue", "descriptors are in flight in its queue", ""),
-    refused("other families", "netlink, packet, vsock, raw, ping …", "named one by one", ""),
+    refused(
+        "AF_UNIX, SCM_RIGHTS",
+        "descriptors in its queue",
+        "descriptors are in flight in its queue",
+        "trial refuse states by their names",
+    ),
+    refused(
+        "other families",
+        "netlink, packet, vsock, raw, ping …, each by its name",
+        "cannot be carried",
+        "trial refuse states by their names",
+    ),
 ];
 
 const fn all() -> [Row; LENGTH] {
@@ -109,7 +126,7 @@ const fn all() -> [Row; LENGTH] {
         let known = SOCKET_OPTIONS[i - KINDS.len()];
         let (verdict, shown) = match known.treatment {
             Treatment::Bytes | Treatment::Buffer(_) | Treatment::Interface(_) => (Verdict::Carried, OPTIONS),
-            Treatment::Refused(why) | Treatment::Probed(why) => (Verdict::Refused(why), ""),
+            Treatment::Refused(why) | Treatment::Probed(why) => (Verdict::Refused(why), REFUSED),
             Treatment::Left(why) => (Verdict::Harmless(why), ""),
         };
         rows[i] = Row { name: known.name, what: known.what, verdict, shown };

@@ -53,7 +53,7 @@ pub(super) const ROWS: &[Row] = &[
     carried("hg", "huge pages wanted (MADV_HUGEPAGE)", "victim sparse"),
     carried("nh", "no huge pages (MADV_NOHUGEPAGE)", "victim memory"),
     carried("mg", "mergeable (MADV_MERGEABLE)", "victim memory"),
-    refused("um", "a userfaultfd serves missing pages", FAULTS, ""),
+    refused("um", "a userfaultfd serves missing pages", FAULTS, "trial refuse states by their names"),
     refused("uw", "a userfaultfd write-protects pages", FAULTS, ""),
     refused("ui", "a userfaultfd serves minor faults", FAULTS, ""),
     refused("ss", "a shadow stack (CET)", "shadow stacks are not carried yet", ""),

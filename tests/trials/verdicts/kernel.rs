@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::{Failed, Trial};
-use ulpm::state::verdicts::{Area, of, of_option};
+use ulpm::state::verdicts::{Area, of, of_option, rows};
 
 /// Directories of `/proc/PID`, whose contents have rows of their own, or are the network's.
 const DIRECTORIES: [&str; 6] = ["attr", "fd", "fdinfo", "map_files", "ns", "task"];
@@ -21,6 +21,8 @@ pub(super) fn trials() -> Vec<Trial> {
         trial("verdicts for namespaces and limits", namespaces_and_limits),
         trial("verdicts for flags of mappings", flags_of_mappings),
         trial("verdicts for prctl, ptrace and fcntl", headers),
+        trial("verdicts for kcmp, scheduling and seals", kinds_in_headers),
+        trial("verdicts for fields of stat", fields_of_stat),
         trial("verdicts for socket options", socket_options),
         trial("verdicts for kinds of descriptors", anonymous_inodes),
     ]
@@ -99,6 +101,31 @@ fn headers() -> Result<()> {
     let mut fcntl = defined("/usr/include/linux/fcntl.h", &["F_GET", "F_DUPFD_QUERY"])?;
     fcntl.extend(defined("/usr/include/asm-generic/fcntl.h", &["F_GET"])?);
     insist(Area::Descriptors, fcntl)
+}
+
+/// Types of kcmp are an enumeration, whose last name counts them; of scheduling, requests ("keep what is there") are no state, and the two clamps
+/// are one row.
+fn kinds_in_headers() -> Result<()> {
+    let header = "/usr/include/linux/kcmp.h";
+    let text = fs::read_to_string(header).with_context(|| format!("reading {header}"))?;
+    let types = text.lines().filter_map(|line| line.trim().strip_suffix(',')).map(str::to_owned);
+    insist(Area::Kcmp, types.filter(|name| name.starts_with("KCMP_") && name != "KCMP_TYPES"))?;
+    let seals = defined("/usr/include/linux/fcntl.h", &["F_SEAL_"])?;
+    insist(Area::Descriptors, seals)?;
+    let requests = ["SCHED_FLAG_KEEP", "SCHED_FLAG_ALL", "SCHED_FLAG_UTIL_CLAMP_M", "SCHED_RESET_ON_FORK"];
+    let sched = defined("/usr/include/linux/sched.h", &["SCHED_"])?;
+    let states = sched.into_iter().filter(|name| !requests.iter().any(|request| name.starts_with(request)));
+    let names = states.map(|name| if name == "SCHED_NORMAL" { "SCHED_OTHER".to_owned() } else { name });
+    insist(Area::Scheduling, names)
+}
+
+/// They have no names there, only places: each has a row, in the kernel's order. Not the first two, which are pid and name.
+fn fields_of_stat() -> Result<()> {
+    let stat = fs::read_to_string("/proc/self/stat")?;
+    let (_, fields) = stat.rsplit_once(") ").context("no name in stat")?;
+    let (there, known) = (fields.split_whitespace().count(), rows(Area::Stat).len());
+    ensure!(there == known, "/proc/self/stat has {there} fields behind the name, and {known} have a verdict");
+    Ok(())
 }
 
 /// Asks a fresh socket of each kind for every number.

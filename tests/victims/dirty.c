@@ -2,7 +2,6 @@
 #include "victim.h"
 #include <sys/mman.h>
 
-#define PAGE 4096ul
 #define PAGES (96ul << 20 >> 12)
 #define PER_MS 2
 

@@ -6,7 +6,6 @@
 #include <sys/wait.h>
 
 #define HUGE (2ul << 20)
-#define PAGE 4096ul
 #define WORDS (HUGE / 8)
 #define HUGE_FLAGS (MAP_HUGETLB | 21 << MAP_HUGE_SHIFT)
 #ifndef MFD_HUGETLB
@@ -237,41 +236,18 @@ static void prepare(void)
 	fork_once();
 }
 
-/* What the kernel says of a mapping: its permissions and its flags. */
-static void check_flags(const char *at, const char *permissions, const char *flag)
-{
-	char start[32], line[600];
-	FILE *maps = fopen("/proc/self/smaps", "re");
-	CHECK(maps, "open smaps");
-	int found = 0, inside = 0;
-	snprintf(start, sizeof start, "%lx-", (unsigned long)at);
-	while (fgets(line, sizeof line, maps)) {
-		if (strncmp(line, start, strlen(start)) == 0) {
-			inside = 1;
-			CHECK(strstr(line, permissions), "mapping %p is not %s: %s", (void *)at, permissions, line);
-		} else if (inside && strncmp(line, "KernelPageSize:", 15) == 0) {
-			CHECK(strstr(line, "2048 kB"), "mapping %p: %s", (void *)at, line);
-		} else if (inside && strncmp(line, "VmFlags:", 8) == 0) {
-			found = 1, inside = 0;
-			CHECK(strstr(line, " ht") && strstr(line, flag), "mapping %p lacks flag %s: %s", (void *)at, flag, line);
-		}
-	}
-	fclose(maps);
-	CHECK(found, "mapping %p is not in smaps", (void *)at);
-}
-
 static void check_kernel_view(void)
 {
 	struct stat data;
 	MUST(fstat(file, &data));
 	CHECK(data.st_size == (off_t)(file_pages * HUGE) && data.st_blksize == HUGE, "the memfd is of another kind");
-	check_flags(dropped, "rw-p", " mw");
-	check_flags(shared, "rw-s", " sh");
-	check_flags(file_view, "r--s", " sh");
-	check_flags(quiet, "r--p", " mr");
-	check_flags(quiet + HUGE, "---p", " mr");
-	check_flags(unreserved, "rw-p", " nr");
-	check_flags(copied, "rw-p", " mw");
+	check_mapping(dropped, "rw-p", 2048, " mw");
+	check_mapping(shared, "rw-s", 2048, " sh");
+	check_mapping(file_view, "r--s", 2048, " sh");
+	check_mapping(quiet, "r--p", 2048, " mr");
+	check_mapping(quiet + HUGE, "---p", 2048, " mr");
+	check_mapping(unreserved, "rw-p", 2048, " nr");
+	check_mapping(copied, "rw-p", 2048, " mw");
 }
 
 int main(int argc, char **argv)

@@ -9,7 +9,6 @@
 #include <sys/mman.h>
 #include <sys/wait.h>
 
-#define PAGE 4096ul
 #define WORDS (PAGE / 8)
 #define THREADS 8
 #define BLOCKS 128

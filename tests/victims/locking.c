@@ -3,36 +3,15 @@
 #include "victim.h"
 #include <sys/mman.h>
 
-#define PAGE 4096ul
 #define LARGE (8ul << 20)
 #define RESERVED (256ul << 20)
 
 struct area { char *at; size_t bytes; const char *flags, *not; long resident; };
 
-static long kib(const char *file, const char *start, const char *field, char *flags, size_t size)
-{
-	char line[600];
-	long found = -1;
-	int inside = !start;
-	FILE *text = fopen(file, "re");
-	CHECK(text, "open %s", file);
-	while (fgets(line, sizeof line, text)) {
-		unsigned long from, to;
-		if (start && sscanf(line, "%lx-%lx ", &from, &to) == 2)
-			inside = (unsigned long)start >= from && (unsigned long)start < to;
-		else if (inside && strncmp(line, field, strlen(field)) == 0)
-			found = atol(line + strlen(field));
-		else if (inside && flags && strncmp(line, "VmFlags:", 8) == 0)
-			snprintf(flags, size, "%s", line);
-	}
-	fclose(text);
-	return found;
-}
-
 static void check(struct area *area)
 {
-	char flags[200] = "";
-	long resident = kib("/proc/self/smaps", area->at, "Rss:", flags, sizeof flags);
+	char flags[600] = "";
+	long resident = proc_field("/proc/self/smaps", area->at, "Rss:", flags, sizeof flags);
 	CHECK(strstr(flags, area->flags), "area %p has %s, not %s", (void *)area->at, flags, area->flags);
 	CHECK(!area->not || !strstr(flags, area->not), "area %p has %s, also %s", (void *)area->at, flags, area->not);
 	CHECK(area->resident < 0 || labs(resident - area->resident) <= 4, "area %p has %ld KiB, and had %ld", (void *)area->at,
@@ -75,8 +54,8 @@ int main(int argc, char **argv)
 	MUST(syscall(SYS_mlock2, later, RESERVED, 1 /* MLOCK_ONFAULT */));
 	for (size_t at = 0; at < RESERVED; at += RESERVED / 8)
 		later[at] = 1;
-	char flags[200];
-	kib("/proc/self/smaps", later, "Rss:", flags, sizeof flags);
+	char flags[600];
+	proc_field("/proc/self/smaps", later, "Rss:", flags, sizeof flags);
 	const char *on_fault = strstr(flags, " lf") ? " lf" : " lo", *plain = strstr(flags, " lf") ? " lf" : NULL;
 	struct area areas[] = {
 		{ now, LARGE, " lo", plain, LARGE / 1024 },
@@ -86,7 +65,7 @@ int main(int argc, char **argv)
 	};
 	for (size_t i = 0; i < COUNT(areas); i++)
 		check(&areas[i]);
-	long locked = kib("/proc/self/status", NULL, "VmLck:", NULL, 0);
+	long locked = proc_field("/proc/self/status", NULL, "VmLck:", NULL, 0);
 	ready();
 	for (uint64_t round = 0; !stopped(); round++) {
 		*(volatile uint64_t *)(now + round % 2048 * PAGE + 64) = *(volatile uint64_t *)(now + round % 2048 * PAGE + 64);
@@ -100,7 +79,7 @@ int main(int argc, char **argv)
 	/* at the end: an open file of /proc stands in the way of a move */
 	for (size_t i = 0; i < COUNT(areas); i++)
 		check(&areas[i]);
-	long is = kib("/proc/self/status", NULL, "VmLck:", NULL, 0);
+	long is = proc_field("/proc/self/status", NULL, "VmLck:", NULL, 0);
 	CHECK(labs(is - locked) <= 512, "%ld KiB locked, and were %ld", is, locked);
 	pass();
 }

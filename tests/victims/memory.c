@@ -3,7 +3,6 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
-#define PAGE 4096ul
 #define BLOCKS 64
 
 struct block { char *at; size_t bytes; uint64_t seed; };
@@ -130,42 +129,21 @@ static void check_shared_file(uint64_t round)
 	CHECK(((volatile uint64_t *)shared_file)[at] == ~round, "write to a file not seen in its shared mapping");
 }
 
-/* What the kernel says of a mapping: its line and its flags. */
-static void check_flags(const char *at, const char *permissions, const char *flag)
-{
-	char start[32], line[600];
-	FILE *maps = fopen("/proc/self/smaps", "re");
-	CHECK(maps, "open smaps");
-	int found = 0, inside = 0;
-	snprintf(start, sizeof start, "%lx-", (unsigned long)at);
-	while (fgets(line, sizeof line, maps)) {
-		if (strncmp(line, start, strlen(start)) == 0) {
-			inside = 1;
-			CHECK(strstr(line, permissions), "mapping %p is not %s: %s", (void *)at, permissions, line);
-		} else if (inside && strncmp(line, "VmFlags:", 8) == 0) {
-			found = 1, inside = 0;
-			CHECK(strstr(line, flag), "mapping %p lacks flag %s: %s", (void *)at, flag, line);
-		}
-	}
-	fclose(maps);
-	CHECK(found, "mapping %p is not in smaps", (void *)at);
-}
-
 static void check_kernel_view(void)
 {
-	check_flags(read_only, "r--p", " rd");
-	check_flags(no_access, "---p", " mr");
-	check_flags(shared, "rw-s", " sh");
-	check_flags(locked, "rw-p", " lo");
-	check_flags(dropped, "rw-p", " dd");
-	check_flags(dropped, "rw-p", " dc");
+	check_mapping(read_only, "r--p", 4, " rd");
+	check_mapping(no_access, "---p", 4, " mr");
+	check_mapping(shared, "rw-s", 4, " sh");
+	check_mapping(locked, "rw-p", 4, " lo");
+	check_mapping(dropped, "rw-p", 4, " dd");
+	check_mapping(dropped, "rw-p", 4, " dc");
 }
 
 static void prepare(void)
 {
 	char path[300];
 	int anonymous = MAP_PRIVATE | MAP_ANONYMOUS;
-	/* Guard pages keep the kernel from merging neighbours, so that check_flags finds their beginnings. */
+	/* Guard pages keep the kernel from merging neighbours, so that check_mapping finds their beginnings. */
 	char *area = MUST(mmap(NULL, 64 * PAGE, PROT_NONE, anonymous, -1, 0));
 	read_only = area + PAGE, no_access = area + 3 * PAGE, locked = area + 5 * PAGE, dropped = area + 8 * PAGE;
 	MUST(mprotect(read_only, PAGE, PROT_READ | PROT_WRITE));

@@ -5,7 +5,6 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 
-#define PAGE 4096ul
 enum { SET_THP = 41, GET_THP = 42, SET_MDWE = 65, GET_MDWE = 66, SET_MERGE = 67, GET_MERGE = 68 };
 
 static int get(int option) { return prctl(option, 0ul, 0ul, 0ul, 0ul); }

@@ -3,26 +3,8 @@
 #include "victim.h"
 #include <sys/mman.h>
 
-#define PAGE 4096ul
 #define MSEAL 462
 #define DROPPABLE 0x08
-
-static int has_flag(const char *at, const char *flag)
-{
-	char line[600];
-	int inside = 0, found = 0;
-	FILE *smaps = fopen("/proc/self/smaps", "re");
-	CHECK(smaps, "open smaps");
-	while (fgets(line, sizeof line, smaps)) {
-		unsigned long from, to;
-		if (sscanf(line, "%lx-%lx ", &from, &to) == 2)
-			inside = (unsigned long)at >= from && (unsigned long)at < to;
-		else if (inside && strncmp(line, "VmFlags:", 8) == 0)
-			found = strstr(line, flag) != NULL;
-	}
-	fclose(smaps);
-	return found;
-}
 
 static char *map(size_t bytes) { return MUST(mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)); }
 

@@ -3,40 +3,9 @@
 #include "victim.h"
 #include <sys/mman.h>
 
-#define PAGE 4096ul
 #define HUGE (2ul << 20)
 #define SPARSE (64 * HUGE)
 #define DENSE (4 * HUGE)
-
-static long field(const char *name)
-{
-	char line[200];
-	long kib = -1;
-	FILE *rollup = fopen("/proc/self/smaps_rollup", "re");
-	CHECK(rollup, "open smaps_rollup");
-	while (fgets(line, sizeof line, rollup))
-		if (strncmp(line, name, strlen(name)) == 0)
-			kib = atol(line + strlen(name));
-	fclose(rollup);
-	return kib;
-}
-
-static int wanted(const char *at)
-{
-	char line[600];
-	int inside = 0, found = 0;
-	FILE *smaps = fopen("/proc/self/smaps", "re");
-	CHECK(smaps, "open smaps");
-	while (fgets(line, sizeof line, smaps)) {
-		unsigned long from, to;
-		if (sscanf(line, "%lx-%lx ", &from, &to) == 2)
-			inside = (unsigned long)at >= from && (unsigned long)at < to;
-		else if (inside && strncmp(line, "VmFlags:", 8) == 0)
-			found = strstr(line, " hg") != NULL;
-	}
-	fclose(smaps);
-	return found;
-}
 
 static char *aligned(size_t bytes)
 {
@@ -55,7 +24,7 @@ int main(int argc, char **argv)
 		MUST(madvise(sparse + at + PAGE, HUGE - PAGE, MADV_DONTNEED));
 	}
 	fill(dense, DENSE, 9);
-	long before = field("Rss:");
+	long before = proc_field("/proc/self/smaps_rollup", NULL, "Rss:", NULL, 0);
 	ready();
 	while (!stopped()) {
 		for (size_t at = 0; at < SPARSE; at += HUGE)
@@ -64,8 +33,8 @@ int main(int argc, char **argv)
 		pause_ms(5);
 	}
 	/* at the end: an open file of /proc stands in the way of a move */
-	long resident = field("Rss:");
+	long resident = proc_field("/proc/self/smaps_rollup", NULL, "Rss:", NULL, 0);
 	CHECK(resident < before + 8 * 1024, "%ld KiB resident, and were %ld", resident, before);
-	CHECK(wanted(sparse) && wanted(dense), "huge pages are not wanted any more");
+	CHECK(has_flag(sparse, " hg") && has_flag(dense, " hg"), "huge pages are not wanted any more");
 	pass();
 }

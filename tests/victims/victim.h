@@ -16,6 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#define PAGE 4096ul
 #define MS 1000000ull
 #define SECOND 1000000000ull
 /* The longest silence that a victim accepts: freeze + 1 s, on a busy machine; more on emulated processors. A wrong clock is
@@ -155,6 +156,60 @@ static inline void verify_zero(const void *at, size_t bytes, const char *what)
 {
 	for (size_t i = 0; i < bytes / 8; i++)
 		CHECK(((const volatile uint64_t *)at)[i] == 0, "%s: not zero at %p", what, (void *)((const uint64_t *)at + i));
+}
+
+/* One field of a file of /proc, in KiB or whatever it counts: of the whole file, or in smaps of the mapping at `start`, whose flags are
+ * told, too, where there is room for them. -1: it is not there. */
+static inline long proc_field(const char *file, const char *start, const char *field, char *flags, size_t size)
+{
+	char line[600];
+	long found = -1;
+	int inside = !start;
+	FILE *text = fopen(file, "re");
+	CHECK(text, "open %s", file);
+	while (fgets(line, sizeof line, text)) {
+		unsigned long from, to;
+		if (start && sscanf(line, "%lx-%lx ", &from, &to) == 2)
+			inside = (unsigned long)start >= from && (unsigned long)start < to;
+		else if (inside && strncmp(line, field, strlen(field)) == 0)
+			found = atol(line + strlen(field));
+		else if (inside && flags && strncmp(line, "VmFlags:", 8) == 0)
+			snprintf(flags, size, "%s", line);
+	}
+	fclose(text);
+	return found;
+}
+
+/* What the kernel says of the mapping that begins at `at`: permissions, size of its pages in KiB, one of its flags. */
+static inline void check_mapping(const char *at, const char *permissions, int page_kib, const char *flag)
+{
+	char start[32], size[32], line[600];
+	FILE *maps = fopen("/proc/self/smaps", "re");
+	CHECK(maps, "open smaps");
+	int found = 0, inside = 0;
+	snprintf(start, sizeof start, "%lx-", (unsigned long)at);
+	snprintf(size, sizeof size, " %d kB", page_kib);
+	while (fgets(line, sizeof line, maps)) {
+		if (strncmp(line, start, strlen(start)) == 0) {
+			inside = 1;
+			CHECK(strstr(line, permissions), "mapping %p is not %s: %s", (const void *)at, permissions, line);
+		} else if (inside && strncmp(line, "KernelPageSize:", 15) == 0) {
+			CHECK(strstr(line, size), "mapping %p: %s", (const void *)at, line);
+		} else if (inside && strncmp(line, "VmFlags:", 8) == 0) {
+			found = 1, inside = 0;
+			CHECK(strstr(line, flag), "mapping %p lacks flag %s: %s", (const void *)at, flag, line);
+		}
+	}
+	fclose(maps);
+	CHECK(found, "mapping %p is not in smaps", (const void *)at);
+}
+
+/* Whether the mapping at `at` has a flag. */
+static inline int has_flag(const char *at, const char *flag)
+{
+	char flags[600] = "";
+	proc_field("/proc/self/smaps", at, "Rss:", flags, sizeof flags);
+	return strstr(flags, flag) != NULL;
 }
 
 static inline pthread_t start_thread(void *(*run)(void *), void *argument)

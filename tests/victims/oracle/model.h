@@ -6,7 +6,6 @@
 #include "../victim.h"
 #include <sys/mman.h>
 
-#define PAGE 4096ul
 #define EXTENT (2ul << 20)
 #define EXTENT_PAGES (EXTENT / PAGE)
 #define CELL 64ul

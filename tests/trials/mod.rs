@@ -3,7 +3,6 @@
 mod aborts;
 mod advice;
 mod bad_input;
-mod carried;
 mod commands;
 mod confined;
 mod exit_codes;
@@ -50,7 +49,6 @@ pub(crate) fn all() -> Vec<Trial> {
     trials.extend(versions::trials());
     trials.extend(verdicts::trials());
     trials.extend(commands::trials());
-    trials.extend(carried::trials());
     trials.extend(confined::trials());
     trials.extend(aborts::trials());
     trials.extend(hostile::trials());

@@ -23,9 +23,10 @@ const HIDDEN: [(&str, &str); 5] = [
 const NO_READER: &str = "cannot be carried";
 
 /// What the victim makes, and what the refusal says.
-const KINDS: [(&str, &[&str]); 8] = [
+const KINDS: [(&str, &[&str]); 9] = [
     ("namespace", &["thread ", "another uts namespace than its process"]),
     ("directories", &["it shares a current directory with thread"]),
+    ("descriptors", &["its descriptor table is"]),
     ("memory", &["its memory is shared with process", "CLONE_VM"]),
     ("children", &["its children would live in another pid namespace"]),
     ("queue", &["it uses the System V message queue"]),
@@ -42,7 +43,8 @@ pub(super) fn trials() -> Vec<Trial> {
     let hidden = HIDDEN.into_iter();
     let hidden = hidden.map(|(kind, word)| trial(&named(kind), &needs, move |lab| found(lab, kind, word)));
     let all = trial("refuse states by their names", &[], by_their_names);
-    each.chain(hidden).chain([all]).collect()
+    let real_time = trial("refuse real-time", &[Need::Program("chrt"), Need::OtherUsers], real_time);
+    each.chain(hidden).chain([all, real_time]).collect()
 }
 
 /// Once of root, and once of an ordinary user.
@@ -54,6 +56,22 @@ fn found(lab: &mut Lab, kind: &str, word: &str) -> Result<()> {
         let victim = Victim::start_until(lab, stop, &[before, &[&*program, kind]].concat())?;
         let outcome = lab.live("a", victim.pid, "b", &[])?;
         ensure!(outcome.exit != 0 && outcome.stderr.contains(word), "{outcome:?}");
+        victim.check_running(lab)?;
+        victim.finish()?;
+    }
+    Ok(())
+}
+
+/// Policies that a target without the right to does not give.
+fn real_time(lab: &mut Lab) -> Result<()> {
+    let without = ["setpriv", "--bounding-set=-sys_nice"];
+    lab.serve_under("b", &without)?;
+    let program = victims::program("threads")?;
+    for (policy, name) in [("-f", "SCHED_FIFO"), ("-r", "SCHED_RR")] {
+        let victim =
+            Victim::start_until(lab, name, &[&["chrt", policy, "10"], &without[..], &[&program]].concat())?;
+        lab.live("a", victim.pid, "b", &[])?
+            .refused(3, &["ulpm serve cannot give it its scheduling", name])?;
         victim.check_running(lab)?;
         victim.finish()?;
     }

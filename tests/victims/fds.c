@@ -13,7 +13,7 @@
 #define TEXT "what lies in a pipe or a socket must come out of it again, in order and once"
 
 static int file, appending, twin, reading, directory, null, pipe_in, pipe_out, full_in, full_out, event, semaphore;
-static int epoll, timer, signals, memory, sealed, high, pairs[3][2];
+static int epoll, timer, signals, memory, sealed, high, place, pairs[3][2];
 static char *mapped;
 static const int pair_types[3] = { SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET };
 static size_t full_bytes;
@@ -41,6 +41,7 @@ static void prepare_files(void)
 	directory = MUST(open("/proc/..", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
 	null = MUST(open("/dev/null", O_RDWR));
 	high = MUST(fcntl(null, F_DUPFD_CLOEXEC, 700));
+	place = MUST(open("/", O_PATH | O_CLOEXEC));
 }
 
 static void prepare_data(void)
@@ -48,6 +49,8 @@ static void prepare_data(void)
 	int ends[2];
 	MUST(pipe2(ends, O_CLOEXEC));
 	pipe_in = ends[0], pipe_out = ends[1];
+	MUST(fcntl(pipe_in, F_SETOWN, getpid()));
+	MUST(fcntl(pipe_in, F_SETSIG, SIGRTMIN + 9));
 	CHECK(write(pipe_out, TEXT, sizeof TEXT) == sizeof TEXT, "write");
 	MUST(pipe2(ends, O_NONBLOCK));
 	full_in = ends[0], full_out = ends[1];
@@ -119,6 +122,10 @@ static void check_files(void)
 	MUST(stat("/", &root));
 	MUST(fstat(directory, &opened));
 	CHECK(root.st_ino == opened.st_ino, "the directory is another");
+	CHECK(MUST(fcntl(place, F_GETFL)) & O_PATH, "a place that was opened has become a file");
+	MUST(fstat(place, &opened));
+	CHECK(root.st_ino == opened.st_ino, "the place is another");
+	CHECK(fcntl(pipe_in, F_GETOWN) == getpid() && fcntl(pipe_in, F_GETSIG) == SIGRTMIN + 9, "who gets the signals of a pipe");
 	CHECK(write(high, "x", 1) == 1 && read(null, &value, 8) == 0, "/dev/null");
 	CHECK(fcntl(699, F_GETFD) == -1 && fcntl(701, F_GETFD) == -1, "a descriptor too many");
 }

@@ -66,7 +66,7 @@ static void *other(void *unused)
 static void *with_deadline(void *unused)
 {
 	struct state before;
-	struct attr attr = { .size = sizeof attr, .policy = 6, .flags = 1, .runtime = 2000000, .deadline = 40000000, .period = 80000000 };
+	struct attr attr = { .size = sizeof attr, .policy = 6, .flags = 1 | 2 /* RECLAIM */, .runtime = 2000000, .deadline = 40000000, .period = 80000000 };
 	(void)unused;
 	/* not on every kernel, and not for everybody */
 	(void)syscall(SYS_sched_setattr, 0, &attr, 0);

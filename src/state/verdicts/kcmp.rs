@@ -19,7 +19,7 @@ pub(super) const ROWS: &[Row] = &[
         "KCMP_FILES",
         "descriptor table",
         "a thread has one of its own, or shares it with a process that stays",
-        "",
+        "trial refuse state descriptors",
     ),
     carried(
         "KCMP_FS",

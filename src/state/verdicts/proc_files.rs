@@ -31,7 +31,7 @@ pub(super) const ROWS: &[Row] = &[
         "cgroup",
         "control group",
         "it is in the control group of `ulpm serve`, or in one of its own there",
-        "",
+        "trial serve in control groups",
     ),
     harmless("children", "child processes", "refused while there are any"),
     harmless("clear_refs", "resets marks of pages", DOOR),

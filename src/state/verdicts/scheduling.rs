@@ -23,7 +23,7 @@ pub(super) const ROWS: &[Row] = &[
     carried("SCHED_DEADLINE", "runtime, deadline and period", "victim perthread"),
     refused("SCHED_EXT", "policy of a BPF scheduler, where the target has none (else carried)", CANNOT, ""),
     carried("SCHED_FLAG_RESET_ON_FORK", "children begin with the usual policy", "victim perthread"),
-    carried("SCHED_FLAG_RECLAIM", "takes over unused runtime of others", ""),
+    carried("SCHED_FLAG_RECLAIM", "takes over unused runtime of others", "victim perthread"),
     carried("SCHED_FLAG_DL_OVERRUN", "SIGXCPU when its runtime is over", ""),
     carried(
         "SCHED_FLAG_UTIL_CLAMP",

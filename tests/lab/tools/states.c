@@ -59,6 +59,8 @@ static void *in_thread(void *unused)
 		/* a thread born here shares what this one has now */
 		kind = "";
 		start_thread(in_thread, NULL);
+	} else if (strcmp(kind, "descriptors") == 0) {
+		MUST(unshare(CLONE_FILES));
 	} else if (strcmp(kind, "landlock-thread") == 0) {
 		confine();
 	} else if (strcmp(kind, "numa-thread") == 0) {
@@ -109,7 +111,7 @@ int main(int argc, char **argv)
 	CHECK(argc == 3, "usage: states KIND STOP-FILE");
 	kind = argv[1];
 	victim_begin(2, (char *[]){ argv[0], argv[2], NULL });
-	if (strcmp(kind, "namespace") == 0 || strcmp(kind, "landlock-thread") == 0 || strcmp(kind, "numa-thread") == 0) {
+	if (strcmp(kind, "namespace") == 0 || strcmp(kind, "descriptors") == 0 || strcmp(kind, "landlock-thread") == 0 || strcmp(kind, "numa-thread") == 0) {
 		start_threads(1);
 	} else if (strcmp(kind, "directories") == 0) {
 		start_threads(2);

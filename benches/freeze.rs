@@ -1,21 +1,26 @@
 //! How long a moved process stands still: `cargo bench --bench freeze [-- --json]`.
 //!
-//! Moves `ulpm demo`'s workload between two hosts on this machine, with 256 MiB and with 1 GiB, 1,000 pages written
-//! per second in both. The sizes take turns within one run, so that what else the machine does falls on both.
+//! Moves `ulpm demo`'s workload between two hosts on this machine, with 256 MiB and with 1 GiB (`--small`, `--large`), 1,000 pages
+//! written per second in both. The sizes take turns within one run, so that what else the machine does falls on both.
 //! Every move has hosts, servers and a workload of its own. The first ones are not counted: memory touched for the
 //! first time since boot can cost ten times as much.
 //!
 //! Each report has the freeze as it was predicted at the moment of stopping: the text says how many were within 30 %.
 //! The source's memory of earlier predictions goes from move to move, as it does on a host; the first has none, or the file `ULPM_BENCH_PREDICTIONS` of an earlier run.
 //!
+//! `silence_ms` is the longest silence, during the first round, of a process that has nothing to do with the move and asks for a
+//! millisecond's sleep over and over, in a session of its own.
+//!
 //! `-- --verify` hashes all memory inside the freeze. `ULPM_BENCH_MOVES=3` shortens it (20 of each size otherwise).
 //! Nothing is asserted about time.
 
+mod sleeper;
 mod spread;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
@@ -25,10 +30,9 @@ use ulpm::demo::hosts;
 use ulpm::demo::scene::{SceneOptions, Watcher, move_once};
 use ulpm::report::{FreezeParts, MigrationReport, Size};
 
+use sleeper::Sleeper;
 use spread::Spread;
 
-const SMALL: Size = Size::mib(256);
-const LARGE: Size = Size::mib(1024);
 const DIRTY_RATE: u64 = 1000;
 const MOVES: usize = 20;
 
@@ -41,9 +45,26 @@ struct Args {
     /// Compare every page at both ends while the process is frozen
     #[arg(long)]
     verify: bool,
+    /// Memory of the small ones
+    #[arg(long, default_value = "256MiB")]
+    small: Size,
+    /// Memory of the large ones
+    #[arg(long, default_value = "1GiB")]
+    large: Size,
+    /// Be the sleeper of another run
+    #[arg(long, hide = true)]
+    sleeper: bool,
     /// Cargo says so
     #[arg(long, hide = true)]
     bench: bool,
+}
+
+/// One move.
+#[derive(Debug)]
+struct Move {
+    report: MigrationReport,
+    /// The longest silence of an unrelated sleeper during the first round.
+    silence_ms: f64,
 }
 
 /// What was measured at one size.
@@ -63,6 +84,8 @@ struct Series {
     within_30_percent: usize,
     /// The longest silence that the workload itself saw.
     observed_gap_ms: Spread,
+    /// The longest silence of an unrelated sleeper during the first round.
+    silence_ms: Spread,
     final_pages: Spread,
     rounds: Spread,
     precopy_ms: Spread,
@@ -86,8 +109,9 @@ struct Findings {
 }
 
 impl Series {
-    fn of(mem: Size, reports: &[MigrationReport]) -> Self {
-        let spread = |value: fn(&MigrationReport) -> f64| Spread::of(reports.iter().map(value));
+    fn of(mem: Size, moves: &[Move]) -> Self {
+        let reports: Vec<&MigrationReport> = moves.iter().map(|m| &m.report).collect();
+        let spread = |value: fn(&MigrationReport) -> f64| Spread::of(reports.iter().map(|r| value(r)));
         let parts = |of: fn(&MigrationReport) -> FreezeParts| -> BTreeMap<String, Spread> {
             let each = |i: usize| Spread::of(reports.iter().map(|r| of(r).named()[i].1));
             let names = FreezeParts::default().named();
@@ -104,6 +128,7 @@ impl Series {
             real_by_predicted: spread(|r| r.freeze_ms / predicted(r)),
             within_30_percent: reports.iter().filter(|r| foretold(r)).count(),
             observed_gap_ms: spread(|r| r.observed_gap_ms.unwrap_or(f64::NAN)),
+            silence_ms: Spread::of(moves.iter().map(|m| m.silence_ms)),
             final_pages: spread(|r| r.final_pages as f64),
             rounds: spread(|r| r.rounds.len() as f64),
             precopy_ms: spread(|r| r.precopy_ms),
@@ -123,6 +148,10 @@ fn foretold(report: &MigrationReport) -> bool {
 
 fn main() -> Result<()> {
     let args = Args::parse();
+    if args.sleeper {
+        sleeper::sleep();
+        return Ok(());
+    }
     // Before any thread exists: an ordinary user gets a user namespace.
     hosts::become_able()?;
     let moves = match std::env::var("ULPM_BENCH_MOVES") {
@@ -130,7 +159,7 @@ fn main() -> Result<()> {
         Err(_) => MOVES,
     };
     ensure!(moves > 0, "ULPM_BENCH_MOVES is 0");
-    let findings = measure(moves, args.verify)?;
+    let findings = measure(moves, &args)?;
     if args.json {
         println!("{}", serde_json::to_string_pretty(&findings)?);
     } else {
@@ -139,34 +168,37 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn measure(moves: usize, verify: bool) -> Result<Findings> {
+fn measure(moves: usize, args: &Args) -> Result<Findings> {
+    let Args { small: small_mem, large: large_mem, verify, .. } = *args;
     let dir = tempfile::tempdir().context("make a directory")?;
     let given = std::env::var_os("ULPM_BENCH_PREDICTIONS").map(PathBuf::from);
     let predictions = given.unwrap_or_else(|| dir.path().join("predictions.json"));
     let one = |mem| one(mem, verify, &predictions);
     let load_before = load();
     eprintln!("warming up");
-    for mem in [LARGE, SMALL] {
+    for mem in [large_mem, small_mem] {
         one(mem)?;
     }
     let (mut small, mut large) = (vec![], vec![]);
     for i in 0..moves {
         // Which one goes first changes, too.
-        for mem in if i % 2 == 0 { [SMALL, LARGE] } else { [LARGE, SMALL] } {
+        for mem in if i % 2 == 0 { [small_mem, large_mem] } else { [large_mem, small_mem] } {
             let begun = Instant::now();
-            let report = one(mem)?;
+            let one = one(mem)?;
+            let report = &one.report;
             eprintln!(
-                "{}/{moves} {mem}: frozen {:.2} ms, {:.2} ms predicted, {} pages last ({:.1} s in all)",
+                "{}/{moves} {mem}: frozen {:.2} ms, {:.2} ms predicted, {} pages last; silence {:.1} ms ({:.1} s in all)",
                 i + 1,
                 report.freeze_ms,
-                predicted(&report),
+                predicted(report),
                 report.final_pages,
+                one.silence_ms,
                 begun.elapsed().as_secs_f64()
             );
-            if mem == SMALL { small.push(report) } else { large.push(report) }
+            if mem == small_mem { small.push(one) } else { large.push(one) }
         }
     }
-    let (small, large) = (Series::of(SMALL, &small), Series::of(LARGE, &large));
+    let (small, large) = (Series::of(small_mem, &small), Series::of(large_mem, &large));
     Ok(Findings {
         moves,
         verify,
@@ -181,7 +213,7 @@ fn measure(moves: usize, verify: bool) -> Result<Findings> {
     })
 }
 
-fn one(mem: Size, verify: bool, predictions: &Path) -> Result<MigrationReport> {
+fn one(mem: Size, verify: bool, predictions: &Path) -> Result<Move> {
     let options = SceneOptions {
         mem,
         dirty_rate: DIRTY_RATE,
@@ -190,12 +222,28 @@ fn one(mem: Size, verify: bool, predictions: &Path) -> Result<MigrationReport> {
         program: Some(env!("CARGO_BIN_EXE_ulpm").into()),
         ..SceneOptions::default()
     };
-    let (report, result) = move_once(&options, &Watcher::silent()).map_err(|error| {
+    let sleeper = Sleeper::start()?;
+    let began = Arc::new(Mutex::new(None));
+    let ended = Arc::new(Mutex::new(None));
+    let watcher = {
+        let (began, ended) = (began.clone(), ended.clone());
+        Watcher::new(move |line| {
+            let moment = match line {
+                line if line.contains("attaching …") => &began,
+                line if line.contains("round 0: ") => &ended,
+                _ => return,
+            };
+            moment.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(Instant::now);
+        })
+    };
+    let (report, result) = move_once(&options, &watcher).map_err(|error| {
         let advice = error.advice().unwrap_or_default();
         anyhow::Error::from(error).context(format!("a move of {mem} failed; {advice}"))
     })?;
     ensure!(result.passed, "the workload found errors: {}", result.status.first_errors.join("; "));
-    Ok(report)
+    let moment = |of: &Mutex<Option<Instant>>| *of.lock().unwrap_or_else(PoisonError::into_inner);
+    let (began, ended) = moment(&began).zip(moment(&ended)).context("no first round was told")?;
+    Ok(Move { report, silence_ms: sleeper.longest(began, ended) })
 }
 
 fn load() -> String {
@@ -214,13 +262,14 @@ fn text(findings: &Findings) -> String {
         findings.load_before,
         findings.load_after
     );
-    let _ = writeln!(out, "{:<16}{:>27}{:>27}", "", SMALL, LARGE);
+    let (small, large) = (&findings.small, &findings.large);
+    let (small_mem, large_mem) = (Size::bytes(small.mem_bytes), Size::bytes(large.mem_bytes));
+    let _ = writeln!(out, "{:<16}{small_mem:>27}{large_mem:>27}", "");
     let _ = writeln!(
         out,
         "{:<16}{:>9}{:>9}{:>9}{:>9}{:>9}{:>9}",
         "", "median", "min", "max", "median", "min", "max"
     );
-    let (small, large) = (&findings.small, &findings.large);
     line(&mut out, "freeze_ms", &small.freeze_ms, &large.freeze_ms);
     for (name, part) in &small.freeze_parts {
         if let Some(other) = large.freeze_parts.get(name) {
@@ -241,15 +290,17 @@ fn text(findings: &Findings) -> String {
     }
     line(&mut out, "real/predicted", &small.real_by_predicted, &large.real_by_predicted);
     line(&mut out, "observed_gap_ms", &small.observed_gap_ms, &large.observed_gap_ms);
+    line(&mut out, "silence_ms", &small.silence_ms, &large.silence_ms);
     line(&mut out, "final_pages", &small.final_pages, &large.final_pages);
     line(&mut out, "rounds", &small.rounds, &large.rounds);
     line(&mut out, "precopy_ms", &small.precopy_ms, &large.precopy_ms);
     let _ = writeln!(
         out,
-        "\nwithin 30 % of what was predicted: {} of {} at {SMALL}, {} of {} at {LARGE}",
+        "\nwithin 30 % of what was predicted: {} of {} at {small_mem}, {} of {} at {large_mem}",
         small.within_30_percent, findings.moves, large.within_30_percent, findings.moves
     );
-    let _ = writeln!(out, "ratio of the medians of freeze_ms, {LARGE} to {SMALL}: {:.2}", findings.ratio);
+    let _ =
+        writeln!(out, "ratio of the medians of freeze_ms, {large_mem} to {small_mem}: {:.2}", findings.ratio);
     out
 }
 

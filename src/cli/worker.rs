@@ -5,7 +5,6 @@
 
 use std::future::poll_fn;
 use std::io::{self, BufRead as _, BufReader, Write as _};
-use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -14,6 +13,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
+
+use crate::sys::namespaces::own_session;
 
 const ASKED: u8 = 1;
 const ALONE: u8 = 2;
@@ -78,9 +79,8 @@ pub(super) fn supervise(variable: &str, to_end: Wish, on_usr1: Option<Wish>) -> 
     })?;
     let mut command = Command::new("/proc/self/exe");
     command.args(std::env::args_os().skip(1)).env(variable, "1").stdin(Stdio::piped());
-    // a process group of its own: the terminal's Ctrl-C reaches us alone
-    command.process_group(0);
-    let mut worker = command.spawn().context("starting the worker")?;
+    // a session of its own: the terminal's Ctrl-C reaches us alone, and the scheduler takes its threads for a group
+    let mut worker = own_session(&mut command).spawn().context("starting the worker")?;
     let mut control = worker.stdin.take();
     let status = std::thread::spawn(move || worker.wait());
     let mut wished = false;

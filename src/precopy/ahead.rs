@@ -18,7 +18,7 @@ use crate::preload::agent::{Agent, Pushed};
 use crate::preload::throttle::Throttle;
 use crate::report::{MigrationReport, Round};
 use crate::state::files;
-use crate::sys::background::Background;
+use crate::sys::background::{Background, OwnSession};
 use crate::transport::protocol::{ToSource, ToTarget};
 
 /// How often those who watch are told something within a round.
@@ -46,9 +46,9 @@ impl Ahead<'_> {
     /// All rounds. However they end, the process runs freely afterwards.
     pub(super) fn run(mut self, described: &ProcessImage) -> Result<Foresight, MigrateError> {
         let mut brake = None;
-        let background = Background::begin();
+        let (session, background) = (OwnSession::behind(), Background::begin());
         let ended = self.rounds(described, &background, &mut brake);
-        drop(background);
+        drop((background, session));
         // only now may anyone else stop it
         drop(brake);
         // should it stay here, for whatever reason

@@ -11,7 +11,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::sys::background::{self, Background};
+use crate::sys::background::{self, Background, OwnSession};
 use crate::sys::process::{SchedAttr, sched_attr, set_sched_attr};
 use crate::tracee::together::favoured;
 
@@ -21,9 +21,12 @@ struct Network {
     threads: Vec<(i32, SchedAttr)>,
     rounds: usize,
     frozen: usize,
+    /// While nothing is frozen.
+    session: Option<OwnSession>,
 }
 
-static NETWORK: Mutex<Network> = Mutex::new(Network { threads: Vec::new(), rounds: 0, frozen: 0 });
+static NETWORK: Mutex<Network> =
+    Mutex::new(Network { threads: Vec::new(), rounds: 0, frozen: 0, session: None });
 
 fn with_network(work: impl FnOnce(&mut Network)) {
     work(&mut NETWORK.lock().unwrap_or_else(PoisonError::into_inner));
@@ -41,7 +44,13 @@ pub fn enlist() {
 }
 
 impl Network {
-    fn apply(&self) {
+    fn apply(&mut self) {
+        match (self.frozen, self.rounds) {
+            (0, 1..) => {
+                self.session.get_or_insert_with(OwnSession::behind);
+            }
+            _ => self.session = None,
+        }
         for (tid, began) in &self.threads {
             let ordinary = |attr: &SchedAttr| attr.policy != libc::SCHED_FIFO as u32;
             if !sched_attr(*tid).is_ok_and(|now| ordinary(&now)) {

@@ -3,12 +3,17 @@
 //! `SCHED_BATCH` threads do not preempt others when they wake up; a nice value of 10 gives them a tenth of the share of an ordinary
 //! thread, so that a busy host can still be emptied; and a slice of 0.1 ms (`sched_attr.sched_runtime` of an ordinary policy,
 //! Linux 6.12; ignored before) bounds for how long a thread that has become runnable waits for the end of ours (sched(7)).
-//! With `sched_autogroup_enabled` nice values count within a session only; the slice counts everywhere.
+//! With `sched_autogroup_enabled` nice values count within a session only, and sessions compete as one group each, however many threads
+//! they have at work: there the nice value of the group counts ([`OwnSession`]). Control groups with the controller `cpu` compete in
+//! the same way; their weights are the administrator's, and are left alone.
 
+use std::fs;
 use std::sync::OnceLock;
 
 use nix::errno::Errno;
+use nix::unistd::{getpid, getsid};
 
+use super::limits::own_capability;
 use super::process::{SchedAttr, sched_attr, set_sched_attr};
 
 const NICE: i32 = 10;
@@ -70,9 +75,50 @@ fn may_return() -> bool {
     *MAY.get_or_init(|| std::thread::spawn(tried).join().is_ok_and(|done| done.is_ok()))
 }
 
+const AUTOGROUP: &str = "/proc/self/autogroup";
+/// Without it the kernel takes ten changes of a group a second, from all users together: ours might come too late in a freeze.
+const CAP_SYS_ADMIN: u32 = 21;
+
+/// The scheduler's group of our session, as a whole behind other sessions; as it was when dropped.
+///
+/// Only if the session is ours (we lead it) and `CAP_SYS_ADMIN` lets us take it back at any moment. Threads of one session on two
+/// CPUs kept a sleeper of another one waiting for up to 40 ms while each of them was behind; with the group behind, for 10 ms at most.
+#[derive(Debug)]
+pub struct OwnSession {
+    before: Option<i32>,
+}
+
+impl OwnSession {
+    /// Puts the group there.
+    pub fn behind() -> Self {
+        let ours = getsid(None) == Ok(getpid()) && own_capability(CAP_SYS_ADMIN);
+        let before = ours.then(group_nice).flatten().filter(|nice| *nice < NICE);
+        OwnSession { before: before.filter(|_| fs::write(AUTOGROUP, NICE.to_string()).is_ok()) }
+    }
+}
+
+impl Drop for OwnSession {
+    fn drop(&mut self) {
+        if let Some(before) = self.before
+            && let Err(error) = fs::write(AUTOGROUP, before.to_string())
+        {
+            tracing::warn!(%error, "our own session stays in the background");
+        }
+    }
+}
+
+/// The nice value of our group: `/autogroup-25 nice 0`. `None` without autogroups.
+fn group_nice() -> Option<i32> {
+    let text = fs::read_to_string(AUTOGROUP).ok()?;
+    text.split_whitespace().last()?.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
+    use crate::sys::namespaces::own_session;
 
     #[test]
     fn a_thread_and_its_children_are_behind_and_it_comes_back() {
@@ -90,5 +136,29 @@ mod tests {
         })
         .join()
         .unwrap();
+    }
+
+    #[test]
+    fn a_session_that_is_ours_is_behind_as_a_whole_and_comes_back() {
+        const LEADER: &str = "ULPM_TEST_SESSION_LEADER";
+        if std::env::var_os(LEADER).is_none() {
+            // the tests' own session is the user's
+            let mut again = Command::new("/proc/self/exe");
+            again.args([
+                "--exact",
+                "sys::background::tests::a_session_that_is_ours_is_behind_as_a_whole_and_comes_back",
+            ]);
+            assert!(own_session(again.env(LEADER, "1")).status().unwrap().success());
+            let before = group_nice();
+            drop(OwnSession::behind());
+            assert_eq!(group_nice(), before);
+            return;
+        }
+        let Some(before) = group_nice() else { return eprintln!("no autogroups here") };
+        let behind = if own_capability(CAP_SYS_ADMIN) { NICE } else { before };
+        let session = OwnSession::behind();
+        assert_eq!(group_nice(), Some(behind));
+        drop(session);
+        assert_eq!(group_nice(), Some(before));
     }
 }

@@ -60,7 +60,7 @@ fn shown(pid: i32) -> Option<(u64, u64)> {
     Some((numbers.next()?, numbers.next()?))
 }
 
-fn own_capability(number: u32) -> bool {
+pub(super) fn own_capability(number: u32) -> bool {
     let status = crate::sys::lossy("/proc/thread-self/status").unwrap_or_default();
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     let bits = effective.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok());

@@ -41,12 +41,19 @@ pub struct Found {
     pub zero: bool,
     /// Written since the last round, or not known not to be.
     pub written: bool,
+    /// A guard page (`MADV_GUARD_INSTALL`): no content, and every access fails.
+    pub guard: bool,
 }
 
 impl Found {
+    /// Written, with content of its own.
+    pub fn data(range: PageRange) -> Self {
+        Found { range, file: false, zero: false, written: true, guard: false }
+    }
+
     /// Whether the page is private memory with content of its own.
     pub fn private_data(&self) -> bool {
-        !self.file && !self.zero
+        !self.file && !self.zero && !self.guard
     }
 }
 
@@ -54,7 +61,8 @@ impl Found {
 /// that changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Last {
-    /// Present pages that were written since the last round, or are not known not to be, in address order.
+    /// Present pages that were written since the last round, or are not known not to be, in address order; and guard pages, all but
+    /// those that are known and still there.
     pub written: Vec<Found>,
     /// Known pages with nothing of the process's own behind them any more: dropped, unmapped, or a page of a file again.
     pub gone: RangeSet,
@@ -64,7 +72,7 @@ impl Last {
     /// From all present pages, in address order.
     pub(crate) fn of_present(mut present: Vec<Found>, known: &RangeSet) -> Self {
         let own: RangeSet = present.iter().filter(|f| f.private_data()).map(|f| f.range).collect();
-        present.retain(|f| f.written);
+        present.retain(|f| f.written || f.guard);
         Last { gone: known.without(&own), written: present }
     }
 }
@@ -77,7 +85,8 @@ pub trait DirtyTracker: Send {
     /// Whether a page that it reports was most likely written. If not, contents must be compared to find out.
     fn exact(&self) -> bool;
 
-    /// Reports the present pages written since the last round (all, in the first), and starts the next round.
+    /// Reports the present pages written since the last round (all, in the first), and starts the next round. A guard page counts as
+    /// written when it was made since.
     /// The process runs. Mappings that appeared since are taken in.
     fn round(&mut self, layout: &Layout) -> Result<Vec<Found>, TrackError>;
 

@@ -167,7 +167,7 @@ impl DirtyTracker for SoftDirty {
         }
         let mut found = self.look_and_remember(layout)?;
         found.retain_mut(|f| {
-            f.written |= first;
+            f.written |= first || f.guard;
             f.written
         });
         Ok(found)
@@ -180,7 +180,7 @@ impl DirtyTracker for SoftDirty {
     fn renew(&mut self, layout: &Layout) -> Result<Vec<Found>, TrackError> {
         let mut found = self.look_and_remember(layout)?;
         clear(self.pid)?;
-        found.retain(|f| f.written);
+        found.retain(|f| f.written || f.guard);
         Ok(found)
     }
 

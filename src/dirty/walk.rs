@@ -98,15 +98,19 @@ pub(super) fn add_entries(
 ) {
     for (i, entry) in piece.iter().enumerate().filter(|(_, e)| e.held()) {
         let at = start + i as u64 * PAGE_SIZE;
-        let (file, Judged { written, zero }) = (entry.file(), judge(i, *entry));
+        let Judged { written, zero } = judge(i, *entry);
+        let new = Found {
+            written,
+            zero,
+            file: entry.file(),
+            guard: entry.guard(),
+            ..Found::data(PageRange::new(at, at + PAGE_SIZE))
+        };
         match all.last_mut() {
-            Some(f) if f.range.end == at && (f.file, f.zero, f.written) == (file, zero, written) => {
+            Some(f) if f.range.end == at && Found { range: f.range, ..new } == *f => {
                 f.range.end += PAGE_SIZE;
             }
-            _ => {
-                let range = PageRange::new(at, at + PAGE_SIZE);
-                all.push(Found { range, file, zero, written });
-            }
+            _ => all.push(new),
         }
     }
 }

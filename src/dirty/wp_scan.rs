@@ -10,6 +10,9 @@
 //! the sign of a new one: before new areas are registered, a scan for *present pages in unregistered areas*
 //! takes them all as written, whatever marks they carry (`mremap` may have brought old ones along).
 //!
+//! A guard page (`MADV_GUARD_INSTALL`) is a marker of its own, which looks like a page in swap. Protecting it marks it, too, so that it
+//! is reported once; taking the protection back leaves that mark (`change_pte_range`), which says nothing in an area that is not registered.
+//!
 //! Huge pages (hugetlb) are marked as wholes. Those larger than 2 MiB cannot be protected by a scan
 //! ([`crate::sys::pagemap`]): they count as written in every round. Dropping a protected page (`MADV_DONTNEED`) of
 //! huge pages or of a file leaves its mark behind, which goes before the final scan.
@@ -211,7 +214,7 @@ fn everything(file: Category) -> Query {
         all: Category::empty(),
         any: HELD,
         inverted: Category::empty(),
-        report: Category::WPALLOWED | Category::WRITTEN | Category::PFNZERO | file,
+        report: Category::WPALLOWED | Category::WRITTEN | Category::PFNZERO | pagemap::guards() | file,
         protect: false,
     }
 }
@@ -223,7 +226,7 @@ fn written_ones(file: Category, protect: bool) -> Query {
         all: Category::WRITTEN | file,
         any: HELD,
         inverted: file,
-        report: Category::WRITTEN | Category::PFNZERO | file,
+        report: Category::WRITTEN | Category::PFNZERO | pagemap::guards() | file,
         protect,
     }
 }
@@ -268,7 +271,11 @@ fn swapped_ones() -> Query {
 
 /// Present or not.
 fn pages_of_unregistered() -> Query {
-    Query { any: Category::empty(), report: HELD | Category::PFNZERO, ..unregistered_ones() }
+    Query {
+        any: Category::empty(),
+        report: HELD | Category::PFNZERO | pagemap::guards(),
+        ..unregistered_ones()
+    }
 }
 
 fn unregistered_ones() -> Query {
@@ -276,7 +283,7 @@ fn unregistered_ones() -> Query {
         all: Category::WPALLOWED,
         any: HELD,
         inverted: Category::WPALLOWED,
-        report: Category::FILE | Category::PFNZERO,
+        report: Category::FILE | Category::PFNZERO | pagemap::guards(),
         protect: false,
     }
 }
@@ -288,6 +295,7 @@ fn found(region: Region, written: bool) -> Found {
         file: categories.contains(Category::FILE),
         zero: categories.contains(Category::PFNZERO),
         written,
+        guard: categories.contains(Category::GUARD),
     }
 }
 

@@ -132,6 +132,13 @@ fn memory(m: &MemoryImage, frozen: bool) -> Checked {
     insist(m.mm.auxv.len() <= PAGE_SIZE as usize, || "an impossible auxiliary vector".to_owned())?;
     insist(m.files.len() <= MAX_FILES, || format!("{} mapped files", m.files.len()))?;
     m.files.iter().try_for_each(|(name, _)| path(name))?;
+    let mut last = 0;
+    for guard in &m.guards {
+        let possible = guard.start >= last && guard.start < guard.end && guard.end <= USER_END;
+        let aligned = guard.start % PAGE_SIZE == 0 && guard.end % PAGE_SIZE == 0;
+        insist(possible && aligned, || format!("an impossible guard page {:#x}", guard.start))?;
+        last = guard.end;
+    }
     let modes = m.modes;
     let possible = modes.thp_disable <= 3 && modes.mdwe <= 3 && [0, 2, 6].contains(&modes.future_lock);
     insist(possible, || "impossible modes of an address space".to_owned())?;

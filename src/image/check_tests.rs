@@ -53,6 +53,7 @@ fn good() -> TreeImage {
     };
     let shared = Vma { shared: true, backing: Backing::SharedAnonymous(ID), ..vma(0x20_0000, 0x20_2000) };
     let memory = MemoryImage {
+        guards: Vec::new(),
         layout: Layout {
             vmas: vec![vma(0x10_0000, 0x11_0000), shared],
             objects: vec![object],

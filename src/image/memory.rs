@@ -70,6 +70,8 @@ bitflags::bitflags! {
         const DROPPABLE = 1 << 14;
         /// All its pages are there; said of locked areas, whose pages must not come by faults.
         const POPULATED = 1 << 15;
+        /// Some of its pages are guard pages (`MADV_GUARD_INSTALL`).
+        const GUARDED = 1 << 16;
     }
 }
 
@@ -272,4 +274,6 @@ pub struct MemoryImage {
     pub huge_pages: Vec<HugePages>,
     /// Modes of the address space.
     pub modes: MemoryModes,
+    /// Guard pages of private mappings (`MADV_GUARD_INSTALL`), in address order.
+    pub guards: Vec<PageRange>,
 }

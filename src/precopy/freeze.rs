@@ -166,7 +166,7 @@ impl Freezer<'_> {
         &mut self,
         link: &mut Link,
         agent: &mut Agent,
-        image: ProcessImage,
+        mut image: ProcessImage,
         found: &Last,
         (frozen_at, stopped_ns): (i64, i64),
     ) -> Result<(), MigrateError> {
@@ -182,6 +182,7 @@ impl Freezer<'_> {
         link.say(&ToTarget::Layout { pid: image.pid, layout: agent.layout.clone(), new_files })?;
         let layout_ms = ms(begun);
         let later = self.last_pages(link, agent, &image, found)?;
+        image.memory.guards = agent.guards()?;
         tracing::debug!(
             layout_ms,
             pages_ms = ms(begun),
@@ -493,7 +494,7 @@ fn touched_by_capture(image: &ProcessImage, written: &mut Vec<Found>) {
         let range = PageRange::new(start, start + PAGE_SIZE);
         let clean = written.iter().all(|f| f.range.intersection(&range).is_empty());
         if clean {
-            written.push(Found { range, file: false, zero: false, written: true });
+            written.push(Found::data(range));
         }
     }
     written.sort_by_key(|f| f.range.start);

@@ -19,12 +19,12 @@ use crate::dirty::{Chosen, DirtyTracker, Found, Kind, Last, TrackError};
 use crate::image::files::{FileIdentity, FilesImage};
 use crate::image::memory::{Layout, MemoryObject, discontinued};
 use crate::image::process::{Credentials, ProcessImage};
-use crate::image::{Backing, FilePath, ObjectId, Obstacle, PAGE_SIZE, RangeSet, Vma};
+use crate::image::{Backing, FilePath, ObjectId, Obstacle, PAGE_SIZE, PageRange, RangeSet, Vma};
 use crate::state::digest::Digest;
 use crate::state::files::identity::identity_of_path;
 use crate::state::room::NoRoom;
 use crate::state::threads::inner_tid;
-use crate::state::{credentials, memory_map, probes, room, threads, waits};
+use crate::state::{StateError, credentials, guard_pages, memory_map, probes, room, threads, waits};
 use crate::sys::witness::Witness;
 use crate::tracee::freeze::Member;
 use crate::tracee::together::{Plain, Urgent, UrgentTracee, go_to};
@@ -217,6 +217,23 @@ impl Agent {
             self.pages.last(&self.layout, found, &may_wait.unwrap_or_default(), sink)?;
         let (pages, objects) = self.objects.push(&self.layout, &found.written, (true, lazily), sink)?;
         Ok((sent.pages + pages, Later { private, objects, hot }))
+    }
+
+    /// The guard pages that the process has, after [`Agent::last`]. In shared mappings they are not carried.
+    pub fn guards(&self) -> Result<Vec<PageRange>, PreloadError> {
+        let mut guards = Vec::new();
+        if self.pages.guards().is_empty() {
+            return Ok(guards);
+        }
+        for vma in &self.layout.vmas {
+            let within: Vec<PageRange> = self.pages.guards().within(vma.range()).collect();
+            if let Some(first) = within.first().filter(|_| vma.shared) {
+                let obstacle = guard_pages::obstacle(first.start, first.end, guard_pages::SHARED);
+                return Err(StateError::Obstacles(obstacle.to_string()).into());
+            }
+            guards.extend(within);
+        }
+        Ok(guards)
     }
 
     /// The shared objects as they can be read, for other threads.

@@ -10,8 +10,8 @@ use crate::image::process::{Attributes, ProcessImage, ThreadImage, Timers};
 use crate::image::{Backing, FilePath, Note, Obstacle, Vma};
 use crate::state::files::{self, FilesOptions};
 use crate::state::{
-    StateError, attributes, confinement, credentials, guard_pages, huge_pages, memory_map, memory_modes,
-    mm_fields, namespaces, numa, probes, program, room, scheduling, seccomp, sharing, sysv, threads, timers,
+    StateError, attributes, confinement, credentials, huge_pages, memory_map, memory_modes, mm_fields,
+    namespaces, numa, probes, program, room, scheduling, seccomp, sharing, sysv, threads, timers,
 };
 use crate::tracee::freeze::tids;
 
@@ -61,7 +61,6 @@ fn look(pid: i32, options: &FilesOptions, mut obstacles: Vec<Obstacle>) -> Resul
     let survey = memory_map::survey(pid)?;
     let exe = program::of(pid)?;
     obstacles.extend(exe.without(survey.obstacles));
-    obstacles.extend(guard_pages::obstacles(pid, &survey.layout)?);
     obstacles.extend(memory_modes::obstacles(pid)?);
     obstacles.extend(numa::obstacle(pid));
     obstacles.extend(program::without_vdso(pid, &survey.vdso));
@@ -91,6 +90,7 @@ fn look(pid: i32, options: &FilesOptions, mut obstacles: Vec<Obstacle>) -> Resul
         needs: status.needs,
         huge_pages,
         modes: memory_modes::describe(pid),
+        guards: survey.guards,
     };
     let cpus = scheduling::online_cpus();
     let all: Vec<ThreadImage> = tids.into_iter().filter_map(|tid| thread(pid, tid, &cpus).ok()).collect();

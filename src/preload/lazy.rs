@@ -77,8 +77,9 @@ pub fn lazy_able(vma: &Vma) -> bool {
 }
 
 fn fits(vma: &Vma) -> bool {
-    // userfaultfd(2) does not take droppable memory
-    let kept = vma.flags & VmaFlags::LOCKED.union(VmaFlags::DROPPABLE);
+    // userfaultfd(2) does not take droppable memory. And `UFFDIO_COPY` takes a guard page for a missing one (`pte_none_mostly`): where
+    // guard pages are made, one may be made over what is outstanding
+    let kept = vma.flags & VmaFlags::LOCKED.union(VmaFlags::DROPPABLE).union(VmaFlags::GUARDED);
     kept.is_empty() && matches!(vma.page_size, PAGE_SIZE | HUGE)
 }
 

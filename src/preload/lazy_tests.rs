@@ -112,7 +112,7 @@ impl Ours {
     }
 
     fn found(&self, from: u64, to: u64, written: bool) -> Found {
-        Found { range: self.range(from, to), file: false, zero: false, written }
+        Found { written, ..Found::data(self.range(from, to)) }
     }
 
     fn round(&mut self, found: &[Found]) -> Notes {

@@ -42,6 +42,8 @@ pub struct Pusher {
     /// Found written, and so marked clean by the tracker, but not sent: outside of the mappings that were known when
     /// the scan ran, or gone when they were read. They stay owed until they are read.
     owed: RangeSet,
+    /// Guard pages. The target gets them in the end.
+    guards: RangeSet,
     /// Hashes of contents as last looked at; 0: nothing, or zeroes. Of all pages where the tracker is not exact; else of huge
     /// pages alone: one byte written marks 2 MiB.
     seen: PageMap<u128>,
@@ -97,8 +99,9 @@ impl Pusher {
     pub fn new(pid: i32, exact: bool) -> Result<Self, PreloadError> {
         let mem = ProcMem::open(pid).map_err(|source| PreloadError::Memory { pid, addr: 0, source })?;
         let (sent, zeroes, owed) = (RangeSet::default(), RangeSet::default(), RangeSet::default());
+        let guards = RangeSet::default();
         let (seen, heat, withheld) = (PageMap::default(), Heat::default(), RangeSet::default());
-        Ok(Pusher { pid, mem, sent, zeroes, owed, seen, exact, heat, begun: false, withheld })
+        Ok(Pusher { pid, mem, sent, zeroes, owed, guards, seen, exact, heat, begun: false, withheld })
     }
 
     /// The target is about to lose what was in place there: it is owed again, should it still exist. The layouts of a
@@ -113,7 +116,31 @@ impl Pusher {
             }
             self.heat.forget(*range);
             self.seen.clear(*range);
+            self.guards.remove(*range);
         }
+    }
+
+    /// Takes note of pages that have become guard pages, or are none any more. What was there is lost: the target drops it.
+    fn guard(&mut self, found: &[Found], sink: &mut impl PageSink) -> Result<(), PreloadError> {
+        let mut lost = Vec::new();
+        if !self.guards.is_empty() {
+            self.guards.subtract(&found.iter().map(|f| f.range).collect());
+        }
+        for range in found.iter().filter(|f| f.guard).map(|f| f.range) {
+            self.guards.insert(range);
+            lost.extend(self.sent.within(range));
+            for had in [&mut self.sent, &mut self.zeroes, &mut self.owed] {
+                had.remove(range);
+            }
+            self.heat.forget(range);
+            self.seen.clear(range);
+        }
+        if lost.is_empty() { Ok(()) } else { sink.gone(lost) }
+    }
+
+    /// The guard pages that the process has, after [`Pusher::last`].
+    pub fn guards(&self) -> &RangeSet {
+        &self.guards
     }
 
     /// The rounds from now on leave this out: it comes after the process.
@@ -134,6 +161,7 @@ impl Pusher {
         sink: &mut impl PageSink,
     ) -> Result<Sent, PreloadError> {
         let mut round = Round::default();
+        self.guard(found, sink)?;
         let first = !std::mem::replace(&mut self.begun, true);
         found.iter().filter(|f| f.private_data()).for_each(|f| self.owed.insert(f.range));
         if self.exact {
@@ -172,6 +200,7 @@ impl Pusher {
         sink: &mut impl PageSink,
     ) -> Result<u64, PreloadError> {
         debug_assert!(self.exact, "what was sent may turn out to be what is there");
+        self.guard(found, sink)?;
         found.iter().filter(|f| f.private_data()).for_each(|f| self.owed.insert(f.range));
         let written = self.owed.union(self.heat.held());
         // what is the zero page by now carries a mark, and the final scan will say nothing of it
@@ -187,6 +216,10 @@ impl Pusher {
 
     /// Every private page that a round found, and that was not given up since.
     pub fn known(&self) -> RangeSet {
+        self.with_content().union(&self.guards)
+    }
+
+    fn with_content(&self) -> RangeSet {
         self.sent.union(&self.zeroes).union(&self.owed).union(self.heat.held())
     }
 
@@ -202,6 +235,8 @@ impl Pusher {
         let mut round = Round { last: true, may_wait: may_wait.clone(), ..Round::default() };
         let often = if may_wait.is_empty() { Vec::new() } else { self.heat.often() };
         self.withheld = RangeSet::default();
+        self.guards.subtract(gone);
+        self.guard(written, sink)?;
         for range in written.iter().filter(|f| f.private_data()).map(|f| f.range) {
             if !self.comes_late_anyway(range, may_wait) {
                 self.owed.insert(range);
@@ -239,7 +274,7 @@ impl Pusher {
     /// All that is present.
     fn there(&self, written: &[Found], gone: &RangeSet) -> RangeSet {
         let now = written.iter().filter(|f| f.private_data()).map(|f| f.range).collect();
-        self.known().without(gone).union(&now)
+        self.with_content().without(gone).union(&now)
     }
 
     /// Whether [`Pusher::postpone`] finds a range that was written even if nobody says so: all of it may wait, and the target has nothing
@@ -274,7 +309,7 @@ impl Pusher {
             return Vec::new();
         }
         let written = written.iter().filter(|f| f.private_data()).map(|f| f.range).collect();
-        let clean = self.known().without(gone).without(&written);
+        let clean = self.with_content().without(gone).without(&written);
         let read = |addr: u64| {
             let mut page = vec![0; PAGE_SIZE as usize];
             self.mem.read(addr, &mut page).ok().map(|()| page)
@@ -299,7 +334,7 @@ impl Pusher {
         for owed in std::mem::take(&mut self.owed).iter() {
             known.gaps(owed).into_iter().for_each(|gap| self.owed.insert(gap));
             self.withheld.within(owed).for_each(|part| self.owed.insert(part));
-            let of = |range| Found { range, file: false, zero: false, written: true };
+            let of = Found::data;
             for now in self.withheld.gaps(owed) {
                 warm.extend(self.heat.warm(now).map(of));
                 cold.extend(self.heat.cold(now).into_iter().map(of));

@@ -138,7 +138,7 @@ mod tests {
             vma(30, 40, true, object),
         ];
         let layout = Layout { vmas, ..Layout::default() };
-        let found = |from, to| Found { range: pages(from, to), file: false, zero: false, written: true };
+        let found = |from, to| Found::data(pages(from, to));
         let all = [
             found(0, 2),
             Found { zero: true, ..found(2, 4) },

@@ -16,7 +16,7 @@ use nix::time::ClockId;
 use super::objects::Objects;
 use super::session::since;
 use super::skeleton::Skeleton;
-use super::{RestoreError, descriptors, mapper};
+use super::{RestoreError, descriptors, guards, mapper};
 use crate::image::memory::{MemoryImage, MmFields};
 use crate::image::process::{Credentials, ProcessImage, ThreadImage};
 use crate::state::files::{EpollAdd, RestoreContext};
@@ -50,6 +50,7 @@ pub fn activate(
     let threads_ms = ms();
     put_process(skeleton, image, &epoll, moments)?;
     let process_ms = ms();
+    guards::put(skeleton, &image.memory.guards)?;
     mapper::finish(skeleton)?;
     objects.finish(&image.memory.layout.objects)?;
     // while it still has our credentials: another user's limits are not ours to set

@@ -2,7 +2,7 @@
 
 use crate::image::process::ProcessImage;
 use crate::image::{Obstacle, Vma, VmaFlags};
-use crate::state::room;
+use crate::state::{guard_pages, room};
 use crate::sys::memory_modes;
 use crate::sys::process::prlimit;
 
@@ -26,6 +26,16 @@ pub(super) fn obstacles(process: &ProcessImage) -> Vec<Obstacle> {
     {
         let why = "it is droppable (MAP_DROPPABLE), which the target's kernel does not know";
         found.push(Obstacle::new(at(vma), why, "use a target with Linux 6.11 or later"));
+    }
+    if let Some(guard) = process.memory.guards.first()
+        && !memory_modes::can_guard()
+    {
+        let advice = "use a target with Linux 6.13 or later";
+        found.push(Obstacle::new(
+            format!("mapping {:#x}-{:#x}", guard.start, guard.end),
+            guard_pages::UNKNOWN,
+            advice,
+        ));
     }
     let (mappings, most) = (vmas.len() + process.memory.vdso.areas.len(), room::most_mappings());
     if mappings.saturating_add(room::MAPPINGS) > most {

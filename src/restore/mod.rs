@@ -13,6 +13,7 @@
 //! | [`permission`] | how far the peer may go |
 //! | [`quarters`] | among which control groups they live |
 //! | [`arrivals`] | what `ulpm serve` says of them |
+//! | `guards` | guard pages without a mapping of their own |
 //! | [`guests`] | who is here already |
 //! | [`reservation`] | preflight: what is missing here |
 //! | [`room`] | preflight: memory, control groups and disk; the out-of-memory killer |
@@ -31,6 +32,7 @@ pub mod arrivals;
 pub mod construction;
 pub mod descriptors;
 pub mod error;
+mod guards;
 pub mod guests;
 pub mod huge_pages;
 pub mod incoming;

@@ -14,7 +14,7 @@ use procfs::process::{MMPermissions, MMapPath, MemoryMap};
 use nix::sys::statfs::{HUGETLBFS_MAGIC, statfs};
 
 use super::error::StateError;
-use super::{inode, shm, vm_flags};
+use super::{guard_pages, inode, shm, vm_flags};
 use crate::image::memory::{Layout, MemoryObject, Vdso};
 use crate::image::{Backing, FilePath, ObjectId, Obstacle, PAGE_SIZE, PageRange, Vma, VmaFlags};
 use crate::sys::{hugetlb, maps};
@@ -27,6 +27,8 @@ pub const DELETED: &str = " (deleted)";
 pub struct Survey {
     /// Mappings and the objects behind them.
     pub layout: Layout,
+    /// Guard pages of private mappings, in address order; not of [`quick`].
+    pub guards: Vec<PageRange>,
     /// The special areas.
     pub vdso: Vec<(String, u64, u64)>,
     /// All that stands in the way.
@@ -50,6 +52,15 @@ pub fn survey(pid: i32) -> Result<Survey, StateError> {
         marks.flags()
     });
     survey.obstacles.extend(obstacles);
+    let guards = guard_pages::look(pid, &survey.layout)?;
+    for guard in &guards.private {
+        let at = survey.layout.vmas.partition_point(|v| v.end <= guard.start);
+        if let Some(vma) = survey.layout.vmas.get_mut(at) {
+            vma.flags |= VmaFlags::GUARDED;
+        }
+    }
+    survey.obstacles.extend(guards.obstacle);
+    survey.guards = guards.private;
     Ok(survey)
 }
 
@@ -88,7 +99,8 @@ fn same<'a>(old: &'a [Vma], map: &MemoryMap) -> Option<&'a Vma> {
 }
 
 fn digest(pid: i32, maps: &[MemoryMap], mut flags: impl FnMut(&MemoryMap) -> VmaFlags) -> Survey {
-    let mut survey = Survey { layout: Layout::default(), vdso: Vec::new(), obstacles: Vec::new() };
+    let mut survey =
+        Survey { layout: Layout::default(), guards: Vec::new(), vdso: Vec::new(), obstacles: Vec::new() };
     let mut seen = HashSet::new();
     for map in maps {
         match backing(map) {

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`memory_map`] | mappings, their flags, the vDSO |
 //! | [`vm_flags`] | flags of mappings |
-//! | [`guard_pages`] | guard pages without a mapping of their own (refused) |
+//! | [`guard_pages`] | guard pages without a mapping of their own |
 //! | [`huge_pages`] | how many huge pages (hugetlb) it all takes |
 //! | [`memory_modes`] | modes of the address space: huge pages off, merging, MDWE, locking of what comes |
 //! | [`mm_fields`] | brk, arguments, environment, auxiliary vector, exe link |

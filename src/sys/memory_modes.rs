@@ -28,6 +28,15 @@ pub fn shows_lock_on_fault() -> bool {
     locked && shown.is_some_and(|words| words.split_ascii_whitespace().any(|word| word == "lf"))
 }
 
+/// `MADV_GUARD_INSTALL`, Linux 6.13.
+pub const MADV_GUARD_INSTALL: i32 = 102;
+
+/// Whether guard pages can be made without a mapping of their own.
+pub fn can_guard() -> bool {
+    // SAFETY: a range of no length: nothing is changed.
+    unsafe { libc::madvise(std::ptr::null_mut(), 0, MADV_GUARD_INSTALL) == 0 }
+}
+
 /// Whether memory can be sealed.
 pub fn can_seal() -> bool {
     // SAFETY: a range of no length: nothing is sealed.

@@ -179,6 +179,11 @@ impl Entry {
         self.0 >> 55 & 1 == 1
     }
 
+    /// A guard page made by `MADV_GUARD_INSTALL` (shown since Linux 6.15); it looks like a page in swap.
+    pub fn guard(self) -> bool {
+        self.0 >> 58 & 1 == 1
+    }
+
     /// The page frame, or the place in swap. Zero for a page in memory if we lack `CAP_SYS_ADMIN`.
     pub fn frame(self) -> u64 {
         // bit 62 keeps a place in swap apart from a frame of the same number
@@ -258,7 +263,24 @@ pub fn can_scan() -> bool {
     })
 }
 
-/// Hands over the runs of pages of `[start, end)` that hold private data (in memory or in swap, no page of a file),
+/// [`Category::GUARD`], where the kernel knows it: it refuses a scan with a category that it does not know.
+pub fn guards() -> Category {
+    static SEES: OnceLock<bool> = OnceLock::new();
+    let query = Query {
+        all: Category::GUARD,
+        any: Category::empty(),
+        inverted: Category::empty(),
+        report: Category::GUARD,
+        protect: false,
+    };
+    let tried = || {
+        File::open("/proc/self/pagemap")
+            .is_ok_and(|own| scan(own.as_fd(), 0x1000, 0x2000, query, |_| {}).is_ok())
+    };
+    if *SEES.get_or_init(tried) { Category::GUARD } else { Category::empty() }
+}
+
+/// Hands over the runs of pages of `[start, end)` that hold private data (in memory or in swap, no page of a file, no guard page),
 /// however this kernel shows it. Pages of zeroes may be among them.
 pub fn private_pages(
     pagemap: &File,
@@ -271,7 +293,7 @@ pub fn private_pages(
             all: Category::empty(),
             any: Category::PRESENT | Category::SWAPPED,
             inverted: Category::empty(),
-            report: Category::FILE | Category::PFNZERO,
+            report: Category::FILE | Category::PFNZERO | guards(),
             protect: false,
         };
         return scan(pagemap.as_fd(), start, end, query, |r| {
@@ -280,11 +302,12 @@ pub fn private_pages(
             }
         });
     }
+    let own = |entry: &Entry| entry.held() && !entry.file() && !entry.guard();
     entries(pagemap, start, end, |at, piece| {
         let mut first = 0;
-        for run in piece.chunk_by(|a, b| (a.held() && !a.file()) == (b.held() && !b.file())) {
+        for run in piece.chunk_by(|a, b| own(a) == own(b)) {
             let after = first + run.len() as u64;
-            if run[0].held() && !run[0].file() {
+            if own(&run[0]) {
                 each(at + first * 4096, at + after * 4096);
             }
             first = after;

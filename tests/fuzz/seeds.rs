@@ -195,6 +195,7 @@ fn tree() -> TreeImage {
         overrun: 0,
     };
     let memory = MemoryImage {
+        guards: vec![ulpm::image::PageRange::new(0x1000, 0x2000)],
         layout: layouts().0,
         vdso: Vdso { areas: vec![("[vdso]".to_owned(), 0x7fff_0000_0000, 0x7fff_0000_2000)], hash: [1; 32] },
         mm: MmFields { auxv: vec![0; 32], ..MmFields::default() },

@@ -36,17 +36,9 @@ pub(super) fn trials() -> Vec<Trial> {
         trial_in(strangers, "refuse unknown peer", &[], unknown_peer),
         trial("refuse changed key", &[], changed_key),
         trial_in(private, "refuse missing file", &[], missing_file),
-        trial("refuse guard pages", &[Need::Kernel(6, 15)], guard_pages),
         trial("refuse target without clone3", &[], without_clone3),
         trial("refuse target without rights", &[Need::Program("setpriv")], without_rights),
     ]
-}
-
-fn guard_pages(lab: &mut Lab) -> Result<()> {
-    lab.serve("b")?;
-    let victim = Victim::start_command(lab, &[&victims::tool("guard")?])?;
-    lab.live("a", victim.pid, "b", &[])?.refused(3, &["guard pages", "nothing was touched"])?;
-    victim.finish()
 }
 
 fn usage(lab: &mut Lab) -> Result<()> {

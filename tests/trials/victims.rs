@@ -55,7 +55,11 @@ fn without_map_files(lab: &mut Lab) -> Result<()> {
 }
 
 pub(super) fn needs(name: &str) -> &'static [Need] {
-    if name == "hugetlb" { &[Need::HugePages] } else { &[] }
+    match name {
+        "hugetlb" => &[Need::HugePages],
+        "guarded" => &[Need::Kernel(6, 15)],
+        _ => &[],
+    }
 }
 
 /// The `hugetlb` victim takes up to 28 huge pages, and during a move so does its copy.

@@ -95,7 +95,7 @@ impl Scan<'_> {
             if found.private_data() {
                 own.insert(found.range);
             }
-            if found.written {
+            if found.written || found.guard {
                 written.push(found);
             }
         })?;
@@ -114,7 +114,8 @@ impl Scan<'_> {
             if r.categories().intersects(HELD) {
                 new.insert(found.range);
                 written.push(found);
-            } else {
+            }
+            if found.guard || !r.categories().intersects(HELD) {
                 gone.extend(self.known.within(found.range));
             }
         })?;
@@ -137,7 +138,9 @@ impl Scan<'_> {
         let written = &mut self.written;
         self.tracker.scan(all, written_ones(Category::empty(), false), |r| {
             let found = found(r, true);
-            present.push(found.range);
+            if !found.guard {
+                present.push(found.range);
+            }
             written.extend(new.gaps(found.range).into_iter().map(|range| Found { range, ..found }));
         })?;
         let present: RangeSet = present.into_iter().collect();

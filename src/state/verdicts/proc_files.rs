@@ -105,6 +105,12 @@ pub(super) const ROWS: &[Row] = &[
     ),
     carried("oom_score_adj", "the same as chosen", "victim process"),
     harmless("pagemap", "pages", "how memory is held just now"),
+    refused(
+        "pagemap (guard pages of shared mappings)",
+        "MADV_GUARD_INSTALL in memory that is shared; that in private memory is carried",
+        crate::state::guard_pages::SHARED,
+        "",
+    ),
     harmless("patch_state", "live patching of the kernel", "belongs to the kernel"),
     carried("personality", "personality(2) of each thread", "victim perthread"),
     harmless("projid_map", "mapping of projects", NAMESPACE),

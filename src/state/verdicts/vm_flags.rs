@@ -59,5 +59,5 @@ pub(super) const ROWS: &[Row] = &[
     refused("ss", "a shadow stack (CET)", "shadow stacks are not carried yet", ""),
     carried("sl", "sealed (mseal)", "victim sealed"),
     carried("dp", "droppable (MAP_DROPPABLE)", "victim sealed"),
-    harmless("gu", "may hold guard pages (MADV_GUARD_INSTALL)", "the guard pages themselves are looked for"),
+    carried("gu", "may hold guard pages (MADV_GUARD_INSTALL), which are carried", "victim guarded"),
 ];

@@ -26,7 +26,7 @@ const NO_READER: &str = "cannot be carried";
 const KINDS: [(&str, &[&str]); 9] = [
     ("namespace", &["thread ", "another uts namespace than its process"]),
     ("directories", &["it shares a current directory with thread"]),
-    ("descriptors", &["its descriptor table is"]),
+    ("descriptors", &["it has a descriptor table of its own"]),
     ("memory", &["its memory is shared with process", "CLONE_VM"]),
     ("children", &["its children would live in another pid namespace"]),
     ("queue", &["it uses the System V message queue"]),

@@ -19,8 +19,10 @@ use crate::image::files::{
     FdSlot, FileKind, FileOwner, FilesImage, Node, OpenFile, OwnerKind, SocketOption, UnixPeer,
 };
 use crate::image::{FilePath, Note, Obstacle};
+use crate::state::threads::inner_tid;
 use crate::sys::fds;
 use crate::sys::process::{pidfd_getfd, pidfd_open};
+use crate::sys::status::Status;
 
 use super::socket_diag::SocketDiag;
 use super::{FilesError, FilesOptions, holders, kinds, refuse};
@@ -366,7 +368,8 @@ impl<'a> Source<'a> {
             self.refuse(refuse::foreign_owner(&file.object(), raw.id));
             return Ok(None);
         }
-        Ok(Some(FileOwner { kind, id: raw.id, signal }))
+        let id = if kind == OwnerKind::Group { raw.id } else { inner(raw.id) };
+        Ok(Some(FileOwner { kind, id, signal }))
     }
 
     fn is_own_group(&self, group: i32) -> bool {
@@ -389,6 +392,11 @@ impl<'a> Source<'a> {
             }
         }
     }
+}
+
+/// The id by which the process itself knows one of its threads: the image is about those (a pid namespace has its own).
+fn inner(tid: i32) -> i32 {
+    Status::of(tid).map_or(tid, |status| inner_tid(&status, tid))
 }
 
 /// By domain, type and protocol.

@@ -24,7 +24,7 @@ use crate::transport::HostPort;
 #[derive(Debug, Args)]
 #[command(
     after_help = "Stops and changes nothing. Exit codes: 0 nothing is in the way; 1 no such process, or the target cannot be
-asked; 3 something is in the way (all of it is listed)."
+asked; 2 wrong usage; 3 something is in the way (all of it is listed)."
 )]
 pub struct CheckArgs {
     #[command(flatten)]

@@ -47,7 +47,7 @@ pub(super) const ROWS: &[Row] = &[
     refused("anon_inode:bpf", "a BPF object", NO_READER, "trial refuse states by their names"),
     refused("anon_inode:btf", "a BPF object", NO_READER, ""),
     refused("anon_inode:[userfaultfd]", "a userfaultfd", NO_READER, "trial refuse states by their names"),
-    refused("anon_inode:kvm", "a KVM virtual machine", NO_READER, ""),
+    refused("anon_inode:kvm", "a KVM virtual machine", NO_READER, "trial refuse states by their names"),
     refused(
         "anon_inode:[pidfd]",
         "a pidfd (a handle of a process)",
@@ -60,7 +60,7 @@ pub(super) const ROWS: &[Row] = &[
         NO_READER,
         "trial refuse states by their names",
     ),
-    refused("anon_inode:seccomp", "a seccomp listener", NO_READER, ""),
+    refused("anon_inode:seccomp", "a seccomp listener", NO_READER, "trial refuse states by their names"),
     refused(
         "anon_inode:[fscontext]",
         "a mount under construction",
@@ -97,7 +97,12 @@ pub(super) const ROWS: &[Row] = &[
         "locks do not travel",
         "trial refuse states by their names",
     ),
-    refused("F_GETLK64", "the same, asked by 32-bit programs", "locks do not travel", ""),
+    refused(
+        "F_GETLK64",
+        "the same, asked by 32-bit programs",
+        "locks do not travel",
+        "trial refuse states by their names",
+    ),
     refused(
         "F_GETLEASE",
         "a lease",

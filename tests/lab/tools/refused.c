@@ -6,9 +6,11 @@
 #include <linux/bpf.h>
 #include <linux/filter.h>
 #include <linux/io_uring.h>
+#include <linux/kvm.h>
 #include <linux/landlock.h>
 #include <linux/netlink.h>
 #include <linux/perf_event.h>
+#include <linux/seccomp.h>
 #include <linux/userfaultfd.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -53,6 +55,14 @@ static int pair(int type, int ends[2])
 	return ends[0];
 }
 
+/* Whether a new page is served that way. */
+static int served(int faults, int sharing, unsigned mode)
+{
+	void *page = MUST(mmap(NULL, PAGE, PROT_READ | PROT_WRITE, sharing | MAP_ANONYMOUS, -1, 0));
+	struct uffdio_register area = { .range = { (uintptr_t)page, PAGE }, .mode = mode };
+	return ioctl(faults, UFFDIO_REGISTER, &area) == 0;
+}
+
 static void descriptors(void)
 {
 	struct io_uring_params ring = { 0 };
@@ -79,10 +89,16 @@ static void descriptors(void)
 	int ends[2], faults = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
 	told("Descriptors", "pipe: O_DIRECT", pipe2(ends, O_DIRECT) == 0);
 	told("Descriptors", "anon_inode:[userfaultfd]", faults >= 0);
-	struct uffdio_api api = { .api = UFFD_API };
-	void *served = MUST(mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-	struct uffdio_register area = { .range = { (uintptr_t)served, PAGE }, .mode = UFFDIO_REGISTER_MODE_MISSING };
-	told("VmFlags", "um", faults >= 0 && ioctl(faults, UFFDIO_API, &api) == 0 && ioctl(faults, UFFDIO_REGISTER, &area) == 0);
+	struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_MINOR_SHMEM };
+	int serves = faults >= 0 && ioctl(faults, UFFDIO_API, &api) == 0;
+	told("VmFlags", "um", serves && served(faults, MAP_PRIVATE, UFFDIO_REGISTER_MODE_MISSING));
+	told("VmFlags", "uw", serves && served(faults, MAP_PRIVATE, UFFDIO_REGISTER_MODE_WP));
+	told("VmFlags", "ui", serves && served(faults, MAP_SHARED, UFFDIO_REGISTER_MODE_MINOR));
+	struct sock_filter pass_all = BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+	struct sock_fprog filter = { 1, &pass_all };
+	told("Descriptors", "anon_inode:seccomp", syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER, &filter) >= 0);
+	int machines = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	told("Descriptors", "anon_inode:kvm", machines >= 0 && ioctl(machines, KVM_CREATE_VM, 0) >= 0);
 }
 
 static void sockets(void)

@@ -133,6 +133,17 @@ pub enum TcpEnd {
     Over,
     /// The peer has closed, the program has not yet.
     Ended,
+    /// There never was a connection: the peer refused it, and the program has to be told (`ECONNREFUSED`).
+    Refused,
+    /// There never was a connection, and the program knows.
+    Failed,
+}
+
+impl TcpEnd {
+    /// There was a connection.
+    pub fn was_connected(self) -> bool {
+        !matches!(self, Self::Refused | Self::Failed)
+    }
 }
 
 /// A TCP connection that is over, or is closed by the move.
@@ -148,7 +159,7 @@ pub struct TcpOver {
     pub end: TcpEnd,
     /// What waits to be read; empty in a preflight description.
     pub data: Vec<u8>,
-    /// Options that differ from those of a fresh socket.
+    /// Options that differ from those of a fresh socket, and those that a connection changes by itself.
     pub options: Vec<SocketOption>,
 }
 

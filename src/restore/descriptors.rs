@@ -12,6 +12,7 @@ use super::objects::Objects;
 use super::pairs;
 use super::skeleton::Skeleton;
 use crate::image::process::ProcessImage;
+use crate::state::files::tcp_place::Place;
 use crate::state::files::{self, EpollAdd, RestoreContext};
 use crate::tracee::TraceeError;
 
@@ -62,6 +63,7 @@ pub fn put(
     }
     context.group = skeleton.pid;
     pairs::make(skeleton, &image.files, &mut context.pairs)?;
+    context.place = Place::wanted(&image.files);
     let opened = match &skeleton.rights {
         None => files::restore(&image.files, &mut context)?,
         Some(rights) => rights

@@ -1,5 +1,6 @@
 /* TCP connections that are over, with bytes that nobody has read and an error that nobody has seen: reset by the peer with and without
- * bytes, closed in order, broken after the peer had closed. Nothing is read before the end: then the same bytes, and the same end. */
+ * bytes, closed in order, broken after the peer had closed; attempts to connect that were refused. Nothing is read before the end:
+ * then the same bytes, and the same end; and an attempt may be made once more. */
 #include "victim.h"
 #include <arpa/inet.h>
 #include <netinet/in.h>
@@ -7,9 +8,9 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
-enum how { RESET, CLOSED, BROKEN };
+enum how { RESET, CLOSED, BROKEN, REFUSED };
 struct connection { const char *what; int fd, size; enum how how; short events; struct sockaddr_storage name; socklen_t length; };
-static struct connection all[8];
+static struct connection all[12];
 static int count, epoll;
 static unsigned char bytes[20000];
 
@@ -26,6 +27,31 @@ static short events_of(int fd)
 	return p.revents;
 }
 
+/* Nobody listens: the answer comes, and nobody asks for it. */
+static void refuse(struct connection *c, int server)
+{
+	close(server);
+	MUST(fcntl(c->fd, F_SETFL, O_NONBLOCK));
+	CHECK(connect(c->fd, (void *)&c->name, c->length) == -1 && errno == EINPROGRESS, "connect");
+}
+
+/* To the peer, who then ends it. */
+static void end(struct connection *c, int server)
+{
+	MUST(connect(c->fd, (void *)&c->name, c->length));
+	int peer = MUST(accept(server, NULL, NULL));
+	close(server);
+	CHECK(send(peer, bytes, c->size, 0) == c->size, "send");
+	if (c->how == RESET)
+		MUST(setsockopt(peer, SOL_SOCKET, SO_LINGER, &(struct linger){ 1, 0 }, sizeof(struct linger)));
+	close(peer);
+	await(c->fd, POLLRDHUP);
+	if (c->how == CLOSED)
+		MUST(shutdown(c->fd, SHUT_WR));
+	if (c->how == BROKEN)
+		CHECK(send(c->fd, "x", 1, MSG_NOSIGNAL) == 1, "send");
+}
+
 static void make(const char *what, int family, int size, enum how how)
 {
 	struct connection *c = &all[count];
@@ -36,18 +62,10 @@ static void make(const char *what, int family, int size, enum how how)
 	MUST(bind(server, family == AF_INET ? (void *)&any4 : (void *)&any6, family == AF_INET ? sizeof any4 : sizeof any6));
 	MUST(listen(server, 1));
 	MUST(getsockname(server, (void *)&c->name, &c->length));
-	MUST(connect(fd, (void *)&c->name, c->length));
-	int peer = MUST(accept(server, NULL, NULL));
-	close(server);
-	CHECK(send(peer, bytes, size, 0) == size, "send");
-	if (how == RESET)
-		MUST(setsockopt(peer, SOL_SOCKET, SO_LINGER, &(struct linger){ 1, 0 }, sizeof(struct linger)));
-	close(peer);
-	await(fd, POLLRDHUP);
-	if (how == CLOSED)
-		MUST(shutdown(fd, SHUT_WR));
-	if (how == BROKEN)
-		CHECK(send(fd, "x", 1, MSG_NOSIGNAL) == 1, "send");
+	if (how == REFUSED)
+		refuse(c, server);
+	else
+		end(c, server);
 	await(fd, 0);
 	pause_ms(20); /* the last acknowledgement of an orderly end shows nowhere */
 	MUST(setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &(int){ 1 }, sizeof(int)));
@@ -75,6 +93,26 @@ static void check(void)
 		MUST(getsockopt(c->fd, SOL_SOCKET, SO_KEEPALIVE, &on, &length));
 		CHECK(on == 1, "%s: SO_KEEPALIVE", c->what);
 	}
+}
+
+/* The error once; then it is as a new one. */
+static void try_again(struct connection *c)
+{
+	char byte;
+	int error = 0, family = c->name.ss_family, server = MUST(socket(family, SOCK_STREAM, 0));
+	socklen_t length = sizeof error;
+	struct sockaddr_storage name = { .ss_family = family };
+	CHECK(recv(c->fd, &byte, 1, 0) == -1 && errno == ECONNREFUSED, "%s: no ECONNREFUSED", c->what);
+	MUST(getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &error, &length));
+	CHECK(error == 0, "%s: another error %d", c->what, error);
+	MUST(listen(server, 1));
+	length = sizeof name;
+	MUST(getsockname(server, (void *)&name, &length));
+	CHECK(connect(c->fd, (void *)&name, length) == -1 && errno == ECONNABORTED, "%s: the first attempt is not over", c->what);
+	CHECK(connect(c->fd, (void *)&name, length) == 0 || errno == EINPROGRESS, "%s: no second attempt", c->what);
+	struct pollfd p = { .fd = c->fd, .events = POLLOUT };
+	CHECK(poll(&p, 1, 3000) == 1 && p.revents == POLLOUT, "%s: the second attempt fails", c->what);
+	close(server);
 }
 
 static void read_all(struct connection *c)
@@ -108,16 +146,19 @@ int main(int argc, char **argv)
 	make("closed after 5 bytes", AF_INET, 5, CLOSED);
 	make("closed after 20000 bytes (v6)", AF_INET6, 20000, CLOSED);
 	make("broken after 5 bytes", AF_INET, 5, BROKEN);
+	make("broken after 5 bytes (v6)", AF_INET6, 5, BROKEN);
+	make("refused", AF_INET, 0, REFUSED);
+	make("refused (v6)", AF_INET6, 0, REFUSED);
 	ready();
 	while (!stopped()) {
 		check();
 		pause_ms(5);
 	}
 	check();
-	struct epoll_event events[8];
-	int n = MUST(epoll_wait(epoll, events, 8, 0));
+	struct epoll_event events[COUNT(all)];
+	int n = MUST(epoll_wait(epoll, events, COUNT(all), 0));
 	CHECK(n == count, "epoll tells of %d connections", n);
 	for (int i = 0; i < count; i++)
-		read_all(&all[i]);
+		(all[i].how == REFUSED ? try_again : read_all)(&all[i]);
 	pass();
 }

@@ -47,7 +47,7 @@ pub(super) fn check(check: &mut TargetCheck, maker: &Maker<'_>, file: &OpenFile)
         FileKind::Pipe { pipe } => pipe::check(check, maker.image, *pipe, file),
         FileKind::TimerFd(timer) => timerfd::check(check, timer, file),
         FileKind::TcpListen(tcp) => tcp_listen::check(check, tcp, file),
-        FileKind::TcpOver(tcp) => tcp_over::check(check, tcp, file),
+        FileKind::TcpOver(tcp) => tcp_over::check(check, maker.context.place.as_ref(), tcp, file),
         FileKind::Udp(socket) => udp::check(check, socket, file),
         // Made of nothing but memory: they can always be made.
         FileKind::Unix(socket) => unix_socket::check(check, socket, file),
@@ -73,7 +73,7 @@ pub(super) fn make(maker: &mut Maker<'_>, index: usize) -> Result<OwnedFd, Files
         FileKind::SignalFd { mask } => signalfd::make(file, *mask),
         FileKind::MemFd { object, pos } => memfd::make(maker, file, *object, *pos),
         FileKind::TcpListen(tcp) => tcp_listen::make(file, tcp),
-        FileKind::TcpOver(tcp) => tcp_over::make(file, tcp),
+        FileKind::TcpOver(tcp) => tcp_over::make(file, maker.context.place.as_ref(), tcp),
         FileKind::Udp(socket) => udp::make(file, socket),
     }
 }

@@ -7,7 +7,7 @@
 //! | the walk over an image at the target | `target` |
 //! | who else holds a pipe or socket | `holders` |
 //! | the texts for what cannot be carried | `refuse` |
-//! | one kind | its own file: [`regular`], [`pipe`], [`unix_socket`], [`eventfd`], [`epoll`], [`timerfd`], [`signalfd`], [`memfd`], [`tcp_listen`], [`tcp_over`], [`udp`] |
+//! | one kind | its own file: [`regular`], [`pipe`], [`unix_socket`], [`eventfd`], [`epoll`], [`timerfd`], [`signalfd`], [`memfd`], [`tcp_listen`], [`tcp_over`] (in [`tcp_place`]), [`udp`] |
 //! | is it the same file there? | [`identity`] |
 //!
 //! The source's state is never changed: contents are read from a duplicate (`pidfd_getfd`) by `tee` and
@@ -36,6 +36,7 @@ mod source;
 mod target;
 pub mod tcp_listen;
 pub mod tcp_over;
+pub mod tcp_place;
 #[cfg(test)]
 mod testing;
 pub mod timerfd;

@@ -129,17 +129,37 @@ pub(super) fn apply<'a>(
     Ok(())
 }
 
-/// Sets what can be set, and says what does not become what it was.
-pub(super) fn apply_each(socket: impl AsFd, options: &[SocketOption]) -> Vec<&'static str> {
+/// Sets what can be set.
+pub(super) fn apply_each<'a>(socket: impl AsFd, options: impl IntoIterator<Item = &'a SocketOption>) {
     let socket = socket.as_fd();
-    let rows = options.iter().filter_map(|o| Some((o, socket_table::of(o.level, o.name)?)));
-    rows.filter(|(_, known)| is_set(known.treatment))
-        .filter(|(option, known)| {
-            read(socket, known).is_none_or(|now| now.value != option.value)
-                && set(socket, known, &option.value).is_err()
-        })
-        .map(|(_, known)| known.name)
-        .collect()
+    for option in options {
+        let known = socket_table::of(option.level, option.name).filter(|known| is_set(known.treatment));
+        if let Some(known) = known
+            && read(socket, known).is_none_or(|now| now.value != option.value)
+            && let Err(error) = set(socket, known, &option.value)
+        {
+            tracing::debug!(%error, option = known.name, "not set");
+        }
+    }
+}
+
+/// What the table calls an option.
+pub(super) fn name(level: i32, number: i32) -> Option<&'static str> {
+    Some(socket_table::of(level, number)?.name)
+}
+
+/// These options of a socket beside those in `options`, all in the order of the table.
+pub(super) fn with(
+    socket: impl AsFd,
+    options: Vec<SocketOption>,
+    these: &[(i32, i32)],
+) -> Vec<SocketOption> {
+    let socket = socket.as_fd();
+    let there = |known: &&Known| {
+        let key = (known.level, known.number);
+        these.contains(&key) || options.iter().any(|option| (option.level, option.name) == key)
+    };
+    TABLE.iter().filter(there).filter_map(|known| read(socket, known)).collect()
 }
 
 fn is_set(treatment: Treatment) -> bool {

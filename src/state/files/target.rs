@@ -17,6 +17,7 @@ use crate::sys::fds::{self, RawOwner};
 use crate::state::inode;
 
 use super::identity::Vetted;
+use super::tcp_place::{NEVER_ANEW, Place};
 use super::unix_socket::UnixPair;
 use super::{FilesError, kinds, socket_options, tcp_over};
 
@@ -54,6 +55,8 @@ pub struct RestoreContext {
     pub group: i32,
     /// Pairs of unix sockets that the process made.
     pub pairs: Vec<UnixPair>,
+    /// Where TCP connections that are over are made, if there are any.
+    pub place: Option<Place>,
 }
 
 /// One `epoll_ctl(epfd, EPOLL_CTL_ADD, fd, {events, data})` to be made inside the process.
@@ -82,9 +85,12 @@ pub struct RestoredFiles {
 /// an earlier [`TargetCheck::needs_hash`] (empty at first). Leaves nothing behind.
 pub fn check_target(image: &FilesImage, hashes: &ContentHashes) -> TargetCheck {
     let mut check = TargetCheck::default();
-    let context = RestoreContext::default();
+    let context = RestoreContext { place: Place::wanted(image), ..RestoreContext::default() };
     let maker = Maker { hashes: Some(hashes), ..Maker::new(image, &context) };
     check.obstacles.extend(too_many(image));
+    if maker.context.place.is_some() {
+        check.notes.push(Note::new("TCP connections that are over", NEVER_ANEW));
+    }
     for file in &image.files {
         kinds::check(&mut check, &maker, file);
     }
@@ -151,7 +157,7 @@ pub fn restore(image: &FilesImage, context: &mut RestoreContext) -> Result<Resto
     put_pipes(image, &files)?;
     for (file, made) in image.files.iter().zip(&files) {
         if let FileKind::TcpOver(tcp) = &file.kind
-            && let Err(error) = tcp_over::name(made, tcp)
+            && let Err(error) = tcp_over::finish(made, tcp)
         {
             // preflight has said so
             tracing::debug!(object = file.object(), %error, "it has another address");

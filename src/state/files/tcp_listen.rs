@@ -36,12 +36,19 @@ pub(super) struct Info {
     min_rtt: Option<u32>,
     /// Bytes that came, a FIN among them; `None` before Linux 4.1.
     pub(super) received: Option<u64>,
+    /// Packets that came; `None` before Linux 4.2.
+    segments: Option<u32>,
 }
 
 impl Info {
     /// A round trip was measured.
     pub(super) fn was_established(&self) -> bool {
         self.min_rtt.is_none_or(|us| us != u32::MAX)
+    }
+
+    /// An attempt to connect was answered, which can only have been by a reset.
+    pub(super) fn was_refused(&self) -> bool {
+        !self.was_established() && !self.has_retransmitted() && self.segments.is_some_and(|count| count != 0)
     }
 
     /// Something was sent again without an answer.
@@ -115,6 +122,7 @@ fn info(socket: &OwnedFd) -> std::io::Result<Info> {
         backoff: byte(4),
         min_rtt: (raw.len() >= 152).then(|| word(148)),
         received: long(128).map(u64::from_ne_bytes),
+        segments: (raw.len() >= 144).then(|| word(140)),
     })
 }
 

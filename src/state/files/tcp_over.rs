@@ -9,7 +9,7 @@
 
 use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -23,19 +23,43 @@ use crate::sys::process::{pidfd_getfd, pidfd_open};
 
 use super::socket::{Socket, options};
 use super::source::{Descriptor, Source};
+use super::socket_table::SO_BUF_LOCK;
 use super::target::{TargetCheck, failed, set_flags};
+use super::tcp_place::{Names, Place};
 use super::tcp_listen::{Info, local_address, peer_address};
 use super::{FilesError, refuse, socket_options};
 
 /// Longer than the kernel ever takes for anything over loopback.
-const PATIENCE: Duration = Duration::from_secs(1);
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 /// `TCP_CLOSE_WAIT`, `TCP_LAST_ACK`, `TCP_CLOSING`: the peer has said all.
 const PEER_IS_DONE: [u8; 3] = [8, 9, 11];
 const CLOSE_WAIT: u8 = 8;
 const TCP_INQ: i32 = 36;
 const TCP_REPAIR_OFF_NO_WP: i32 = -1;
-/// What a connection measured, though it can be set.
-const MEASURED: &[i32] = &[libc::TCP_MAXSEG, libc::TCP_WINDOW_CLAMP, libc::TCP_QUICKACK];
+/// Options that the kernel changes with a connection, or that making one changes.
+const TUNED: &[(i32, i32)] = &[
+    (libc::SOL_SOCKET, libc::SO_REUSEADDR),
+    (libc::SOL_SOCKET, libc::SO_SNDBUF),
+    (libc::SOL_SOCKET, libc::SO_RCVBUF),
+    (libc::SOL_SOCKET, SO_BUF_LOCK),
+    (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY),
+    (libc::IPPROTO_IP, IP_LOCAL_PORT_RANGE),
+    (libc::IPPROTO_TCP, libc::TCP_MAXSEG),
+    (libc::IPPROTO_TCP, libc::TCP_WINDOW_CLAMP),
+    (libc::IPPROTO_TCP, libc::TCP_QUICKACK),
+];
+/// Options that are not set on the connection itself: the largest segment follows from what its peer takes.
+const SEGMENT: (i32, i32) = (libc::IPPROTO_TCP, libc::TCP_MAXSEG);
+/// Set when all are made.
+const LAST: (i32, i32) = (libc::SOL_SOCKET, libc::SO_REUSEADDR);
+const IP_LOCAL_PORT_RANGE: i32 = 51;
+/// What the first packet leaves in a connection that was accepted (`mc_ttl`, `mc_index`). A stream sends to no group, and they
+/// cannot be set on one.
+const OF_GROUPS: &[(i32, i32)] = &[
+    (libc::IPPROTO_IP, libc::IP_MULTICAST_TTL),
+    (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_HOPS),
+    (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_IF),
+];
 
 /// Reads a connection that is over, or that the move closes.
 pub(super) fn read(
@@ -58,13 +82,15 @@ pub(super) fn read(
         return Ok(None);
     }
     let error = events & libc::POLLERR != 0;
-    if closed && error && (!info.was_established() || info.has_retransmitted()) {
+    if closed && error && !info.was_refused() && (!info.was_established() || info.has_retransmitted()) {
         let why = "a pending error (SO_ERROR) that cannot be told without taking it: not a plain reset";
         source.refuse(refuse::because(file, why, try_again));
         return Ok(None);
     }
     let end = match (closed, error) {
+        (true, true) if info.was_refused() => TcpEnd::Refused,
         (true, true) => error_of(source, file, socket, info, waiting)?,
+        (true, false) if !info.was_established() => TcpEnd::Failed,
         (true, false) => TcpEnd::Over,
         (false, _) if info.state == CLOSE_WAIT => TcpEnd::Ended,
         (false, _) if PEER_IS_DONE.contains(&info.state) => TcpEnd::Over,
@@ -78,8 +104,14 @@ pub(super) fn read(
     let options = match known {
         // many connections may be closed by one move: what they are set to is not asked again while it stands
         Some(FileKind::TcpOver(known)) if source.stopped => known.options.clone(),
-        _ => options(source, file, socket)?.into_iter().filter(is_setting).collect(),
+        _ => {
+            let differing = options(source, file, socket)?;
+            socket_options::with(&socket.fd, differing, TUNED)
+        }
     };
+    if socket.protocol == libc::IPPROTO_MPTCP {
+        source.note(file.object(), "it is a Multipath TCP connection: plain TCP takes its place");
+    }
     let address = |address: Option<SocketAddr>| address.filter(|a| a.port() != 0).map(InetAddress::from);
     Ok(Some(FileKind::TcpOver(TcpOver {
         v6: socket.domain == libc::AF_INET6,
@@ -89,10 +121,6 @@ pub(super) fn read(
         data,
         options,
     })))
-}
-
-fn is_setting(option: &SocketOption) -> bool {
-    option.level != libc::IPPROTO_TCP || !MEASURED.contains(&option.name)
 }
 
 /// Which error a reset left. Where nothing waits to be read and the kernel delays acknowledgements (it does so after the peer
@@ -155,40 +183,50 @@ fn peeked<T>(socket: &OwnedFd, work: impl FnOnce() -> io::Result<T>) -> io::Resu
 }
 
 /// Makes it, for a moment.
-pub(super) fn check(check: &mut TargetCheck, tcp: &TcpOver, file: &OpenFile) {
-    match connection(tcp) {
+pub(super) fn check(check: &mut TargetCheck, place: Option<&Place>, tcp: &TcpOver, file: &OpenFile) {
+    match connection(tcp, place) {
         Err(error) => check.obstacles.push(Obstacle::new(
             file.object(),
             format!("a connection that is over cannot be made at the target: {error}"),
             "bring the loopback interface up at the target (ip link set lo up)",
         )),
         Ok(made) => {
-            let missing = socket_options::apply_each(&made, &tcp.options);
-            if !missing.is_empty() {
-                let what = format!("{} cannot be as at the source", missing.join(", "));
+            socket_options::apply_each(&made, settings(tcp));
+            if let Err(error) = finish(&made, tcp) {
+                let what = format!("its addresses cannot be given at the target: {error}");
                 check.notes.push(Note::new(file.object(), what));
             }
-            if let (Some(local), Err(error)) = (tcp.local, name(&made, tcp)) {
-                let local = SocketAddr::from(local);
-                let what = format!("its own address {local} cannot be given at the target: {error}");
+            let other = socket_options::differing(&made, &tcp.options);
+            let keys = other.iter().map(|option| (option.level, option.name));
+            let keys = keys.filter(|key| !OF_GROUPS.contains(key));
+            let names: Vec<_> = keys.filter_map(|(level, name)| socket_options::name(level, name)).collect();
+            if !names.is_empty() {
+                let what = format!("{} cannot be as at the source", names.join(", "));
                 check.notes.push(Note::new(file.object(), what));
             }
         }
     }
 }
 
-/// Makes it, but for its name.
-pub(super) fn make(file: &OpenFile, tcp: &TcpOver) -> Result<OwnedFd, FilesError> {
-    let made = connection(tcp).map_err(failed(file, "make a connection that is over"))?;
+/// Makes it; [`finish`] comes when all others are made.
+pub(super) fn make(file: &OpenFile, place: Option<&Place>, tcp: &TcpOver) -> Result<OwnedFd, FilesError> {
+    let made = connection(tcp, place).map_err(failed(file, "make a connection that is over"))?;
     // preflight has said which cannot be
-    socket_options::apply_each(&made, &tcp.options);
+    socket_options::apply_each(&made, settings(tcp));
     set_flags(file, &made)?;
     Ok(made)
 }
 
-/// A connection over loopback that has ended in the same way.
-pub(super) fn connection(tcp: &TcpOver) -> io::Result<OwnedFd> {
-    let (ours, peer) = pair(tcp)?;
+fn settings(tcp: &TcpOver) -> impl Iterator<Item = &SocketOption> {
+    tcp.options.iter().filter(|option| ![SEGMENT, LAST].contains(&(option.level, option.name)))
+}
+
+/// A connection that has ended in the same way: in a network of its own if there is one, else over loopback.
+pub(super) fn connection(tcp: &TcpOver, place: Option<&Place>) -> io::Result<OwnedFd> {
+    if !tcp.end.was_connected() {
+        return attempt(tcp);
+    }
+    let (ours, peer) = pair(tcp, place)?;
     let mut rest = tcp.data.as_slice();
     let begun = Instant::now();
     let late = || if begun.elapsed() < PATIENCE { Ok(()) } else { Err(io::ErrorKind::TimedOut) };
@@ -210,28 +248,104 @@ pub(super) fn connection(tcp: &TcpOver) -> io::Result<OwnedFd> {
         setsockopt(&peer, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 })?;
     }
     drop(peer);
-    let wait = |event: i16| match fds::poll_events(&ours, event, PATIENCE.as_millis() as i32)? {
-        0 => Err(io::Error::from(io::ErrorKind::TimedOut)),
-        _ => Ok(()),
-    };
     match tcp.end {
-        TcpEnd::Reset => wait(0)?,
-        TcpEnd::Ended => wait(libc::POLLRDHUP)?,
+        TcpEnd::Ended => wait(&ours, libc::POLLRDHUP)?,
         TcpEnd::Over => {
-            wait(0)?;
+            wait(&ours, 0)?;
             TcpStream::from(ours.try_clone()?).take_error()?;
         }
         TcpEnd::Broken => {
-            wait(libc::POLLRDHUP)?;
+            wait(&ours, libc::POLLRDHUP)?;
             send(ours.as_raw_fd(), b"x", MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)?;
-            wait(0)?;
+            wait(&ours, 0)?;
         }
+        TcpEnd::Reset | TcpEnd::Refused | TcpEnd::Failed => wait(&ours, 0)?,
     }
     Ok(ours)
 }
 
+fn wait(socket: &OwnedFd, event: i16) -> io::Result<()> {
+    match fds::poll_events(socket, event, PATIENCE.as_millis() as i32)? {
+        0 => Err(io::ErrorKind::TimedOut.into()),
+        _ => Ok(()),
+    }
+}
+
+/// An attempt to connect that was refused. Unbound, as it is at the source: a program may try again with the same socket. Its name
+/// is what the kernel chooses for the attempt: its old port if that is free, its old address if this host has it.
+fn attempt(tcp: &TcpOver) -> io::Result<OwnedFd> {
+    let loopback: IpAddr = if tcp.v6 { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() };
+    let mapped = Ipv4Addr::LOCALHOST.to_ipv6_mapped();
+    let own = tcp.local.map(|local| local.ip).into_iter();
+    let places = own.chain([loopback]).chain(tcp.v6.then_some(mapped.into()));
+    let port = tcp.local.map(|local| u32::from(local.port));
+    let mut error = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for place in places {
+        for range in [port.map(|port| port | port << 16), None] {
+            match refused_at(tcp, place, range) {
+                Ok(made) => return Ok(made),
+                Err(found) => error = found,
+            }
+        }
+    }
+    Err(error)
+}
+
+/// `range`: the ports that the kernel may choose from (`IP_LOCAL_PORT_RANGE`).
+fn refused_at(tcp: &TcpOver, place: IpAddr, range: Option<u32>) -> io::Result<OwnedFd> {
+    let domain = if tcp.v6 { libc::AF_INET6 } else { libc::AF_INET };
+    let socket = |kind| fds::socket(domain, libc::SOCK_STREAM | kind, libc::IPPROTO_TCP);
+    // it has a port, and does not listen
+    let (deaf, ours) = (socket(0)?, socket(libc::SOCK_NONBLOCK)?);
+    fds::bind(&deaf, SocketAddr::new(place, 0))?;
+    let closed = local_address(&deaf).ok_or(io::ErrorKind::AddrNotAvailable)?;
+    if let Some(range) = range {
+        fds::set_socket_option(&ours, libc::IPPROTO_IP, IP_LOCAL_PORT_RANGE, &range.to_ne_bytes())?;
+    }
+    if socket_options::number(&tcp.options, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY) != 0 {
+        fds::set_socket_option(&ours, libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, &1_i32.to_ne_bytes())?;
+    }
+    match fds::connect(&ours, closed) {
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => {}
+        Err(error) => return Err(error),
+        Ok(()) => return Err(io::Error::other("somebody listens")),
+    }
+    wait(&ours, 0)?;
+    if tcp.end == TcpEnd::Failed {
+        TcpStream::from(ours.try_clone()?).take_error()?;
+    }
+    Ok(ours)
+}
+
+/// Two ends of a connection with the names that it had, or else of one over loopback.
+fn pair(tcp: &TcpOver, place: Option<&Place>) -> io::Result<(OwnedFd, OwnedFd)> {
+    let number = |(level, name)| socket_options::number(&tcp.options, level, name);
+    let local = tcp.local.filter(|local| local.scope == 0);
+    if let (Some(place), Some(local)) = (place, local) {
+        let names = Names {
+            v6: tcp.v6,
+            local: local.into(),
+            peer: tcp.peer.filter(|peer| peer.scope == 0).map(SocketAddr::from),
+            v6only: number((libc::IPPROTO_IPV6, libc::IPV6_V6ONLY)) != 0,
+            room: room(tcp),
+            segment: Some(number(SEGMENT)).filter(|size| *size > 0),
+        };
+        match place.pair(names) {
+            Ok(pair) => return Ok(pair),
+            Err(error) => tracing::debug!(%error, ?names, "a connection that is over gets other names"),
+        }
+    }
+    over_loopback(tcp)
+}
+
+/// Bytes of the receive buffer while it is filled.
+fn room(tcp: &TcpOver) -> Option<i32> {
+    let size = tcp.data.len();
+    (size != 0).then(|| size.saturating_mul(4).clamp(1 << 17, 1 << 29) as i32)
+}
+
 /// Two ends of a connection over loopback.
-fn pair(tcp: &TcpOver) -> io::Result<(OwnedFd, OwnedFd)> {
+fn over_loopback(tcp: &TcpOver) -> io::Result<(OwnedFd, OwnedFd)> {
     let v4 = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let mapped = SocketAddr::from((Ipv4Addr::LOCALHOST.to_ipv6_mapped(), 0));
     let places = if tcp.v6 { [SocketAddr::from((Ipv6Addr::LOCALHOST, 0)), mapped] } else { [v4; 2] };
@@ -244,15 +358,9 @@ fn pair_at(tcp: &TcpOver, place: SocketAddr) -> io::Result<(OwnedFd, OwnedFd)> {
     let (listener, ours) = (socket()?, socket()?);
     fds::bind(&listener, place)?;
     fds::listen(&listener, 1)?;
-    let room = tcp.data.len().saturating_mul(4).clamp(1 << 17, 1 << 29) as i32;
-    let set = |name| fds::set_socket_option(&ours, libc::SOL_SOCKET, name, &room.to_ne_bytes());
-    if !tcp.data.is_empty() && set(libc::SO_RCVBUFFORCE).is_err() {
-        set(libc::SO_RCVBUF)?;
-    }
-    if !tcp.data.is_empty() {
-        // free again: what was locked at the source is among its options
-        let unlocked = 0_i32.to_ne_bytes();
-        fds::set_socket_option(&ours, libc::SOL_SOCKET, super::socket_table::SO_BUF_LOCK, &unlocked)?;
+    if let Some(room) = room(tcp) {
+        let set = |name| fds::set_socket_option(&ours, libc::SOL_SOCKET, name, &room.to_ne_bytes());
+        set(libc::SO_RCVBUFFORCE).or_else(|_| set(libc::SO_RCVBUF))?;
     }
     let listener = std::net::TcpListener::from(listener);
     fds::connect(&ours, listener.local_addr()?)?;
@@ -263,12 +371,28 @@ fn pair_at(tcp: &TcpOver, place: SocketAddr) -> io::Result<(OwnedFd, OwnedFd)> {
     Ok((ours, peer.into()))
 }
 
-/// Gives it the name that it had. After all else is made: until then its port may be another's.
-pub(super) fn name(made: &OwnedFd, tcp: &TcpOver) -> io::Result<()> {
-    let Some(local) = tcp.local.map(SocketAddr::from) else { return Ok(()) };
-    if tcp.end == TcpEnd::Ended {
-        return Err(io::Error::other("the connection is half open"));
+/// What had to wait until all others are made: until then its port may be another's, and is shared.
+pub(super) fn finish(made: &OwnedFd, tcp: &TcpOver) -> io::Result<()> {
+    let named = name(made, tcp);
+    socket_options::apply_each(made, tcp.options.iter().filter(|option| (option.level, option.name) == LAST));
+    named
+}
+
+/// Gives it the name that it had, if it has another.
+fn name(made: &OwnedFd, tcp: &TcpOver) -> io::Result<()> {
+    let (local, peer) = (tcp.local.map(SocketAddr::from), tcp.peer.map(SocketAddr::from));
+    let same = local == local_address(made) || local.is_none();
+    let other = |why: &str| {
+        let text = |address: Option<SocketAddr>| address.map_or("none".to_owned(), |at| at.to_string());
+        Err(io::Error::other(format!("{} → {}: {why}", text(local), text(peer))))
+    };
+    match (local, tcp.end) {
+        _ if same && (peer == peer_address(made) || peer.is_none()) => return Ok(()),
+        (_, TcpEnd::Ended) => return other("the connection is half open"),
+        (_, TcpEnd::Refused | TcpEnd::Failed) => return other("of an attempt to connect"),
+        _ => {}
     }
+    let Some(local) = local else { return Ok(()) };
     let (level, freebind) = match local.is_ipv6() {
         true => (libc::IPPROTO_IPV6, libc::IPV6_FREEBIND),
         false => (libc::IPPROTO_IP, libc::IP_FREEBIND),

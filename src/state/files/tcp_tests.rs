@@ -208,18 +208,84 @@ fn a_peer_that_closed_first_leaves_an_end_and_a_broken_pipe() {
     }
 }
 
+/// A failed attempt, its port, and where it went.
+fn attempt(address: &str) -> (OwnedFd, SocketAddr, SocketAddr) {
+    let gone = TcpListener::bind(address).unwrap().local_addr().unwrap();
+    let domain = if gone.is_ipv6() { libc::AF_INET6 } else { libc::AF_INET };
+    let ours = fds::socket(domain, libc::SOCK_STREAM | libc::SOCK_NONBLOCK, 0).unwrap();
+    assert_eq!(fds::connect(&ours, gone).unwrap_err().raw_os_error(), Some(libc::EINPROGRESS));
+    assert_ne!(fds::poll_events(&ours, 0, 1000).unwrap(), 0);
+    let local = local_address(&ours).unwrap();
+    (ours, local, gone)
+}
+
 #[test]
-fn an_attempt_that_failed_is_refused_until_the_program_knows() {
+fn an_attempt_that_was_refused_travels_twice_and_may_be_made_again() {
     let _quiet = quiet();
-    let ours = fds::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_NONBLOCK, 0).unwrap();
-    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let _ = fds::connect(&ours, gone);
-    fds::poll_events(&ours, 0, 1000).unwrap();
-    let texts = refusals(&[&ours]);
-    assert!(texts[0].contains("a pending error (SO_ERROR)"), "{texts:?}");
+    for address in ["127.0.0.1:0", "[::1]:0"] {
+        let (ours, local, gone) = attempt(address);
+        let events = fds::poll_events(&ours, libc::POLLIN | libc::POLLOUT | libc::POLLRDHUP, 0).unwrap();
+        let image = captured(&[&ours]);
+        let FileKind::TcpOver(tcp) = only_kind(&image) else { panic!("{image:?}") };
+        assert_eq!(tcp.end, TcpEnd::Refused);
+        let made = restored(&image).files.remove(0);
+        let (_, mut again) = moved(&[&made]);
+        let again = again.remove(0);
+        assert_eq!(local_address(&again), Some(local));
+        assert_eq!(
+            fds::poll_events(&again, libc::POLLIN | libc::POLLOUT | libc::POLLRDHUP, 0).unwrap(),
+            events
+        );
+        for socket in [ours, again] {
+            assert_eq!(fds::connect(&socket, gone).unwrap_err().raw_os_error(), Some(libc::ECONNREFUSED));
+            let server = TcpListener::bind(gone).unwrap();
+            let _ = fds::connect(&socket, gone);
+            assert_eq!(fds::poll_events(&socket, libc::POLLOUT, 1000).unwrap(), libc::POLLOUT);
+            drop((server, socket));
+        }
+    }
+}
+
+#[test]
+fn a_failed_attempt_that_the_program_knows_is_no_connection() {
+    let _quiet = quiet();
+    let (ours, _, gone) = attempt("127.0.0.1:0");
     let stream = TcpStream::from(ours);
     assert_eq!(stream.take_error().unwrap().unwrap().kind(), ErrorKind::ConnectionRefused);
-    assert_eq!(refusals(&[&stream]), [""; 0]);
+    let (image, mut made) = moved(&[&stream]);
+    let FileKind::TcpOver(tcp) = only_kind(&image) else { panic!("{image:?}") };
+    assert_eq!(tcp.end, TcpEnd::Failed);
+    for socket in [stream.into(), made.remove(0)] {
+        let answers = [libc::ECONNABORTED, libc::EINPROGRESS];
+        for answer in answers {
+            assert_eq!(fds::connect(&socket, gone).unwrap_err().raw_os_error(), Some(answer));
+        }
+    }
+}
+
+#[test]
+fn a_half_open_connection_keeps_its_names_and_options() {
+    let _quiet = quiet();
+    for address in ["127.0.0.1:0", "[::1]:0"] {
+        let (ours, mut peer) = pair(address);
+        peer.write_all(b"bye").unwrap();
+        drop(peer);
+        fds::poll_events(&ours, libc::POLLRDHUP, 1000).unwrap();
+        let names = (ours.local_addr().unwrap(), ours.peer_addr().unwrap());
+        let image = captured_with(&[&ours], true);
+        if !nix::unistd::geteuid().is_root() {
+            return;
+        }
+        // theirs is still taken: it is no port of this host
+        let made = restored(&image).files.remove(0);
+        assert_eq!((local_address(&made), peer_address(&made)), (Some(names.0), Some(names.1)));
+        let FileKind::TcpOver(tcp) = only_kind(&image) else { panic!("{image:?}") };
+        assert_eq!(socket_options::differing(&made, &tcp.options), []);
+        let mut stream = TcpStream::from(made);
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).unwrap();
+        assert_eq!(all, b"bye");
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ pub(super) use crate::sys::spawn::quiet;
 
 use super::source::Source;
 use super::target::{RestoreContext, RestoredFiles, restore};
+use super::tcp_place::Place;
 use super::{FilesError, FilesOptions};
 
 pub(super) fn numbers(fds: &[&dyn AsRawFd]) -> Vec<RawFd> {
@@ -60,7 +61,8 @@ pub(super) fn captured_with(fds: &[&dyn AsRawFd], tcp_close: bool) -> FilesImage
 }
 
 pub(super) fn restored(image: &FilesImage) -> RestoredFiles {
-    restore(image, &mut RestoreContext::default()).unwrap()
+    let place = Place::wanted(image);
+    restore(image, &mut RestoreContext { place, ..RestoreContext::default() }).unwrap()
 }
 
 /// Captures and restores; in the order of the arguments.

@@ -1,7 +1,8 @@
 //! Kinds of sockets and their options. The options come from the table by which they are read and set
 //! (`state::files::socket_table`).
 
-use super::{Row, Verdict, carried, limited, refused};
+use super::{Row, Verdict, carried, harmless, limited, refused};
+use crate::state::files::tcp_place::NEVER_ANEW;
 use crate::state::files::{SOCKET_OPTIONS, Treatment};
 
 const LENGTH: usize = KINDS.len() + SOCKET_OPTIONS.len();
@@ -11,6 +12,9 @@ pub(super) const ROWS: &[Row] = &ALL;
 const OPTIONS: &str = "victim socket_options";
 /// What shows that an option is refused.
 const REFUSED: &str = "trial refuse states by their names";
+
+/// Options that mean nothing on a stream.
+const OF_GROUPS: &str = "IP_MULTICAST_TTL, IPV6_MULTICAST_HOPS, IPV6_MULTICAST_IF of a stream";
 
 const KINDS: &[Row] = &[
     limited(
@@ -29,8 +33,20 @@ const KINDS: &[Row] = &[
     ),
     carried(
         "TCP, over",
-        "unread bytes, then end of file or the error once; own address, options",
-        "victim unread",
+        "unread bytes, then end of file or the error once; addresses, options",
+        "victim unread, trial half-open",
+    ),
+    limited(
+        "TCP, over: connect to AF_UNSPEC",
+        "taking it apart, to connect the same socket once more",
+        NEVER_ANEW,
+        "",
+    ),
+    limited(
+        "MPTCP, connected or over",
+        "Multipath TCP",
+        "it is a Multipath TCP connection: plain TCP takes its place",
+        "trial wires mptcp",
     ),
     limited(
         "TCP, over: SO_ERROR",
@@ -38,9 +54,25 @@ const KINDS: &[Row] = &[
         "a pending error (SO_ERROR) that cannot be told without taking it becomes ECONNRESET",
         "",
     ),
+    harmless(
+        OF_GROUPS,
+        "what the first packet leaves in an accepted connection",
+        "a stream sends to no group, and they cannot be set on one",
+    ),
+    carried(
+        "TCP, refused",
+        "an attempt to connect that was answered by a reset; ECONNREFUSED once, and it may be made again",
+        "victim unread",
+    ),
+    limited(
+        "TCP, refused: getsockname",
+        "the port and address of such an attempt",
+        "its addresses cannot be given at the target",
+        "",
+    ),
     refused(
         "TCP, over: another SO_ERROR",
-        "of an attempt to connect, or after retransmissions",
+        "of an attempt to connect that ran out of time or met an unreachable host, or after retransmissions",
         "a pending error (SO_ERROR) that cannot be told without taking it: not a plain reset",
         "",
     ),

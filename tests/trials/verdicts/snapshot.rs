@@ -108,7 +108,18 @@ pub(super) fn row((area, _, name): &Key) -> Option<&'static Row> {
     of(area, name).or_else(|| of(area, name.split(' ').next()?))
 }
 
+/// Options that mean nothing on a stream, as the table's row for them says.
+const OF_GROUPS: [&str; 3] = ["IPPROTO_IP 33", "IPPROTO_IPV6 18", "IPPROTO_IPV6 17"];
+
 /// Whether the table says that this may differ at the target.
-pub(super) fn may_differ(key: &Key) -> bool {
-    row(key).is_some_and(|row| matches!(row.verdict, Verdict::Harmless(_) | Verdict::Limited(_)))
+pub(super) fn may_differ(key: &Key, before: &Snapshot) -> bool {
+    let (area, scope, name) = key;
+    let kind = (area.clone(), scope.clone(), format!("SOL_SOCKET {}", libc::SO_TYPE));
+    let stream = before.show(&kind).starts_with("01");
+    let groups = "IP_MULTICAST_TTL, IPV6_MULTICAST_HOPS, IPV6_MULTICAST_IF of a stream";
+    let row = match stream && OF_GROUPS.contains(&name.as_str()) {
+        true => of(Area::Sockets, groups),
+        false => row(key),
+    };
+    row.is_some_and(|row| matches!(row.verdict, Verdict::Harmless(_) | Verdict::Limited(_)))
 }

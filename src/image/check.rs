@@ -266,7 +266,14 @@ fn kind(f: &FilesImage, index: usize, kind: &FileKind, flags: u32, fds: Option<&
         FileKind::Place { path: name, .. } => insist(flags & O_PATH != 0, "a place").and(path(name)),
         FileKind::CharDevice { path: name, .. } => path(name),
         FileKind::Pipe { pipe } => insist(
-            f.pipes.get(*pipe).is_some_and(|p| p.capacity <= 1 << 30 && p.data.len() <= p.capacity as usize),
+            f.pipes.get(*pipe).is_some_and(|p| {
+                let packets: usize = p.packets.iter().map(|length| usize::from(*length)).sum();
+                let whole = p.packets.iter().all(|length| (1..=4096).contains(length));
+                p.capacity <= 1 << 30
+                    && p.data.len() <= p.capacity as usize
+                    && whole
+                    && packets <= p.data.len()
+            }),
             "a pipe",
         ),
         FileKind::Unix(socket) => match socket.peer {
@@ -278,7 +285,7 @@ fn kind(f: &FilesImage, index: usize, kind: &FileKind, flags: u32, fds: Option<&
             }
             _ => Ok(()),
         },
-        FileKind::Epoll { items } => {
+        FileKind::Epoll { items, .. } => {
             insist(fds.is_none_or(|fds| items.iter().all(|item| fds.contains(&item.fd))), "an interest list")
         }
         FileKind::TimerFd(timer) => {

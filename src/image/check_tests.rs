@@ -71,7 +71,13 @@ fn good() -> TreeImage {
     let files = FilesImage {
         slots: vec![FdSlot { fd: 3, file: 0, cloexec: false }],
         files: vec![file(0, regular("/tmp/x"))],
-        pipes: vec![Pipe { ino: 1, capacity: 4096, inode: Inode::default(), data: vec![1; 4096] }],
+        pipes: vec![Pipe {
+            ino: 1,
+            capacity: 4096,
+            inode: Inode::default(),
+            data: vec![1; 4096],
+            packets: vec![],
+        }],
         ..FilesImage::default()
     };
     TreeImage::new(vec![ProcessImage {

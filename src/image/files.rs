@@ -159,6 +159,8 @@ pub enum FileKind {
     Epoll {
         /// Entries; their descriptors are those of [`FilesImage::slots`].
         items: Vec<EpollItem>,
+        /// Busy polling (`EPIOCGPARAMS`), where it is switched on.
+        busy_poll: Option<BusyPoll>,
     },
     /// `timerfd_create(2)`.
     TimerFd(TimerFd),
@@ -215,6 +217,8 @@ pub struct Pipe {
     pub inode: Inode,
     /// What was written and not yet read; empty in a preflight description.
     pub data: Vec<u8>,
+    /// Lengths of the packets (`O_DIRECT`) with which `data` begins.
+    pub packets: Vec<u16>,
 }
 
 /// A memory file.
@@ -251,6 +255,17 @@ impl MemFd {
             shm: self.shm,
         }
     }
+}
+
+/// `struct epoll_params`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BusyPoll {
+    /// Microseconds.
+    pub usecs: u32,
+    /// Packets at once.
+    pub budget: u16,
+    /// Instead of interrupts.
+    pub prefer: bool,
 }
 
 /// An entry of an epoll interest list.

@@ -29,10 +29,19 @@ pub fn of(metadata: &Metadata) -> Inode {
     }
 }
 
-/// With its extended attributes.
-pub fn with_attributes(metadata: &Metadata, file: impl AsFd) -> io::Result<Inode> {
-    let xattrs = fds::attributes(file)?.into_iter().filter(|(name, _)| !name.starts_with(b"security."));
-    Ok(Inode { xattrs: xattrs.collect(), ..of(metadata) })
+/// Attributes of security modules: a host's own.
+const OF_MODULES: &[&[u8]] = &[b"security.selinux", b"security.apparmor", b"security.ima", b"security.evm"];
+const OF_SMACK: &[u8] = b"security.SMACK64";
+
+/// With its extended attributes, and the name of one that cannot be carried: `security.capability` would be a right that nobody here
+/// has given.
+pub fn with_attributes(metadata: &Metadata, file: impl AsFd) -> io::Result<(Inode, Option<String>)> {
+    let (theirs, xattrs): (Vec<_>, Vec<_>) =
+        fds::attributes(file)?.into_iter().partition(|(name, _)| name.starts_with(b"security."));
+    let is_left = |name: &[u8]| OF_MODULES.contains(&name) || name.starts_with(OF_SMACK);
+    let refused = theirs.into_iter().find(|(name, _)| !is_left(name));
+    let refused = refused.map(|(name, _)| String::from_utf8_lossy(&name).into_owned());
+    Ok((Inode { xattrs, ..of(metadata) }, refused))
 }
 
 /// Puts all of it. Content comes before: writing changes the times, and the mode may forbid it.

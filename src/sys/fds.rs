@@ -23,6 +23,10 @@ const F_GETSIG: c_int = 11;
 /// `_IOW('T', 0, __u64)`
 const TFD_IOC_SET_TICKS: c_ulong = 0x4008_5400;
 
+/// `EPIOCSPARAMS` and `EPIOCGPARAMS` (Linux 6.9): `_IOW(0x8a, 1, struct epoll_params)`, `_IOR(0x8a, 2, …)`
+const EPIOCSPARAMS: c_ulong = 0x4008_8a01;
+const EPIOCGPARAMS: c_ulong = 0x8008_8a02;
+
 /// `struct f_owner_ex`
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -429,6 +433,22 @@ pub fn signalfd(mask: u64, flags: i32) -> io::Result<OwnedFd> {
     let flags = flags | libc::SFD_CLOEXEC;
     // SAFETY: the kernel reads 8 bytes at `mask`, the size it is told.
     owned(unsafe { libc::syscall(libc::SYS_signalfd4, -1, &mask, size_of::<u64>(), flags) })
+}
+
+/// `struct epoll_params` of an epoll, its 8 bytes; an error before Linux 6.9.
+pub fn epoll_params(epoll: impl AsFd) -> io::Result<[u8; 8]> {
+    let mut params = [0; 8];
+    let raw = epoll.as_fd().as_raw_fd();
+    // SAFETY: the request is for 8 bytes, which `params` has.
+    check(unsafe { libc::ioctl(raw, EPIOCGPARAMS, params.as_mut_ptr()) }.into())?;
+    Ok(params)
+}
+
+/// Sets them.
+pub fn set_epoll_params(epoll: impl AsFd, params: [u8; 8]) -> io::Result<()> {
+    // SAFETY: the request is for 8 bytes, which `params` has.
+    check(unsafe { libc::ioctl(epoll.as_fd().as_raw_fd(), EPIOCSPARAMS, params.as_ptr()) }.into())?;
+    Ok(())
 }
 
 /// Registers a descriptor with an epoll, with any event mask.

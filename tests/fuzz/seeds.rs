@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use ulpm::handover::journal::{Entry, Journal};
 use ulpm::image::files::{
-    EpollItem, FdSlot, FileIdentity, FileKind, FilesImage, FreshSocket, OpenFile, PeerCredentials, Pipe,
-    SocketOption, TimerFd, UnixPeer, UnixSocket,
+    BusyPoll, EpollItem, FdSlot, FileIdentity, FileKind, FilesImage, FreshSocket, OpenFile, PeerCredentials,
+    Pipe, SocketOption, TimerFd, UnixPeer, UnixSocket,
 };
 use ulpm::image::inode::Inode;
 use ulpm::image::memory::{HugePages, Layout, MemoryModes, MemoryObject, MmFields, Vdso};
@@ -134,7 +134,10 @@ fn files() -> FilesImage {
         settime_flags: 0,
         expires_at_ns: None,
     };
-    let epoll = FileKind::Epoll { items: vec![EpollItem { fd: 0, registered: 0, events: 1, data: 9 }] };
+    let epoll = FileKind::Epoll {
+        items: vec![EpollItem { fd: 0, registered: 0, events: 1, data: 9 }],
+        busy_poll: Some(BusyPoll { usecs: 50, budget: 8, prefer: true }),
+    };
     let kinds = vec![
         FileKind::Regular { path: "/tmp/x".into(), pos: 3, identity: identity() },
         FileKind::Pipe { pipe: 0 },
@@ -161,7 +164,13 @@ fn files() -> FilesImage {
     FilesImage {
         slots: (0..files.len()).map(|i| FdSlot { fd: i as i32, file: i, cloexec: i % 2 == 0 }).collect(),
         files,
-        pipes: vec![Pipe { ino: 4, capacity: 65536, inode: Inode::default(), data: b"data".to_vec() }],
+        pipes: vec![Pipe {
+            ino: 4,
+            capacity: 65536,
+            inode: Inode::default(),
+            data: b"data".to_vec(),
+            packets: vec![3],
+        }],
         memfds: Vec::new(),
         fresh: vec![FreshSocket {
             domain: 2,

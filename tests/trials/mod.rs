@@ -32,6 +32,7 @@ mod variants;
 mod verdicts;
 mod versions;
 pub(crate) mod victims;
+mod wires;
 mod words;
 
 use anyhow::Result;
@@ -61,6 +62,7 @@ pub(crate) fn all() -> Vec<Trial> {
     trials.extend(replaced::trials());
     trials.extend(round_trips::trials());
     trials.extend(signals::trials());
+    trials.extend(wires::trials());
     trials.extend(parents::trials());
     trials.extend(pid_modes::trials());
     trials.extend(serving::trials());

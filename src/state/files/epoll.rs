@@ -9,17 +9,18 @@
 //! disarmed by `EPOLLONESHOT` stays disarmed (but for errors and hang-ups, which `ADD` always includes).
 
 use std::collections::{HashMap, HashSet};
+use std::io;
 use std::os::fd::OwnedFd;
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags};
 
-use crate::image::files::{EpollItem, FileKind, OpenFile};
-use crate::image::obstacle::Obstacle;
+use crate::image::files::{BusyPoll, EpollItem, FileKind, OpenFile};
+use crate::image::{Note, Obstacle};
 use crate::sys::fds;
 
 use super::FilesError;
 use super::source::{Descriptor, Source};
-use super::target::{EpollAdd, Maker, failed, set_flags};
+use super::target::{EpollAdd, Maker, TargetCheck, failed, set_flags};
 
 /// A `tfd:` line.
 struct Entry {
@@ -63,7 +64,34 @@ pub(super) fn read(source: &mut Source<'_>, file: &Descriptor) -> Result<Option<
             None => {}
         }
     }
-    Ok(Some(FileKind::Epoll { items }))
+    let busy_poll = busy_poll(&source.duplicate(file)?);
+    Ok(Some(FileKind::Epoll { items, busy_poll }))
+}
+
+/// Parameters of busy polling, where any are set.
+fn busy_poll(epoll: &OwnedFd) -> Option<BusyPoll> {
+    let raw = fds::epoll_params(epoll).ok().filter(|raw| *raw != [0; 8])?;
+    let [a, b, c, d, e, f, prefer, _] = raw;
+    let (usecs, budget) = (u32::from_ne_bytes([a, b, c, d]), u16::from_ne_bytes([e, f]));
+    Some(BusyPoll { usecs, budget, prefer: prefer != 0 })
+}
+
+fn set_busy_poll(epoll: &OwnedFd, params: BusyPoll) -> io::Result<()> {
+    let mut raw = [0; 8];
+    raw[..4].copy_from_slice(&params.usecs.to_ne_bytes());
+    raw[4..6].copy_from_slice(&params.budget.to_ne_bytes());
+    raw[6] = params.prefer.into();
+    fds::set_epoll_params(epoll, raw)
+}
+
+/// Can it have these?
+pub(super) fn check(check: &mut TargetCheck, file: &OpenFile, busy_poll: Option<BusyPoll>) {
+    let Some(params) = busy_poll else { return };
+    let made = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(io::Error::from);
+    if let Err(error) = made.and_then(|made| set_busy_poll(&made.0, params)) {
+        let what = format!("its parameters of busy polling cannot be set at the target: {error}");
+        check.notes.push(Note::new(file.object(), what));
+    }
 }
 
 /// `tfd:        5 events:       19 data:                5  pos:0 ino:40e sdev:10`
@@ -129,9 +157,13 @@ pub(super) fn make(
     maker: &mut Maker<'_>,
     index: usize,
     file: &OpenFile,
-    items: &[EpollItem],
+    (items, busy_poll): (&[EpollItem], Option<BusyPoll>),
 ) -> Result<OwnedFd, FilesError> {
     let made = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(failed(file, "make the epoll"))?.0;
+    if let Some(Err(error)) = busy_poll.map(|params| set_busy_poll(&made, params)) {
+        // preflight has said so
+        tracing::debug!(object = file.object(), %error, "no busy polling");
+    }
     let slot = maker.image.slots.iter().find(|slot| slot.file == index);
     let epfd = slot.map_or(file.fd, |slot| slot.fd);
     maker.epoll.extend(items.iter().map(|item| EpollAdd {
@@ -196,7 +228,7 @@ mod tests {
         let twin = first.try_clone().unwrap();
         drop(first);
         let image = captured(&[&ours.0, &decoy, &twin]);
-        let FileKind::Epoll { items } = &image.files[index(&image, ours.0.as_raw_fd())].kind else {
+        let FileKind::Epoll { items, .. } = &image.files[index(&image, ours.0.as_raw_fd())].kind else {
             panic!("{image:?}")
         };
         assert_eq!(items.len(), 1);
@@ -223,7 +255,10 @@ mod tests {
     fn an_empty_epoll_and_lines_are_understood() {
         let _quiet = quiet();
         let ours = epoll();
-        assert_eq!(*only_kind(&describe_only(&[&ours.0], false).0), FileKind::Epoll { items: vec![] });
+        assert_eq!(
+            *only_kind(&describe_only(&[&ours.0], false).0),
+            FileKind::Epoll { items: vec![], busy_poll: None }
+        );
         let line = "tfd:        5 events: 40000019 data: deadbeef01234567  pos:0 ino:40e sdev:10";
         let entry = parse(line).unwrap();
         assert_eq!((entry.registered, entry.events, entry.ino), (5, 0x4000_0019, 0x40e));

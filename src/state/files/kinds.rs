@@ -51,7 +51,8 @@ pub(super) fn check(check: &mut TargetCheck, maker: &Maker<'_>, file: &OpenFile)
         FileKind::Udp(socket) => udp::check(check, socket, file),
         // Made of nothing but memory: they can always be made.
         FileKind::Unix(socket) => unix_socket::check(check, socket, file),
-        FileKind::EventFd { .. } | FileKind::Epoll { .. } | FileKind::SignalFd { .. } => {}
+        FileKind::EventFd { .. } | FileKind::SignalFd { .. } => {}
+        FileKind::Epoll { busy_poll, .. } => epoll::check(check, file, *busy_poll),
         FileKind::MemFd { object, .. } => memfd::check(check, &maker.image.memfds, *object, file),
     }
 }
@@ -68,7 +69,7 @@ pub(super) fn make(maker: &mut Maker<'_>, index: usize) -> Result<OwnedFd, Files
         FileKind::Pipe { pipe } => pipe::make(maker, file, *pipe),
         FileKind::Unix(socket) => unix_socket::make(maker, index, file, socket),
         FileKind::EventFd { count, semaphore } => eventfd::make(file, *count, *semaphore),
-        FileKind::Epoll { items } => epoll::make(maker, index, file, items),
+        FileKind::Epoll { items, busy_poll } => epoll::make(maker, index, file, (items, *busy_poll)),
         FileKind::TimerFd(timer) => timerfd::make(maker, file, timer),
         FileKind::SignalFd { mask } => signalfd::make(file, *mask),
         FileKind::MemFd { object, pos } => memfd::make(maker, file, *object, *pos),

@@ -26,7 +26,7 @@ use crate::sys::hugetlb;
 
 use super::source::{Descriptor, Source};
 use super::target::{Maker, TargetCheck, failed};
-use super::{FilesError, regular};
+use super::{FilesError, refuse, regular};
 
 /// `F_SEAL_EXEC` (Linux 6.3): who may execute it cannot be changed.
 const F_SEAL_EXEC: i32 = 0x20;
@@ -52,6 +52,12 @@ pub(super) fn read(source: &mut Source<'_>, file: &Descriptor) -> Result<Option<
     let Ok(seals) = fcntl(&copy, FcntlArg::F_GET_SEALS) else { return regular::read(source, file) };
     let fail = |error: io::Error| source.failed(file, "look at the memory file", error);
     let statfs = fstatfs(&copy).map_err(|error| fail(error.into()))?;
+    let (inode, attribute) = inode::with_attributes(&metadata, &copy).map_err(fail)?;
+    if let Some(name) = attribute {
+        let why = format!("its extended attribute {name} cannot be carried");
+        source.refuse(refuse::because(file, &why, "have the program remove it (fremovexattr)"));
+        return Ok(None);
+    }
     let object = MemFd {
         object: id.ino,
         dev: id.dev,
@@ -61,7 +67,7 @@ pub(super) fn read(source: &mut Source<'_>, file: &Descriptor) -> Result<Option<
         }),
         size: metadata.size(),
         seals: seals as u32,
-        inode: inode::with_attributes(&metadata, &copy).map_err(fail)?,
+        inode,
         huge_page: (statfs.filesystem_type() == HUGETLBFS_MAGIC).then_some(statfs.block_size() as u64),
     };
     let kind = FileKind::MemFd { object: object.object, pos: file.pos };

@@ -4,8 +4,11 @@
 //! consuming it; `F_GETPIPE_SZ` is the capacity. A pipe without any read end left has nothing to say; one
 //! without a write end ends after its data. Both ends (or all that are left) must be inside the process.
 //!
-//! Refused: packet mode (`O_DIRECT`), ends in other
-//! processes (`holders`), FIFOs (they have a path).
+//! Packets (`O_DIRECT`) keep their boundaries also when the flag is gone, and in a copy made by `tee`: a read ends with each.
+//! Bytes that are written behind them have none. Packets behind such bytes are joined to them while their page has
+//! room, which cannot be done again here.
+//!
+//! Refused: packets behind other bytes, ends in other processes (`holders`), FIFOs (they have a path).
 
 use std::collections::hash_map::Entry;
 use std::fs;
@@ -28,10 +31,6 @@ use crate::state::inode;
 
 /// Reads one end; the pipe itself is read with the first end, its data with the first read end.
 pub(super) fn read(source: &mut Source<'_>, file: &Descriptor) -> Result<Option<FileKind>, FilesError> {
-    if file.flags & libc::O_DIRECT as u32 != 0 {
-        source.refuse(refuse::packet_pipe(file));
-        return Ok(None);
-    }
     let readable = file.flags as i32 & libc::O_ACCMODE != libc::O_WRONLY;
     let known = source.image.pipes.iter().position(|pipe| pipe.ino == file.ino);
     let copy = source.duplicate(file)?;
@@ -47,46 +46,88 @@ pub(super) fn read(source: &mut Source<'_>, file: &Descriptor) -> Result<Option<
                 capacity: capacity as u32,
                 inode: inode::of(&inode),
                 data: Vec::new(),
+                packets: Vec::new(),
             });
             source.image.pipes.len() - 1
         }
     };
     if source.stopped && readable && source.image.pipes[pipe].data.is_empty() {
-        let data = content(&copy, source.image.pipes[pipe].capacity)
+        let content = content(&copy, source.image.pipes[pipe].capacity)
             .map_err(|error| source.failed(file, "copy the content", error))?;
-        source.image.pipes[pipe].data = data;
+        let Some(packets) = content.packets else {
+            let why = "packets wait in it behind other bytes (O_DIRECT)";
+            source.refuse(refuse::because(file, why, "try again when the program has read them"));
+            return Ok(None);
+        };
+        source.image.pipes[pipe].data = content.data;
+        source.image.pipes[pipe].packets = packets;
     }
     Ok(Some(FileKind::Pipe { pipe }))
 }
 
+/// What waits in a pipe.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Content {
+    data: Vec<u8>,
+    /// Lengths of the packets with which it begins; `None`: there are some behind other bytes.
+    packets: Option<Vec<u16>>,
+}
+
 /// What waits in the pipe, left in place.
-fn content(reader: &OwnedFd, capacity: u32) -> io::Result<Vec<u8>> {
+fn content(reader: &OwnedFd, capacity: u32) -> io::Result<Content> {
     let waiting = fds::readable_bytes(reader)?;
     if waiting == 0 {
-        return Ok(Vec::new());
+        return Ok(Content { data: Vec::new(), packets: Some(Vec::new()) });
     }
-    let out = copy_of(reader, capacity, waiting)?;
-    let mut data = vec![0; waiting];
-    let mut filled = 0;
-    while filled < waiting {
+    let (out, marked) = copy_of(reader, capacity, waiting)?;
+    let mut data = vec![0; waiting + usize::from(marked)];
+    let (mut filled, mut ends) = (0, Vec::new());
+    while filled < data.len() {
         match read_fd(&out, &mut data[filled..])? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             count => filled += count,
         }
+        // a packet ends here, or all
+        ends.push(filled);
     }
-    Ok(data)
+    data.truncate(waiting);
+    ends.pop();
+    let packets = match ends.is_empty() {
+        true => Some(Vec::new()),
+        false => packets(&copy_of(reader, capacity, waiting)?.0, &ends)?,
+    };
+    Ok(Content { data, packets })
 }
 
-/// A pipe of ours with the same in it.
-fn copy_of(reader: &OwnedFd, capacity: u32, waiting: usize) -> io::Result<OwnedFd> {
+/// A read of one byte takes a whole packet. `ends`: where packets end; each must be one.
+fn packets(copy: &OwnedFd, ends: &[usize]) -> io::Result<Option<Vec<u16>>> {
+    let mut lengths = Vec::with_capacity(ends.len());
+    let mut from = 0;
+    for end in ends {
+        let before = fds::readable_bytes(copy)?;
+        read_fd(copy, &mut [0; 1])?;
+        if before - fds::readable_bytes(copy)? != end - from {
+            return Ok(None);
+        }
+        lengths.push(u16::try_from(end - from).map_err(io::Error::other)?);
+        from = *end;
+    }
+    Ok(Some(lengths))
+}
+
+/// A pipe of ours with the same in it; and, if it has room for that, a byte behind, which shows whether a packet ends before.
+fn copy_of(reader: &OwnedFd, capacity: u32, waiting: usize) -> io::Result<(OwnedFd, bool)> {
     let (out, into) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-    // As many buffers as the original has, so that one tee takes them all.
-    fcntl(&into, FcntlArg::F_SETPIPE_SZ(capacity as i32))?;
+    // More buffers than the original has, so that one tee takes them all; as many, where more are not permitted.
+    let size = |bytes: u32| fcntl(&into, FcntlArg::F_SETPIPE_SZ(i32::try_from(bytes).unwrap_or(i32::MAX)));
+    size(capacity.saturating_add(1)).or_else(|_| size(capacity))?;
     let copied = tee(reader, &into, i32::MAX as usize, SpliceFFlags::SPLICE_F_NONBLOCK)?;
     if copied != waiting {
         return Err(io::Error::other(format!("{copied} of {waiting} bytes copied")));
     }
-    Ok(out)
+    // nothing is joined to what was copied
+    let marked = write(&into, b"!").is_ok();
+    Ok((out, marked))
 }
 
 /// A pipe made again: the ends not yet handed out, and the path to open more of them.
@@ -150,6 +191,16 @@ pub(super) fn make(maker: &mut Maker<'_>, file: &OpenFile, index: usize) -> Resu
 fn fill(file: &OpenFile, image: &Pipe) -> Result<Made, FilesError> {
     let (reader, writer) = new_pipe(image.capacity).map_err(failed(file, "make the pipe"))?;
     let mut rest = image.data.as_slice();
+    let mode = |packets: OFlag| fcntl(&writer, FcntlArg::F_SETFL(packets | OFlag::O_NONBLOCK));
+    if !image.packets.is_empty() {
+        mode(OFlag::O_DIRECT).map_err(failed(file, "switch to packet mode"))?;
+        for length in &image.packets {
+            let (packet, behind) = rest.split_at_checked((*length).into()).unwrap_or((rest, &[]));
+            write(&writer, packet).map_err(failed(file, "fill the pipe"))?;
+            rest = behind;
+        }
+        mode(OFlag::empty()).map_err(failed(file, "leave packet mode"))?;
+    }
     while !rest.is_empty() {
         let count = write(&writer, rest).map_err(failed(file, "fill the pipe"))?;
         rest = &rest[count..];
@@ -204,6 +255,43 @@ mod tests {
         assert_eq!(status_flags(&made[1]) & libc::O_NONBLOCK, 0);
         write(&made[1], b"on").unwrap();
         assert_eq!(read_all(&made[0]), b"on");
+    }
+
+    #[test]
+    fn packets_keep_their_boundaries() {
+        let _quiet = quiet();
+        let whole = [8; 4096];
+        let all: [&[&[u8]]; 4] = [&[b"a"], &[b"abc", b"de", b"f"], &[&whole, b"x"], &[&whole[..]; 16]];
+        for packets in all {
+            for behind in [&b""[..], b"bytes"] {
+                let (reader, writer) = pipe2(OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | OFlag::O_DIRECT).unwrap();
+                for packet in packets {
+                    write(&writer, packet).unwrap();
+                }
+                fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+                let behind = &behind[..write(&writer, behind).unwrap_or(0)];
+                let (image, made) = moved(&[&reader, &writer]);
+                assert_eq!(image.pipes[0].packets.len(), packets.len());
+                for reader in [&reader, &made[0]] {
+                    for packet in packets {
+                        assert!(read_all(reader) == *packet);
+                    }
+                    let mut rest = [0; 9];
+                    let got = read_fd(reader, &mut rest).unwrap_or(0);
+                    assert_eq!(&rest[..got], behind);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn packets_behind_bytes_are_refused() {
+        let _quiet = quiet();
+        let (reader, writer) = pipe2(OFlag::O_NONBLOCK | OFlag::O_CLOEXEC).unwrap();
+        write(&writer, &[1; 4096]).unwrap();
+        fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK | OFlag::O_DIRECT)).unwrap();
+        write(&writer, b"packet").unwrap();
+        assert_eq!(content(&reader, 65536).unwrap().packets, None);
     }
 
     #[test]

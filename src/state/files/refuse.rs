@@ -113,6 +113,14 @@ pub(super) fn device(file: &Descriptor, block: bool, major: u32, minor: u32) -> 
     }
 }
 
+pub(super) fn message_queue(file: &Descriptor) -> Obstacle {
+    Obstacle::new(
+        file.object(),
+        "a POSIX message queue (mq_open) cannot be carried",
+        "have the program close it before the move",
+    )
+}
+
 pub(super) fn fifo(file: &Descriptor) -> Obstacle {
     Obstacle::new(
         file.object(),
@@ -179,14 +187,6 @@ pub(super) fn foreign_owner(object: &str, id: i32) -> Obstacle {
         object,
         format!("its signals (F_SETOWN) go to process {id}, which stays here"),
         "have the program own its descriptors itself",
-    )
-}
-
-pub(super) fn packet_pipe(file: &Descriptor) -> Obstacle {
-    Obstacle::new(
-        file.object(),
-        "a pipe in packet mode (O_DIRECT) cannot be carried",
-        "have the program use a SOCK_SEQPACKET socket pair instead",
     )
 }
 

@@ -28,6 +28,8 @@ use super::{FilesError, refuse};
 const HARMLESS: [(u32, &str); 5] =
     [(3, "/dev/null"), (5, "/dev/zero"), (7, "/dev/full"), (8, "/dev/random"), (9, "/dev/urandom")];
 
+/// The file system of POSIX message queues, whose names look like paths.
+const MQUEUE_MAGIC: FsType = FsType(0x1980_0202);
 /// `__O_TMPFILE`: makes a nameless file when given to `open` again.
 const O_TMPFILE_BIT: u32 = 0o20_000_000;
 /// The kernel's own mark on files it opened for itself (`__FMODE_EXEC`).
@@ -48,6 +50,11 @@ pub(super) fn read(source: &mut Source<'_>, file: &Descriptor) -> Result<Option<
     let metadata = fs::metadata(&link).map_err(fail)?;
     let kind = metadata.file_type();
     let place = file.flags & libc::O_PATH as u32 != 0;
+    let fs_type = statfs(link.as_str()).map_err(|error| fail(error.into()))?.filesystem_type();
+    if fs_type == MQUEUE_MAGIC && kind.is_file() {
+        source.refuse(refuse::message_queue(file));
+        return Ok(None);
+    }
     if !leads_there(file, &metadata) {
         let gone = metadata.nlink() == 0 || file.link.ends_with(" (deleted)");
         source.refuse(match gone {
@@ -64,7 +71,6 @@ pub(super) fn read(source: &mut Source<'_>, file: &Descriptor) -> Result<Option<
         source.refuse(refuse::fifo(file));
         return Ok(None);
     }
-    let fs_type = statfs(link.as_str()).map_err(|error| fail(error.into()))?.filesystem_type();
     if is_about_a_process(file.link.as_path(), fs_type) {
         source.refuse(refuse::process_file(file));
         return Ok(None);

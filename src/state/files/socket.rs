@@ -54,7 +54,7 @@ pub(super) fn options(
         look_at_fresh(source, kind)?;
     }
     let fresh = source.fresh_options.get(&kind).map(Vec::as_slice).unwrap_or_default();
-    let options = socket_options::differing(&socket.fd, fresh);
+    let mut options = socket_options::differing(&socket.fd, fresh);
     let unknown = source.unknown_options.get(&kind).map(Vec::as_slice).unwrap_or_default();
     let close = "have the program switch it off, or close the socket";
     if let Some(why) = socket_options::unknown_set(&socket.fd, unknown) {
@@ -62,6 +62,8 @@ pub(super) fn options(
     }
     if let Some(why) = socket_options::refused(&options) {
         source.refuse(refuse::because(file, why, close));
+        // nobody need try to set it
+        options.retain(|option| socket_options::refused(std::slice::from_ref(option)).is_none());
     }
     if fds::has_socket_filter(&socket.fd) {
         source.refuse(refuse::because(

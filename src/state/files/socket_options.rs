@@ -149,11 +149,7 @@ pub(super) fn name(level: i32, number: i32) -> Option<&'static str> {
 }
 
 /// These options of a socket beside those in `options`, all in the order of the table.
-pub(super) fn with(
-    socket: impl AsFd,
-    options: Vec<SocketOption>,
-    these: &[(i32, i32)],
-) -> Vec<SocketOption> {
+pub(super) fn with(socket: impl AsFd, options: Vec<SocketOption>, these: &[(i32, i32)]) -> Vec<SocketOption> {
     let socket = socket.as_fd();
     let there = |known: &&Known| {
         let key = (known.level, known.number);

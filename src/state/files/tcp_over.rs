@@ -22,11 +22,11 @@ use crate::sys::fds;
 use crate::sys::process::{pidfd_getfd, pidfd_open};
 
 use super::socket::{Socket, options};
-use super::source::{Descriptor, Source};
 use super::socket_table::SO_BUF_LOCK;
+use super::source::{Descriptor, Source};
 use super::target::{TargetCheck, failed, set_flags};
-use super::tcp_place::{Names, Place};
 use super::tcp_listen::{Info, local_address, peer_address};
+use super::tcp_place::{Names, Place};
 use super::{FilesError, refuse, socket_options};
 
 /// Longer than the kernel ever takes for anything over loopback.

@@ -201,8 +201,7 @@ mod tests {
             (false, "127.0.0.1:4711", "127.0.0.1:80"),
         ] {
             let (local, peer) = (local.parse().unwrap(), peer.parse().unwrap());
-            let names =
-                Names { v6, local, peer: Some(peer), v6only: false, room: None, segment: Some(1400) };
+            let names = Names { v6, local, peer: Some(peer), v6only: false, room: None, segment: Some(1400) };
             let pair = place.pair(names).unwrap_or_else(|error| panic!("{local} {peer}: {error}"));
             assert_eq!((local_address(&pair.0), peer_address(&pair.0)), (Some(local), Some(peer)));
             let segment = fds::socket_number(&pair.0, libc::IPPROTO_TCP, libc::TCP_MAXSEG).unwrap();

@@ -5,18 +5,21 @@
 //! with `SO_PEEK_OFF` where messages count (put back afterwards); `scm_fds:` in fdinfo for descriptors in
 //! flight.
 //!
-//! Refused: names, listening sockets, descriptors or credentials in flight, peers outside the process.
+//! Refused: names, listening sockets, descriptors or credentials in flight (hidden ones are found in the freeze), peers outside the
+//! process.
 //! Pairs are made by the process that is built ([`UnixPair`]): `SO_PEERCRED` names who called `socketpair`.
 //! Not carried: an *empty* datagram that somebody
 //! peeked at before (the kernel skips it).
 
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
+use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, Shutdown, SockFlag, SockType, recv, send, shutdown, socketpair,
+    AddressFamily, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType, UnixCredentials, recvmsg,
+    send, shutdown, socketpair,
 };
 
 use crate::image::files::{FileKind, FilesImage, OpenFile, PeerCredentials, UnixPeer, UnixSocket};
@@ -148,11 +151,30 @@ fn queue(socket: &OwnedFd, socket_type: i32) -> io::Result<Vec<Vec<u8>>> {
     let set = |value: i32| {
         fds::set_socket_option(socket, libc::SOL_SOCKET, libc::SO_PEEK_OFF, &value.to_ne_bytes())
     };
+    let asked = fds::socket_option(socket, libc::SOL_SOCKET, libc::SO_PASSCRED, &[])?;
+    let ask = |on: &[u8]| fds::set_socket_option(socket, libc::SOL_SOCKET, libc::SO_PASSCRED, on);
     set(0)?;
+    ask(&1_i32.to_ne_bytes())?;
     let walked =
         if socket_type == libc::SOCK_STREAM { stream(socket) } else { messages(socket, socket_type) };
+    ask(&asked)?;
     set(offset)?;
     walked
+}
+
+/// One look at the next bytes or message, at most as long as `buffer`; the length of all of it. An error if it was sent with
+/// credentials though the socket has not asked for any: it may yet. The kernel shows them to one who has (`SO_PASSCRED`), with pid 0
+/// where there are none, and parts a stream where they change.
+fn look(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
+    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC;
+    let mut space = cmsg_space!(UnixCredentials, [u8; 256]);
+    let mut part = [IoSliceMut::new(buffer)];
+    let message = recvmsg::<()>(socket.as_raw_fd(), &mut part, Some(&mut space), flags)?;
+    let is_named = |one| matches!(one, ControlMessageOwned::ScmCredentials(who) if who.pid() != 0);
+    if message.cmsgs()?.any(is_named) {
+        return Err(io::Error::other("a message with credentials waits in it (SCM_CREDENTIALS)"));
+    }
+    Ok(message.bytes)
 }
 
 fn stream(socket: &OwnedFd) -> io::Result<Vec<Vec<u8>>> {
@@ -160,35 +182,36 @@ fn stream(socket: &OwnedFd) -> io::Result<Vec<Vec<u8>>> {
     // pending error of a peer that went away.
     let waiting = fds::readable_bytes(socket)?;
     let mut data = vec![0; waiting];
-    let mut filled = 0;
+    let (mut filled, mut looks) = (0, 0);
     while filled < waiting {
-        let rest = &mut data[filled..];
-        match recv(socket.as_raw_fd(), rest, MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT)? {
+        match look(socket, &mut data[filled..])? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            // all of it comes at once, but where a mark lies in it
-            count if count < waiting => return Err(io::Error::other("a mark lies in it (MSG_OOB)")),
             count => filled += count,
         }
+        looks += 1;
+    }
+    // all of it comes at once, but where a mark lies in it
+    if looks > 1 {
+        return Err(io::Error::other("a mark lies in it (MSG_OOB)"));
     }
     Ok(if data.is_empty() { Vec::new() } else { vec![data] })
 }
 
 fn messages(socket: &OwnedFd, socket_type: i32) -> io::Result<Vec<Vec<u8>>> {
-    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC;
     let waiting = || fds::readable_bytes(socket).unwrap_or(0);
     let mut found: Vec<Vec<u8>> = Vec::new();
     let mut buffer = vec![0; PEEK.max(waiting())];
     let first = first_length(socket)?;
     // A seqpacket peer that closed reads as empty messages without end.
     while found.len() < 1 << 16 {
-        match recv(socket.as_raw_fd(), &mut buffer, flags) {
+        match look(socket, &mut buffer) {
             Ok(count) if count > buffer.len() => {
                 return Err(io::Error::other(format!("a message of {count} bytes")));
             }
             Ok(0) if socket_type == libc::SOCK_SEQPACKET && is_shut(socket) => break,
             Ok(count) => found.push(buffer[..count].to_vec()),
-            Err(Errno::EAGAIN) => break,
-            Err(error) => return Err(error.into()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(error) => return Err(error),
         }
     }
     // one that somebody looked at before is passed over from then on

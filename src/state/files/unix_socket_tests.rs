@@ -1,6 +1,8 @@
 //! Tests of [`super`].
 
 use super::super::testing::{captured, moved, quiet, refusals, restored};
+use nix::sys::socket::recv;
+
 use super::*;
 use std::io::{IoSlice, Read, Write};
 use std::os::fd::RawFd;

@@ -14,17 +14,34 @@ pub(super) const ROWS: &[Row] = &[
     carried("O_PATH", "a place that was opened", "victim fds"),
     carried("/dev/null", "and zero, full, random, urandom", "victim fds"),
     carried("pipe:", "a pipe: data, capacity, flags, owner, mode, times", "victims fds, nameless"),
-    refused(
+    carried(
         "pipe: O_DIRECT",
-        "a pipe in packet mode",
-        "a pipe in packet mode (O_DIRECT) cannot be carried",
-        "trial refuse states by their names",
+        "packet mode, and packets from when it was in it",
+        "trials wires packets, full",
+    ),
+    refused(
+        "pipe: packets behind bytes",
+        "packets that were written behind bytes without a boundary",
+        "packets wait in it behind other bytes (O_DIRECT)",
+        "",
+    ),
+    refused(
+        "mqueue",
+        "a POSIX message queue",
+        "a POSIX message queue (mq_open) cannot be carried",
+        "trial wires queue",
     ),
     carried("socket:", "see the sockets", "victim socket_options"),
     carried(
         "/memfd:",
         "memory files: content, name, seals, owner, mode, times, attributes",
         "victims fds, nameless",
+    ),
+    refused(
+        "/memfd: security.*",
+        "file capabilities and the like of a memory file (labels of security modules are the host's own)",
+        "its extended attribute security.capability cannot be carried",
+        "trial wires attribute",
     ),
     carried(
         "/dev/shm (deleted)",
@@ -33,6 +50,7 @@ pub(super) const ROWS: &[Row] = &[
     ),
     carried("anon_inode:[eventfd]", "a counter", "victim fds"),
     carried("anon_inode:[eventpoll]", "an epoll and its interest list", "victim fds"),
+    carried("EPIOCGPARAMS", "busy polling of an epoll", "trial wires busy"),
     carried("anon_inode:[timerfd]", "a timer", "victims fds, timers"),
     carried("anon_inode:[signalfd]", "a signal descriptor", "victim fds"),
     refused(

@@ -29,12 +29,12 @@ const KINDS: &[Row] = &[
         "TCP, connected, with `--tcp close`",
         "unread bytes, then the end that the peer made or a reset",
         "the TCP connection will be closed",
-        "",
+        "trials wires half, half6",
     ),
     carried(
         "TCP, over",
         "unread bytes, then end of file or the error once; addresses, options",
-        "victim unread, trial half-open",
+        "victim unread",
     ),
     limited(
         "TCP, over: connect to AF_UNSPEC",
@@ -81,7 +81,7 @@ const KINDS: &[Row] = &[
         "UDP",
         "addresses, directions that are shut down",
         "unread datagrams and pending errors are dropped",
-        "victim net, victim socket_options",
+        "victim net, victim socket_options, trial wires datagrams",
     ),
     refused(
         "UDP, multicast",
@@ -128,10 +128,16 @@ const KINDS: &[Row] = &[
         "trial refuse states by their names",
     ),
     refused(
+        "AF_UNIX, SCM_CREDENTIALS, not asked for",
+        "the same where the receiver has not asked yet; found in the freeze",
+        "a message with credentials waits in it (SCM_CREDENTIALS)",
+        "trials wires hidden-credentials, hidden-messages",
+    ),
+    refused(
         "AF_UNIX, MSG_PEEK",
         "an empty message that was looked at before",
         "an empty message waits in it that was looked at before (MSG_PEEK)",
-        "",
+        "trial wires peeked",
     ),
     refused(
         "AF_UNIX, SCM_RIGHTS",

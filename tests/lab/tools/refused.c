@@ -86,8 +86,7 @@ static void descriptors(void)
 	struct flock lock = { .l_type = F_WRLCK };
 	told("Descriptors", "F_GETLK", fcntl(file("locked", O_RDWR), F_SETLK, &lock) == 0);
 	told("Descriptors", "F_GETLEASE", fcntl(file("leased", O_RDONLY), F_SETLEASE, F_RDLCK) == 0);
-	int ends[2], faults = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
-	told("Descriptors", "pipe: O_DIRECT", pipe2(ends, O_DIRECT) == 0);
+	int faults = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
 	told("Descriptors", "anon_inode:[userfaultfd]", faults >= 0);
 	struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_MINOR_SHMEM };
 	int serves = faults >= 0 && ioctl(faults, UFFDIO_API, &api) == 0;

@@ -8,6 +8,7 @@ use clap::Args;
 
 use super::{Exit, Failure};
 use crate::image::shown;
+use crate::sys::voice;
 use crate::transport::HostPort;
 
 /// A process as it is typed.
@@ -123,7 +124,7 @@ fn candidates(name: &str) -> Vec<(i32, String)> {
     let mut found: Vec<(i32, String)> = pids
         .filter(|pid| !own.contains(pid) && is_called(*pid, name))
         .map(|pid: i32| {
-            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let line = fs::read(format!("/proc/{}/cmdline", voice::of(pid))).unwrap_or_default();
             let line = String::from_utf8_lossy(&line).replace('\0', " ");
             (pid, line.trim_end().chars().take(60).collect())
         })
@@ -134,7 +135,7 @@ fn candidates(name: &str) -> Vec<(i32, String)> {
 
 fn is_called(pid: i32, name: &str) -> bool {
     let comm = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
-    let program = fs::read_link(format!("/proc/{pid}/exe"));
+    let program = fs::read_link(format!("/proc/{}/exe", voice::of(pid)));
     comm.strip_suffix(b"\n").unwrap_or(&comm) == name.as_bytes()
         || program.is_ok_and(|path| path.file_name().is_some_and(|file| file == name))
 }

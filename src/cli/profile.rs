@@ -19,6 +19,7 @@ use crate::preload::{PreloadError, standing};
 use crate::profile::outlook::{self, Beyond};
 use crate::profile::{Plan, ProfileError, ProfileReport, choose, draw, render, watch};
 use crate::report::{Rate, human_ms};
+use crate::sys::voice;
 use crate::tracee::TraceeError;
 use crate::tracee::thread::state_of;
 
@@ -130,7 +131,7 @@ fn permitted(pid: i32) -> Result<(), Failure> {
     match standing::obstacles(pid) {
         Err(e @ PreloadError::Unfit(_)) => Err(Failure::new(Exit::Refused, e)),
         Err(e) => Err(e.into()),
-        Ok(_) if state_of(pid) == 'T' => {
+        Ok(_) if state_of(voice::of(pid)) == 'T' => {
             let why = "it is stopped by job control, and so writes nothing: let it go on with `kill -CONT`";
             Err(Failure::new(Exit::Refused, anyhow::anyhow!("process {pid}: {why}")))
         }

@@ -29,6 +29,7 @@ use std::fs::File;
 
 use crate::image::memory::Layout;
 use crate::image::{PageRange, RangeSet};
+use crate::sys::voice;
 
 /// A run of pages that are all of one kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,5 +107,6 @@ pub trait DirtyTracker: Send {
 }
 
 fn open_pagemap(pid: i32) -> Result<File, TrackError> {
-    File::open(format!("/proc/{pid}/pagemap")).map_err(|source| TrackError::Pagemap { pid, source })
+    File::open(format!("/proc/{}/pagemap", voice::of(pid)))
+        .map_err(|source| TrackError::Pagemap { pid, source })
 }

@@ -39,6 +39,7 @@ use crate::image::memory::Layout;
 use crate::image::page_map::{PIECE_PAGES, place};
 use crate::image::{PAGE_SIZE, PageMap, RangeSet, Vma};
 use crate::sys::pagemap::{self, Entry};
+use crate::sys::voice;
 
 /// The tracker. Leaves nothing behind but cleared bits.
 #[derive(Debug)]
@@ -139,7 +140,7 @@ fn remember(frames: &mut [u64], piece: &[Entry]) {
 fn clear(pid: i32) -> Result<(), TrackError> {
     File::options()
         .write(true)
-        .open(format!("/proc/{pid}/clear_refs"))
+        .open(format!("/proc/{}/clear_refs", voice::of(pid)))
         .and_then(|mut f| f.write_all(b"4"))
         .map_err(|source| TrackError::ClearRefs { pid, source })
 }

@@ -16,7 +16,7 @@ pub(super) fn empty_areas(pid: i32, layout: &Layout) -> BTreeSet<u64> {
     if layout.vmas.iter().all(|v| v.range().len() < LARGE) {
         return BTreeSet::new();
     }
-    let maps = crate::sys::maps::smaps(pid).unwrap_or_default();
+    let maps = crate::sys::maps::smaps(crate::sys::voice::of(pid)).unwrap_or_default();
     let held = |m: &MemoryMap, what: &str| m.extension.map.get(what).is_none_or(|bytes| *bytes > 0);
     maps.iter()
         .filter(|m| m.address.1 - m.address.0 >= LARGE)

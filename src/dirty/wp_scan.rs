@@ -31,8 +31,9 @@ use super::{DirtyTracker, Found, Last, TrackError, open_pagemap};
 use crate::image::memory::Layout;
 use crate::image::{Backing, PAGE_SIZE, PageRange, RangeSet, Vma, VmaFlags};
 use crate::sys::pagemap::{self, Category, Query, Region};
-use crate::sys::process::{ProcMem, pidfd_getfd, pidfd_open};
+use crate::sys::process::{ProcMem, pidfd_getfd, pidfd_of_thread};
 use crate::sys::uffd::{self, Features, UFFD_USER_MODE_ONLY};
+use crate::sys::voice;
 
 const FEATURES: Features =
     Features::WP_ASYNC.union(Features::WP_UNPOPULATED).union(Features::WP_HUGETLBFS_SHMEM);
@@ -65,7 +66,7 @@ impl WpScan {
         let taken = inside.remote.make_and_close(
             ("userfaultfd", libc::SYS_userfaultfd, [flags, 0, 0, 0, 0, 0]),
             (inside.scratch, inside.pid),
-            |fd| pidfd_open(pid).and_then(|pidfd| pidfd_getfd(pidfd.as_fd(), fd)),
+            |fd| pidfd_of_thread(voice::of(pid)).and_then(|pidfd| pidfd_getfd(pidfd.as_fd(), fd)),
         )?;
         let uffd = taken.map_err(TrackError::kernel(pid, "taking over the userfaultfd"))?;
         uffd::handshake(uffd.as_fd(), FEATURES).map_err(TrackError::Unsupported)?;
@@ -122,7 +123,7 @@ impl WpScan {
             return Ok(());
         }
         let memory = |source| TrackError::Memory { pid: self.pid, source };
-        let mem = ProcMem::open(self.pid).map_err(memory)?;
+        let mem = ProcMem::open(voice::of(self.pid)).map_err(memory)?;
         for page in absent.iter().flat_map(|r| r.chunks(PAGE_SIZE)) {
             // what cannot be read (beyond the end of the file, a guard page) stays as it is
             let _ = mem.read(page.start, &mut [0]);

@@ -63,6 +63,9 @@ fn process(p: &ProcessImage, frozen: bool) -> Checked {
     let tids: BTreeSet<i32> = p.threads.iter().map(|t| t.tid).collect();
     insist(tids.len() == p.threads.len(), || "two threads of one number".to_owned())?;
     p.threads.iter().try_for_each(|t| thread(t, frozen))?;
+    insist(p.threads.iter().all(|t| t.ended.is_none() || t.tid == p.pid && p.threads.len() > 1), || {
+        "a thread that has ended".to_owned()
+    })?;
     p.threads.iter().filter_map(|t| t.directory.as_ref()).try_for_each(|own| path(&own.cwd))?;
     insist(p.attributes.autogroup.is_none_or(|nice| (-20..=19).contains(&nice)), || {
         "an impossible nice value".to_owned()
@@ -82,8 +85,11 @@ fn process(p: &ProcessImage, frozen: bool) -> Checked {
 
 fn thread(t: &ThreadImage, frozen: bool) -> Checked {
     insist((1..=MAX_PID).contains(&t.tid), || format!("the impossible thread {}", t.tid))?;
-    let complete =
-        if frozen { t.regs.len() == REGISTERS } else { t.regs.is_empty() || t.regs.len() == REGISTERS };
+    let complete = match t.ended {
+        Some(_) => t.regs.is_empty() && t.xstate.is_empty() && t.queued.is_empty() && has_nothing(t),
+        None if frozen => t.regs.len() == REGISTERS,
+        None => t.regs.is_empty() || t.regs.len() == REGISTERS,
+    };
     insist(complete, || format!("{} registers", t.regs.len()))?;
     insist(t.xstate.len() <= MAX_XSTATE, || format!("{} bytes of extended state", t.xstate.len()))?;
     insist(t.queued.len() <= MAX_TIMERS, || format!("{} queued signals", t.queued.len()))?;
@@ -101,6 +107,12 @@ fn thread(t: &ThreadImage, frozen: bool) -> Checked {
         PageRange::new(*at, at.saturating_add(bytes.len() as u64))
     });
     insist(patch.end <= USER_END && patch.len() <= PAGE_SIZE, || "an impossible timeout".to_owned())
+}
+
+/// Nothing by which the kernel would write to its memory.
+fn has_nothing(t: &ThreadImage) -> bool {
+    let silent = t.rseq.0 == 0 && t.robust_list.0 == 0 && t.clear_child_tid == 0;
+    silent && t.wait.is_none() && t.patch.is_none() && t.dispatch.is_none() && t.directory.is_none()
 }
 
 fn timers(t: &Timers) -> Checked {

@@ -24,6 +24,8 @@ pub struct LateSignal {
 pub struct ThreadImage {
     /// Thread id as the process itself sees it.
     pub tid: i32,
+    /// The main thread has ended with this status, and others live on: nothing is known of it but name, credentials and scheduling.
+    pub ended: Option<u8>,
     /// `user_regs_struct` as 27 words.
     pub regs: Vec<u64>,
     /// XSAVE area.

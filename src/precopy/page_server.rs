@@ -24,7 +24,7 @@ use crate::preload::objects::{ObjectPusher, Shown};
 use crate::state::digest::runs_of_zero;
 use crate::state::memory_map;
 use crate::sys::process::{ProcMem, ends_within, pidfd_open, read_memory};
-use crate::tracee::thread::state_of;
+use crate::sys::voice;
 use crate::transport::lane::{LazyRange, PagesHead};
 use crate::transport::protocol::PAGES_MAX;
 
@@ -32,6 +32,8 @@ use crate::transport::protocol::PAGES_MAX;
 #[derive(Debug)]
 pub struct Memory {
     pid: i32,
+    /// A thread of it that lives.
+    voice: i32,
     pidfd: OwnedFd,
     mem: ProcMem,
     /// What may be shown of private memory.
@@ -88,8 +90,9 @@ impl Memory {
         let huge = |v: &&crate::image::Vma| v.huge() && lazy::lazy_able(v);
         Ok(Memory {
             pid,
+            voice: voice::of(pid),
             pidfd: pidfd_open(pid)?,
-            mem: ProcMem::open(pid)?,
+            mem: ProcMem::open(voice::of(pid))?,
             private: lazy::private(layout),
             huge: layout.vmas.iter().filter(huge).map(|v| (v.range(), v.page_size)).collect(),
             objects: objects.into_iter().map(|shown| (shown.id(), shown)).collect(),
@@ -103,16 +106,16 @@ impl Memory {
         let failed = |source| PreloadError::Memory { pid, addr: 0, source };
         let layout = memory_map::survey(pid)?.layout;
         let mut objects = ObjectPusher::default();
-        objects.update(pid, &layout, &BTreeMap::new());
+        objects.update(voice::of(pid), &layout, &BTreeMap::new());
         let memory = Memory::of(pid, &layout, objects.shown().map_err(failed)?, verify).map_err(failed)?;
         // what has been opened is of that process only if the process is still that one
         if start_time(pid) == Some(began) { Ok(memory) } else { Err(PreloadError::NoSuchProcess(pid)) }
     }
 
     /// Whether the stopped process is still there. One that was killed while we trace it ends for its pidfd only when we have taken
-    /// the death notice of each thread; its leader is a zombie at once.
+    /// the death notice of each thread; its threads are zombies at once.
     pub fn lives(&self) -> bool {
-        !self.has_ended() && !matches!(state_of(self.pid), 'Z' | 'X' | '?')
+        !self.has_ended() && voice::lives(self.pid)
     }
 
     /// Until then its number is its own.
@@ -171,7 +174,7 @@ impl Memory {
     }
 
     fn read(&self, range: PageRange, buffer: &mut [u8]) -> Result<(), (u64, String)> {
-        if read_memory(self.pid, range.start, buffer).is_ok() {
+        if read_memory(self.voice, range.start, buffer).is_ok() {
             return Ok(());
         }
         // through protections, page by page

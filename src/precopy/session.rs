@@ -29,6 +29,7 @@ use crate::preload::standing;
 use crate::report::{MigrationReport, Outcome, PidMode, Round};
 use crate::state::files::FilesOptions;
 use crate::sys::time::{ClockOffsets, Ticker};
+use crate::sys::voice;
 use crate::transport::protocol::{Description, PidChoice, ToSource, ToTarget};
 
 /// Why a connection is closed of which nothing more is needed.
@@ -210,7 +211,7 @@ impl<'a> Migration<'a> {
             tree: TreeImage::new(vec![described.image.clone()]),
             pid_mode: self.options.pid_mode,
             verify: self.options.verify,
-            clocks: ClockOffsets::of(&self.options.pid.to_string()),
+            clocks: ClockOffsets::of(&voice::of(self.options.pid).to_string()),
             time_namespace: in_time_namespace(self.options.pid),
             lazy: self.control.may_be_lazy(),
             only_asks,
@@ -395,7 +396,8 @@ pub(super) fn unavailable(e: &Unavailable) -> crate::image::Obstacle {
 
 /// Whether a process is not in the initial time namespace (`PROC_TIME_INIT_INO`).
 fn in_time_namespace(pid: i32) -> bool {
-    std::fs::read_link(format!("/proc/{pid}/ns/time")).is_ok_and(|l| l.as_os_str() != "time:[4026531834]")
+    let link = std::fs::read_link(format!("/proc/{}/ns/time", voice::of(pid)));
+    link.is_ok_and(|l| l.as_os_str() != "time:[4026531834]")
 }
 
 /// The target could not say what stands in the way there.

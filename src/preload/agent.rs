@@ -25,6 +25,7 @@ use crate::state::files::identity::identity_of_path;
 use crate::state::room::NoRoom;
 use crate::state::threads::inner_tid;
 use crate::state::{StateError, credentials, guard_pages, memory_map, probes, room, threads, waits};
+use crate::sys::voice;
 use crate::sys::witness::Witness;
 use crate::tracee::freeze::Member;
 use crate::tracee::together::{Plain, Urgent, UrgentTracee, go_to};
@@ -121,7 +122,7 @@ impl Agent {
 
     /// Reads the layout anew (not inside the freeze).
     pub fn survey(&mut self, files: &FilesImage) -> Result<(), PreloadError> {
-        let survey = memory_map::survey(self.pid)?;
+        let survey = memory_map::survey(voice::of(self.pid))?;
         self.take(survey.layout, files);
         Ok(())
     }
@@ -131,7 +132,7 @@ impl Agent {
         let layout = with_descriptors(layout, files);
         self.layout = layout;
         let descriptors = memfd_descriptors(files);
-        self.objects.update(self.pid, &self.layout, &descriptors);
+        self.objects.update(voice::of(self.pid), &self.layout, &descriptors);
     }
 
     /// Files mapped since the last time this was asked; the target has not compared them yet.
@@ -252,7 +253,7 @@ impl Agent {
     }
 }
 
-/// How often a leader that is in a system call of 32-bit code is let go on, and for how long at first.
+/// How often a thread that is in a system call of 32-bit code is let go on, and for how long at first.
 const ATTEMPTS: u32 = 8;
 const PAUSE: Duration = Duration::from_millis(3);
 
@@ -267,16 +268,15 @@ pub fn install(
         return Ok((kind.install(pid, None)?, Duration::ZERO));
     }
     let site = Site::of_running(pid)?;
-    let status = threads::status_of(pid)?;
-    let probe = Probe { tid: inner_tid(&status, pid), creds: credentials::of_status(&status) };
-    let witness = if to_move { probes::witness(pid, &probe.creds) } else { None };
+    let creds = credentials::of_status(&threads::status_of(voice::of(pid))?);
+    let witness = if to_move { probes::witness(pid, &creds) } else { None };
     let urgent = Urgent::begin();
     let begun = Instant::now();
     let mut attempt = 0;
     let installed = loop {
-        let frozen = Frozen::stop_leader(pid, PATIENCE)?;
+        let frozen = Frozen::stop_one(pid, PATIENCE)?;
         let installed =
-            install_inside(&frozen, &site, kind, memory, to_move.then_some((&probe, witness.as_ref())));
+            install_inside(&frozen, &site, kind, memory, to_move.then_some((&creds, witness.as_ref())));
         memory.note(&frozen);
         frozen.thaw();
         attempt += 1;
@@ -292,25 +292,25 @@ pub fn install(
     Ok((installed??, stopped))
 }
 
-/// The leader makes a scratch area, in it what tracking needs, and removes the area.
+/// One thread makes a scratch area, in it what tracking needs, and removes the area; it is asked what shows nowhere.
 fn install_inside(
     frozen: &Frozen,
     site: &Site,
     kind: Kind,
     memory: &waits::Memory,
-    probe: Option<(&Probe, Option<&Witness>)>,
+    probe: Option<(&Credentials, Option<&Witness>)>,
 ) -> Result<Result<Box<dyn DirtyTracker>, TrackError>, PreloadError> {
-    let (pid, leader) = (frozen.pid, frozen.leader());
-    let status = threads::status_of(pid)?;
+    let (pid, voice) = (frozen.pid, frozen.voice());
+    let tid = inner_tid(&threads::status_of(voice.0)?, voice.0);
     // both on one CPU
     if let Some(cpu) = frozen.threads.first().and_then(Member::cpu) {
         go_to(cpu);
     }
-    let plain = Plain::of(leader);
+    let plain = Plain::of(voice);
     // another thread may put it under a filter at any moment
-    ward::permit(leader)?;
-    let mut remote = Remote::approach(leader, site)?;
-    let continued = waits::leader_continued(frozen, remote.saved(), memory);
+    ward::permit(voice)?;
+    let mut remote = Remote::approach(voice, site)?;
+    let continued = waits::voice_continued(frozen, remote.saved(), memory);
     remote.shelter_on_stack(&continued, Some(&plain))?;
     // urgent only in a shelter
     let urgent = UrgentTracee::from(plain.clone());
@@ -322,12 +322,12 @@ fn install_inside(
         NoRoom::Refused(obstacle) => PreloadError::Unfit(obstacle),
         NoRoom::Failed(e) => e.into(),
     })?;
-    let mut remote = Remote::approach(leader, site)?;
+    let mut remote = Remote::approach(voice, site)?;
     // other threads run, and may begin to catch any signal: no bell
     remote.shelter_in(&scratch, &continued, Some(&plain), None)?;
     let urgent = UrgentTracee::from(plain.clone());
-    let hidden = probe.map(|(probe, witness)| probe.ask(&mut remote, &scratch, witness));
-    let inside = Inside { remote: &mut remote, scratch: &scratch, pid: inner_tid(&status, pid) };
+    let hidden = probe.map(|(creds, witness)| ask(&mut remote, &scratch, (tid, creds), witness));
+    let inside = Inside { remote: &mut remote, scratch: &scratch, pid: tid };
     // a descriptor is made inside
     let room = crate::sys::limits::Raised::descriptors(pid);
     let installed = kind.install(pid, Some(inside));
@@ -337,7 +337,7 @@ fn install_inside(
     if let Some(lent) = lent {
         lent.give_back(site)?;
     } else {
-        let mut remote = Remote::approach(leader, site)?;
+        let mut remote = Remote::approach(voice, site)?;
         remote.shelter_on_stack(&continued, Some(&plain))?;
         let urgent = UrgentTracee::from(plain);
         remote.unmap_scratch(scratch)?;
@@ -351,23 +351,15 @@ fn install_inside(
     }
 }
 
-/// The main thread, to be asked what shows nowhere.
-struct Probe {
-    tid: i32,
-    creds: Credentials,
-}
-
-impl Probe {
-    fn ask(
-        &self,
-        remote: &mut Remote<'_>,
-        scratch: &Scratch,
-        witness: Option<&Witness>,
-    ) -> Result<Vec<Obstacle>, TraceeError> {
-        let mut batch = Batch::new(scratch);
-        let question = probes::ask(&mut batch, self.tid, &self.creds, witness);
-        Ok(probes::obstacles(self.tid, &remote.run(scratch, &batch)?, &question))
-    }
+fn ask(
+    remote: &mut Remote<'_>,
+    scratch: &Scratch,
+    (tid, creds): (i32, &Credentials),
+    witness: Option<&Witness>,
+) -> Result<Vec<Obstacle>, TraceeError> {
+    let mut batch = Batch::new(scratch);
+    let question = probes::ask(&mut batch, tid, creds, witness);
+    Ok(probes::obstacles(tid, &remote.run(scratch, &batch)?, &question))
 }
 
 /// Memfds that are open count as objects, mapped or not.

@@ -15,9 +15,10 @@ use crate::state::{
     StateError, attributes, confinement, credentials, memory_modes, mm_fields, namespaces, probes, room,
     scheduling, sharing, signals, threads, timers, waits,
 };
-use crate::sys::process::{pidfd_open, pidfd_send_signal, tgkill};
+use crate::sys::process::{pidfd_of_thread, pidfd_open, pidfd_send_signal, tgkill};
 use crate::sys::ptrace::Regs;
 use crate::sys::status::Status;
+use crate::sys::voice;
 use crate::sys::witness::Witness;
 use crate::tracee::freeze::{Armed, Frozen, Member, tids};
 use crate::tracee::restart::Continued;
@@ -44,10 +45,11 @@ pub struct Poised {
 /// What a thread may have done since preflight, and what takes too long to be looked at while it is stopped.
 fn insist_unchanged(pid: i32) -> Result<(), PreloadError> {
     let tids = tids(pid)?;
+    let voice = voice::of(pid);
     let late = [
-        namespaces::obstacles(pid, &tids),
+        namespaces::obstacles(voice, &tids),
         sharing::obstacles(pid, &tids),
-        confinement::obstacles(pid, &tids),
+        confinement::obstacles(voice, &tids),
     ];
     refuse_late(&late.concat())
 }
@@ -68,7 +70,8 @@ impl Poised {
         let armed = Armed::seize(pid)?.not_within(site.vdso.clone());
         insist_unchanged(pid)?;
         // before the stop: a process like us takes a millisecond to be born
-        let witness = probes::witness(pid, &credentials::of_status(&threads::status_of(pid)?));
+        let creds = credentials::of_status(&threads::status_of(voice::of(pid))?);
+        let witness = probes::witness(pid, &creds);
         Ok(Poised { site, pidfd, armed, witness })
     }
 
@@ -83,7 +86,7 @@ impl Poised {
             scratch: None,
             lent: None,
             status: None,
-            leader: None,
+            speaker: None,
             held: false,
             retired: false,
             disabled: false,
@@ -102,10 +105,10 @@ pub struct Captive {
     scratch: Option<Scratch>,
     /// What was where the scratch area is, if that is memory of the process's own.
     lent: Option<Lent>,
-    /// `/proc/PID/status`.
+    /// `status` of the thread that speaks for it.
     status: Option<Status>,
-    /// How the leader goes on by itself, from these registers.
-    leader: Option<(Regs, Continued)>,
+    /// How that thread goes on by itself, from these registers.
+    speaker: Option<(Regs, Continued)>,
     pub(super) held: bool,
     /// See [`Captive::retire`].
     pub(super) retired: bool,
@@ -123,15 +126,14 @@ impl Captive {
         if let Some(cpu) = frozen.threads.first().and_then(Member::cpu) {
             go_to(cpu);
         }
-        let pid = frozen.pid;
-        let status = threads::status_of(pid)?;
-        ward::insist_unconfined(frozen.leader(), status.seccomp != 0)?;
+        let status = threads::status_of(frozen.voice().0)?;
+        ward::insist_unconfined(frozen.voice(), status.seccomp != 0)?;
         self.status = Some(status);
-        let mut remote = Remote::approach(frozen.leader(), &self.site)?;
-        let continued = waits::leader_continued(frozen, remote.saved(), waits);
-        let plain = Plain::of(frozen.leader());
+        let mut remote = Remote::approach(frozen.voice(), &self.site)?;
+        let continued = waits::voice_continued(frozen, remote.saved(), waits);
+        let plain = Plain::of(frozen.voice());
         remote.shelter_on_stack(&continued, Some(&plain))?;
-        self.leader = Some((*remote.saved(), continued));
+        self.speaker = Some((*remote.saved(), continued));
         let urgent = UrgentTracee::from(plain);
         let mapped = remote.map_scratch(Place::Rather(0), TABLE, DATA);
         let rsp = remote.saved().rsp;
@@ -168,7 +170,7 @@ impl Captive {
         waits: &waits::Memory,
     ) -> Result<ProcessImage, PreloadError> {
         let Some(frozen) = &self.frozen else { return Err(PreloadError::NoSuchProcess(0)) };
-        let pid = frozen.pid;
+        let pid = frozen.voice().0;
         let (Some(scratch), Some(status)) = (self.scratch, &self.status) else {
             return Err(PreloadError::State(StateError::Field { pid, file: "maps", field: "scratch area" }));
         };
@@ -185,13 +187,23 @@ impl Captive {
         let mut image = ProcessImage { memory, ..described.clone() };
         let (threads, numbers, pending) = capture_threads(frozen, &context, status, &mut image)?;
         image.threads = threads;
+        if frozen.leaderless() {
+            image.threads.insert(0, threads::ended(frozen.pid, &cpus)?);
+        }
         timers::settle_threads(&mut image.timers.posix, image.pid, &numbers);
         image.queued = signals::queued(pid, true)?;
         image.queued.extend(signals::without_entry(pending, &image.queued));
         self.late = Some(LateSignals::since(pid, &numbers, &mut image, begun.elapsed()));
-        let threads = begun.elapsed();
-        image.files = files::capture(pid, self.pidfd.as_fd(), options, Some(&described.files))?;
-        tracing::debug!(?threads, files = ?begun.elapsed() - threads, "captured");
+        let threads_took = begun.elapsed();
+        let by_voice = match frozen.leaderless() {
+            true => {
+                Some(pidfd_of_thread(pid).map_err(StateError::errno(pid, "opening a pidfd of a thread"))?)
+            }
+            false => None,
+        };
+        let pidfd = by_voice.as_ref().unwrap_or(&self.pidfd).as_fd();
+        image.files = files::capture(pid, pidfd, options, Some(&described.files))?;
+        tracing::debug!(threads = ?threads_took, files = ?begun.elapsed() - threads_took, "captured");
         Ok(image)
     }
 
@@ -268,7 +280,7 @@ impl Captive {
             return Err(PreloadError::NoSuchProcess(0));
         };
         for some in calls.chunks(512) {
-            let mut remote = Remote::borrow(frozen.leader(), &self.site)?;
+            let mut remote = Remote::borrow(frozen.voice(), &self.site)?;
             let mut batch = Batch::new(&scratch);
             for (start, len, advice) in some {
                 batch.attempt("madvise", libc::SYS_madvise, &[*start, *len, *advice as u64]);
@@ -300,15 +312,15 @@ impl Captive {
             frozen.mend();
             return Ok(());
         }
-        let mut remote = Remote::approach(frozen.leader(), &self.site)?;
+        let mut remote = Remote::approach(frozen.voice(), &self.site)?;
         // a wait may last longer by what the freeze did
         let same = |then: &Regs| {
             let place = |r: &Regs| (r.rip, r.rsp, r.rax, r.orig_rax);
             place(then) == place(remote.saved())
         };
-        let continued = match &self.leader {
+        let continued = match &self.speaker {
             Some((then, continued)) if same(then) => *continued,
-            _ => waits::leader_continued(frozen, remote.saved(), &waits::Memory::default()),
+            _ => waits::voice_continued(frozen, remote.saved(), &waits::Memory::default()),
         };
         remote.shelter_on_stack(&continued, None)?;
         remote.unmap_scratch(scratch)?;
@@ -355,7 +367,7 @@ impl Captive {
         let Some(frozen) = &self.frozen else { return Ok(()) };
         // flushes the queued SIGSTOPs (prepare_signal); the SIGCONT itself is now pending in their place, all others stay
         self.signal(libc::SIGCONT)?;
-        super::ending::take_one(frozen.leader(), libc::SIGCONT, |_| ())
+        super::ending::take_one(frozen.voice(), libc::SIGCONT, |_| ())
     }
 }
 
@@ -368,7 +380,7 @@ impl Drop for Captive {
 /// Threads by two numbers: as we know them, as they know themselves.
 type Numbers = Vec<(i32, i32)>;
 
-/// Captures all threads; the leader answers for the process in the same round trip. Each one's number, as we know it and as it
+/// Captures all threads; the one that speaks for the process answers for the process in the same round trip. Each one's number, as we know it and as it
 /// knows itself, and the signals that were pending to the process before.
 fn capture_threads(
     frozen: &Frozen,
@@ -376,7 +388,7 @@ fn capture_threads(
     status: &Status,
     image: &mut ProcessImage,
 ) -> Result<(Vec<ThreadImage>, Numbers, u64), PreloadError> {
-    let pid = frozen.pid;
+    let pid = frozen.voice().0;
     let posix = timers::list(pid)?;
     refuse_late(&timers::obstacles(&posix, image.pid, frozen.threads.len()))?;
     // what is not asked of it again
@@ -385,15 +397,15 @@ fn capture_threads(
     let mut all = Vec::with_capacity(frozen.threads.len());
     let mut tids = Vec::with_capacity(frozen.threads.len());
     let mut posix = Some(posix);
-    // the leader first, the others CPU by CPU: going to another one costs more than a remote call
+    // that one first, the others CPU by CPU: going to another one costs more than a remote call
     let mut members: Vec<&Member> = frozen.threads.iter().collect();
-    members.sort_by_key(|m| (m.thread != frozen.leader(), m.cpu()));
+    members.sort_by_key(|m| (m.thread != frozen.voice(), m.cpu()));
     for member in members {
         // where it ran last it will wake up
         if let Some(cpu) = member.cpu() {
             go_to(cpu);
         }
-        if member.thread != frozen.leader() {
+        if member.thread != frozen.voice() {
             let (thread, _, ()) = threads::capture(member, context, |_| ())?;
             tids.push((member.thread.0, thread.tid));
             all.push(thread);

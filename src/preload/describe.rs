@@ -13,6 +13,7 @@ use crate::state::{
     StateError, attributes, confinement, credentials, huge_pages, memory_map, memory_modes, mm_fields,
     namespaces, numa, probes, program, room, scheduling, seccomp, sharing, sysv, threads, timers,
 };
+use crate::sys::voice::{self, Life};
 use crate::tracee::freeze::tids;
 
 /// A process as it looks from outside. Registers and the like are still empty.
@@ -50,51 +51,58 @@ pub fn describe(pid: i32, options: &FilesOptions) -> Result<Described, PreloadEr
 }
 
 fn look(pid: i32, options: &FilesOptions, mut obstacles: Vec<Obstacle>) -> Result<Described, PreloadError> {
-    let status = threads::status_of(pid)?;
+    // what hangs on memory and descriptors is told by a thread that lives
+    let voice = voice::of(pid);
+    let status = threads::status_of(voice)?;
     let tids = tids(pid)?;
     obstacles.extend(seccomp::obstacles(pid, &tids));
-    obstacles.extend(namespaces::obstacles(pid, &tids));
+    obstacles.extend(namespaces::obstacles(voice, &tids));
     obstacles.extend(sharing::obstacles(pid, &tids));
-    obstacles.extend(confinement::obstacles(pid, &tids));
+    obstacles.extend(confinement::obstacles(voice, &tids));
     obstacles.extend(sysv::obstacles(pid));
     obstacles.extend(tids.iter().flat_map(|tid| probes::outside(pid, *tid)));
-    let survey = memory_map::survey(pid)?;
-    let exe = program::of(pid)?;
+    let survey = memory_map::survey(voice)?;
+    let exe = program::of(voice)?;
     obstacles.extend(exe.without(survey.obstacles));
-    obstacles.extend(memory_modes::obstacles(pid)?);
-    obstacles.extend(numa::obstacle(pid));
-    obstacles.extend(program::without_vdso(pid, &survey.vdso));
-    obstacles.extend(attributes::gone_directory(pid));
-    let (files, file_obstacles) = files::describe(pid, options)?;
+    obstacles.extend(memory_modes::obstacles(voice)?);
+    obstacles.extend(numa::obstacle(voice));
+    obstacles.extend(program::without_vdso(voice, &survey.vdso));
+    obstacles.extend(attributes::gone_directory(voice));
+    let (files, file_obstacles) = files::describe(voice, options)?;
     obstacles.extend(file_obstacles);
     let shared = crate::state::shared_memory::look(pid, &survey.layout);
     obstacles.extend(shared.obstacles);
-    obstacles.extend(crate::state::shared_memory::unreadable(pid, &survey.layout, &files));
-    let posix = timers::list(pid)?;
+    obstacles.extend(crate::state::shared_memory::unreadable(voice, &survey.layout, &files));
+    let posix = timers::list(voice)?;
     let attributes = Attributes {
         dumpable: 1,
-        confinement: confinement::capture(&pid.to_string()),
-        autogroup: scheduling::autogroup(pid),
-        ..attributes::capture(pid, &status)?
+        confinement: confinement::capture(&voice.to_string()),
+        autogroup: scheduling::autogroup(voice),
+        ..attributes::capture(voice, &status)?
     };
     let mappings = survey.layout.vmas.len() + survey.vdso.len();
-    obstacles.extend(room::obstacles(pid, mappings, &attributes.limits));
-    let huge_pages = huge_pages::needed(pid, &survey.layout, &files)?;
+    obstacles.extend(room::obstacles(voice, mappings, &attributes.limits));
+    let huge_pages = huge_pages::needed(voice, &survey.layout, &files)?;
     let memory = MemoryImage {
         files: mapped_files(&survey.layout.vmas, &mut obstacles),
         layout: survey.layout,
-        vdso: memory_map::vdso(pid, survey.vdso)?,
-        mm: mm_fields::capture(pid)?,
+        vdso: memory_map::vdso(voice, survey.vdso)?,
+        mm: mm_fields::capture(voice)?,
         exe: exe.path,
         resident: status.resident,
         needs: status.needs,
         huge_pages,
-        modes: memory_modes::describe(pid),
+        modes: memory_modes::describe(voice),
         guards: survey.guards,
     };
     let cpus = scheduling::online_cpus();
-    let all: Vec<ThreadImage> = tids.into_iter().filter_map(|tid| thread(pid, tid, &cpus).ok()).collect();
-    let own_pid = threads::inner_tid(&status, pid);
+    let thread = |tid: i32| match voice::life(pid, tid) {
+        Life::Lives => thread(voice, tid, &cpus),
+        _ if tid == pid => threads::ended(pid, &cpus),
+        _ => thread(voice, tid, &cpus),
+    };
+    let all: Vec<ThreadImage> = tids.into_iter().filter_map(|tid| thread(tid).ok()).collect();
+    let own_pid = status.nstgid.last().copied().unwrap_or(pid);
     obstacles.extend(timers::obstacles(&posix, own_pid, all.len()));
     let image = ProcessImage {
         pid: own_pid,
@@ -107,7 +115,7 @@ fn look(pid: i32, options: &FilesOptions, mut obstacles: Vec<Obstacle>) -> Resul
         files,
     };
     let mut notes = image.files.notes.clone();
-    notes.extend(attributes::notes(pid, &status));
+    notes.extend(attributes::notes(voice, &status));
     notes.extend(shared.notes);
     notes.extend(confinement::notes(pid, status.uids[0]));
     notes.push(timers::note(pid));

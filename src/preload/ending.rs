@@ -13,8 +13,9 @@ use crate::state::robust;
 use crate::sys::process::prlimit;
 use crate::sys::ptrace::SiginfoBytes;
 use crate::sys::time::Deadline;
+use crate::sys::voice;
 use crate::tracee::ending;
-use crate::tracee::thread::{Go, Stop, Thread, state_of};
+use crate::tracee::thread::{Go, Stop, Thread};
 use crate::tracee::together::go_to;
 use crate::tracee::{Remote, TraceeError};
 
@@ -74,9 +75,9 @@ impl Captive {
         self.disabled = true;
         // in the way of remote calls, and of no use any more
         if self.held {
-            let (leader, late) = (frozen.leader(), &mut self.late);
-            take_one(leader, libc::SIGSTOP, |info| {
-                late.as_mut().and_then(|late| late.taken(leader.0, info));
+            let (voice, late) = (frozen.voice(), &mut self.late);
+            take_one(voice, libc::SIGSTOP, |info| {
+                late.as_mut().and_then(|late| late.taken(voice.0, info));
             })?;
         }
         Ok(())
@@ -121,9 +122,13 @@ impl Captive {
         let mut late = self.late.take();
         let look = || last.extend(late.as_mut().map(LateSignals::last_look).unwrap_or_default());
         let killed = ending::end(&threads, || self.signal(libc::SIGKILL), look);
+        // one that ended when we had seized it keeps its parent waiting for our notice
+        if frozen.leaderless() {
+            let _ = Thread(pid).wait("ending the copy at the source", Deadline::after(PATIENCE));
+        }
         frozen.forget();
         match killed {
-            Err(error) if !matches!(state_of(pid), '?' | 'Z') => Err(error),
+            Err(error) if voice::lives(pid) => Err(error),
             _ => Ok(last),
         }
     }
@@ -132,9 +137,9 @@ impl Captive {
     fn empty(&mut self) -> Result<(), PreloadError> {
         self.disable()?;
         let Some(frozen) = &self.frozen else { return Ok(()) };
-        let mut remote = Remote::borrow(frozen.leader(), &self.site)?;
+        let mut remote = Remote::borrow(frozen.voice(), &self.site)?;
         // the kernel's own areas may be sealed, and hold the instruction that we use
-        let (low, high) = kernels_own(frozen.pid);
+        let (low, high) = kernels_own(frozen.voice().0);
         for (start, end) in [(high, USER_END - PAGE_SIZE), (0, low)] {
             remote.single("munmap of all memory", libc::SYS_munmap, [start, end - start, 0, 0, 0, 0])?;
         }

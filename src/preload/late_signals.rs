@@ -51,7 +51,7 @@ pub struct LateSignals {
 }
 
 impl LateSignals {
-    /// From the queues as they were captured, `threads` being pairs of numbers: as we know it, as it knows itself. What must not
+    /// From the queues as they were captured, `pid` being a thread of the process by which that of the process is read, `threads` being pairs of numbers: as we know it, as it knows itself. What must not
     /// travel with the state is taken out of it. `passed`: between the reading of the timers and that of the queues.
     pub fn since(pid: i32, threads: &[(i32, i32)], image: &mut ProcessImage, passed: Duration) -> Self {
         let mut late = LateSignals {

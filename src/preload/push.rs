@@ -15,6 +15,7 @@ use crate::dirty::{Found, Last};
 use crate::image::memory::Layout;
 use crate::image::{Backing, ObjectId, PAGE_SIZE, PageMap, PageRange, RangeSet};
 use crate::sys::process::{ProcMem, read_memory, read_scattered};
+use crate::sys::voice;
 
 /// Where pages go.
 pub trait PageSink {
@@ -97,7 +98,8 @@ struct Round {
 impl Pusher {
     /// Nothing is sent yet. `exact`: whether the tracker is; contents are compared where it is not.
     pub fn new(pid: i32, exact: bool) -> Result<Self, PreloadError> {
-        let mem = ProcMem::open(pid).map_err(|source| PreloadError::Memory { pid, addr: 0, source })?;
+        let mem =
+            ProcMem::open(voice::of(pid)).map_err(|source| PreloadError::Memory { pid, addr: 0, source })?;
         let (sent, zeroes, owed) = (RangeSet::default(), RangeSet::default(), RangeSet::default());
         let guards = RangeSet::default();
         let (seen, heat, withheld) = (PageMap::default(), Heat::default(), RangeSet::default());
@@ -356,7 +358,7 @@ impl Pusher {
             self.seen.clear(*zero);
         }
         let (pid, mem) = (
-            self.pid,
+            voice::of(self.pid),
             self.mem.try_clone().map_err(|source| PreloadError::Memory { pid: self.pid, addr: 0, source })?,
         );
         let read = |batch: &Batch| Ok(read(pid, &mem, batch));

@@ -14,6 +14,7 @@ use std::io::{self, Read as _};
 use super::PreloadError;
 use crate::image::Obstacle;
 use crate::state::{StateError, program};
+use crate::sys::voice;
 use crate::tracee::freeze::tids;
 use crate::tracee::thread::tracer_of;
 
@@ -22,7 +23,9 @@ const PF_KTHREAD: u32 = 0x0020_0000;
 
 /// What stands in the way because of what the process is.
 pub fn obstacles(pid: i32) -> Result<Vec<Obstacle>, PreloadError> {
-    let text = fs::read(format!("/proc/{pid}/status")).map_err(|_| PreloadError::NoSuchProcess(pid))?;
+    // as a thread tells it that lives: a main thread that has ended is neither stopped nor traced
+    let voice = voice::of(pid);
+    let text = fs::read(format!("/proc/{voice}/status")).map_err(|_| PreloadError::NoSuchProcess(pid))?;
     // what is asked here stands in lines of plain text; a name need not be
     let text = String::from_utf8_lossy(&text);
     let status = Status(&text);
@@ -65,14 +68,11 @@ pub fn obstacles(pid: i32) -> Result<Vec<Obstacle>, PreloadError> {
             tracees.iter().map(|tid| format!("{tid} ({})", program::name(*tid))).collect();
         add(format!("{TRACES}: {}", list.join(", ")), "have it let go of what it traces");
     }
-    if fs::read_to_string(format!("/proc/{pid}/wchan")).is_ok_and(|wchan| wchan.contains("vfork")) {
+    if fs::read_to_string(format!("/proc/{voice}/wchan")).is_ok_and(|wchan| wchan.contains("vfork")) {
         add("it waits in vfork".to_owned(), "try again when the child has started");
     }
     Ok(found)
 }
-
-/// Why a process without its main thread is refused.
-pub const LEADERLESS: &str = "which is not carried yet";
 
 /// What makes looking any further pointless.
 fn unfit(pid: i32, status: &Status<'_>) -> Option<(String, String)> {
@@ -95,15 +95,10 @@ fn unfit(pid: i32, status: &Status<'_>) -> Option<(String, String)> {
             "name the process behind it that does the work",
         );
     }
-    let others = tids(pid).map_or(0, |all| all.len().saturating_sub(1));
-    if status.state() == 'Z' && others > 0 {
-        let why = format!("its main thread has ended and {others} live on without it, {LEADERLESS}");
-        return Some((why, "let its main thread wait for the others".to_owned()));
-    }
-    if matches!(status.state(), 'Z' | 'X') {
+    if !voice::lives(pid) {
         return say("it has ended and waits for its parent to notice", "there is nothing to move");
     }
-    match fs::File::open(format!("/proc/{pid}/mem")) {
+    match fs::File::open(format!("/proc/{}/mem", voice::of(pid))) {
         Err(e) if e.kind() == io::ErrorKind::PermissionDenied => Some(not_permitted(status)),
         _ if is_32_bit(pid) => {
             say("it is a 32-bit program, and these are not carried", "run a 64-bit build of it")
@@ -115,7 +110,8 @@ fn unfit(pid: i32, status: &Status<'_>) -> Option<(String, String)> {
 /// Its addresses are of 32 bits (`ELFCLASS32`; x32, too).
 fn is_32_bit(pid: i32) -> bool {
     let mut head = [0; 5];
-    let read = fs::File::open(format!("/proc/{pid}/exe")).and_then(|mut exe| exe.read_exact(&mut head));
+    let read =
+        fs::File::open(format!("/proc/{}/exe", voice::of(pid))).and_then(|mut exe| exe.read_exact(&mut head));
     read.is_ok() && head == *b"\x7fELF\x01"
 }
 
@@ -128,7 +124,7 @@ fn is_ulpm_itself(pid: i32) -> bool {
 fn is_our_program(pid: i32) -> bool {
     use std::os::unix::fs::MetadataExt as _;
     let program = |who: &str| fs::metadata(format!("/proc/{who}/exe")).map(|exe| (exe.dev(), exe.ino()));
-    program("self").is_ok_and(|own| program(&pid.to_string()).is_ok_and(|theirs| theirs == own))
+    program("self").is_ok_and(|own| program(&voice::of(pid).to_string()).is_ok_and(|theirs| theirs == own))
 }
 
 /// The command of another ulpm that moves, receives or watches processes: the same program, by its file.
@@ -136,7 +132,7 @@ fn ulpm_at_work(pid: i32) -> Option<&'static str> {
     if !is_our_program(pid) {
         return None;
     }
-    at_work(&fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default())
+    at_work(&fs::read(format!("/proc/{}/cmdline", voice::of(pid))).unwrap_or_default())
 }
 
 /// The command in a command line of ours, if it is one that is at work for this host: the first word that is no option, nor the value

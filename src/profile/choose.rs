@@ -27,5 +27,5 @@ pub fn choose(pid: i32, choice: Choice) -> Result<Chosen, Unavailable> {
 
 /// Whether its first thread, the one that would be stopped, is under seccomp. In doubt it is.
 fn filtered(pid: i32) -> bool {
-    Status::of(pid).map_or(true, |status| status.seccomp != 0)
+    Status::of(crate::sys::voice::of(pid)).map_or(true, |status| status.seccomp != 0)
 }

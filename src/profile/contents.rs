@@ -6,6 +6,7 @@ use crate::preload::PreloadError;
 use crate::preload::look::{How, batches, look};
 use crate::preload::push::read;
 use crate::sys::process::ProcMem;
+use crate::sys::voice;
 
 /// Hashes of the pages as last seen.
 #[derive(Debug)]
@@ -18,13 +19,14 @@ pub struct Contents {
 impl Contents {
     /// Nothing is seen yet.
     pub fn of(pid: i32) -> Result<Self, ProfileError> {
-        let mem = ProcMem::open(pid).map_err(|source| PreloadError::Memory { pid, addr: 0, source })?;
+        let mem =
+            ProcMem::open(voice::of(pid)).map_err(|source| PreloadError::Memory { pid, addr: 0, source })?;
         Ok(Contents { pid, mem, seen: PageMap::default() })
     }
 
     /// Those of `pages` that are not what they were when last seen, or were never seen.
     pub fn changed(&mut self, pages: &RangeSet) -> Result<RangeSet, ProfileError> {
-        let (pid, mem, seen) = (self.pid, &self.mem, &mut self.seen);
+        let (pid, mem, seen) = (voice::of(self.pid), &self.mem, &mut self.seen);
         let all = batches(pages.iter().map(|range| (range, How { skip_zero: false, ..How::default() })));
         let mut changed = RangeSet::default();
         look(&all, &|batch| Ok(read(pid, mem, batch)), |run| {

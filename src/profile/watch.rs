@@ -28,6 +28,7 @@ use crate::state::files::{self, FilesOptions};
 use crate::state::{StateError, memory_map, waits};
 use crate::sys::process::{ends_within, pidfd_open};
 use crate::sys::time::{Ticker, now_ns};
+use crate::sys::voice;
 
 /// The time between two samples, if the process is small enough.
 pub const INTERVAL: Duration = Duration::from_millis(10);
@@ -177,7 +178,7 @@ struct Subject {
 const PF_EXITING: u32 = 0x4;
 
 fn stack(pid: i32) -> Result<u64, ProfileError> {
-    let stat = Process::new(pid).and_then(|p| p.stat()).map_err(StateError::proc(pid, "stat"))?;
+    let stat = Process::new(voice::of(pid)).and_then(|p| p.stat()).map_err(StateError::proc(pid, "stat"))?;
     Ok(stat.startstack)
 }
 
@@ -198,7 +199,7 @@ impl Subject {
 
     /// `Some` if what is under this number is not what we watch any more.
     fn changed(&self) -> Option<End> {
-        match Process::new(self.pid).and_then(|p| p.stat()) {
+        match Process::new(voice::of(self.pid)).and_then(|p| p.stat()) {
             _ if self.has_ended() => Some(End::ProcessEnded),
             Ok(stat) if stat.startstack == self.stack => None,
             // its memory is gone, and nobody has been told yet
@@ -308,7 +309,7 @@ impl<'a> Sampler<'a> {
     fn survey(&mut self) -> Result<(), ProfileError> {
         let pid = self.subject.pid;
         let (survey, _) = memory_map::quick(pid, &self.layout)?;
-        let maps = crate::sys::maps::maps(pid).map_err(StateError::io(pid, "reading the maps"))?;
+        let maps = crate::sys::maps::maps(voice::of(pid)).map_err(StateError::io(pid, "reading the maps"))?;
         self.layout = survey.layout;
         self.unwatched = survey.obstacles.len();
         self.maps = Named::all(&maps);

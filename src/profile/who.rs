@@ -4,7 +4,8 @@ use procfs::process::Process;
 
 use crate::image::file_path;
 use crate::preload::standing::children;
-use crate::sys::status::Status;
+use crate::sys::status::{Status, name};
+use crate::sys::voice;
 
 /// Who the process is, read while it is there.
 #[derive(Clone, Debug, Default)]
@@ -26,11 +27,12 @@ pub struct Who {
 impl Who {
     /// Reads `/proc`.
     pub fn of(pid: i32) -> Self {
-        let Ok(process) = Process::new(pid) else { return Who { pid, ..Who::default() } };
-        let status = Status::of(pid).unwrap_or_default();
+        let voice = voice::of(pid);
+        let Ok(process) = Process::new(voice) else { return Who { pid, ..Who::default() } };
+        let status = Status::of(voice).unwrap_or_default();
         Who {
             pid,
-            name: file_path::printable(&status.name),
+            name: file_path::printable(&name(pid)),
             threads: status.threads,
             descriptors: process.fd_count().unwrap_or(0) as u64,
             resident: status.resident,

@@ -7,6 +7,8 @@
 //! 4. each thread: what it must say itself, its credentials, then rseq (from then on the kernel writes there);
 //! 5. what a change of credentials resets; limits; scheduling; mappings' flags; seals;
 //! 6. waits, registers, and the scratch area goes.
+//!
+//! A main thread that has ended at the source does all this, too, and ends as the first thing when it is let go.
 
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
@@ -144,11 +146,15 @@ fn put_thread(
     if let Some(own) = &thread.directory {
         skeleton.as_user(&mut batch, |batch| threads::put_directory(batch, own));
     }
-    threads::put_self(&mut batch, image.pid, thread);
+    if thread.ended.is_none() {
+        threads::put_self(&mut batch, image.pid, thread);
+    }
     let name = batch.string(&thread.comm);
     batch.call("prctl(SET_NAME)", libc::SYS_prctl, &[libc::PR_SET_NAME as u64, name, 0, 0, 0]);
     credentials::put(&mut batch, have, &thread.creds);
-    modes::put(&mut batch, thread.modes);
+    if thread.ended.is_none() {
+        modes::put(&mut batch, thread.modes);
+    }
     if thread.tid == image.pid {
         attributes::put_late(&mut batch, &image.attributes);
         memory_modes::put_late(&mut batch, &image.memory.modes);
@@ -192,7 +198,13 @@ fn put_waits_and_registers(
             let step = "placing the timeout of a waiting thread";
             skeleton.site.mem.write(*at, bytes).map_err(RestoreError::io(step))?;
         }
-        threads::put_outside(*tracee, thread)?;
+        match thread.ended {
+            None => threads::put_outside(*tracee, thread)?,
+            Some(status) => {
+                threads::put_end(*tracee, skeleton.site.syscall, status)?;
+                skeleton.leader_ends = true;
+            }
+        }
     }
     Ok(memory)
 }

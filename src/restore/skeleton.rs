@@ -23,6 +23,7 @@ use crate::sys::ptrace::{self, Options};
 use crate::sys::rights::Rights;
 use crate::sys::spawn::CloneArgs;
 use crate::sys::time::Deadline;
+use crate::sys::voice::{self, Life};
 use crate::tracee::thread::{Stop, Thread};
 use crate::tracee::{Batch, Outcome, Place, Remote, Scratch, Site, TraceeError};
 
@@ -57,6 +58,8 @@ pub struct Skeleton {
     /// What is locked now.
     pub locked: RangeSet,
     released: bool,
+    /// Its leader ends as soon as it is let go: at the source it has ended already.
+    pub leader_ends: bool,
     /// Robust lists that are empty until it is let go: should it be killed before, the mutexes are not its own.
     emptied: Emptied,
     /// With whose rights it opens files and enters directories before it has its own; `None`: with ours.
@@ -109,6 +112,7 @@ impl Skeleton {
             written: RangeSet::default(),
             locked: RangeSet::default(),
             released: false,
+            leader_ends: false,
             emptied: Emptied::default(),
             rights: None,
         };
@@ -416,10 +420,26 @@ impl Skeleton {
     /// Lets every thread go, after [`Skeleton::outlive`]. Whoever kills it from now on kills a process that runs here.
     pub fn let_go(&mut self) {
         self.released = true;
-        for thread in self.threads.values() {
+        let let_go = |thread: &Thread| {
             if let Err(e) = thread.detach(0) {
                 tracing::warn!(tid = thread.0, error = %e, "a thread could not be let go");
             }
+        };
+        let leader = self.leader();
+        if self.leader_ends {
+            let_go(&leader);
+            self.await_end_of_leader();
+        }
+        self.threads.values().filter(|thread| !self.leader_ends || **thread != leader).for_each(let_go);
+    }
+
+    /// The others shall not see a leader that they have outlived; if it gets no CPU they must not wait for it.
+    fn await_end_of_leader(&self) {
+        const AT_MOST: Duration = Duration::from_millis(20);
+        const TURN: Duration = Duration::from_micros(20);
+        let deadline = Deadline::after(AT_MOST);
+        while voice::life(self.pid, self.pid) != Life::Ended && !deadline.passed() {
+            std::thread::sleep(TURN);
         }
     }
 

@@ -64,8 +64,8 @@ pub fn capture(pid: i32, status: &Status) -> Result<Attributes, StateError> {
         limits: limits(pid)?,
         oom_score_adj: number("oom_score_adj", 10) as i32,
         coredump_filter: number("coredump_filter", 16) as u32,
-        session_leader: stat.session == pid,
-        group_leader: stat.pgrp == pid,
+        session_leader: stat.session == status.tgid,
+        group_leader: stat.pgrp == status.tgid,
         ..Attributes::default()
     })
 }

@@ -15,6 +15,7 @@ use crate::image::memory::Layout;
 use crate::image::{Backing, ObjectId, PAGE_SIZE, PageRange, RangeSet, Vma};
 use crate::sys::pagemap;
 use crate::sys::process::{ProcMem, read_memory};
+use crate::sys::voice;
 
 /// Bytes read at once.
 const PIECE: u64 = 1024 * 1024;
@@ -25,6 +26,7 @@ pub type Digest = (u64, u64, u128);
 
 /// Hashes all private mappings of a layout, without the pages in `except`: start address, pages, hash.
 pub fn private(pid: i32, layout: &Layout, except: &RangeSet) -> Result<Vec<Digest>, StateError> {
+    let pid = voice::of(pid);
     let pagemap =
         File::open(format!("/proc/{pid}/pagemap")).map_err(StateError::io(pid, "opening the page map"))?;
     let mem = ProcMem::open(pid).map_err(StateError::io(pid, "opening the memory"))?;

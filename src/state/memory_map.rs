@@ -17,7 +17,7 @@ use super::error::StateError;
 use super::{guard_pages, inode, shm, vm_flags};
 use crate::image::memory::{Layout, MemoryObject, Vdso};
 use crate::image::{Backing, FilePath, ObjectId, Obstacle, PAGE_SIZE, PageRange, Vma, VmaFlags};
-use crate::sys::{hugetlb, maps};
+use crate::sys::{hugetlb, maps, voice};
 
 /// What the kernel adds to the name of a file that is gone.
 pub const DELETED: &str = " (deleted)";
@@ -37,6 +37,7 @@ pub struct Survey {
 
 /// Reads the layout with all flags (walks the page tables: not inside the freeze).
 pub fn survey(pid: i32) -> Result<Survey, StateError> {
+    let pid = voice::of(pid);
     let text =
         std::fs::read(format!("/proc/{pid}/smaps")).map_err(StateError::io(pid, "reading the smaps"))?;
     let maps = maps::parse(pid, &text).map_err(StateError::io(pid, "reading the smaps"))?;
@@ -67,6 +68,7 @@ pub fn survey(pid: i32) -> Result<Survey, StateError> {
 /// Reads the layout, taking flags over from `previous` where an area is the same. The second value says
 /// whether an area was found that is not in `previous`: its flags are unknown.
 pub fn quick(pid: i32, previous: &Layout) -> Result<(Survey, bool), StateError> {
+    let pid = voice::of(pid);
     let maps = maps::maps(pid).map_err(StateError::io(pid, "reading the maps"))?;
     let mut unknown = false;
     let survey = digest(pid, &maps, |map| match same(&previous.vmas, map) {

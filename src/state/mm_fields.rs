@@ -6,6 +6,7 @@ use procfs::process::Process;
 
 use super::error::StateError;
 use crate::image::memory::MmFields;
+use crate::sys::voice;
 use crate::tracee::{Batch, Outcome};
 
 const PR_SET_MM: u64 = 35;
@@ -16,6 +17,7 @@ pub const NO_EXE: u32 = u32::MAX;
 
 /// Reads everything but the current break, which only the process itself can tell exactly.
 pub fn capture(pid: i32) -> Result<MmFields, StateError> {
+    let pid = voice::of(pid);
     let process = Process::new(pid).map_err(StateError::proc(pid, "stat"))?;
     let stat = process.stat().map_err(StateError::proc(pid, "stat"))?;
     let auxv = std::fs::read(format!("/proc/{pid}/auxv"))

@@ -13,6 +13,7 @@ use std::io;
 use std::ops::Range;
 
 use crate::sys::process::{ProcMem, robust_list};
+use crate::sys::voice;
 use crate::tracee::freeze::tids;
 
 /// Bytes of a head.
@@ -51,11 +52,12 @@ impl Emptied {
 
 /// Makes the heads of a stopped process empty, which never runs again: it is about to be killed.
 pub fn disarm(pid: i32) {
-    let emptied = private(pid).and_then(|private| {
+    let voice = voice::of(pid);
+    let emptied = private(voice).and_then(|private| {
         let heads =
             tids(pid).unwrap_or_default().into_iter().filter_map(|tid| Some(robust_list(tid).ok()?.0));
         let own = heads.filter(|head| private.iter().any(|range| range.contains(head)));
-        Emptied::make(&ProcMem::open(pid)?, own)
+        Emptied::make(&ProcMem::open(voice)?, own)
     });
     if let Err(error) = emptied {
         tracing::warn!(pid, %error, "mutexes that the copy here holds may say at its end that their owner has died");

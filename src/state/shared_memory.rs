@@ -11,6 +11,7 @@ use super::program;
 use crate::image::files::FilesImage;
 use crate::image::memory::{Layout, MemoryObject};
 use crate::image::{Note, ObjectId, Obstacle, PAGE_SIZE, PageRange, RangeSet, Vma};
+use crate::sys::voice::process_of;
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -109,9 +110,10 @@ fn objects(layout: &Layout) -> BTreeMap<ObjectId, String> {
 /// Processes that are neither this one, nor ulpm's, nor the kernel's.
 fn others(pid: i32) -> impl Iterator<Item = i32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let own = process_of(pid);
     entries
         .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
-        .filter(move |other| *other != pid && !is_of_kernel(*other) && !is_of_ulpm(*other))
+        .filter(move |other| *other != own && !is_of_kernel(*other) && !is_of_ulpm(*other))
 }
 
 /// Only the kernel's threads have no command line and no program; asked of their flags, which everybody may read.

@@ -13,18 +13,20 @@ use crate::image::process::OwnDirectory;
 use crate::image::{FilePath, Obstacle};
 use crate::sys::kcmp::{self, Shared};
 use crate::sys::status::Status;
+use crate::sys::voice;
 
 use super::error::StateError;
 
 /// What other processes share with this one, and threads among themselves.
 pub fn obstacles(pid: i32, tids: &[i32]) -> Vec<Obstacle> {
-    let Some(alive) = tids.iter().copied().find(|tid| has_directories(pid, *tid)) else { return Vec::new() };
+    // a main thread that has ended has nothing any more
+    let alive = voice::of(pid);
     let mut found = with_others(pid, alive);
-    found.extend(between_threads(pid, tids));
+    found.extend(between_threads(alive, tids));
     found
 }
 
-/// `alive`: a main thread that has ended has nothing any more.
+/// `alive`: one of its threads.
 fn with_others(pid: i32, alive: i32) -> Vec<Obstacle> {
     const KINDS: [(Shared, &str); 3] = [
         (Shared::Memory, "its memory is shared"),
@@ -66,15 +68,17 @@ fn between_threads(pid: i32, tids: &[i32]) -> Vec<Obstacle> {
     found
 }
 
+/// `pid`: the process, by a thread that lives.
 fn is_apart(pid: i32, tid: i32) -> bool {
-    tid != pid && kcmp::shared(pid, tid, Shared::Directories) == Some(false) && has_directories(pid, pid)
+    let differs = || kcmp::shared(pid, tid, Shared::Directories) == Some(false);
+    tid != pid && differs() && has_directories(pid, pid) && has_directories(pid, tid)
 }
 
 fn has_directories(pid: i32, tid: i32) -> bool {
     std::fs::read_link(format!("/proc/{pid}/task/{tid}/cwd")).is_ok()
 }
 
-/// Directory and umask of a thread that has left those of its process (`unshare(CLONE_FS)`).
+/// Directory and umask of a thread that has left those of its process (`unshare(CLONE_FS)`). `pid`: the process, by a thread that lives.
 pub fn own_directory(pid: i32, tid: i32, status: &Status) -> Result<Option<OwnDirectory>, StateError> {
     if !is_apart(pid, tid) {
         return Ok(None);

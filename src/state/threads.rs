@@ -12,7 +12,7 @@ use crate::image::process::{Dispatch, OwnDirectory, ThreadImage};
 use crate::sys::ptrace::{self, DispatchConfiguration, Regs};
 use crate::sys::status::Status;
 use crate::sys::witness::Witness;
-use crate::sys::{process, xsave};
+use crate::sys::{process, voice, xsave};
 use crate::tracee::freeze::{Frozen, Member};
 use crate::tracee::site::leave_vdso;
 use crate::tracee::together::{Plain, UrgentTracee};
@@ -110,7 +110,7 @@ pub struct Context<'a> {
     pub witness: Option<&'a Witness>,
 }
 
-/// Captures a stopped thread. `leader` asks more of the process in the same round trip, and reads its answers.
+/// Captures a stopped thread. `ask` asks more, of the process, in the same round trip, and reads its answers.
 pub fn capture<Q>(
     member: &Member,
     context: &Context<'_>,
@@ -140,7 +140,7 @@ pub fn capture<Q>(
         comm: status.name.clone(),
         creds: credentials::of_status(&status),
         sched: scheduling::capture(tid, context.cpus)?,
-        directory: sharing::own_directory(context.frozen.pid, tid, &status)?,
+        directory: sharing::own_directory(context.frozen.voice().0, tid, &status)?,
         dispatch: remote.dispatch().map(|d| Dispatch {
             mode: d.mode,
             selector: d.selector,
@@ -183,6 +183,19 @@ pub fn capture<Q>(
         return Err(StateError::Obstacles(first.to_string()));
     }
     Ok((image, outcome, question))
+}
+
+/// A main thread that has ended while others live: what is left of it.
+pub fn ended(pid: i32, cpus: &[u8]) -> Result<ThreadImage, StateError> {
+    let status = status_of(pid)?;
+    Ok(ThreadImage {
+        tid: inner_tid(&status, pid),
+        ended: Some(voice::exit_status(pid)),
+        comm: status.name.clone(),
+        creds: credentials::of_status(&status),
+        sched: scheduling::capture(pid, cpus)?,
+        ..ThreadImage::default()
+    })
 }
 
 /// The id by which the process itself knows the thread.
@@ -248,6 +261,22 @@ pub fn put_outside(thread: crate::tracee::thread::Thread, image: &ThreadImage) -
         ward::set_dispatch(thread, Some(DispatchConfiguration { mode, selector, offset, len }))?;
     }
     Ok(())
+}
+
+/// Has the thread end as soon as it is let go, alone and with this status: it knows of nothing that the kernel would write to its
+/// memory then (`clear_child_tid`, robust list, rseq), and takes none of its process's signals before. `syscall`: where there is
+/// such an instruction.
+pub fn put_end(thread: crate::tracee::thread::Thread, syscall: u64, status: u8) -> Result<(), StateError> {
+    thread.set_sigmask(u64::MAX)?;
+    let regs = Regs {
+        rip: syscall,
+        rax: libc::SYS_exit as u64,
+        rdi: u64::from(status),
+        // no call to be issued again
+        orig_rax: u64::MAX,
+        ..thread.regs()?
+    };
+    Ok(thread.set_regs(&regs)?)
 }
 
 /// What this CPU lacks of what the source's has.

@@ -69,7 +69,7 @@ pub(super) fn own_capability(number: u32) -> bool {
 
 /// How many are open: the size of the directory since Linux 6.2, else its entries are counted.
 fn open_descriptors(pid: i32) -> u64 {
-    let path = format!("/proc/{pid}/fd");
+    let path = format!("/proc/{}/fd", super::voice::of(pid));
     match std::fs::metadata(&path).map_or(0, |m| m.len()) {
         0 => std::fs::read_dir(&path).map_or(0, |entries| entries.count() as u64),
         count => count,

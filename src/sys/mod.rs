@@ -19,6 +19,7 @@
 //! | [`spawn`] | `clone3` with `set_tid` |
 //! | [`status`] | `/proc/PID/status`, by bytes |
 //! | [`sysv`] | who used a System V semaphore last |
+//! | [`voice`] | a living thread by which a process is looked at |
 //! | [`time`] | clocks, time-namespace offsets, the deadline ticker |
 //! | [`witness`] | a process to be looked at: whether another may tells about that one |
 //! | [`xsave`] | which CPU state components exist |
@@ -42,6 +43,7 @@ pub mod status;
 pub mod sysv;
 pub mod time;
 pub mod uffd;
+pub mod voice;
 pub mod witness;
 pub mod xsave;
 

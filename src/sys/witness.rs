@@ -60,7 +60,7 @@ impl Drop for Witness {
 
 /// The pid namespace of a process, if it is not ours.
 fn foreign_pids(pid: i32) -> Option<File> {
-    let path = format!("/proc/{pid}/ns/pid");
+    let path = format!("/proc/{}/ns/pid", super::voice::of(pid));
     let same = std::fs::read_link(&path).ok() == std::fs::read_link("/proc/self/ns/pid").ok();
     if same { None } else { File::open(path).ok() }
 }

@@ -67,14 +67,6 @@ pub enum TraceeError {
         /// What it returned.
         source: Errno,
     },
-    /// Its main thread is a zombie, by which most of `/proc/PID` is empty.
-    #[error(
-        "the main thread of process {pid} has ended and others live on without it, which is not carried yet"
-    )]
-    LeaderEnded {
-        /// The process.
-        pid: i32,
-    },
     /// Calls of ours might kill it.
     #[error("thread {tid} runs under a seccomp filter, which might end the process for a call of ours")]
     Confined {

@@ -5,8 +5,10 @@
 //!    until it has nothing new.
 //! 2. *…its parent already seized*: the kernel attaches it (`PTRACE_O_TRACECLONE`); the parent reports `Clone`,
 //!    the child its own first stop. Seizing it again gives `EPERM` with us as its tracer: fine.
-//! 3. *A thread exits before we seize it, or while we wait for it*: it is left out. If it was the leader, all is
-//!    lost: the process ended.
+//! 3. *A thread exits before we seize it, or while we wait for it*: it is left out. The process has ended if none is left.
+//!    The leader stays as a zombie until the others have ended: nothing tells its tracer before, and nothing detaches from it
+//!    but the end of the thread that traces. So it is waited for last, and looked at again and again; on its way out it may still
+//!    write to its memory, so it must have got there (`exit_mm` comes before the zombie).
 //! 4. *A signal arrives between seize and stop*: the thread stops to have it delivered. Any stop clears the
 //!    pending interrupt (`ptrace_stop`), so we interrupt again and let the signal in: its handler's frame is
 //!    built, then the thread stops before the handler's first instruction.
@@ -25,10 +27,14 @@ use super::thread::{Go, Stop, Thread, state_of};
 use crate::sys::process::ProcMem;
 use crate::sys::ptrace::{Options, Regs};
 use crate::sys::time::{Deadline, now_ns};
+use crate::sys::voice::{self, Life};
 
 /// How often, and for how long, a thread goes on that was stopped where it should not be.
 const TRIES: u32 = 64;
 const MOMENT: Duration = Duration::from_micros(10);
+/// How often a leader is looked at before each look waits for a tick.
+const LOOKS: u32 = 100;
+const STEP: &str = "freezing the process";
 
 /// Seized threads that still run: the step before the freeze, outside of it.
 #[derive(Debug)]
@@ -79,7 +85,7 @@ fn clocks(threads: &[Member]) -> CpuClocks {
 pub struct Frozen {
     /// The process.
     pub pid: i32,
-    /// Its threads, the leader first.
+    /// Its threads, the leader first, if it has not ended.
     pub threads: Vec<Member>,
     /// When the last of them had stopped, on `CLOCK_MONOTONIC`.
     stopped_ns: i64,
@@ -118,12 +124,20 @@ impl Armed {
             }
             match Thread(tid).seize(self.pid, Options::SOURCE) {
                 Ok(()) => self.threads.push(Member::new(tid)),
-                Err(e) if e.died() && tid != self.pid => continue,
+                Err(e) if e.died() => continue,
                 Err(e) => return Err(e),
             }
             found += 1;
         }
+        self.some_left()?;
         Ok(found)
+    }
+
+    fn some_left(&self) -> Result<(), TraceeError> {
+        match self.threads.is_empty() {
+            true => Err(TraceeError::Died { tid: self.pid, step: STEP }),
+            false => Ok(()),
+        }
     }
 
     /// Stops every thread; on failure the process runs on, detached from.
@@ -161,27 +175,60 @@ impl Armed {
                 _ => {}
             }
         }
+        let mut ended = false;
         while *stopped < self.threads.len() {
+            // the leader last, if others are left: by then it stands, or has ended
+            if self.threads[*stopped].thread.0 == self.pid {
+                let last = self.threads.len() - 1;
+                self.threads.swap(*stopped, last);
+            }
             let thread = self.threads[*stopped].thread;
             match self.await_stop(thread, deadline) {
                 Ok(()) => *stopped += 1,
-                Err(e) if e.died() && thread.0 != self.pid => {
+                Err(e) if e.died() => {
+                    ended |= thread.0 == self.pid;
                     self.threads.remove(*stopped);
                 }
                 Err(e) => return Err(e),
             }
         }
-        Ok(())
+        if ended && self.threads.is_empty() {
+            // for a thread that executes another program all others end, and it takes the leader's number
+            self.threads.push(Member::new(self.pid));
+            return match self.await_stop(Thread(self.pid), deadline) {
+                Err(e) if e.died() => Err(TraceeError::Died { tid: self.pid, step: STEP }),
+                stopped => stopped,
+            };
+        }
+        self.some_left()
+    }
+
+    /// Waits for a thread to stop, or to have ended: for a leader the kernel tells the former alone.
+    fn wait_for(&self, thread: Thread, deadline: Deadline) -> Result<Stop, TraceeError> {
+        if thread.0 != self.pid {
+            return thread.wait(STEP, deadline);
+        }
+        for look in 1.. {
+            if let Some(stop) = thread.wait_a_tick(STEP, look > LOOKS)? {
+                return Ok(stop);
+            }
+            if voice::life(self.pid, thread.0) == Life::Ended {
+                break;
+            }
+            if deadline.passed() {
+                return Err(TraceeError::Timeout { tid: thread.0, step: STEP, state: state_of(thread.0) });
+            }
+            if look <= LOOKS {
+                std::thread::sleep(MOMENT);
+            }
+        }
+        Err(TraceeError::Died { tid: thread.0, step: STEP })
     }
 
     fn await_stop(&mut self, thread: Thread, deadline: Deadline) -> Result<(), TraceeError> {
-        const STEP: &str = "freezing the process";
         let mut tries = 0..TRIES;
-        if state_of(thread.0) == 'Z' && thread.0 == self.pid && self.threads.len() > 1 {
-            return Err(TraceeError::LeaderEnded { pid: self.pid });
-        }
         loop {
-            match thread.wait(STEP, deadline)? {
+            match self.wait_for(thread, deadline)? {
                 Stop::Trap { signal: libc::SIGTRAP } => {
                     let apart = !self.apart.is_empty() && self.apart.contains(&thread.regs()?.rip);
                     if !apart || tries.next().is_none() {
@@ -224,21 +271,40 @@ impl Frozen {
         Armed::seize(pid)?.stop(patience)
     }
 
-    /// Stops the leader alone (and threads that it makes meanwhile); the others run.
-    pub fn stop_leader(pid: i32, patience: Duration) -> Result<Self, TraceeError> {
-        Thread(pid).seize(pid, Options::SOURCE)?;
-        let threads = vec![Member::new(pid)];
+    /// Stops one thread alone (and threads that it makes meanwhile); the others run. It is the leader, unless that has ended.
+    pub fn stop_one(pid: i32, patience: Duration) -> Result<Self, TraceeError> {
+        let deadline = Deadline::after(patience);
+        loop {
+            match Self::try_stop_one(pid, deadline) {
+                // any thread may end, and leave the process to the others
+                Err(e) if e.died() && voice::lives(pid) && !deadline.passed() => {}
+                done => return done,
+            }
+        }
+    }
+
+    fn try_stop_one(pid: i32, deadline: Deadline) -> Result<Self, TraceeError> {
+        let voice = voice::of(pid);
+        Thread(voice).seize(pid, Options::SOURCE)?;
+        let threads = vec![Member::new(voice)];
         let clocks = clocks(&threads);
         let mut armed = Armed { pid, threads, clocks: CpuClocks::default(), apart: 0..0 };
-        let stopped = armed.stop_from(&mut 0, Deadline::after(patience));
+        let stopped = armed.stop_from(&mut 0, deadline);
         let stopped_ns = now_ns(ClockId::CLOCK_MONOTONIC);
-        let frozen = Frozen { pid, threads: armed.threads, stopped_ns, clocks, thawed: false };
+        let mut frozen = Frozen { pid, threads: armed.threads, stopped_ns, clocks, thawed: false };
+        frozen.threads.sort_by_key(|m| m.thread.0 != voice);
         stopped.map(|()| frozen)
     }
 
-    /// The thread-group leader.
-    pub fn leader(&self) -> Thread {
+    /// The thread that speaks for the process: its leader, unless that has ended. Its number stands for that of the process wherever
+    /// that is looked at.
+    pub fn voice(&self) -> Thread {
         self.threads.first().map_or(Thread(self.pid), |m| m.thread)
+    }
+
+    /// The leader has ended; the others live.
+    pub fn leaderless(&self) -> bool {
+        self.voice().0 != self.pid
     }
 
     /// How long a thread had been in the wait that the stop interrupted, when the last thread had stopped. A wait that
@@ -295,7 +361,7 @@ impl Frozen {
         let failed = |addr| {
             move |source| TraceeError::Memory { pid: self.pid, step: "shortening a timeout", addr, source }
         };
-        let mem = ProcMem::open(self.pid).map_err(failed(0))?;
+        let mem = ProcMem::open(self.voice().0).map_err(failed(0))?;
         let again = reissue(regs, age, |at| mem.read_16(at));
         if let Some((at, bytes)) = again.patch {
             mem.write(at, &bytes).map_err(failed(at))?;

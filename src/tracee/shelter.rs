@@ -27,6 +27,7 @@ use super::together::Plain;
 use super::ward::in_64_bit;
 use crate::sys::process::ProcMem;
 use crate::sys::ptrace::Regs;
+use crate::sys::voice;
 
 const PAGE: u64 = 4096;
 const RED_ZONE: u64 = 128;
@@ -108,7 +109,7 @@ impl Ground {
     /// Looks for both pieces of code in the mapped files of a process, and for its main thread's stack. `None`: remote calls
     /// are made without a shelter.
     pub fn of(pid: i32, maps: &str, mem: &ProcMem) -> Option<Self> {
-        let status = crate::sys::lossy(format!("/proc/{pid}/status")).ok()?;
+        let status = crate::sys::lossy(format!("/proc/{}/status", voice::of(pid))).ok()?;
         // a shadow stack lets no `ret` go where it has not come from
         if status.lines().any(|l| l.starts_with("x86_Thread_features:") && l.contains("shstk")) {
             return None;
@@ -151,7 +152,7 @@ impl Ground {
     fn untouched(&self, at: u64, len: u64) -> bool {
         const PRESENT_OR_SWAPPED: u64 = 3 << 62;
         let mut entries = vec![0; (len / PAGE * 8) as usize];
-        let read = fs::File::open(format!("/proc/{}/pagemap", self.pid))
+        let read = fs::File::open(format!("/proc/{}/pagemap", voice::of(self.pid)))
             .and_then(|pagemap| pagemap.read_exact_at(&mut entries, at / PAGE * 8));
         let words = entries.chunks_exact(8).map(|e| u64::from_le_bytes(std::array::from_fn(|i| e[i])));
         read.is_ok() && words.into_iter().all(|entry| entry & PRESENT_OR_SWAPPED == 0)

@@ -8,6 +8,7 @@ use super::thread::{Go, Stop, Thread};
 use crate::sys::process::ProcMem;
 use crate::sys::ptrace::Regs;
 use crate::sys::time::Deadline;
+use crate::sys::voice;
 
 pub(super) const SIGTRAP_BIT: u64 = 1 << (libc::SIGTRAP - 1);
 
@@ -104,11 +105,11 @@ fn proc_error(pid: i32, file: &str) -> impl FnOnce(std::io::Error) -> TraceeErro
 }
 
 fn memory(pid: i32) -> Result<ProcMem, TraceeError> {
-    ProcMem::open(pid).map_err(proc_error(pid, "mem"))
+    ProcMem::open(voice::of(pid)).map_err(proc_error(pid, "mem"))
 }
 
 fn maps(pid: i32) -> Result<String, TraceeError> {
-    crate::sys::lossy(format!("/proc/{pid}/maps")).map_err(proc_error(pid, "maps"))
+    crate::sys::lossy(format!("/proc/{}/maps", voice::of(pid))).map_err(proc_error(pid, "maps"))
 }
 
 /// Of those below 2^47, where the kernel maps unless asked otherwise (Documentation/arch/x86/x86_64/mm.rst). Page-aligned.

@@ -66,7 +66,6 @@ impl Thread {
                     return Err(TraceeError::AlreadyTraced { pid, tracer });
                 }
                 match state_of(self.0) {
-                    'Z' if self.0 == pid => Err(TraceeError::LeaderEnded { pid }),
                     'Z' | 'X' | '?' => Err(TraceeError::Died { tid: self.0, step: "attaching" }),
                     _ => Err(TraceeError::NotPermitted { pid }),
                 }
@@ -80,20 +79,25 @@ impl Thread {
         ptrace::interrupt(self.0).map_err(|e| self.error("interrupting", e))
     }
 
-    /// The one place that waits for a thread.
+    /// Waits until it stops.
     pub fn wait(self, step: &'static str, deadline: Deadline) -> Result<Stop, TraceeError> {
         loop {
-            match interruptible(|| ptrace::wait(self.0, true)) {
-                Ok(Some(WaitStatus::Gone)) => return Err(TraceeError::Died { tid: self.0, step }),
-                Ok(Some(status)) => return Ok(decode(status)),
-                Ok(None) => {}
-                Err(Errno::EINTR) if deadline.passed() => {
-                    return Err(TraceeError::Timeout { tid: self.0, step, state: state_of(self.0) });
-                }
-                Err(Errno::EINTR) => {}
-                Err(Errno::ECHILD) => return Err(TraceeError::Died { tid: self.0, step }),
-                Err(e) => return Err(self.error(step, e)),
+            if let Some(stop) = self.wait_a_tick(step, true)? {
+                return Ok(stop);
             }
+            if deadline.passed() {
+                return Err(TraceeError::Timeout { tid: self.0, step, state: state_of(self.0) });
+            }
+        }
+    }
+
+    /// The one place that waits for a thread: until it stops, or the next tick, or not at all. `None`: it has not stopped.
+    pub fn wait_a_tick(self, step: &'static str, block: bool) -> Result<Option<Stop>, TraceeError> {
+        match interruptible(|| ptrace::wait(self.0, block)) {
+            Ok(Some(WaitStatus::Gone)) | Err(Errno::ECHILD) => Err(TraceeError::Died { tid: self.0, step }),
+            Ok(Some(status)) => Ok(Some(decode(status))),
+            Ok(None) | Err(Errno::EINTR) => Ok(None),
+            Err(e) => Err(self.error(step, e)),
         }
     }
 

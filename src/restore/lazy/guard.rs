@@ -16,7 +16,8 @@ use procfs::process::Process;
 
 use crate::sys::ptrace::{self, EVENT_STOP, Options, WaitStatus};
 use crate::sys::uffd;
-use crate::tracee::thread::{state_of, tracer_of};
+use crate::sys::voice;
+use crate::tracee::thread::tracer_of;
 use crate::tracee::{Frozen, Remote, Site, TraceeError, ward};
 
 /// How long a thread may take to stop.
@@ -78,7 +79,7 @@ impl Guard {
     pub fn release(&mut self, inside: &[i32], home: &Path) {
         for pid in std::mem::take(&mut self.guarded) {
             close_in_child(pid, inside, home);
-            match Frozen::stop_leader(pid, PATIENCE) {
+            match Frozen::stop_one(pid, PATIENCE) {
                 Ok(frozen) => frozen.thaw(),
                 Err(_) if has_ended(pid) => {}
                 Err(error) => tracing::warn!(pid, %error, "a child could not be let go"),
@@ -109,7 +110,7 @@ fn close_in_child(pid: i32, inside: &[i32], home: &Path) {
 
 /// Children end all the time, also in the middle of what we do with them.
 fn has_ended(pid: i32) -> bool {
-    matches!(state_of(pid), '?' | 'Z' | 'X')
+    !voice::lives(pid)
 }
 
 fn children(pid: i32) -> Vec<i32> {
@@ -154,8 +155,9 @@ pub fn while_reading<T>(uffds: &[BorrowedFd<'_>], act: impl FnOnce() -> T) -> T 
 /// Closes userfaultfds inside a process, with a stop of one thread that the program does not notice. What else has these numbers by
 /// now is left alone.
 pub fn close_inside(pid: i32, fds: &[i32], home: &Path) -> Result<(), TraceeError> {
+    let voice = voice::of(pid);
     let is_ours = |fd: &&i32| {
-        std::fs::read_link(format!("/proc/{pid}/fd/{fd}"))
+        std::fs::read_link(format!("/proc/{voice}/fd/{fd}"))
             .is_ok_and(|to| to.to_string_lossy().contains("userfaultfd"))
     };
     let fds: Vec<i32> = fds.iter().filter(is_ours).copied().collect();
@@ -164,10 +166,10 @@ pub fn close_inside(pid: i32, fds: &[i32], home: &Path) -> Result<(), TraceeErro
     }
     let mut memory = crate::state::waits::Memory::load(home, pid);
     let site = Site::of_running(pid)?;
-    let frozen = Frozen::stop_leader(pid, PATIENCE)?;
-    let permitted = ward::permit(frozen.leader());
-    let closed = permitted.and_then(|()| Remote::approach(frozen.leader(), &site)).and_then(|mut remote| {
-        let continued = crate::state::waits::leader_continued(&frozen, remote.saved(), &memory);
+    let frozen = Frozen::stop_one(pid, PATIENCE)?;
+    let permitted = ward::permit(frozen.voice());
+    let closed = permitted.and_then(|()| Remote::approach(frozen.voice(), &site)).and_then(|mut remote| {
+        let continued = crate::state::waits::voice_continued(&frozen, remote.saved(), &memory);
         remote.shelter_on_stack(&continued, None)?;
         for fd in &fds {
             remote.single("close of a userfaultfd", libc::SYS_close, [*fd as u64, 0, 0, 0, 0, 0])?;

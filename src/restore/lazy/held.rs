@@ -15,7 +15,7 @@ use super::plan::Plan;
 use super::space::{Area, Feeder, Shared};
 use crate::image::{PAGE_SIZE, PageRange};
 use crate::sys::process::{ends_within, pidfd_send_signal};
-use crate::sys::{handoff, uffd};
+use crate::sys::{handoff, uffd, voice};
 use crate::transport::lane::LazyRange;
 
 /// The process and its memory.
@@ -82,7 +82,7 @@ impl Held {
     /// No area of the process or of a child is registered any more.
     fn unregister(&self) {
         for pid in [self.pid].into_iter().chain(self.guard.pids()) {
-            let maps = crate::sys::maps::maps(pid);
+            let maps = crate::sys::maps::maps(voice::of(pid));
             for area in maps.into_iter().flatten() {
                 let (start, end) = area.address;
                 for (_, fd) in self.pager.descriptors() {

@@ -14,6 +14,7 @@ use crate::image::file_path::FilePath;
 use crate::image::files::{FileKind, OpenFile};
 use crate::state::shared_memory::{is_of_ulpm, named};
 use crate::sys::fds;
+use crate::sys::voice::process_of;
 
 use super::source::Source;
 use super::{FilesError, refuse};
@@ -58,7 +59,7 @@ pub(super) fn check(source: &mut Source<'_>) -> Result<(), FilesError> {
     if wanted.is_empty() {
         return Ok(());
     }
-    let own = source.pid;
+    let own = process_of(source.pid);
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     for pid in pids.filter(|pid| *pid != own) {

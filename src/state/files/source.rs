@@ -20,9 +20,9 @@ use crate::image::files::{
 };
 use crate::image::{FilePath, Note, Obstacle};
 use crate::state::threads::inner_tid;
-use crate::sys::fds;
-use crate::sys::process::{pidfd_getfd, pidfd_open};
+use crate::sys::process::{pidfd_getfd, pidfd_of_thread};
 use crate::sys::status::Status;
+use crate::sys::{fds, voice};
 
 use super::socket_diag::SocketDiag;
 use super::{FilesError, FilesOptions, holders, kinds, refuse};
@@ -30,11 +30,12 @@ use super::{FilesError, FilesOptions, holders, kinds, refuse};
 /// Preflight on the source: describes all descriptors of the running process `pid` without contents, with
 /// all obstacles at once. Nothing is stopped or changed.
 pub fn describe(pid: i32, options: &FilesOptions) -> Result<(FilesImage, Vec<Obstacle>), FilesError> {
-    let pidfd = pidfd_open(pid).map_err(|_| FilesError::Gone { pid })?;
+    let pid = voice::of(pid);
+    let pidfd = pidfd_of_thread(pid).map_err(|_| FilesError::Gone { pid })?;
     Source::new(pid, pidfd.as_fd(), options, None, false).run(|_| true)
 }
 
-/// At the freeze: every thread of `pid` is stopped. Reuses `previous` (from [`describe`]) where link, inode
+/// At the freeze: every thread is stopped, and `pid` one that lives, with its pidfd. Reuses `previous` (from [`describe`]) where link, inode
 /// and flags say that nothing changed. Fails with [`FilesError::Refused`] when something appeared since
 /// then that cannot be carried.
 pub fn capture(

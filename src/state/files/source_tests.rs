@@ -24,7 +24,7 @@ fn another_process_is_described_and_captured() {
     }
     let options = FilesOptions::default();
     // Whatever else this test process leaks into its children is not looked at.
-    let pidfd = pidfd_open(pid).unwrap();
+    let pidfd = pidfd_of_thread(pid).unwrap();
     let ours = |fd: i32| matches!(fd, 0 | 1 | 2 | 9);
     let (before, obstacles) = Source::new(pid, pidfd.as_fd(), &options, None, false).run(ours).unwrap();
     assert_eq!(obstacles, []);
@@ -51,7 +51,7 @@ fn what_appears_after_preflight_fails_the_capture() {
     let command = command.args(["-c", script]).stdin(Stdio::null()).stdout(Stdio::null());
     let mut child = command.stderr(Stdio::null()).spawn().unwrap();
     let pid = i32::try_from(child.id()).unwrap();
-    let pidfd = pidfd_open(pid).unwrap();
+    let pidfd = pidfd_of_thread(pid).unwrap();
     let inotify = format!("/proc/{pid}/fd/1");
     while !fs::read_link(&inotify).is_ok_and(|link| link.to_string_lossy().contains("inotify")) {
         std::thread::sleep(Duration::from_millis(5));
@@ -78,7 +78,7 @@ fn many_descriptors() {
     let pipes: Vec<_> = (0..1000).map(|_| std::io::pipe().unwrap()).collect();
     let pairs: Vec<_> = (0..1000).map(|_| std::os::unix::net::UnixStream::pair().unwrap()).collect();
     let pid = i32::try_from(std::process::id()).unwrap();
-    let pidfd = pidfd_open(pid).unwrap();
+    let pidfd = pidfd_of_thread(pid).unwrap();
     let options = FilesOptions::default();
     let low = files[0].as_raw_fd();
     let run = |previous, stopped| {

@@ -19,7 +19,8 @@ use nix::sys::socket::{MsgFlags, Shutdown, recv, send, setsockopt, shutdown, soc
 use crate::image::files::{FileKind, InetAddress, OpenFile, SocketOption, TcpEnd, TcpOver};
 use crate::image::{Note, Obstacle};
 use crate::sys::fds;
-use crate::sys::process::{pidfd_getfd, pidfd_open};
+use crate::sys::process::{pidfd_getfd, pidfd_of_thread};
+use crate::sys::voice;
 
 use super::socket::{Socket, options};
 use super::socket_table::SO_BUF_LOCK;
@@ -419,7 +420,8 @@ fn name(made: &OwnedFd, tcp: &TcpOver) -> io::Result<()> {
 /// The process runs elsewhere, and its stopped copy stays for a while: peers of its connections are told that they are closed, and
 /// nobody is let in any more.
 pub fn hang_up(pid: i32) {
-    let Ok(pidfd) = pidfd_open(pid) else { return };
+    let pid = voice::of(pid);
+    let Ok(pidfd) = pidfd_of_thread(pid) else { return };
     for entry in fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
         let is_socket =
             fs::read_link(entry.path()).is_ok_and(|to| to.to_string_lossy().starts_with("socket:"));

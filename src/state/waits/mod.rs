@@ -73,8 +73,8 @@ impl Taken {
 }
 
 /// How the leader, which is about to be borrowed, goes on if we are killed meanwhile. In doubt its call is issued again as it was.
-pub fn leader_continued(frozen: &Frozen, regs: &Regs, memory: &Memory) -> Continued {
-    let tid = frozen.leader().0;
+pub fn voice_continued(frozen: &Frozen, regs: &Regs, memory: &Memory) -> Continued {
+    let tid = frozen.voice().0;
     let taken = frozen.threads.first().map(|leader| capture(frozen, leader, regs, memory));
     match taken {
         Some(Ok(taken)) => taken.continued(tid),
@@ -84,7 +84,7 @@ pub fn leader_continued(frozen: &Frozen, regs: &Regs, memory: &Memory) -> Contin
 
 /// What a stopped thread takes along: registers, and the wait it was in.
 pub fn capture(frozen: &Frozen, member: &Member, regs: &Regs, memory: &Memory) -> Result<Taken, StateError> {
-    let (pid, tid) = (frozen.pid, member.thread.0);
+    let (pid, tid) = (frozen.voice().0, member.thread.0);
     let interrupted = Interrupted::of(regs);
     let by_itself = matches!(interrupted, Interrupted::No | Interrupted::ByKernel(_));
     let deliverable = matches!(interrupted, Interrupted::Eintr(_)) && has_deliverable_signal(tid);

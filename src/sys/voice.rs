@@ -1,0 +1,80 @@
+//! A thread by which a process is looked at. The main thread of a process may end (`pthread_exit`) and leave it to the others.
+//!
+//! Kernel facts (tried on Linux 6.18):
+//! - It stays as a zombie until the last of them has ended. What hangs on its memory and descriptors is gone with it: of its
+//!   `/proc/PID` `maps`, `fd`, `exe`, `cwd` are empty, `process_vm_readv` is `ESRCH`, `PTRACE_SEIZE` is `EPERM`.
+//!   Pid, name, credentials, signals pending to the process and the time it started at are still told.
+//! - `/proc/TID` of any thread that lives is whole, though no listing of `/proc` shows it, and so is all that takes a thread.
+//! - What waits for the process (its parent, a pidfd without `PIDFD_THREAD`) waits for the last thread.
+
+const PF_EXITING: u64 = 0x4;
+
+/// A living thread of this process: its main thread, unless that has ended. The pid, if none lives.
+///
+/// It may be gone a moment later, as any thread may; those of a stopped process stay ([`crate::tracee::Frozen::voice`]).
+pub fn of(pid: i32) -> i32 {
+    if life(pid, pid) == Life::Lives {
+        return pid;
+    }
+    living(pid).unwrap_or(pid)
+}
+
+/// The process that a thread belongs to.
+pub fn process_of(tid: i32) -> i32 {
+    super::status::Status::of(tid).map_or(tid, |status| status.tgid)
+}
+
+/// Whether any thread of this process lives.
+pub fn lives(pid: i32) -> bool {
+    life(pid, pid) == Life::Lives || living(pid).is_some()
+}
+
+fn living(pid: i32) -> Option<i32> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let mut tids = tasks.filter_map(|task| task.file_name().to_str()?.parse().ok());
+    tids.find(|tid| life(pid, *tid) == Life::Lives)
+}
+
+/// How far a thread has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// It runs, or may run.
+    Lives,
+    /// It is on its way out, and may still write to its memory (`clear_child_tid`). It stops for nobody any more.
+    Ends,
+    /// It is dead, or gone.
+    Ended,
+}
+
+/// How far a thread has come. By its own `stat`: that of the process adds up all threads.
+pub fn life(pid: i32, tid: i32) -> Life {
+    let stat = super::lossy(format!("/proc/{pid}/task/{tid}/stat")).unwrap_or_default();
+    let mut fields = stat.rsplit_once(") ").map_or("", |(_, rest)| rest).split_whitespace();
+    if matches!(fields.next(), None | Some("Z" | "X")) {
+        return Life::Ended;
+    }
+    let flags = fields.nth(5).and_then(|flags| flags.parse::<u64>().ok()).unwrap_or(0);
+    if flags & PF_EXITING != 0 { Life::Ends } else { Life::Lives }
+}
+
+/// The status with which a main thread has ended that others have outlived, as `exit(2)` took it; 0 where it is not shown
+/// (`PTRACE_MODE_READ` is asked for).
+pub fn exit_status(pid: i32) -> u8 {
+    const EXIT_CODE: usize = 49;
+    let stat = super::lossy(format!("/proc/{pid}/task/{pid}/stat")).unwrap_or_default();
+    let code =
+        stat.rsplit_once(") ").and_then(|(_, rest)| rest.split_whitespace().nth(EXIT_CODE)?.parse().ok());
+    (code.unwrap_or(0u32) >> 8) as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_ourselves_and_of_nobody() {
+        let own = std::process::id() as i32;
+        assert_eq!((of(own), lives(own), life(own, own)), (own, true, Life::Lives));
+        assert_eq!((of(i32::MAX), lives(i32::MAX)), (i32::MAX, false));
+    }
+}

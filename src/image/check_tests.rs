@@ -112,6 +112,35 @@ fn a_good_image_passes() {
 }
 
 #[test]
+fn a_main_thread_may_have_ended_and_has_nothing_then() {
+    let leaderless = || {
+        let mut image = good();
+        let other = ThreadImage { tid: 8, ..image.processes[0].threads[0].clone() };
+        let ended = ThreadImage { tid: 7, ended: Some(3), ..ThreadImage::default() };
+        image.processes[0].threads = vec![ended, other];
+        image
+    };
+    assert_eq!(tree(&leaderless(), true), Ok(()));
+    assert_eq!(tree(&leaderless(), false), Ok(()));
+    let lies: [fn(&mut ProcessImage); 7] = [
+        // nobody is left
+        |p| p.threads.truncate(1),
+        // a thread that has ended is no zombie
+        |p| p.threads[1] = ThreadImage { tid: 8, ..p.threads[0].clone() },
+        |p| p.threads[0].regs = vec![0; REGISTERS],
+        |p| p.threads[0].clear_child_tid = 0x10_0000,
+        |p| p.threads[0].robust_list = (0x10_0000, 24),
+        |p| p.threads[0].rseq.0 = 0x10_0000,
+        |p| p.threads[0].queued = vec![vec![0; 128]],
+    ];
+    for lie in lies {
+        let mut image = leaderless();
+        lie(&mut image.processes[0]);
+        assert!(tree(&image, true).is_err());
+    }
+}
+
+#[test]
 fn addresses_outside_of_user_space_and_over_the_vdso_are_refused() {
     let spans = [
         (0xffff_8000_0000_0000, 0xffff_8000_0001_0000),

@@ -1,5 +1,5 @@
-//! What a process has done to its own threads: confined them, taken their calls away from the kernel, put them into 32-bit code,
-//! ended the first of them. Our hand in it must not harm it, and what of it cannot be carried is refused by its name.
+//! What a process has done to its own threads: confined them, taken their calls away from the kernel, put them into 32-bit code.
+//! Our hand in it must not harm it, and what of it cannot be carried is refused by its name.
 
 use std::fs;
 use std::path::Path;
@@ -27,7 +27,6 @@ pub(super) fn trials() -> Vec<Trial> {
         trial("a process that traces another is refused", &[], tracer),
         trial("a 32-bit program is refused", &[], program_of_32_bit),
         trial("what ulpm serve has given up is noted", &[Need::Program("setpriv")], confined_server),
-        trial("a process whose main thread has ended is refused", &[], leaderless),
     ]
 }
 
@@ -35,14 +34,14 @@ pub(super) fn trials() -> Vec<Trial> {
 const GIVEN_UP: &str = "source.journal.committed=full";
 
 /// `ulpm live` with a fault of its own.
-fn with_fault(lab: &Lab, victim: &Victim, fault: &str) -> Result<()> {
+pub(super) fn given_up_at(lab: &Lab, victim: &Victim, fault: &str) -> Result<()> {
     let (pid, to) = (victim.pid.to_string(), lab.address("b"));
     let aborted = lab.run("a", &[ULPM, "--fault", fault, "live", "--pid", &pid, "--to", &to], 3 * SOON)?;
     ensure!(aborted.exit == 4 && aborted.stderr.contains("runs on here"), "{aborted:?}");
     victim.check_running(lab)
 }
 
-fn profile(lab: &Lab, pid: i32) -> Result<Ended> {
+pub(super) fn profile(lab: &Lab, pid: i32) -> Result<Ended> {
     lab.run("a", &[ULPM, "profile", "--pid", &pid.to_string(), "--seconds", "1"], 3 * SOON)
 }
 
@@ -57,7 +56,7 @@ fn given_up(lab: &mut Lab) -> Result<()> {
     ensure!(watched.exit == 0, "{watched:?}");
     victim.check_running(lab)?;
     for fault in [GIVEN_UP, "source.furnished=memory", "source.captured=memory"] {
-        with_fault(lab, &victim, fault)?;
+        given_up_at(lab, &victim, fault)?;
         ensure!(caught()? == before, "{fault}: caught signals changed");
     }
     victim.move_to(lab, "b")?;
@@ -65,7 +64,7 @@ fn given_up(lab: &mut Lab) -> Result<()> {
 }
 
 /// A field of `/proc/PID/status`.
-fn status(outside: i32, name: &str) -> Result<String> {
+pub(super) fn status(outside: i32, name: &str) -> Result<String> {
     let text = fs::read_to_string(format!("/proc/{outside}/status"))?;
     let field = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     Ok(field.with_context(|| format!("no {name}"))?.trim().to_owned())
@@ -181,21 +180,6 @@ fn remembered(lab: &mut Lab, here: &str, there: Option<&str>) -> Result<()> {
     let known: usize = SLEEPS.iter().map(|sleep| waits.stdout.matches(sleep).count()).sum();
     ensure!(known > 1, "{known} of its five sleeps are remembered: {waits:?}");
     victim.check_running(lab)?;
-    victim.finish()
-}
-
-/// Its first thread has ended, another one lives: no zombie.
-fn leaderless(lab: &mut Lab) -> Result<()> {
-    lab.serve("b")?;
-    let victim = Victim::start_command(lab, &[&victims::tool("leaderless")?])?;
-    let outside = victim.outside_pid(lab)?;
-    wait_until("its main thread has ended", SOON, || {
-        status(outside, "State").is_ok_and(|s| s.starts_with('Z'))
-    })?;
-    let outcome = lab.live("a", victim.pid, "b", &[])?;
-    outcome.refused(3, &["its main thread has ended and 1 live on without it", "nothing was touched"])?;
-    let watched = profile(lab, victim.pid)?;
-    ensure!(watched.exit == 3 && watched.stderr.contains("main thread"), "{watched:?}");
     victim.finish()
 }
 

@@ -14,6 +14,7 @@ mod huge_pages;
 mod interruptions;
 mod killed;
 mod lazy;
+mod leaders;
 pub(crate) mod oracle;
 mod parents;
 mod pid_modes;
@@ -56,6 +57,7 @@ pub(crate) fn all() -> Vec<Trial> {
     trials.extend(huge_pages::trials());
     trials.extend(freezes::trials());
     trials.extend(lazy::trials());
+    trials.extend(leaders::trials());
     trials.extend(interruptions::trials());
     trials.extend(faults::trials());
     trials.extend(killed::trials());

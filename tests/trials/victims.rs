@@ -200,9 +200,12 @@ fn there_and_back(lab: &mut Lab, name: &str) -> Result<()> {
     victim.finish()
 }
 
-/// Whether an outside pid is no running process any more; a zombie counts as gone.
+/// Whether an outside pid is no running process any more; a zombie counts as gone, a main thread that others have outlived does not.
 pub(crate) fn is_gone(outside: i32) -> bool {
-    let stat = fs::read(Path::new("/proc").join(outside.to_string()).join("stat"));
-    let stat = stat.map(|stat| String::from_utf8_lossy(&stat).into_owned());
-    stat.map_or(true, |stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X'])))
+    let tasks = fs::read_dir(Path::new("/proc").join(outside.to_string()).join("task"));
+    let dead = |task: fs::DirEntry| {
+        let stat = fs::read(task.path().join("stat")).map(|stat| String::from_utf8_lossy(&stat).into_owned());
+        stat.map_or(true, |stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X'])))
+    };
+    tasks.into_iter().flatten().flatten().all(dead)
 }

@@ -75,5 +75,5 @@ pub(super) const ROWS: &[Row] = &[
     carried("arg_end", "where its arguments are", "process"),
     carried("env_start", "where its environment is", "process"),
     carried("env_end", "where its environment is", "process"),
-    harmless("exit_code", "exit status", "it has not ended"),
+    carried("exit_code", "exit status; of a main thread that has ended before the others", "victim leader"),
 ];

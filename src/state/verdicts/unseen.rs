@@ -21,6 +21,11 @@ pub(super) const ROWS: &[Row] = &[
         "it sees process N killed by SIGKILL (status 137), and starts a second copy here (unless --parent-knows)",
         "parent is systemd",
     ),
+    carried(
+        "main thread that has ended",
+        "a zombie that other threads have outlived, with its name, credentials, scheduling and exit status",
+        "victim leader; trials leader …",
+    ),
     refused(
         "Landlock",
         "domain that a thread has confined itself to; asked by kcmp(2) with a witness outside of it",

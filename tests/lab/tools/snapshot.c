@@ -22,6 +22,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+/* `pid`: a thread by which the process is seen, its main one unless that has ended. */
 static int pid, tids[4096], threads;
 static char scope[64];
 
@@ -396,7 +397,7 @@ static void descriptors(void)
 {
 	static int all[65536];
 	char path[80], link[4096];
-	int pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+	int pidfd = (int)syscall(SYS_pidfd_open, pid, O_EXCL /* PIDFD_THREAD */);
 	snprintf(path, sizeof path, "/proc/%d/fd", pid);
 	int count = list(path, all, 65536);
 	for (int i = 0; i < count; i++) {
@@ -548,7 +549,7 @@ static void within(int index)
 	if (ptrace(0x4211, tid, sizeof dispatch, &dispatch) >= 0)
 		hex("Ptrace", "PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG", &dispatch, sizeof dispatch);
 	queued(tid, 0, "PTRACE_PEEKSIGINFO");
-	if (index == 0)
+	if (tid == pid)
 		queued(tid, PTRACE_PEEKSIGINFO_SHARED, "PTRACE_PEEKSIGINFO_SHARED");
 	syscall(SYS_get_robust_list, tid, &head, &length);
 	hex("Unseen", "get_robust_list", &head, 8);
@@ -568,13 +569,18 @@ int main(int argc, char **argv)
 	char path[80];
 	if (argc < 2 || !(pid = atoi(argv[1])))
 		return 2;
-	snprintf(path, sizeof path, "/proc/%d/task", pid);
+	int process = pid;
+	snprintf(path, sizeof path, "/proc/%d/task", process);
 	threads = list(path, tids, 4096);
 	if (!threads)
 		return 1;
+	char exe[16];
+	snprintf(path, sizeof path, "/proc/%d/exe", pid);
+	for (int i = 0; readlink(path, exe, sizeof exe) < 0 && i < threads; i++)
+		snprintf(path, sizeof path, "/proc/%d/exe", pid = tids[i]);
 	for (int i = 0; i < threads; i++) {
 		snprintf(scope, sizeof scope, "thread %d", i);
-		snprintf(path, sizeof path, "/proc/%d/task/%d", pid, tids[i]);
+		snprintf(path, sizeof path, "/proc/%d/task/%d", process, tids[i]);
 		of_task(path);
 		unsigned char attributes[56] = { 0 };
 		if (!syscall(SYS_sched_getattr, tids[i], attributes, 56, 0))

@@ -15,10 +15,12 @@ use crate::trials::victims::{self as subjects, Victim};
 
 /// Victims whose mappings, descriptors or memory are not the same from one moment to the next; the oracle of each checks more than
 /// a snapshot could.
-const RESTLESS: [&str; 11] = [
+const RESTLESS: [&str; 12] = [
     "dirty",
     "hugetlb",
     "late",
+    // signals are under way; "leaderless" is calm
+    "leader",
     "memory",
     "oracle",
     "remapping",
@@ -60,7 +62,11 @@ pub(super) fn trials() -> Vec<Trial> {
             unchanged(lab, victim, (Reach::Inside, true), programs::moves(2))
         })
     });
-    of_victims.chain(of_programs).collect()
+    let leaderless = trial("unchanged leaderless", &[], |lab: &mut Lab| {
+        let victim = Victim::start_command(lab, &[&victims::tool("leaderless")?])?;
+        unchanged(lab, victim, (Reach::Inside, false), programs::moves(2))
+    });
+    of_victims.chain(of_programs).chain([leaderless]).collect()
 }
 
 /// A program and what is known of it before.

@@ -57,6 +57,10 @@ impl Thread {
         match ptrace::seize(self.0, options) {
             Ok(()) => Ok(()),
             Err(Errno::EPERM) => {
+                // a leader that ended after it was seized keeps its tracer
+                if matches!(state_of(self.0), 'Z' | 'X' | '?') {
+                    return Err(TraceeError::Died { tid: self.0, step: "attaching" });
+                }
                 let tracer = tracer_of(self.0);
                 if tracer == std::process::id() as i32 {
                     // auto-attached since we looked (PTRACE_O_TRACECLONE)
@@ -65,10 +69,7 @@ impl Thread {
                 if tracer != 0 {
                     return Err(TraceeError::AlreadyTraced { pid, tracer });
                 }
-                match state_of(self.0) {
-                    'Z' | 'X' | '?' => Err(TraceeError::Died { tid: self.0, step: "attaching" }),
-                    _ => Err(TraceeError::NotPermitted { pid }),
-                }
+                Err(TraceeError::NotPermitted { pid })
             }
             Err(e) => Err(self.error("attaching", e)),
         }

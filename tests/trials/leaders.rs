@@ -6,9 +6,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::IoSlice;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
+use nix::sys::uio::{RemoteIoVec, process_vm_writev};
+use nix::unistd::Pid;
 
 use super::confined::{given_up_at, of_a_user, profile, status};
 use super::trial;
@@ -117,30 +121,31 @@ fn settled(lab: &mut Lab) -> Result<()> {
     Ok(())
 }
 
-/// When a main thread ends, and how long after that at most.
-const MOMENTS: [(&str, u64); 8] = [
-    ("seized2", 60),
-    ("seized1", 60),
-    ("ready", 400_000),
-    ("stopped1", 2_000),
-    ("seized2", 400),
-    ("seized1", 400),
-    ("stopped2", 2_000),
-    ("seized2", 4_000),
-];
+/// The main thread ends when it has been seized that many times, or not at all, and how many microseconds after that at most.
+const MOMENTS: [(u32, u64); 6] = [(2, 60), (1, 60), (0, 400_000), (2, 600), (1, 1_000), (2, 5_000)];
 
 /// Every process moves, or runs on where it was; none is harmed.
 fn leaving(lab: &mut Lab, moved: u64, args: &[&str]) -> Result<()> {
     lab.serve("b")?;
     let mut ends: BTreeMap<String, u64> = BTreeMap::new();
     for i in 0..moved {
-        let (when, most) = MOMENTS[(i % MOMENTS.len() as u64) as usize];
-        let later = (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20) % most;
-        let what = format!("{when}, {later} us later");
-        let (program, stop) = (victims::tool("leaving")?, format!("stop-{i}"));
-        let mut victim = Victim::start_until(lab, &stop, &[&program, when, &later.to_string()])?;
+        let (times, most) = MOMENTS[(i % MOMENTS.len() as u64) as usize];
+        let later = 1 + (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20) % most;
+        let what = format!("{later} us after it was seized {times} times");
+        let stop = format!("stop-{i}");
+        let mut victim = Victim::start_until(lab, &stop, &[&victims::tool("leaving")?])?;
         let before = victim.outside_pid(lab)?;
-        let outcome = lab.live("a", victim.pid, "b", &[&["--verify"], args].concat())?;
+        let said = victim.said();
+        let at =
+            said.lines().find_map(|line| line.strip_prefix("leave 0x")).context("it does not say where")?;
+        let at = usize::from_str_radix(at, 16)?;
+        let done = AtomicBool::new(false);
+        let outcome = std::thread::scope(|scope| {
+            scope.spawn(|| tell_to_leave(before, at, (times, later), &done));
+            let outcome = lab.live("a", victim.pid, "b", &[&["--verify"], args].concat());
+            done.store(true, Relaxed);
+            outcome
+        })?;
         if outcome.outcome() == "moved" {
             victim.moved(lab, &outcome, before, "b").context(what.clone())?;
         } else {
@@ -148,7 +153,7 @@ fn leaving(lab: &mut Lab, moved: u64, args: &[&str]) -> Result<()> {
             ensure!(said.contains("runs on here") || said.contains("nothing was touched"), "{said}");
         }
         let ended = status(victim.outside_pid(lab)?, "State")?.starts_with('Z');
-        *ends.entry(format!("{when}: {}, ended {ended}", outcome.outcome())).or_default() += 1;
+        *ends.entry(format!("seized {times} times: {}, ended {ended}", outcome.outcome())).or_default() += 1;
         victim.check_running(lab).context(what.clone())?;
         victim.finish().context(what)?;
         fs::remove_file(lab.dir().join(stop))?;
@@ -159,4 +164,19 @@ fn leaving(lab: &mut Lab, moved: u64, args: &[&str]) -> Result<()> {
     let unmoved: u64 = ends.iter().filter(|(end, _)| !end.contains("moved")).map(|(_, count)| count).sum();
     ensure!(unmoved * 10 <= moved, "{unmoved} of {moved} did not move: {ends:?}");
     Ok(())
+}
+
+/// Sees the main thread seized that often, and writes to its memory how many microseconds later it shall end.
+fn tell_to_leave(outside: i32, at: usize, (times, later): (u32, u64), done: &AtomicBool) {
+    let seized = || status(outside, "TracerPid").is_ok_and(|tracer| tracer != "0");
+    let (mut left, mut was) = (times, false);
+    while left > 0 && !done.load(Relaxed) {
+        let is = seized();
+        left -= u32::from(is && !was);
+        was = is;
+    }
+    let bytes = later.to_le_bytes();
+    let remote = [RemoteIoVec { base: at, len: bytes.len() }];
+    // it may have gone, or been moved: then it ends at its stop file
+    let _ = process_vm_writev(Pid::from_raw(outside), &[IoSlice::new(&bytes)], &remote);
 }

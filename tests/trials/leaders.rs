@@ -151,6 +151,7 @@ fn leaving(lab: &mut Lab, moved: u64, args: &[&str]) -> Result<()> {
         } else {
             let said = format!("{what}: {outcome:?}");
             ensure!(said.contains("runs on here") || said.contains("nothing was touched"), "{said}");
+            println!("not moved: {what}: {}", outcome.report["error"]);
         }
         let ended = status(victim.outside_pid(lab)?, "State")?.starts_with('Z');
         *ends.entry(format!("seized {times} times: {}, ended {ended}", outcome.outcome())).or_default() += 1;

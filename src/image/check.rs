@@ -63,7 +63,9 @@ fn process(p: &ProcessImage, frozen: bool) -> Checked {
     let tids: BTreeSet<i32> = p.threads.iter().map(|t| t.tid).collect();
     insist(tids.len() == p.threads.len(), || "two threads of one number".to_owned())?;
     p.threads.iter().try_for_each(|t| thread(t, frozen))?;
-    insist(p.threads.iter().all(|t| t.ended.is_none() || t.tid == p.pid && p.threads.len() > 1), || {
+    // one that ends here does so by an instruction of the vDSO
+    let may_end = p.threads.len() > 1 && p.memory.vdso.areas.iter().any(|(name, ..)| name == "[vdso]");
+    insist(p.threads.iter().all(|t| t.ended.is_none() || t.tid == p.pid && may_end), || {
         "a thread that has ended".to_owned()
     })?;
     p.threads.iter().filter_map(|t| t.directory.as_ref()).try_for_each(|own| path(&own.cwd))?;

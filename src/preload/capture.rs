@@ -12,8 +12,8 @@ use crate::image::process::{Attributes, LateSignal, ProcessImage, ThreadImage};
 use crate::state::files::{self, FilesOptions};
 use crate::state::room::NoRoom;
 use crate::state::{
-    StateError, attributes, confinement, credentials, memory_modes, mm_fields, namespaces, probes, room,
-    scheduling, sharing, signals, threads, timers, waits,
+    StateError, attributes, confinement, credentials, memory_modes, mm_fields, namespaces, probes, program,
+    room, scheduling, sharing, signals, threads, timers, waits,
 };
 use crate::sys::process::{pidfd_of_thread, pidfd_open, pidfd_send_signal, tgkill};
 use crate::sys::ptrace::Regs;
@@ -187,6 +187,8 @@ impl Captive {
         let mut image = ProcessImage { memory, ..described.clone() };
         let (threads, numbers, pending) = capture_threads(frozen, &context, status, &mut image)?;
         image.threads = threads;
+        let neither = program::without_both(frozen.leaderless(), !self.site.vdso.is_empty());
+        refuse_late(&Vec::from_iter(neither))?;
         if frozen.leaderless() {
             image.threads.insert(0, threads::ended(frozen.pid, &cpus)?);
         }

@@ -67,6 +67,8 @@ fn look(pid: i32, options: &FilesOptions, mut obstacles: Vec<Obstacle>) -> Resul
     obstacles.extend(memory_modes::obstacles(voice)?);
     obstacles.extend(numa::obstacle(voice));
     obstacles.extend(program::without_vdso(voice, &survey.vdso));
+    obstacles
+        .extend(program::without_both(voice != pid, survey.vdso.iter().any(|(name, ..)| name == "[vdso]")));
     obstacles.extend(attributes::gone_directory(voice));
     let (files, file_obstacles) = files::describe(voice, options)?;
     obstacles.extend(file_obstacles);

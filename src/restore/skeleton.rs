@@ -23,7 +23,7 @@ use crate::sys::ptrace::{self, Options};
 use crate::sys::rights::Rights;
 use crate::sys::spawn::CloneArgs;
 use crate::sys::time::Deadline;
-use crate::sys::voice::{self, Life};
+use crate::sys::voice;
 use crate::tracee::thread::{Stop, Thread};
 use crate::tracee::{Batch, Outcome, Place, Remote, Scratch, Site, TraceeError};
 
@@ -428,19 +428,10 @@ impl Skeleton {
         let leader = self.leader();
         if self.leader_ends {
             let_go(&leader);
-            self.await_end_of_leader();
+            // the others shall not see a leader that they have outlived; if it gets no CPU they must not wait for it
+            voice::await_end(self.pid, leader.0, Duration::from_millis(20));
         }
         self.threads.values().filter(|thread| !self.leader_ends || **thread != leader).for_each(let_go);
-    }
-
-    /// The others shall not see a leader that they have outlived; if it gets no CPU they must not wait for it.
-    fn await_end_of_leader(&self) {
-        const AT_MOST: Duration = Duration::from_millis(20);
-        const TURN: Duration = Duration::from_micros(20);
-        let deadline = Deadline::after(AT_MOST);
-        while voice::life(self.pid, self.pid) != Life::Ended && !deadline.passed() {
-            std::thread::sleep(TURN);
-        }
     }
 
     /// Kills it, unless it was let go, and waits until it is dead.

@@ -56,6 +56,15 @@ impl Program {
     }
 }
 
+/// Why a process is refused that has neither its main thread nor its vDSO.
+pub const NEITHER: &str =
+    "its main thread has ended, and it has unmapped its vDSO, by which that would end at the target";
+
+/// An obstacle, where the main thread has ended (`ended`) and nothing is there by which it could end at the target.
+pub fn without_both(ended: bool, has_vdso: bool) -> Option<Obstacle> {
+    (ended && !has_vdso).then(|| Obstacle::new("vDSO", NEITHER, "have the program keep its vDSO"))
+}
+
 /// An obstacle, where the vDSO is not among the special areas and no library has what calls need.
 pub fn without_vdso(pid: i32, special: &[(String, u64, u64)]) -> Option<Obstacle> {
     let there = special.iter().any(|(name, ..)| name == "[vdso]");

@@ -7,6 +7,10 @@
 //! - `/proc/TID` of any thread that lives is whole, though no listing of `/proc` shows it, and so is all that takes a thread.
 //! - What waits for the process (its parent, a pidfd without `PIDFD_THREAD`) waits for the last thread.
 
+use std::time::Duration;
+
+use super::time::Deadline;
+
 const PF_EXITING: u64 = 0x4;
 
 /// A living thread of this process: its main thread, unless that has ended. The pid, if none lives.
@@ -55,6 +59,15 @@ pub fn life(pid: i32, tid: i32) -> Life {
     }
     let flags = fields.nth(5).and_then(|flags| flags.parse::<u64>().ok()).unwrap_or(0);
     if flags & PF_EXITING != 0 { Life::Ends } else { Life::Lives }
+}
+
+/// Waits until a thread has ended, for a while.
+pub fn await_end(pid: i32, tid: i32, at_most: Duration) {
+    const TURN: Duration = Duration::from_micros(20);
+    let deadline = Deadline::after(at_most);
+    while life(pid, tid) != Life::Ended && !deadline.passed() {
+        std::thread::sleep(TURN);
+    }
 }
 
 /// The status with which a main thread has ended that others have outlived, as `exit(2)` took it; 0 where it is not shown

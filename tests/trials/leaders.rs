@@ -1,5 +1,5 @@
 //! A main thread that has ended while others live, or that ends while its process is moved. The victim `leader` checks what the
-//! process sees of itself; here it is watched, given up, killed in the middle, of another user, in a namespace of its own.
+//! process sees of itself, in every way (`variants leader`); here are more moments in which a move is given up, or its worker killed.
 //!
 //! `ULPM_LEAVING=300 cargo test --test moves -- "main threads that end"` moves that many processes, the main thread of each of which
 //! ends at a bad moment (`tests/lab/tools/leaving.c`), and says how it went; 24 if it is not set.
@@ -14,10 +14,9 @@ use libtest_mimic::Trial;
 use nix::sys::uio::{RemoteIoVec, process_vm_writev};
 use nix::unistd::Pid;
 
-use super::confined::{given_up_at, of_a_user, profile, status};
+use super::confined::{given_up_at, profile, status};
 use super::trial;
 use super::victims::{Victim, is_gone};
-use crate::lab::needs::Need;
 use crate::lab::{Lab, SOON, ULPM, victims, wait_until};
 
 /// Each a move that comes to nothing: before the stop, in it, after all was captured, when all was prepared, at the target.
@@ -29,12 +28,9 @@ const FAULTS: [&str; 4] = [
 ];
 
 pub(super) fn trials() -> Vec<Trial> {
-    let user = [Need::Program("setpriv"), Need::OtherUsers];
     let moved = std::env::var("ULPM_LEAVING").ok().and_then(|n| n.parse().ok()).unwrap_or(24);
     let mut all = vec![
         trial("leader is watched, given up and moved", &[], given_up),
-        trial("leader of an ordinary user", &user, of_user),
-        trial("leader in a namespace of its own", &[], in_a_namespace),
         trial("leader is settled by recover", &[], settled),
         trial("main threads that end while their processes move", &[], move |lab| leaving(lab, moved, &[])),
         trial("main threads that end while their processes move lazily", &[], move |lab| {
@@ -62,28 +58,6 @@ fn given_up(lab: &mut Lab) -> Result<()> {
         ensure!(status(victim.outside_pid(lab)?, "State")?.starts_with('Z'), "{fault}: its main thread");
     }
     victim.move_to(lab, "b")?;
-    victim.finish()
-}
-
-fn of_user(lab: &mut Lab) -> Result<()> {
-    lab.serve("b")?;
-    lab.serve("a")?;
-    let mut victim = of_a_user(lab, "leader")?;
-    given_up_at(lab, &victim, FAULTS[3])?;
-    for to in ["b", "a"] {
-        victim.move_to(lab, to)?;
-        let uids = status(victim.outside_pid(lab)?, "Uid")?;
-        ensure!(uids.split_whitespace().all(|uid| uid == "1234"), "its main thread belongs to {uids}");
-    }
-    victim.finish()
-}
-
-fn in_a_namespace(lab: &mut Lab) -> Result<()> {
-    lab.serve("b")?;
-    let mut victim = Victim::start(lab, "leader")?;
-    let before = victim.outside_pid(lab)?;
-    let outcome = lab.live("a", victim.pid, "b", &["--verify", "--pid-mode", "namespace"])?;
-    victim.moved(lab, &outcome, before, "b")?;
     victim.finish()
 }
 

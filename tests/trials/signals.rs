@@ -18,9 +18,13 @@ const LANES: usize = 8;
 const DOUBTS: usize = 4096;
 /// Words of a lane: `struct lane` of `tests/victims/signalled/board.h`.
 const LANE: usize = 3 + DOUBTS + 3 + DOUBTS;
-const HEAD: usize = 5;
+const HEAD: usize = 9;
 const OVER: usize = 2;
 const WHERE: usize = 4;
+/// `si_code` and `si_pid` of the last one by kill, then by tgkill.
+const CAME: usize = 5;
+const SI_USER: u32 = 0;
+const SI_TKILL: u32 = -6_i32 as u32;
 /// The lanes whose signals are by kill: the last of each host.
 const BY_KILL: [usize; 2] = [3, 7];
 
@@ -31,8 +35,14 @@ pub(super) fn trials() -> Vec<Trial> {
     vec![
         trial("signals sent during moves", &[], move |lab| during(lab, all, moves, &[])),
         trial("signals sent during lazy moves", &[], move |lab| during(lab, all / 2, lazily, &["--lazy"])),
-        trial("signals sent after the last look", &[], |lab| after_the_last_look(lab, &[])),
-        trial("signals sent after the last look lazily", &[], |lab| after_the_last_look(lab, &["--lazy"])),
+        trial("signals sent in the freeze", &[], |lab| sent_at(lab, "source.prepared", &[], true)),
+        trial("signals sent in a lazy freeze", &[], |lab| {
+            sent_at(lab, "source.prepared", &["--lazy"], true)
+        }),
+        trial("signals sent after the last look", &[], |lab| sent_at(lab, "source.looked", &[], false)),
+        trial("signals sent after the last look lazily", &[], |lab| {
+            sent_at(lab, "source.looked", &["--lazy"], false)
+        }),
     ]
 }
 
@@ -85,18 +95,20 @@ impl Board {
     }
 }
 
-/// What is sent to the stopped copy just before it is killed, when its queues were looked at.
-fn after_the_last_look(lab: &mut Lab, args: &[&str]) -> Result<()> {
+/// One by kill to the process and one by tgkill to its thread, sent while the source waits at `point` of a move. `whole`: each comes
+/// as it was sent.
+fn sent_at(lab: &mut Lab, point: &str, args: &[&str], whole: bool) -> Result<()> {
     lab.serve("b")?;
     let mut victim = Victim::start(lab, "signalled")?;
     let mut board = Board { path: lab.dir().join("stop.board"), words: Vec::new() };
-    let args = [&["--verify", "--fault", "source.looked=stop"], args].concat();
+    let fault = format!("{point}=stop");
+    let args = [&["--verify", "--fault", &fault], args].concat();
     let before = victim.outside_pid(lab)?;
     let live = lab.start_live("a", victim.pid, &lab.address("b"), &args)?;
-    let word = "fault source.looked=stop in process ";
+    let word = format!("fault {fault} in process ");
     let mut worker = String::new();
-    wait_until("it is about to kill the copy", SOON, || {
-        worker = live.errors().split_once(word).map_or_else(String::new, |(_, rest)| rest.trim().to_owned());
+    wait_until("it waits there", SOON, || {
+        worker = live.errors().split_once(&word).map_or_else(String::new, |(_, rest)| rest.trim().to_owned());
         !worker.is_empty()
     })?;
     let tool = victims::tool("senders")?;
@@ -108,6 +120,13 @@ fn after_the_last_look(lab: &mut Lab, args: &[&str]) -> Result<()> {
         board.lost().is_ok_and(|(sent, lost)| sent == 2 && lost.is_empty())
     });
     came.with_context(|| format!("lost: {:?}", board.lost()))?;
+    if whole {
+        board.read()?;
+        let sender = board.lane(BY_KILL[0])[1];
+        let came: [u32; 4] = std::array::from_fn(|i| board.words[CAME + i]);
+        let wanted = [SI_USER, sender, SI_TKILL, sender];
+        ensure!(came == wanted, "{came:?} instead of {wanted:?} (si_code, si_pid)");
+    }
     victim.finish()
 }
 

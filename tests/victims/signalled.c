@@ -37,6 +37,7 @@ static void on_kill(int signal, siginfo_t *info, void *context)
 {
 	struct lane *lane = NULL;
 	(void)signal, (void)context;
+	board->by_kill[0] = info->si_code, board->by_kill[1] = info->si_pid;
 	for (int i = 3; i < LANES; i += KINDS)
 		if ((pid_t)board->lane[i].sender == info->si_pid)
 			lane = &board->lane[i];
@@ -49,7 +50,8 @@ static void on_kill(int signal, siginfo_t *info, void *context)
 /* By tgkill, to the worker; where there is no room in the queue it comes without its sender. */
 static void on_tgkill(int signal, siginfo_t *info, void *context)
 {
-	(void)signal, (void)info, (void)context;
+	(void)signal, (void)context;
+	board->by_tgkill[0] = info->si_code, board->by_tgkill[1] = info->si_pid;
 	note(&board->lane[7], board->lane[7].sent);
 	if (pthread_self() == main_thread)
 		wrong_thread = 1;

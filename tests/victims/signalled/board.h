@@ -20,6 +20,8 @@ struct lane {
 struct board {
 	/* `where`: 0 or 1, the host from which it is signalled now. */
 	_Atomic uint32_t pid, tid, over, wrong, where;
+	/* The last one by kill and by tgkill: si_code and si_pid. */
+	_Atomic int32_t by_kill[2], by_tgkill[2];
 	struct lane lane[LANES];
 };
 

@@ -155,7 +155,7 @@ impl Session {
     pub(super) fn build(&mut self, work: &mut Work) -> Result<(), RestoreError> {
         let done = self.build_until_running(work).map_err(|e| match e {
             e @ (RestoreError::Wire(_) | RestoreError::Aborted(_)) => e,
-            e => work.watch.tell(work.skeleton.pid, e),
+            e => work.watch.tell(work.skeleton.pid, e.of_half_built()),
         });
         if work.state == Target::Running {
             // settled when the source says goodbye; see `run`

@@ -2,7 +2,9 @@
 
 use crate::state::StateError;
 use crate::state::files::FilesError;
+use crate::state::signals::told;
 use crate::tracee::TraceeError;
+use crate::tracee::thread::Stop;
 use crate::transport::WireError;
 
 /// Building or activating the skeleton failed.
@@ -49,6 +51,14 @@ pub enum RestoreError {
         /// How that was noticed.
         source: Box<RestoreError>,
     },
+    /// Somebody here has signalled a process that is not whole yet.
+    #[error("{what} while it was being built there")]
+    Signalled {
+        /// Who did what to it.
+        what: String,
+        /// How that was noticed.
+        source: Box<RestoreError>,
+    },
     /// The source sent something that makes no sense; nothing was done with it.
     #[error("the source sent {0}")]
     Nonsense(String),
@@ -76,5 +86,25 @@ impl RestoreError {
     pub fn io<E: Into<std::io::Error>>(step: impl Into<String>) -> impl FnOnce(E) -> RestoreError {
         let step = step.into();
         move |e| RestoreError::Io { step, source: e.into() }
+    }
+
+    /// The same error, of a process in the making; if that was signalled, it says so. All but three signals wait until it
+    /// is whole: `SIGSTOP` cannot be blocked, `SIGTRAP` ends our batches, `SIGKILL` ends it.
+    pub(super) fn of_half_built(self) -> Self {
+        let what = match &self {
+            RestoreError::Tracee(e) | RestoreError::State(StateError::Tracee(e)) => match e {
+                TraceeError::Died { .. } => Some("somebody or the kernel killed the process".to_owned()),
+                TraceeError::UnexpectedStop { stop, .. } => [libc::SIGSTOP, libc::SIGTRAP]
+                    .into_iter()
+                    .find(|signal| *stop == format!("{:?}", Stop::Signal(*signal)))
+                    .map(|signal| format!("somebody sent {} to the process", told(signal))),
+                _ => None,
+            },
+            _ => None,
+        };
+        match what {
+            Some(what) => RestoreError::Signalled { what, source: Box::new(self) },
+            None => self,
+        }
     }
 }

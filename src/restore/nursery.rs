@@ -19,6 +19,7 @@ use std::process::Stdio;
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::SigSet;
 use nix::sys::wait::waitpid;
 use nix::unistd::{Pid, setsid};
 use serde::{Deserialize, Serialize};
@@ -169,11 +170,15 @@ fn init(pid: i32, socket: &OwnedFd) -> Result<(), Step> {
 }
 
 fn bear(pid: i32, flags: u64, socket: &OwnedFd) -> Result<(), Step> {
+    // what somebody sends it waits until it is the process that was moved; its mask is put with its state
+    let open = SigSet::thread_get_mask().map_err(|e| ("reading the signal mask", e))?;
+    SigSet::all().thread_block().map_err(|e| ("blocking signals", e))?;
     // SAFETY: this process is single-threaded.
     #[allow(unsafe_code)]
     let forked = unsafe { spawn::fork_with_pid(pid, flags) }.map_err(|e| ("making the process", e))?;
     match forked {
         Forked::Parent(_, pidfd) => {
+            let _ = open.thread_set_mask();
             let born = serde_json::to_vec(&Birth::Born).unwrap_or_default();
             handoff::send(socket.as_fd(), &born, Some(pidfd.as_fd())).map_err(|e| ("reporting the birth", e))
         }

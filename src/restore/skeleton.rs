@@ -458,13 +458,18 @@ impl Drop for Skeleton {
 }
 
 fn seize_stopped(leader: Thread, pid: i32) -> Result<(), RestoreError> {
-    leader.seize(pid, Options::SKELETON)?;
+    const STEP: &str = "stopping the skeleton";
+    leader.seize(pid, Options::SKELETON).map_err(|e| match e {
+        // killed since it was born: it has one thread
+        TraceeError::LeaderEnded { pid } => TraceeError::Died { tid: pid, step: STEP },
+        e => e,
+    })?;
     leader.interrupt()?;
-    match leader.wait("stopping the skeleton", Deadline::after(PATIENCE))? {
+    match leader.wait(STEP, Deadline::after(PATIENCE))? {
         Stop::Trap { .. } => Ok(()),
         other => {
             let stop = format!("{other:?}");
-            Err(TraceeError::UnexpectedStop { tid: leader.0, step: "stopping the skeleton", stop }.into())
+            Err(TraceeError::UnexpectedStop { tid: leader.0, step: STEP, stop }.into())
         }
     }
 }

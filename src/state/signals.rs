@@ -83,6 +83,17 @@ pub fn number(info: &[u8]) -> i32 {
     word(info, 0)
 }
 
+/// Name and number, for people.
+pub fn told(signal: i32) -> String {
+    /// The C library keeps the first two for itself.
+    const FIRST: i32 = 34;
+    match nix::sys::signal::Signal::try_from(signal) {
+        Ok(known) => format!("{known} ({signal})"),
+        Err(_) if signal >= FIRST => format!("SIGRTMIN+{} ({signal})", signal - FIRST),
+        Err(_) => format!("signal {signal}"),
+    }
+}
+
 /// Whether the kernel takes it out of queues when another of its kind comes.
 pub fn job_control(signal: i32) -> bool {
     matches!(signal, libc::SIGCONT | libc::SIGSTOP | libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU)

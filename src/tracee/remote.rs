@@ -258,15 +258,19 @@ impl<'a> Remote<'a> {
         }
     }
 
-    /// Whether the signal of this stop was sent by somebody, not forced by the kernel.
     fn was_sent(&self) -> Result<bool, TraceeError> {
+        Ok(self.survives() && self.is_of_somebody()?)
+    }
+
+    /// Whether the signal of this stop was sent by somebody, not forced by the kernel.
+    fn is_of_somebody(&self) -> Result<bool, TraceeError> {
         let info = ptrace::siginfo(self.thread.0).map_err(|source| TraceeError::Ptrace {
             tid: self.thread.0,
             step: "reading a signal",
             source,
         })?;
         // si_signo, si_errno, si_code
-        Ok(self.survives() && i32::from_le_bytes([info[8], info[9], info[10], info[11]]) <= 0)
+        Ok(i32::from_le_bytes([info[8], info[9], info[10], info[11]]) <= 0)
     }
 
     /// Closes the thread for a signal: one that is delivered now is queued again as it was (kernel/signal.c, `ptrace_signal`).

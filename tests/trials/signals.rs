@@ -7,11 +7,11 @@ use std::fs;
 use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use libtest_mimic::Trial;
 
 use super::trial;
-use super::victims::Victim;
+use super::victims::{Victim, is_gone};
 use crate::lab::{Lab, SOON, victims, wait_until};
 
 const LANES: usize = 8;
@@ -36,13 +36,15 @@ pub(super) fn trials() -> Vec<Trial> {
         trial("signals sent during moves", &[], move |lab| during(lab, all, moves, &[])),
         trial("signals sent during lazy moves", &[], move |lab| during(lab, all / 2, lazily, &["--lazy"])),
         trial("signals sent in the freeze", &[], |lab| sent_at(lab, "source.prepared", &[], true)),
-        trial("signals sent in a lazy freeze", &[], |lab| {
-            sent_at(lab, "source.prepared", &["--lazy"], true)
+        trial("signals sent in a lazy freeze", &[], |lab| sent_at(lab, "source.prepared", &["--lazy"], true)),
+        trial("signals sent in a freeze into a namespace", &[], |lab| {
+            sent_at(lab, "source.prepared", &["--pid-mode", "namespace"], true)
         }),
         trial("signals sent after the last look", &[], |lab| sent_at(lab, "source.looked", &[], false)),
         trial("signals sent after the last look lazily", &[], |lab| {
             sent_at(lab, "source.looked", &["--lazy"], false)
         }),
+        trial("signals to a process in the making", &[], half_built),
     ]
 }
 
@@ -128,6 +130,52 @@ fn sent_at(lab: &mut Lab, point: &str, args: &[&str], whole: bool) -> Result<()>
         ensure!(came == wanted, "{came:?} instead of {wanted:?} (si_code, si_pid)");
     }
     victim.finish()
+}
+
+/// At the target somebody signals the pid again and again while the process is being built. Either it comes to nothing, says why,
+/// and the process runs on at its source; or it moves, and has had the signal.
+fn half_built(lab: &mut Lab) -> Result<()> {
+    lab.serve("b")?;
+    let mut ends = Vec::new();
+    for signal in ["CONT", "CHLD", "USR1", "TERM", "STOP", "TRAP", "KILL"] {
+        let _ = fs::remove_file(lab.dir().join("stop"));
+        let mut victim = Victim::start(lab, "threads")?;
+        let over = lab.dir().join(format!("over-{signal}"));
+        let (pid, before) = (victim.pid, victim.outside_pid(lab)?);
+        let script = format!(
+            "until [ -e {} ]; do kill -{signal} {pid} 2>/dev/null && n=$((n+1)); done; echo $n",
+            over.display()
+        );
+        let mut sender = lab.spawn("b", &["sh", "-c", &script])?;
+        let outcome = lab.start_live("a", pid, &lab.address("b"), &["--verify"])?.outcome()?;
+        fs::write(&over, "")?;
+        let sent: u32 = sender.finish(SOON)?.stdout.trim().parse().unwrap_or(0);
+        let end = (signal, outcome.exit, sent);
+        ends.push(end);
+        ensure!(sent > 0, "{end:?}: nothing was sent");
+        match (outcome.exit, signal) {
+            // it could be moved, and nothing of it was changed on the way
+            (0, "CONT" | "CHLD") => {
+                victim.moved(lab, &outcome, before, "b")?;
+                victim.finish()?;
+            }
+            // it has no handler
+            (0, _) => ensure!(is_gone(before), "{end:?}: it is at the source, too"),
+            (4, "STOP" | "TRAP" | "KILL") => {
+                let why = if signal == "KILL" { "killed the process" } else { "somebody sent SIG" };
+                ensure!(outcome.stderr.contains(why), "{end:?}: {}", outcome.stderr);
+                ensure!(outcome.stderr.contains("runs on here"), "{end:?}: {}", outcome.stderr);
+                victim.check_running(lab)?;
+                victim.finish()?;
+            }
+            _ => bail!("{end:?}: {}", outcome.stderr),
+        }
+    }
+    lab.note(format!("signal, exit code, times: {ends:?}"));
+    if std::env::var_os("ULPM_SIGNALS").is_some() {
+        eprintln!("signal, exit code, times: {ends:?}");
+    }
+    Ok(())
 }
 
 fn during(lab: &mut Lab, all: u64, moves: u64, args: &[&str]) -> Result<()> {

@@ -39,7 +39,14 @@ impl Remote<'_> {
         self.write("writing the table of calls", scratch.table, &batch.table(None))?;
         self.start(scratch.code, scratch, batch.len(), 0)?;
         self.thread.resume(Go::Free, 0)?;
-        self.wait_for("executing a batch of system calls", Go::Free, |s| s == Stop::Signal(libc::SIGTRAP))?;
+        const STEP: &str = "executing a batch of system calls";
+        let end = Stop::Signal(libc::SIGTRAP);
+        self.wait_for(STEP, Go::Free, |s| s == end)?;
+        // by `kill -TRAP` of somebody, in the middle of it: what was not called yet looks as if it had returned 0
+        if self.is_of_somebody()? {
+            let stop = format!("{end:?}");
+            return Err(TraceeError::UnexpectedStop { tid: self.thread.0, step: STEP, stop });
+        }
         self.results(scratch, batch)
     }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::PreloadError;
 use super::agent::PATIENCE;
 use super::capture::Captive;
-use super::late_signals::LateSignals;
+use super::late_signals::{LastLook, LateSignals};
 use crate::image::PAGE_SIZE;
 use crate::image::check::USER_END;
 use crate::image::process::LateSignal;
@@ -16,7 +16,6 @@ use crate::sys::time::Deadline;
 use crate::sys::voice;
 use crate::tracee::ending;
 use crate::tracee::thread::{Go, Stop, Thread};
-use crate::tracee::together::go_to;
 use crate::tracee::{Remote, TraceeError};
 
 /// How long the stopped copy goes on taking signals that come one after the other, once it has no room for more.
@@ -103,7 +102,8 @@ impl Captive {
     pub fn kill(mut self) -> Result<Vec<LateSignal>, PreloadError> {
         let pid = self.frozen.as_ref().map_or(0, |f| f.pid);
         robust::disarm(pid);
-        if let Err(error) = self.empty() {
+        let emptied = self.empty();
+        if let Err(error) = &emptied {
             tracing::debug!(%error, "the copy's memory goes with it");
         }
         let (mut last, begun) = (self.signalled_meanwhile(), Instant::now());
@@ -113,15 +113,12 @@ impl Captive {
                 std::thread::sleep(FLOWING / 8);
             }
         }
-        // across CPUs the end would take longer
-        if let Some(cpu) = self.frozen.as_ref().and_then(|f| f.threads.first()?.cpu()) {
-            go_to(cpu);
-        }
         let Some(frozen) = self.frozen.take() else { return Ok(last) };
         let threads: Vec<_> = frozen.threads.iter().map(|m| m.thread).collect();
-        let mut late = self.late.take();
-        let look = || last.extend(late.as_mut().map(LateSignals::last_look).unwrap_or_default());
-        let killed = ending::end(&threads, || self.signal(libc::SIGKILL), look);
+        let (late, mut seen) = (self.late.take(), LastLook::default());
+        let look = || seen = late.as_ref().map(LateSignals::last_look).unwrap_or_default();
+        let killed = ending::end(&threads, emptied.is_ok(), || self.signal(libc::SIGKILL), look);
+        last.extend(late.map(|late| late.last(seen)).unwrap_or_default());
         // one that ended when we had seized it keeps its parent waiting for our notice
         if frozen.leaderless() {
             let _ = Thread(pid).wait("ending the copy at the source", Deadline::after(PATIENCE));

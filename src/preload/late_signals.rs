@@ -20,6 +20,7 @@ use crate::state::threads;
 use crate::state::timers::fires_again;
 use crate::sys::process::{pidfd_queue_signal, queue_to_thread};
 use crate::sys::ptrace::{self, SiginfoBytes};
+use crate::sys::status::Status;
 use crate::tracee::TraceeError;
 
 const SI_TKILL: i32 = -6;
@@ -33,6 +34,15 @@ struct Queue {
     tid: i32,
     /// What is accounted for, in order.
     known: Vec<SiginfoBytes>,
+}
+
+impl Queue {
+    /// So many entries at its beginning are known, and stay: none of them is of job control. What has no entry does not count, and what
+    /// only looks so is read again.
+    fn settled(&self) -> usize {
+        let leaves = self.known.iter().any(|info| job_control(number(info)));
+        if leaves { 0 } else { self.known.iter().filter(|info| !is_bare(info)).count() }
+    }
 }
 
 /// The queues of a stopped process, and what of them has been taken over.
@@ -49,6 +59,10 @@ pub struct LateSignals {
     /// See [`LateSignals::holding`].
     held: bool,
 }
+
+/// The queues as they were when the process was killed: entries that are not [settled](Queue::settled), and the `status` file.
+#[derive(Debug, Default)]
+pub struct LastLook(Vec<(Option<Vec<SiginfoBytes>>, Vec<u8>)>);
 
 impl LateSignals {
     /// From the queues as they were captured, `pid` being a thread of the process by which that of the process is read, `threads` being pairs of numbers: as we know it, as it knows itself. What must not
@@ -107,19 +121,34 @@ impl LateSignals {
         Ok(found)
     }
 
-    /// As [`LateSignals::look`], of a process whose queues are closed and still there ([`crate::tracee::ending`]). Also what is no more
-    /// than a bit in the queue of any thread: with no room left that is all that `tgkill` leaves.
-    pub fn last_look(&mut self) -> Vec<LateSignal> {
+    /// What has come into the queues of a process that are closed and still there ([`crate::tracee::ending`]), to be thought about when
+    /// it is gone.
+    pub fn last_look(&self) -> LastLook {
+        let look = |queue: &Queue| {
+            let status = std::fs::read(format!("/proc/{}/status", queue.asked));
+            let new = ptrace::queued_signals_from(queue.asked, queue.tid == 0, queue.settled());
+            (new.ok(), status.unwrap_or_default())
+        };
+        LastLook(self.queues.iter().map(look).collect())
+    }
+
+    /// What of that is new. Also what is no more than a bit in the queue of any thread: with no room left that is all that `tgkill`
+    /// leaves.
+    pub fn last(mut self, LastLook(queues): LastLook) -> Vec<LateSignal> {
         let mut found = std::mem::take(&mut self.fresh);
-        for index in 0..self.queues.len() {
-            let Queue { asked, tid, .. } = self.queues[index];
-            let Ok(mut now) = peek(asked, tid == 0) else { continue };
-            let pending = threads::status_of(asked).map(|s| if tid == 0 { s.shdpnd } else { s.sigpnd });
-            let bits = bare(pending.unwrap_or(0)).into_iter();
-            let more: Vec<_> =
-                bits.filter(|bit| !now.iter().any(|info| number(info) == number(bit))).collect();
-            now.extend(more);
-            found.extend(self.account(index, now));
+        for (index, (new, status)) in queues.into_iter().enumerate() {
+            let Some(mut new) = new else { continue };
+            let queue = &mut self.queues[index];
+            let pending =
+                Status::parse(&status).map_or(0, |s| if queue.tid == 0 { s.shdpnd } else { s.sigpnd });
+            let known: Vec<i32> = queue.known.iter().filter(|k| !is_bare(k)).map(|k| number(k)).collect();
+            let is_entry = |bit: &i32| known.contains(bit) || new.iter().any(|info| number(info) == *bit);
+            if queue.settled() > 0 {
+                queue.known.retain(is_bare);
+            }
+            let more: Vec<_> = bare(pending).into_iter().filter(|bit| !is_entry(&number(bit))).collect();
+            new.extend(more);
+            found.extend(self.account(index, new));
         }
         found
     }

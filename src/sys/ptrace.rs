@@ -159,12 +159,17 @@ pub fn siginfo(tid: i32) -> Result<SiginfoBytes, Errno> {
 
 /// Copies all queued signals: the thread's own, or the ones shared by its thread group.
 pub fn queued_signals(tid: i32, shared: bool) -> Result<Vec<SiginfoBytes>, Errno> {
+    queued_signals_from(tid, shared, 0)
+}
+
+/// The same without the first ones. To be read, each is looked for from the first one on: a thousand take milliseconds.
+pub fn queued_signals_from(tid: i32, shared: bool, first: usize) -> Result<Vec<SiginfoBytes>, Errno> {
     const BATCH: usize = 32;
     let mut all: Vec<SiginfoBytes> = Vec::new();
     loop {
         let mut batch = [[0u8; 128]; BATCH];
         let mut args = libc::ptrace_peeksiginfo_args {
-            off: all.len() as u64,
+            off: (first + all.len()) as u64,
             flags: u32::from(shared),
             nr: BATCH as i32,
         };

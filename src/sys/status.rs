@@ -64,7 +64,8 @@ impl Status {
         Self::parse(&text).ok_or_else(|| io::Error::other(format!("{} is incomplete", path.display())))
     }
 
-    fn parse(text: &[u8]) -> Option<Self> {
+    /// From the content of one.
+    pub fn parse(text: &[u8]) -> Option<Self> {
         let mut status = Status::default();
         let mut met = 0;
         for line in text.split(|byte| *byte == b'\n') {

@@ -21,10 +21,12 @@
 //!   (`synchronize_group_exit`).
 //! - *`SIGKILL` of somebody else, just before ours*: the two look the same.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::thread::{Stop, Thread};
+use super::thread::{Go, Stop, Thread};
+use super::together::{Urgent, UrgentTracee, go_to};
 use crate::fault::{Point, point};
+use crate::sys::process::{only, set_affinity};
 use crate::sys::ptrace::Options;
 use crate::sys::time::Deadline;
 
@@ -32,20 +34,32 @@ use crate::sys::time::Deadline;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Kills the process of these threads, all of them stopped or seized by us; `kill` sends the `SIGKILL`. `look` is called
-/// when no signal enters a queue of it any more, and each can be read. On return its parent has been told.
+/// when no signal enters a queue of it any more, and each can be read; what it does others wait for. `empty`: it has next to no memory
+/// left. On return its parent has been told.
 pub fn end<E>(
     threads: &[Thread],
+    empty: bool,
     kill: impl FnOnce() -> Result<(), E>,
     look: impl FnOnce(),
 ) -> Result<(), E> {
     const STEP: &str = "ending the copy at the source";
+    // while `kill` says 0 in vain nobody's time slice is waited for; to give much memory back takes too long for that
+    let urgent = Urgent::begin();
+    // across CPUs each stop would take longer
+    let cpu = nix::sched::sched_getcpu().ok();
+    cpu.into_iter().for_each(go_to);
     for thread in threads {
         if let Err(error) = thread.set_options(Options::ENDING) {
             tracing::debug!(%error, "a thread that does not stop at its exit");
         }
+        if empty {
+            UrgentTracee::begin(*thread).keep();
+            let _ = cpu.map(|cpu| set_affinity(thread.0, &only(cpu)));
+        }
     }
     // a fault that is no more than an error cannot keep it alive
     let _ = point(Point::SourceLooked);
+    let begun = Instant::now();
     kill()?;
     let exits = |thread: &&Thread| {
         let deadline = Deadline::after(PATIENCE);
@@ -57,15 +71,20 @@ pub fn end<E>(
             }
         }
     };
-    let at_exit: Vec<&Thread> = threads.iter().filter(exits).collect();
+    // the leader last: the notice of its death comes when all others have ended
+    let at_exit: Vec<&Thread> = threads.iter().rev().filter(exits).collect();
+    let exits = begun.elapsed();
     look();
-    for thread in at_exit {
-        let _ = thread.resume(super::thread::Go::Free, 0);
+    let looked = begun.elapsed();
+    for thread in &at_exit {
+        let _ = thread.resume(Go::Free, 0);
     }
-    // the parent learns of the end only when its tracer has: the leader, whose notice that is, comes last
+    // the parent learns of the end only when its tracer has
     for thread in threads.iter().rev() {
         let deadline = Deadline::after(PATIENCE);
         while thread.wait(STEP, deadline).is_ok() {}
     }
+    drop(urgent);
+    tracing::debug!(?exits, ?looked, ended = ?begun.elapsed(), threads = threads.len(), "the copy's end");
     Ok(())
 }

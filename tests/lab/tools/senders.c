@@ -33,11 +33,12 @@ static int proc(pid_t pid, const char *file, char *text, size_t size)
 }
 
 /* Killed, or gone. The bit is set under the lock under which signals are queued, in the instant from which the kernel drops what is
- * sent, and stays until the process is reaped: if it is not there, what was sent before was queued. */
+ * sent, and stays until the process is reaped: if it is not there, what was sent before was queued. One that is being reaped just
+ * then has no threads, and no bits. */
 static int is_ending(pid_t pid)
 {
 	char text[4096], *at;
-	if (!proc(pid, "status", text, sizeof text) || !(at = strstr(text, "ShdPnd:")))
+	if (!proc(pid, "status", text, sizeof text) || !(at = strstr(text, "ShdPnd:")) || strstr(text, "Threads:\t0\n"))
 		return 1;
 	return strtoull(at + 7, NULL, 16) >> (SIGKILL - 1) & 1;
 }

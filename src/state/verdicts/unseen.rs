@@ -60,9 +60,15 @@ pub(super) const ROWS: &[Row] = &[
     carried("sigaltstack", "alternate signal stack of each thread, or that there is none", "signals, bare"),
     limited(
         "signals that come while it moves",
-        "what others send to the stopped copy, until it has ended",
-        "they look like those of sigqueue, of the same sender; what is sent while the copy ends is lost",
+        "what others send to the stopped copy, until it is killed",
+        "those that come once it runs at the target look like those of sigqueue, of the same sender; what is sent to the killed copy is dropped by the kernel",
         "signals sent during moves",
+    ),
+    limited(
+        "signals to a process in the making",
+        "what somebody at the target sends to its pid before it runs there",
+        "they wait for it, and go with it if it never runs; SIGSTOP, SIGTRAP and SIGKILL end the move",
+        "signals to a process in the making",
     ),
     carried("rt_sigaction", "actions of signals", "victim signals"),
     carried("get_robust_list", "robust futex list of each thread", "robust, owned, bare"),

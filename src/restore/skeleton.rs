@@ -459,11 +459,7 @@ impl Drop for Skeleton {
 
 fn seize_stopped(leader: Thread, pid: i32) -> Result<(), RestoreError> {
     const STEP: &str = "stopping the skeleton";
-    leader.seize(pid, Options::SKELETON).map_err(|e| match e {
-        // killed since it was born: it has one thread
-        TraceeError::LeaderEnded { pid } => TraceeError::Died { tid: pid, step: STEP },
-        e => e,
-    })?;
+    leader.seize(pid, Options::SKELETON)?;
     leader.interrupt()?;
     match leader.wait(STEP, Deadline::after(PATIENCE))? {
         Stop::Trap { .. } => Ok(()),

@@ -107,6 +107,6 @@ pub trait DirtyTracker: Send {
 }
 
 fn open_pagemap(pid: i32) -> Result<File, TrackError> {
-    File::open(format!("/proc/{}/pagemap", voice::of(pid)))
+    voice::by(pid, |voice| File::open(format!("/proc/{voice}/pagemap")))
         .map_err(|source| TrackError::Pagemap { pid, source })
 }

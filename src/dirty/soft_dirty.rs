@@ -138,11 +138,11 @@ fn remember(frames: &mut [u64], piece: &[Entry]) {
 }
 
 fn clear(pid: i32) -> Result<(), TrackError> {
-    File::options()
-        .write(true)
-        .open(format!("/proc/{}/clear_refs", voice::of(pid)))
-        .and_then(|mut f| f.write_all(b"4"))
-        .map_err(|source| TrackError::ClearRefs { pid, source })
+    let write = |voice| {
+        let file = File::options().write(true).open(format!("/proc/{voice}/clear_refs"));
+        file.and_then(|mut file| file.write_all(b"4"))
+    };
+    voice::by(pid, write).map_err(|source| TrackError::ClearRefs { pid, source })
 }
 
 fn entry(pagemap: &File, pid: i32, addr: u64) -> Result<Entry, TrackError> {

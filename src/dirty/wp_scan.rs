@@ -123,7 +123,7 @@ impl WpScan {
             return Ok(());
         }
         let memory = |source| TrackError::Memory { pid: self.pid, source };
-        let mem = ProcMem::open(voice::of(self.pid)).map_err(memory)?;
+        let mem = ProcMem::of_process(self.pid).map_err(memory)?;
         for page in absent.iter().flat_map(|r| r.chunks(PAGE_SIZE)) {
             // what cannot be read (beyond the end of the file, a guard page) stays as it is
             let _ = mem.read(page.start, &mut [0]);

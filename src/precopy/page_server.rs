@@ -92,7 +92,7 @@ impl Memory {
             pid,
             voice: voice::of(pid),
             pidfd: pidfd_open(pid)?,
-            mem: ProcMem::open(voice::of(pid))?,
+            mem: ProcMem::of_process(pid)?,
             private: lazy::private(layout),
             huge: layout.vmas.iter().filter(huge).map(|v| (v.range(), v.page_size)).collect(),
             objects: objects.into_iter().map(|shown| (shown.id(), shown)).collect(),

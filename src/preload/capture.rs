@@ -44,14 +44,15 @@ pub struct Poised {
 
 /// What a thread may have done since preflight, and what takes too long to be looked at while it is stopped.
 fn insist_unchanged(pid: i32) -> Result<(), PreloadError> {
-    let tids = tids(pid)?;
-    let voice = voice::of(pid);
-    let late = [
-        namespaces::obstacles(voice, &tids),
-        sharing::obstacles(pid, &tids),
-        confinement::obstacles(voice, &tids),
-    ];
-    refuse_late(&late.concat())
+    voice::by(pid, |voice| {
+        let tids = tids(pid)?;
+        let late = [
+            namespaces::obstacles(voice, &tids),
+            sharing::obstacles(pid, &tids),
+            confinement::obstacles(voice, &tids),
+        ];
+        refuse_late(&late.concat())
+    })
 }
 
 fn refuse_late(late: &[Obstacle]) -> Result<(), PreloadError> {

@@ -36,9 +36,12 @@ pub fn describe(pid: i32, options: &FilesOptions) -> Result<Described, PreloadEr
     loop {
         let obstacles = standing::obstacles(pid)?;
         let begun = start_time(pid);
-        let unsure = match look(pid, options, obstacles) {
+        let voice = voice::of(pid);
+        let seen = look(pid, voice, options, obstacles);
+        let whole = voice::life(pid, voice) == Life::Lives;
+        let unsure = match seen {
             Err(_) if start_time(pid) != begun => return Err(PreloadError::Ended(pid)),
-            Ok(described) if described.obstacles.is_empty() => return Ok(described),
+            Ok(described) if whole && described.obstacles.is_empty() => return Ok(described),
             // what is in the way may be passing: a child that comes and goes holds all that the process holds
             unsure => unsure,
         };
@@ -50,9 +53,13 @@ pub fn describe(pid: i32, options: &FilesOptions) -> Result<Described, PreloadEr
     }
 }
 
-fn look(pid: i32, options: &FilesOptions, mut obstacles: Vec<Obstacle>) -> Result<Described, PreloadError> {
-    // what hangs on memory and descriptors is told by a thread that lives
-    let voice = voice::of(pid);
+/// `voice`: a thread that lives, which tells what hangs on memory and descriptors.
+fn look(
+    pid: i32,
+    voice: i32,
+    options: &FilesOptions,
+    mut obstacles: Vec<Obstacle>,
+) -> Result<Described, PreloadError> {
     let status = threads::status_of(voice)?;
     let tids = tids(pid)?;
     obstacles.extend(seccomp::obstacles(pid, &tids));

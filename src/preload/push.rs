@@ -98,8 +98,7 @@ struct Round {
 impl Pusher {
     /// Nothing is sent yet. `exact`: whether the tracker is; contents are compared where it is not.
     pub fn new(pid: i32, exact: bool) -> Result<Self, PreloadError> {
-        let mem =
-            ProcMem::open(voice::of(pid)).map_err(|source| PreloadError::Memory { pid, addr: 0, source })?;
+        let mem = ProcMem::of_process(pid).map_err(|source| PreloadError::Memory { pid, addr: 0, source })?;
         let (sent, zeroes, owed) = (RangeSet::default(), RangeSet::default(), RangeSet::default());
         let guards = RangeSet::default();
         let (seen, heat, withheld) = (PageMap::default(), Heat::default(), RangeSet::default());

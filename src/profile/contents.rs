@@ -19,8 +19,7 @@ pub struct Contents {
 impl Contents {
     /// Nothing is seen yet.
     pub fn of(pid: i32) -> Result<Self, ProfileError> {
-        let mem =
-            ProcMem::open(voice::of(pid)).map_err(|source| PreloadError::Memory { pid, addr: 0, source })?;
+        let mem = ProcMem::of_process(pid).map_err(|source| PreloadError::Memory { pid, addr: 0, source })?;
         Ok(Contents { pid, mem, seen: PageMap::default() })
     }
 

@@ -12,6 +12,7 @@ use super::StateError;
 use crate::image::memory::Layout;
 use crate::image::{Obstacle, PageRange};
 use crate::sys::pagemap::{self, Category, Query};
+use crate::sys::voice;
 
 /// Why guard pages in a shared mapping are refused.
 pub const SHARED: &str = "guard pages (MADV_GUARD_INSTALL) in a shared mapping are not carried";
@@ -33,8 +34,8 @@ pub fn look(pid: i32, layout: &Layout) -> Result<Guards, StateError> {
     if pagemap::guards().is_empty() {
         return Ok(all);
     }
-    let pagemap =
-        File::open(format!("/proc/{pid}/pagemap")).map_err(StateError::io(pid, "opening the page map"))?;
+    let pagemap = voice::by(pid, |voice| File::open(format!("/proc/{voice}/pagemap")))
+        .map_err(StateError::io(pid, "opening the page map"))?;
     let query = Query {
         all: Category::GUARD,
         any: Category::empty(),

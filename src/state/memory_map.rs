@@ -37,7 +37,10 @@ pub struct Survey {
 
 /// Reads the layout with all flags (walks the page tables: not inside the freeze).
 pub fn survey(pid: i32) -> Result<Survey, StateError> {
-    let pid = voice::of(pid);
+    voice::by(pid, survey_by)
+}
+
+fn survey_by(pid: i32) -> Result<Survey, StateError> {
     let text =
         std::fs::read(format!("/proc/{pid}/smaps")).map_err(StateError::io(pid, "reading the smaps"))?;
     let maps = maps::parse(pid, &text).map_err(StateError::io(pid, "reading the smaps"))?;
@@ -68,7 +71,10 @@ pub fn survey(pid: i32) -> Result<Survey, StateError> {
 /// Reads the layout, taking flags over from `previous` where an area is the same. The second value says
 /// whether an area was found that is not in `previous`: its flags are unknown.
 pub fn quick(pid: i32, previous: &Layout) -> Result<(Survey, bool), StateError> {
-    let pid = voice::of(pid);
+    voice::by(pid, |voice| quick_by(voice, previous))
+}
+
+fn quick_by(pid: i32, previous: &Layout) -> Result<(Survey, bool), StateError> {
     let maps = maps::maps(pid).map_err(StateError::io(pid, "reading the maps"))?;
     let mut unknown = false;
     let survey = digest(pid, &maps, |map| match same(&previous.vmas, map) {

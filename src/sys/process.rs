@@ -141,6 +141,11 @@ impl ProcMem {
         File::options().read(true).write(true).open(format!("/proc/{pid}/mem")).map(ProcMem)
     }
 
+    /// The memory of a process, by a thread that lives.
+    pub fn of_process(pid: i32) -> std::io::Result<Self> {
+        super::voice::by(pid, Self::open)
+    }
+
     /// Another handle of the same.
     pub fn try_clone(&self) -> std::io::Result<Self> {
         self.0.try_clone().map(ProcMem)

@@ -15,12 +15,26 @@ const PF_EXITING: u64 = 0x4;
 
 /// A living thread of this process: its main thread, unless that has ended. The pid, if none lives.
 ///
-/// It may be gone a moment later, as any thread may; those of a stopped process stay ([`crate::tracee::Frozen::voice`]).
+/// It may be gone a moment later, as any thread may: see [`by`]. Those of a stopped process stay ([`crate::tracee::Frozen::voice`]).
 pub fn of(pid: i32) -> i32 {
     if life(pid, pid) == Life::Lives {
         return pid;
     }
     living(pid).unwrap_or(pid)
+}
+
+/// Looks at a process by a thread that lived all the time: what one shows that ends meanwhile fails, or looks like nothing.
+pub fn by<T, E>(pid: i32, mut look: impl FnMut(i32) -> Result<T, E>) -> Result<T, E> {
+    /// Each is the end of another thread.
+    const TRIES: u32 = 100;
+    for _ in 1..TRIES {
+        let voice = of(pid);
+        let seen = look(voice);
+        if life(pid, voice) == Life::Lives || !lives(pid) {
+            return seen;
+        }
+    }
+    look(of(pid))
 }
 
 /// The process that a thread belongs to.

@@ -105,11 +105,11 @@ fn proc_error(pid: i32, file: &str) -> impl FnOnce(std::io::Error) -> TraceeErro
 }
 
 fn memory(pid: i32) -> Result<ProcMem, TraceeError> {
-    ProcMem::open(voice::of(pid)).map_err(proc_error(pid, "mem"))
+    ProcMem::of_process(pid).map_err(proc_error(pid, "mem"))
 }
 
 fn maps(pid: i32) -> Result<String, TraceeError> {
-    crate::sys::lossy(format!("/proc/{}/maps", voice::of(pid))).map_err(proc_error(pid, "maps"))
+    voice::by(pid, |voice| crate::sys::lossy(format!("/proc/{voice}/maps"))).map_err(proc_error(pid, "maps"))
 }
 
 /// Of those below 2^47, where the kernel maps unless asked otherwise (Documentation/arch/x86/x86_64/mm.rst). Page-aligned.

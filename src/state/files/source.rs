@@ -30,9 +30,10 @@ use super::{FilesError, FilesOptions, holders, kinds, refuse};
 /// Preflight on the source: describes all descriptors of the running process `pid` without contents, with
 /// all obstacles at once. Nothing is stopped or changed.
 pub fn describe(pid: i32, options: &FilesOptions) -> Result<(FilesImage, Vec<Obstacle>), FilesError> {
-    let pid = voice::of(pid);
-    let pidfd = pidfd_of_thread(pid).map_err(|_| FilesError::Gone { pid })?;
-    Source::new(pid, pidfd.as_fd(), options, None, false).run(|_| true)
+    voice::by(pid, |voice| {
+        let pidfd = pidfd_of_thread(voice).map_err(|_| FilesError::Gone { pid })?;
+        Source::new(voice, pidfd.as_fd(), options, None, false).run(|_| true)
+    })
 }
 
 /// At the freeze: every thread is stopped, and `pid` one that lives, with its pidfd. Reuses `previous` (from [`describe`]) where link, inode

@@ -137,13 +137,15 @@ impl Vma {
         }
     }
 
-    /// The backing that continues at `addr`: two areas are the same piece of mapping if these are equal.
+    /// The backing that continues at `addr`: two areas are the same piece of mapping if these are equal. A shared one that may become
+    /// writable keeps its memory file from being sealed, so it is another one than one that may not.
     pub fn identity_at(&self, addr: u64) -> (bool, &Backing, u64, VmaFlags, u64) {
         let offset = match self.backing {
             Backing::Anonymous => 0,
             _ => self.offset + (addr - self.start),
         };
-        let kind = self.flags & VmaFlags::GROWS_DOWN.union(VmaFlags::DROPPABLE);
+        let shared = if self.shared { VmaFlags::MAY_WRITE } else { VmaFlags::empty() };
+        let kind = self.flags & VmaFlags::GROWS_DOWN.union(VmaFlags::DROPPABLE).union(shared);
         (self.shared, &self.backing, offset, kind, self.page_size)
     }
 }

@@ -436,6 +436,18 @@ mod tests {
         assert_eq!(joined(&old, &new, &all), [Joined { whole: range(1, 9), parts }]);
     }
 
+    /// What may become writable keeps its memory file from being sealed (`F_SEAL_WRITE`: EBUSY).
+    #[test]
+    fn a_shared_mapping_that_only_reads_is_another_than_one_that_may_write() {
+        let backing = Backing::MemFd(crate::image::ObjectId { dev: 1, ino: 2 });
+        let reads = Vma { shared: true, backing, ..anon(1, 4, 1) };
+        let may_write = Vma { flags: VmaFlags::MAY_WRITE, ..reads.clone() };
+        let (old, new) = ([may_write], [reads]);
+        assert_eq!(difference(&old, &new), [Step::Map(range(1, 4), &new[0])]);
+        let private = |vma: &Vma| [Vma { shared: false, ..vma.clone() }];
+        assert_eq!(difference(&private(&old[0]), &private(&new[0])), []);
+    }
+
     #[test]
     fn another_backing_is_mapped_anew() {
         let old = [anon(1, 4, 1)];

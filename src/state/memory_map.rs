@@ -11,6 +11,7 @@ use std::path::Path;
 
 use procfs::process::{MMPermissions, MMapPath, MemoryMap};
 
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::statfs::{HUGETLBFS_MAGIC, statfs};
 
 use super::error::StateError;
@@ -298,7 +299,7 @@ fn object(pid: i32, map: &MemoryMap, id: ObjectId, maps: &[MemoryMap]) -> Memory
         MMapPath::Path(path) => FilePath::from(path.as_path()),
         _ => FilePath::default(),
     };
-    let shm = shm::is_name(&path);
+    let (shm, is_memfd) = (shm::is_name(&path), path.starts_with("/memfd:"));
     let memfd_name = match shm {
         true => Some(path.without_suffix(DELETED)),
         false => path.strip_prefix("/memfd:").map(|name| name.without_suffix(DELETED)),
@@ -308,10 +309,18 @@ fn object(pid: i32, map: &MemoryMap, id: ObjectId, maps: &[MemoryMap]) -> Memory
         size: by_link.as_ref().map_or(by_maps, |found| found.len()),
         inode: by_link.as_ref().map(inode::of).filter(|_| memfd_name.is_some()),
         memfd_name,
-        seals: 0,
+        // of one that has a descriptor, too, they are asked again there
+        seals: by_link.filter(|_| is_memfd).map_or(0, |_| seals(pid, map)),
         page_size: page_size(map),
         shm,
     }
+}
+
+/// Seals of a memory file that is mapped; where we may not open it the process may not either, and cannot change what its mappings
+/// permit.
+fn seals(pid: i32, map: &MemoryMap) -> i32 {
+    let file = std::fs::File::open(map_file(pid, map.address));
+    file.ok().and_then(|file| fcntl(&file, FcntlArg::F_GET_SEALS).ok()).unwrap_or(0)
 }
 
 /// The link to what is mapped there.

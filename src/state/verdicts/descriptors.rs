@@ -37,6 +37,16 @@ pub(super) const ROWS: &[Row] = &[
         "memory files: content, name, seals, owner, mode, times, attributes",
         "victims fds, nameless",
     ),
+    carried(
+        "/memfd: mapped and sealed",
+        "seals of a memory file with mappings that only read, private ones, older ones that write; or without a descriptor",
+        "victim memfds",
+    ),
+    harmless(
+        "VmFlags sh without mw",
+        "whether a shared mapping that only reads was made by a description that may write",
+        "it cannot become writable by either",
+    ),
     refused(
         "/memfd: security.*",
         "file capabilities and the like of a memory file (labels of security modules are the host's own)",

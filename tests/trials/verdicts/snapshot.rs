@@ -117,9 +117,11 @@ pub(super) fn may_differ(key: &Key, before: &Snapshot) -> bool {
     let kind = (area.clone(), scope.clone(), format!("SOL_SOCKET {}", libc::SO_TYPE));
     let stream = before.show(&kind).starts_with("01");
     let groups = "IP_MULTICAST_TTL, IPV6_MULTICAST_HOPS, IPV6_MULTICAST_IF of a stream";
-    let row = match stream && OF_GROUPS.contains(&name.as_str()) {
-        true => of(Area::Sockets, groups),
-        false => row(key),
+    let fixed = area == "VmFlags" && name == "sh" && !before.has(&(area.clone(), scope.clone(), "mw".into()));
+    let row = match name.as_str() {
+        _ if fixed => of(Area::Descriptors, "VmFlags sh without mw"),
+        option if stream && OF_GROUPS.contains(&option) => of(Area::Sockets, groups),
+        _ => row(key),
     };
     row.is_some_and(|row| matches!(row.verdict, Verdict::Harmless(_) | Verdict::Limited(_)))
 }

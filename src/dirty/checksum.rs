@@ -47,6 +47,10 @@ impl DirtyTracker for Checksum {
         self.present(layout)
     }
 
+    fn stale(&self) -> bool {
+        super::is_gone(&self.pagemap)
+    }
+
     fn last(&mut self, layout: &Layout, known: &RangeSet) -> Result<Last, TrackError> {
         Ok(Last::of_present(self.present(layout)?, known))
     }

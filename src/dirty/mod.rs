@@ -101,9 +101,19 @@ pub trait DirtyTracker: Send {
         self.round(layout)
     }
 
+    /// Whether the address space that is tracked is the process's no more: it has ended, or begun another program. What is found from then
+    /// on is nothing, not a change.
+    fn stale(&self) -> bool;
+
     /// The final scan. `known`: every page that a round reported and nobody has forgotten since; what is present besides counts as
     /// written. The process is stopped and will not run on here.
     fn last(&mut self, layout: &Layout, known: &RangeSet) -> Result<Last, TrackError>;
+}
+
+/// Whether the address space behind a page map is gone: it has no entry then, not even for the first page (`pagemap_read`).
+fn is_gone(pagemap: &File) -> bool {
+    use std::os::unix::fs::FileExt as _;
+    matches!(pagemap.read_at(&mut [0; 8], 0), Ok(0))
 }
 
 fn open_pagemap(pid: i32) -> Result<File, TrackError> {

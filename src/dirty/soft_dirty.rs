@@ -185,6 +185,10 @@ impl DirtyTracker for SoftDirty {
         Ok(found)
     }
 
+    fn stale(&self) -> bool {
+        super::is_gone(&self.pagemap)
+    }
+
     fn last(&mut self, layout: &Layout, known: &RangeSet) -> Result<Last, TrackError> {
         Ok(Last::of_present(self.look(layout)?, known))
     }

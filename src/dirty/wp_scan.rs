@@ -345,6 +345,10 @@ impl DirtyTracker for WpScan {
         Ok(all)
     }
 
+    fn stale(&self) -> bool {
+        super::is_gone(&self.pagemap)
+    }
+
     fn last(&mut self, layout: &Layout, known: &RangeSet) -> Result<Last, TrackError> {
         self.clear_marks(layout)?;
         last::last(self, layout, known)

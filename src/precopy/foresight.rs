@@ -51,6 +51,7 @@ pub fn basis(home: &Path, link: &Link, rtt: Duration, agent: &Agent, described: 
         descriptors: described.files.files.len() as u32,
         areas: agent.layout.vmas.len() as u32,
         resident_pages: described.memory.resident / PAGE_SIZE,
+        asks_for_written: agent.tracker() == "wp-scan",
         rtt,
         compares: agent.tracker() != "wp-scan" || !agent.layout.objects.is_empty(),
         same_machine: link.same_machine(),

@@ -6,6 +6,7 @@
 use std::time::Instant;
 
 use super::MigrateError;
+use super::attempt::{ATTEMPTS, PAUSE, is_new_mapping, memory, passing};
 use super::control::Control;
 use super::foresight::Foresight;
 use super::hand_on::{Copy, Signals, Tended as _};
@@ -18,8 +19,6 @@ use crate::dirty::{Found, Last};
 use crate::fault::Point;
 use crate::handover::journal::{Journal, Phase};
 use crate::handover::{Source, SourceAction, SourceEvent};
-use crate::image::files::FilesImage;
-use crate::image::memory::MemoryImage;
 use crate::image::process::ProcessImage;
 use crate::image::{PAGE_SIZE, PageRange, TreeImage};
 use crate::preload::PreloadError;
@@ -30,9 +29,8 @@ use crate::preload::standing::children;
 use crate::report::{MigrationReport, Outcome};
 use crate::restore::session::initial_clocks;
 use crate::state::files::tcp_over::hang_up;
-use crate::state::{StateError, memory_map, mm_fields, scheduling};
+use crate::state::{StateError, scheduling};
 use crate::sys::time::ClockOffsets;
-use crate::tracee::TraceeError;
 use crate::tracee::together::{Urgent, leave_to_others};
 use crate::transport::protocol::{Moments, ToSource, ToTarget};
 
@@ -64,28 +62,6 @@ impl std::fmt::Debug for Freezer<'_> {
     }
 }
 
-/// Freezes that a passing obstacle may spoil.
-const ATTEMPTS: u32 = 8;
-const PAUSE: std::time::Duration = std::time::Duration::from_millis(3);
-
-/// Whether it may be gone in a moment: something that the process has open just now, or a thread that is about to sleep on.
-fn passing(e: &MigrateError) -> bool {
-    use crate::state::files::FilesError;
-    matches!(
-        e,
-        MigrateError::Source(
-            PreloadError::Files(FilesError::Refused(_))
-                | PreloadError::Tracee(TraceeError::Call32 { .. })
-                | PreloadError::State(
-                    StateError::Files(FilesError::Refused(_))
-                        | StateError::Obstacles(_)
-                        | StateError::UnknownWait { .. }
-                        | StateError::Tracee(TraceeError::Call32 { .. })
-                )
-        )
-    )
-}
-
 fn ms(since: Instant) -> f64 {
     since.elapsed().as_secs_f64() * 1e3
 }
@@ -110,12 +86,16 @@ impl Freezer<'_> {
             self.report.freeze_parts.stop = ms(begun);
             let stopped_ns = initial_clocks().boottime_ns;
             let captured = MigrateError::point(Point::SourceFrozen)
-                .and_then(|()| self.capture(agent, described, &mut captive));
+                .and_then(|()| self.capture(agent, described, &mut captive, attempt));
             match captured {
                 Err(e) if passing(&e) && attempt < ATTEMPTS => {
                     tracing::info!(error = %e, attempt, "not now; the process runs on, and is frozen again in a moment");
                     captive.resume(&mut agent.waits.lock());
-                    std::thread::sleep(PAUSE * attempt);
+                    if is_new_mapping(&e) {
+                        agent.survey(&described.files)?;
+                    } else {
+                        std::thread::sleep(PAUSE * attempt);
+                    }
                 }
                 Err(e) => return self.give_up(link, agent, captive, e),
                 Ok((image, found)) => {
@@ -243,9 +223,11 @@ impl Freezer<'_> {
         agent: &mut Agent,
         described: &ProcessImage,
         captive: &mut Captive,
+        attempt: u32,
     ) -> Result<(ProcessImage, Last), MigrateError> {
         let begun = Instant::now();
-        let memory = self.memory(agent, described)?;
+        agent.insist_same_program()?;
+        let memory = memory(self.options.pid, agent, described, attempt)?;
         tracing::debug!(maps_ms = ms(begun), "capture");
         captive.furnish(&agent.waits.lock())?;
         MigrateError::point(Point::SourceFurnished)?;
@@ -275,21 +257,6 @@ impl Freezer<'_> {
         let mut image = image;
         image.memory.layout = agent.layout.clone();
         Ok((image, found))
-    }
-
-    /// The layout as it is now, before our scratch area comes into it.
-    fn memory(&mut self, agent: &mut Agent, described: &ProcessImage) -> Result<MemoryImage, MigrateError> {
-        let pid = self.options.pid;
-        let (survey, _) = memory_map::quick(pid, &agent.layout).map_err(PreloadError::from)?;
-        let shared = crate::state::shared_memory::new_objects(pid, &described.memory.layout, &survey.layout);
-        if !survey.obstacles.is_empty() || !shared.is_empty() {
-            let list: Vec<String> = survey.obstacles.iter().chain(&shared).map(ToString::to_string).collect();
-            return Err(PreloadError::from(StateError::Obstacles(list.join("; "))).into());
-        }
-        // the descriptors come later: those described before the freeze may be closed by now
-        agent.take(survey.layout, &FilesImage::default());
-        let mm = mm_fields::capture(pid).map_err(PreloadError::from)?;
-        Ok(MemoryImage { mm, layout: agent.layout.clone(), ..described.memory.clone() })
     }
 
     fn commit(

@@ -12,6 +12,7 @@
 //! | [`simulate`] | the rounds of a migration that does not take place; pure |
 //! | [`session`] | the steps in order |
 //! | `ahead` | the rounds |
+//! | `attempt` | what spoils a freeze in passing |
 //! | [`pace`] | pages on their way in a round: counted, and held back to a limit |
 //! | [`control`] | what a user can learn of a migration under way, and change |
 //! | [`freeze`] | from the first thread stopped to the commit |
@@ -24,6 +25,7 @@
 //! | [`settle`] | migrations whose outcome is open |
 
 mod ahead;
+mod attempt;
 pub mod control;
 pub mod direct;
 pub mod error;

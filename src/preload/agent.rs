@@ -161,11 +161,13 @@ impl Agent {
     pub fn round(&mut self, sink: &mut impl PageSink) -> Result<Pushed, PreloadError> {
         self.told();
         let begun = Instant::now();
-        let (found, stopped) = if self.renewal_due && self.tracker.gains_by_a_stop() {
-            self.renew()?
+        let found = if self.renewal_due && self.tracker.gains_by_a_stop() {
+            self.renew()
         } else {
-            (self.tracker.round(&self.layout)?, Duration::ZERO)
+            self.tracker.round(&self.layout).map(|found| (found, Duration::ZERO)).map_err(PreloadError::from)
         };
+        self.insist_same_program()?;
+        let (found, stopped) = found?;
         let scan = begun.elapsed();
         if self.withhold {
             self.pages.withhold(lazy::private(&self.layout));
@@ -176,6 +178,12 @@ impl Agent {
         Ok(Pushed { pages, written: sent.written, held: self.pages.held(), scan, stopped })
     }
 
+    /// Insists that the process runs the program that it ran when it was attached to. Its state, `/proc/PID/maps` for one, is that of the
+    /// new program from then on, while descriptors for its memory still lead to the old one.
+    pub fn insist_same_program(&self) -> Result<(), PreloadError> {
+        if self.tracker.stale() { Err(PreloadError::Exec(self.pid)) } else { Ok(()) }
+    }
+
     /// Right before a lazy freeze: takes back what was written since it was sent and comes after the process anyway
     /// ([`Pusher::take_back`]). Returns pages. Where the tracker is not exact, contents are compared in the freeze with what was
     /// sent; those of shared objects always are.
@@ -183,7 +191,9 @@ impl Agent {
         if self.withhold || !self.tracker.exact() {
             return Ok(0);
         }
-        let found = self.tracker.round(&self.layout)?;
+        let found = self.tracker.round(&self.layout);
+        self.insist_same_program()?;
+        let found = found?;
         self.pages.take_back(&self.layout, &found, sink)
     }
 

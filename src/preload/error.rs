@@ -27,6 +27,9 @@ pub enum PreloadError {
     /// It was there, and is no more.
     #[error("process {0} ended while it was looked at")]
     Ended(i32),
+    /// It called `execve`: nothing that was seen or sent of it holds any more.
+    #[error("process {0} has begun another program meanwhile; move that")]
+    Exec(i32),
     /// What it is rules it out; it was not looked at any further.
     #[error("{0}")]
     Unfit(Obstacle),

@@ -51,6 +51,14 @@ pub enum StateError {
         /// The thread.
         tid: i32,
     },
+    /// The flags of a mapping are read with those of all others, which takes long while the process is stopped.
+    #[error(
+        "process {pid} has just made a mapping whose flags are not known yet: it goes on as it was, try again"
+    )]
+    NewMapping {
+        /// The process.
+        pid: i32,
+    },
     /// Descriptors.
     #[error(transparent)]
     Files(#[from] crate::state::files::FilesError),

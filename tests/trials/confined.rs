@@ -25,6 +25,7 @@ pub(super) fn trials() -> Vec<Trial> {
         trial("a thread under seccomp is left alone", &[], confined_thread),
         trial("a thread that confines itself just before the freeze", &[], confined_later),
         trial("a process that traces another is refused", &[], tracer),
+        trial("a process that begins another program", &[], another_program),
         trial("a 32-bit program is refused", &[], program_of_32_bit),
         trial("what ulpm serve has given up is noted", &[Need::Program("setpriv")], confined_server),
     ]
@@ -112,6 +113,46 @@ fn confined_later(lab: &mut Lab) -> Result<()> {
     live.outcome()?.refused(4, &["thread", "seccomp filter", "runs on here"])?;
     victim.check_running(lab)?;
     victim.finish()
+}
+
+/// It begins another program while it is attached to, and just before the freeze: nothing of the old one is taken for the new one.
+fn another_program(lab: &mut Lab) -> Result<()> {
+    // no child comes and goes
+    const RUN: &str = "echo ready; until [ -e $1.now ]; do :; done; exec sh -c 'until [ -e $1 ]; do :; done; echo PASS' sh $1";
+    lab.serve("b")?;
+    for (i, (fault, tracker)) in [
+        ("source.ready=stop", "wp-scan"),
+        ("source.round=stop", "wp-scan"),
+        ("source.poised=stop", "checksum"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let stop = format!("stop{i}");
+        let victim = Victim::start_until(lab, &stop, &["bash", "-c", RUN, "bash"])?;
+        let args = ["--fault", fault, "--tracker", tracker];
+        let live = lab.start_live("a", victim.pid, &lab.address("b"), &args)?;
+        let struck = format!("fault {fault} in process ");
+        wait_until("the moment has come", SOON, || live.errors().contains(&struck))?;
+        let outside = victim.outside_pid(lab)?;
+        let program = || fs::read_to_string(format!("/proc/{outside}/comm")).unwrap_or_default();
+        fs::write(lab.dir().join(format!("{stop}.now")), "")?;
+        wait_until("it runs another program", SOON, || program().trim() == "sh")?;
+        let said = live.errors();
+        let worker = said
+            .split_once(&struck)
+            .and_then(|(_, rest)| rest.split_whitespace().next())
+            .context("no pid")?;
+        let stopped = || lab.run("a", &["grep", "-q", "^State:.T", &format!("/proc/{worker}/status")], SOON);
+        wait_until("the worker has stopped", SOON, || stopped().is_ok_and(|grep| grep.exit == 0))?;
+        lab.run("a", &["kill", "-CONT", worker], SOON)?;
+        let outcome = live.outcome()?;
+        outcome.refused(4, &["has begun another program meanwhile", "runs on here"]).context(fault)?;
+        ensure!(outcome.report["outcome"] == "aborted", "{outcome:?}");
+        victim.check_running(lab)?;
+        victim.finish()?;
+    }
+    Ok(())
 }
 
 fn tracer(lab: &mut Lab) -> Result<()> {

@@ -15,8 +15,9 @@ use crate::trials::victims::{self as subjects, Victim};
 
 /// Victims whose mappings, descriptors or memory are not the same from one moment to the next; the oracle of each checks more than
 /// a snapshot could.
-const RESTLESS: [&str; 12] = [
+const RESTLESS: [&str; 13] = [
     "dirty",
+    "fresh",
     "hugetlb",
     "late",
     // signals are under way; "leaderless" is calm

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use nix::errno::Errno;
+
 use super::{PreloadError, standing};
 use crate::handover::journal::start_time;
 use crate::image::memory::MemoryImage;
@@ -13,8 +15,13 @@ use crate::state::{
     StateError, attributes, confinement, credentials, huge_pages, memory_map, memory_modes, mm_fields,
     namespaces, numa, probes, program, room, scheduling, seccomp, sharing, sysv, threads, timers,
 };
+use crate::sys::process::pidfd_of_thread;
 use crate::sys::voice::{self, Life};
 use crate::tracee::freeze::tids;
+
+/// Why a process without its main thread is refused by older kernels.
+const LEADERLESS: &str =
+    "its main thread has ended, and this kernel shows no descriptors of others (PIDFD_THREAD, Linux 6.9)";
 
 /// A process as it looks from outside. Registers and the like are still empty.
 #[derive(Debug)]
@@ -60,6 +67,12 @@ fn look(
     options: &FilesOptions,
     mut obstacles: Vec<Obstacle>,
 ) -> Result<Described, PreloadError> {
+    // before Linux 6.9 only a main thread has a pidfd
+    if voice != pid && matches!(pidfd_of_thread(voice), Err(Errno::EINVAL | Errno::ENOENT)) {
+        let obstacle =
+            Obstacle::new(format!("process {pid}"), LEADERLESS, "let its main thread wait for the others");
+        return Err(PreloadError::Unfit(obstacle));
+    }
     let status = threads::status_of(voice)?;
     let tids = tids(pid)?;
     obstacles.extend(seccomp::obstacles(pid, &tids));

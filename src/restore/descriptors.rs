@@ -93,6 +93,13 @@ pub fn put(
     skeleton.run_all(&plan.unwanted, 0, |batch, (first, last)| {
         batch.call("close_range", libc::SYS_close_range, &[u64::from(*first), u64::from(*last), 0]);
     })?;
+    // Off first: what was opened with it has the flag, and no signals; the kernel acts on a change alone (`setfl`).
+    skeleton.run_all(&opened.signalled, 0, |batch, file| {
+        for flags in [file.flags, file.flags | libc::O_ASYNC] {
+            let args = [file.fd as u64, libc::F_SETFL as u64, flags as u64];
+            batch.call("fcntl of a descriptor", libc::SYS_fcntl, &args);
+        }
+    })?;
     Ok(opened.epoll)
 }
 

@@ -160,6 +160,14 @@ pub fn readable_bytes(fd: impl AsFd) -> io::Result<usize> {
     Ok(usize::try_from(count).unwrap_or(0))
 }
 
+/// What a unix socket has sent and nobody has read, in the kernel's own sizes (`SIOCOUTQ`).
+pub fn unread_by_others(fd: impl AsFd) -> io::Result<usize> {
+    let mut count: c_int = 0;
+    // SAFETY: TIOCOUTQ (the number of SIOCOUTQ) writes one int, which `count` is.
+    check(unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TIOCOUTQ, &mut count) }.into())?;
+    Ok(usize::try_from(count).unwrap_or(0))
+}
+
 /// Reads one word without waiting, whatever the flags of the open file say. (`RWF_NOWAIT` on an eventfd: since Linux 5.8;
 /// before, `poll` tells whether the read would wait.)
 pub fn read_word_now(fd: impl AsFd) -> io::Result<u64> {

@@ -24,14 +24,16 @@ const REFUSED: [(&str, &str); 8] = [
 ];
 
 /// What only the stopped process shows: the move is given up.
-const LATE: [(&str, &str); 3] = [
+const LATE: [(&str, &str); 4] = [
+    ("peeked-later", "an empty message waits in it that was looked at before (MSG_PEEK)"),
     ("peeked", "an empty message waits in it that was looked at before (MSG_PEEK)"),
     ("hidden-credentials", "a message with credentials waits in it (SCM_CREDENTIALS)"),
     ("hidden-messages", "a message with credentials waits in it (SCM_CREDENTIALS)"),
 ];
 
 /// What is carried, with these options, and what a note says of it.
-const CARRIED: [(&str, &[&str], &[&str]); 7] = [
+const CARRIED: [(&str, &[&str], &[&str]); 8] = [
+    ("asynchronous", &[], &["its signals (F_SETSIG) name its lowest number (si_fd)"]),
     (
         "datagrams",
         &[],
@@ -45,6 +47,9 @@ const CARRIED: [(&str, &[&str], &[&str]); 7] = [
     ("busy", &[], &[]),
 ];
 
+/// What is carried, but not after an aborted move, which has looked at the empty message.
+const ONCE: [&str; 3] = ["packets-shut", "packets-unread", "packets-closed"];
+
 /// Ways in which each of those is moved.
 const WAYS: [(&str, &[&str]); 3] =
     [("", &[]), (" lazily", &["--lazy"]), (" into a namespace", &["--pid-mode", "namespace"])];
@@ -53,21 +58,39 @@ pub(super) fn trials() -> Vec<Trial> {
     let named = |kind: &str| format!("wires {kind}");
     let refused =
         REFUSED.into_iter().map(|(kind, word)| trial(&named(kind), &[], move |lab| refuse(lab, kind, word)));
-    let late =
-        LATE.into_iter().map(|(kind, word)| trial(&named(kind), &[], move |lab| give_up(lab, kind, word)));
+    let late = LATE.into_iter().map(|(kind, word)| {
+        trial(&named(kind), &[], move |lab| {
+            begin(lab, &[], kind).and_then(|victim| give_up(lab, victim, word))
+        })
+    });
     let carried = CARRIED.into_iter().flat_map(|(kind, args, notes)| {
         WAYS.into_iter().map(move |(way, how)| {
             let args = [args, how].concat();
-            trial(&format!("wires {kind}{way}"), &[], move |lab| carry(lab, kind, &[], &args, notes))
+            trial(&format!("wires {kind}{way}"), &[], move |lab| {
+                abort(lab, kind, &[], &args).and_then(|victim| carry(lab, victim, &args, notes))
+            })
         })
+    });
+    let once = ONCE.into_iter().flat_map(|kind| {
+        WAYS.into_iter().map(move |(way, how)| {
+            trial(&format!("wires {kind}{way}"), &[], move |lab| {
+                begin(lab, &[], kind).and_then(|victim| carry(lab, victim, how, &[]))
+            })
+        })
+    });
+    let again = trial("wires packets-shut after an aborted move", &[], |lab| {
+        let victim = abort(lab, "packets-shut", &[], &[])?;
+        give_up(lab, victim, LATE[0].1)
     });
     let users = [Need::Program("setpriv"), Need::OtherUsers];
     let own = ["packets", "full", "busy"].into_iter().map(|kind| {
         let user = ["setpriv", "--reuid=1234", "--regid=1234", "--clear-groups"];
-        trial(&format!("wires {kind} of a user"), &users, move |lab| carry(lab, kind, &user, &[], &[]))
+        trial(&format!("wires {kind} of a user"), &users, move |lab| {
+            abort(lab, kind, &user, &[]).and_then(|victim| carry(lab, victim, &[], &[]))
+        })
     });
     let families = trial("wires families", &[], families);
-    refused.chain(late).chain(carried).chain(own).chain([families]).collect()
+    refused.chain(late).chain(carried).chain(once).chain(own).chain([again, families]).collect()
 }
 
 fn start(lab: &Lab, before: &[&str], kind: &str) -> Result<Victim> {
@@ -86,9 +109,7 @@ fn refuse(lab: &mut Lab, kind: &str, word: &str) -> Result<()> {
 }
 
 /// In the freeze; what was looked at is as it was.
-fn give_up(lab: &mut Lab, kind: &str, word: &str) -> Result<()> {
-    lab.serve("b")?;
-    let victim = start(lab, &[], kind)?;
+fn give_up(lab: &mut Lab, victim: Victim, word: &str) -> Result<()> {
     let outcome = lab.live("a", victim.pid, "b", &[])?;
     ensure!(outcome.exit == 4, "exit code {}: {outcome:?}", outcome.exit);
     let said = format!("{} {}", outcome.stderr, outcome.report);
@@ -96,16 +117,25 @@ fn give_up(lab: &mut Lab, kind: &str, word: &str) -> Result<()> {
     victim.finish()
 }
 
-/// An aborted move, moves there and back, and it finds all as it was.
-fn carry(lab: &mut Lab, kind: &str, before: &[&str], args: &[&str], notes: &[&str]) -> Result<()> {
+fn begin(lab: &mut Lab, before: &[&str], kind: &str) -> Result<Victim> {
     lab.serve("a")?;
     lab.serve("b")?;
-    let mut victim = start(lab, before, kind)?;
+    start(lab, before, kind)
+}
+
+/// One whose first move was aborted.
+fn abort(lab: &mut Lab, kind: &str, before: &[&str], args: &[&str]) -> Result<Victim> {
+    let victim = begin(lab, before, kind)?;
     let abort = [args, &["--fault", "source.sent=memory"]].concat();
     if !args.contains(&"--lazy") {
         let aborted = lab.live("a", victim.pid, "b", &abort)?;
         ensure!(aborted.exit == 4, "the move was to be aborted in its freeze: {aborted:?}");
     }
+    Ok(victim)
+}
+
+/// Moves there and back, and it finds all as it was.
+fn carry(lab: &mut Lab, mut victim: Victim, args: &[&str], notes: &[&str]) -> Result<()> {
     for (nth, to) in ["b", "a"].into_iter().enumerate() {
         std::thread::sleep(Duration::from_millis(100));
         victim.check_running(lab)?;

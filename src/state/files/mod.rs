@@ -48,7 +48,7 @@ use std::io;
 pub use identity::{Access, FileCheck, Vetted, check_file, content_hash};
 pub(in crate::state) use socket_table::{TABLE as SOCKET_OPTIONS, Treatment};
 pub use source::{capture, describe};
-pub use target::{EpollAdd, RestoreContext, RestoredFiles, TargetCheck, check_target, restore};
+pub use target::{EpollAdd, RestoreContext, RestoredFiles, Signalled, TargetCheck, check_target, restore};
 pub use unix_socket::{UnixPair, wanted_pairs};
 
 use crate::image::obstacle::Obstacle;

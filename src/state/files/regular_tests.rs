@@ -8,9 +8,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use nix::sys::inotify::{InitFlags, Inotify};
 use nix::unistd::mkfifo;
 
-use super::super::target::{RestoreContext, check_target, restore};
+use super::super::target::{RestoreContext, Signalled, check_target, restore};
 use super::super::testing::{
-    captured, describe_only, moved, only_kind, quiet, refusals, restored, status_flags,
+    captured, describe_only, index, moved, only_kind, quiet, refusals, restored, status_flags,
 };
 use super::*;
 use crate::image::files::{FileOwner, OwnerKind};
@@ -73,12 +73,16 @@ fn the_owner_travels() {
     fds::set_owner(&ours, RawOwner { kind: 1, id: me }, libc::SIGUSR2).unwrap();
     fds::set_status_flags(&ours, libc::O_ASYNC | libc::O_NONBLOCK).unwrap();
     let (image, made) = moved(&[&ours, &_peer]);
+    let ours_made = index(&image, ours.as_raw_fd());
     assert_eq!(
-        image.files[0].owner,
+        image.files[ours_made].owner,
         Some(FileOwner { kind: OwnerKind::Process, id: me, signal: libc::SIGUSR2 })
     );
     assert_eq!(fds::owner(&made[0]).unwrap(), (RawOwner { kind: 1, id: me }, libc::SIGUSR2));
-    assert_eq!(status_flags(&made[0]), status_flags(&ours));
+    // the rest in the process, by its number there
+    assert_eq!(status_flags(&made[0]), status_flags(&ours) & !libc::O_ASYNC);
+    let signalled = Signalled { fd: ours.as_raw_fd(), flags: libc::O_NONBLOCK };
+    assert_eq!(restored(&image).signalled, [signalled]);
     fds::set_owner(&ours, RawOwner { kind: 1, id: 1 }, 0).unwrap();
     let texts = refusals(&[&ours, &_peer]);
     assert!(texts[0].contains("its signals (F_SETOWN) go to process 1"), "{texts:?}");

@@ -15,7 +15,8 @@ use netlink_packet_sock_diag::inet::nlas::Nla;
 use netlink_packet_sock_diag::inet::{
     ExtensionFlags, InetRequest, InetResponse, SocketId, StateFlags as InetStates,
 };
-use netlink_packet_sock_diag::unix::{ShowFlags, StateFlags, UnixRequest};
+use netlink_packet_sock_diag::unix::nlas::Nla as UnixNla;
+use netlink_packet_sock_diag::unix::{ShowFlags, StateFlags, UnixRequest, UnixResponse};
 use netlink_sys::protocols::NETLINK_SOCK_DIAG;
 use netlink_sys::{Socket, SocketAddr as NetlinkAddr};
 use nix::sched::{CloneFlags, setns};
@@ -31,6 +32,8 @@ pub(super) struct UnixInfo {
     pub(super) peer: Option<u64>,
     /// Bit 0: reading is shut down; bit 1: writing.
     pub(super) shutdown: u8,
+    /// What it has sent and nobody has read, in the kernel's own sizes (`SIOCOUTQ`).
+    pub(super) unread: usize,
 }
 
 /// An open query socket.
@@ -76,7 +79,7 @@ impl SocketDiag {
         let request = UnixRequest {
             state_flags: StateFlags::all(),
             inode,
-            show_flags: ShowFlags::NAME | ShowFlags::PEER,
+            show_flags: ShowFlags::NAME | ShowFlags::PEER | ShowFlags::RQLEN,
             cookie: [0xff; 8],
         };
         self.send(SockDiagMessage::UnixRequest(request), NLM_F_REQUEST)?;
@@ -87,6 +90,7 @@ impl SocketDiag {
                 named: unix.name().is_some(),
                 peer: unix.peer().map(u64::from),
                 shutdown: unix.shutdown_state().unwrap_or(0),
+                unread: unread(&unix),
             })),
             NetlinkPayload::Error(error) if error.raw_code() == -libc::ENOENT => Ok(None),
             NetlinkPayload::Error(error) => Err(io::Error::from_raw_os_error(-error.raw_code())),
@@ -181,6 +185,15 @@ impl SocketDiag {
     }
 }
 
+/// `udiag_wqueue`, which the answer's own methods give for listening ones only.
+fn unread(unix: &UnixResponse) -> usize {
+    let lengths = unix.nlas.iter().find_map(|nla| match nla {
+        UnixNla::ReceiveQueueLength(_, sent) => Some(*sent as usize),
+        _ => None,
+    });
+    lengths.unwrap_or(0)
+}
+
 fn connect() -> io::Result<Socket> {
     let mut socket = Socket::new(NETLINK_SOCK_DIAG)?;
     socket.bind_auto()?;
@@ -211,11 +224,15 @@ mod tests {
         let diag = diag();
         let (here, there) = UnixStream::pair().unwrap();
         let ask = || diag.unix(inode(&here)).unwrap().unwrap();
-        assert_eq!(ask(), UnixInfo { named: false, peer: Some(inode(&there)), shutdown: 0 });
+        assert_eq!(ask(), UnixInfo { named: false, peer: Some(inode(&there)), shutdown: 0, unread: 0 });
+        assert_eq!(nix::unistd::write(&here, b"unread"), Ok(6));
+        assert_eq!(ask().unread, crate::sys::fds::unread_by_others(&here).unwrap());
+        assert!(ask().unread > 6);
+        assert_eq!(nix::unistd::read(&there, &mut [0; 6]), Ok(6));
         here.shutdown(std::net::Shutdown::Write).unwrap();
         assert_eq!(ask().shutdown, 2);
         drop(there);
-        assert_eq!(ask(), UnixInfo { named: false, peer: Some(0), shutdown: 3 });
+        assert_eq!(ask(), UnixInfo { named: false, peer: Some(0), shutdown: 3, unread: 0 });
         assert_eq!(diag.unix(1).unwrap(), None);
     }
 

@@ -311,6 +311,12 @@ impl<'a> Source<'a> {
             Err(error) if self.is_still(first) => return Err(error),
             Err(_) => return Ok(()),
         };
+        let signals = owner.as_ref().is_some_and(|owner| owner.signal != 0);
+        if signals && first.flags & libc::O_ASYNC as u32 != 0 && group.len() > 1 {
+            let what =
+                "its signals (F_SETSIG) name its lowest number (si_fd): which one they named cannot be seen";
+            self.note(first.object(), what);
+        }
         let file = self.image.files.len();
         self.image.files.push(OpenFile {
             fd: first.fd,

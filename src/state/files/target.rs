@@ -79,6 +79,18 @@ pub struct RestoredFiles {
     pub files: Vec<OwnedFd>,
     /// Calls to be made in the process once its descriptor table is filled, in this order.
     pub epoll: Vec<EpollAdd>,
+    /// Those that send signals (`O_ASYNC`).
+    pub signalled: Vec<Signalled>,
+}
+
+/// A file that sends signals from now on: to be said inside the process, by its number there. The kernel remembers the number by which
+/// `F_SETFL` was called and says it with each signal of `F_SETSIG` (`si_fd`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Signalled {
+    /// Its lowest number.
+    pub fd: i32,
+    /// For `F_SETFL`; without `O_ASYNC`.
+    pub flags: i32,
 }
 
 /// Preflight on the target: can every open file of `image` be made here? `hashes` are the source's answers to
@@ -163,7 +175,17 @@ pub fn restore(image: &FilesImage, context: &mut RestoreContext) -> Result<Resto
             tracing::debug!(object = file.object(), %error, "it has another address");
         }
     }
-    Ok(RestoredFiles { files, epoll: maker.epoll })
+    Ok(RestoredFiles { files, epoll: maker.epoll, signalled: signalled(image) })
+}
+
+fn signalled(image: &FilesImage) -> Vec<Signalled> {
+    let is_one = |file: &OpenFile| file.flags as i32 & (libc::O_ASYNC | libc::O_PATH) == libc::O_ASYNC;
+    let those = image.files.iter().enumerate().filter(|(_, file)| is_one(file));
+    let numbered = those.filter_map(|(index, file)| {
+        let fd = image.slots.iter().filter(|slot| slot.file == index).map(|slot| slot.fd).min()?;
+        Some(Signalled { fd, flags: file.flags as i32 & SETTABLE_FLAGS & !libc::O_ASYNC })
+    });
+    numbered.collect()
 }
 
 /// Gives a socket its owner and mode, where they are others.
@@ -249,21 +271,14 @@ impl<'a> Maker<'a> {
             _ => self.context.ids.get(&owner.id).copied().unwrap_or(owner.id),
         };
         fds::set_owner(made, RawOwner { kind: owner.kind as i32, id }, owner.signal)
-            .map_err(failed(file, "set the owner"))?;
-        // O_ASYNC only now: without an owner it would mean nothing.
-        set_flags(file, made)
+            .map_err(failed(file, "set the owner"))
     }
 }
 
-/// Gives a new descriptor the status flags of the source's.
+/// Gives a new descriptor the status flags of the source's; `O_ASYNC` comes in the process ([`Signalled`]).
 pub(super) fn set_flags(file: &OpenFile, made: impl AsFd) -> Result<(), FilesError> {
-    let flags = file.flags as i32 & SETTABLE_FLAGS;
-    let set = |flags| fds::set_status_flags(made.as_fd(), flags).map_err(failed(file, "set the flags"));
-    // what was opened with it has the flag, and no signals: the kernel acts on a change alone (`setfl`)
-    if flags & libc::O_ASYNC != 0 {
-        set(flags & !libc::O_ASYNC)?;
-    }
-    set(flags)
+    let flags = file.flags as i32 & SETTABLE_FLAGS & !libc::O_ASYNC;
+    fds::set_status_flags(made.as_fd(), flags).map_err(failed(file, "set the flags"))
 }
 
 /// Turns the kernel's answer into an error that names the file and the step.

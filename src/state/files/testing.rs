@@ -60,6 +60,14 @@ pub(super) fn captured_with(fds: &[&dyn AsRawFd], tcp_close: bool) -> FilesImage
     image
 }
 
+/// Why a capture fails.
+pub(super) fn capture_error(fds: &[&dyn AsRawFd]) -> String {
+    let (previous, _) = walk(fds, FilesOptions::default(), None, false).unwrap();
+    let error = walk(fds, FilesOptions::default(), Some(&previous), true).unwrap_err();
+    let source = std::error::Error::source(&error).map(ToString::to_string);
+    format!("{error} {source:?}")
+}
+
 pub(super) fn restored(image: &FilesImage) -> RestoredFiles {
     let place = Place::wanted(image);
     restore(image, &mut RestoreContext { place, ..RestoreContext::default() }).unwrap()

@@ -3,14 +3,15 @@
 //!
 //! Kernel interface: `sock_diag` for peer, name and shutdown; `MSG_PEEK` on a duplicate for the queue, walked
 //! with `SO_PEEK_OFF` where messages count (put back afterwards); `scm_fds:` in fdinfo for descriptors in
-//! flight.
+//! flight; `SIOCOUTQ` of the other end for messages that the walk does not see.
 //!
 //! Refused: names, listening sockets, descriptors or credentials in flight (hidden ones are found in the freeze), peers outside the
 //! process.
 //! Pairs are made by the process that is built ([`UnixPair`]): `SO_PEERCRED` names who called `socketpair`.
-//! Not carried: an *empty* datagram that somebody
-//! peeked at before (the kernel skips it).
+//! Refused in the freeze: an *empty* message that somebody peeked at before (the kernel skips it). Where the other end is closed and it is
+//! not the first one, nothing tells of it: a note says so.
 
+use std::collections::HashMap;
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -33,6 +34,10 @@ use super::{FilesError, refuse, socket_options};
 
 /// Larger than any message a unix socket can hold by default; grows when one is larger.
 const PEEK: usize = 256 * 1024;
+
+const UNSEEN: &str = "its other end is closed: an empty message behind another that was looked at before (MSG_PEEK) cannot be seen and is left out";
+
+const LOOKED_AT: &str = "an empty message waits in it that was looked at before (MSG_PEEK)";
 
 /// Reads one end; the ends find each other when all are read.
 pub(super) fn read(
@@ -72,6 +77,21 @@ pub(super) fn read(
     if source.stopped {
         let fail = |error| source.failed(file, "look into the queue", error);
         image.queue = queue(&socket.fd, socket.socket_type).map_err(fail)?;
+        // nobody knows any more what a peer has sent that is closed
+        let counts = socket.socket_type != libc::SOCK_STREAM;
+        let sender = match info.peer.filter(|peer| counts && *peer != 0) {
+            Some(peer) => source.diag()?.unix(peer)?,
+            None => None,
+        };
+        // one that sends to others, too, tells nothing
+        let sender = sender.filter(|sender| sender.peer == Some(file.ino));
+        if sender.is_some_and(|sender| hides_empty(&image, sender.unread)) {
+            return Err(source.failed(file, "look into the queue", io::Error::other(LOOKED_AT)));
+        }
+    }
+    let waits = !image.queue.is_empty() || fds::readable_bytes(&socket.fd).unwrap_or(0) != 0;
+    if info.peer == Some(0) && socket.socket_type != libc::SOCK_STREAM && waits {
+        source.note(file.object(), UNSEEN);
     }
     if let Some(peer) = info.peer.filter(|peer| *peer != 0) {
         source.unix_peers.push((source.image.files.len(), peer));
@@ -162,19 +182,24 @@ fn queue(socket: &OwnedFd, socket_type: i32) -> io::Result<Vec<Vec<u8>>> {
     walked
 }
 
-/// One look at the next bytes or message, at most as long as `buffer`; the length of all of it. An error if it was sent with
-/// credentials though the socket has not asked for any: it may yet. The kernel shows them to one who has (`SO_PASSCRED`), with pid 0
-/// where there are none, and parts a stream where they change.
-fn look(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<usize> {
+/// One look at the next bytes or message, at most as long as `buffer`: the length of all of it, and whether it is one. An error if it
+/// was sent with credentials though the socket has not asked for any: it may yet. The kernel shows them to one who has (`SO_PASSCRED`), with pid 0
+/// where there are none, and parts a stream where they change. At the end of a socket that is shut it shows none: so an end is told
+/// from an empty message (probed on Linux 6.18; `unix_dgram_recvmsg` leaves before `scm_recv`).
+fn look(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<(usize, bool)> {
     let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC;
     let mut space = cmsg_space!(UnixCredentials, [u8; 256]);
     let mut part = [IoSliceMut::new(buffer)];
     let message = recvmsg::<()>(socket.as_raw_fd(), &mut part, Some(&mut space), flags)?;
-    let is_named = |one| matches!(one, ControlMessageOwned::ScmCredentials(who) if who.pid() != 0);
-    if message.cmsgs()?.any(is_named) {
-        return Err(io::Error::other("a message with credentials waits in it (SCM_CREDENTIALS)"));
+    let mut is_one = false;
+    for part in message.cmsgs()? {
+        let ControlMessageOwned::ScmCredentials(who) = part else { continue };
+        if who.pid() != 0 {
+            return Err(io::Error::other("a message with credentials waits in it (SCM_CREDENTIALS)"));
+        }
+        is_one = true;
     }
-    Ok(message.bytes)
+    Ok((message.bytes, is_one))
 }
 
 fn stream(socket: &OwnedFd) -> io::Result<Vec<Vec<u8>>> {
@@ -185,8 +210,8 @@ fn stream(socket: &OwnedFd) -> io::Result<Vec<Vec<u8>>> {
     let (mut filled, mut looks) = (0, 0);
     while filled < waiting {
         match look(socket, &mut data[filled..])? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            count => filled += count,
+            (0, _) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            (count, _) => filled += count,
         }
         looks += 1;
     }
@@ -198,40 +223,67 @@ fn stream(socket: &OwnedFd) -> io::Result<Vec<Vec<u8>>> {
 }
 
 fn messages(socket: &OwnedFd, socket_type: i32) -> io::Result<Vec<Vec<u8>>> {
-    let waiting = || fds::readable_bytes(socket).unwrap_or(0);
+    let waiting = fds::readable_bytes(socket)?;
     let mut found: Vec<Vec<u8>> = Vec::new();
-    let mut buffer = vec![0; PEEK.max(waiting())];
-    let first = first_length(socket)?;
-    // A seqpacket peer that closed reads as empty messages without end.
-    while found.len() < 1 << 16 {
-        match look(socket, &mut buffer) {
-            Ok(count) if count > buffer.len() => {
-                return Err(io::Error::other(format!("a message of {count} bytes")));
-            }
-            Ok(0) if socket_type == libc::SOCK_SEQPACKET && is_shut(socket) => break,
-            Ok(count) => found.push(buffer[..count].to_vec()),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-            Err(error) => return Err(error),
+    let mut buffer = vec![0; PEEK.max(waiting)];
+    while let Some(count) = next_message(socket, &mut buffer)? {
+        if count > buffer.len() {
+            return Err(io::Error::other(format!("a message of {count} bytes")));
         }
+        found.push(buffer[..count].to_vec());
     }
-    // one that somebody looked at before is passed over from then on
-    if first == Some(0) && found.first().is_none_or(|found| !found.is_empty()) && !is_shut(socket) {
-        return Err(io::Error::other("an empty message waits in it that was looked at before (MSG_PEEK)"));
+    if socket_type == libc::SOCK_SEQPACKET && found.iter().map(Vec::len).sum::<usize>() != waiting {
+        return Err(io::Error::other(format!("of {waiting} bytes others were found")));
+    }
+    // An empty one that somebody looked at before is passed over from then on; the first one is shown without an offset.
+    fds::set_socket_option(socket, libc::SOL_SOCKET, libc::SO_PEEK_OFF, &(-1_i32).to_ne_bytes())?;
+    let first = next_message(socket, &mut buffer)?;
+    if first == Some(0) && found.first().is_none_or(|found| !found.is_empty()) {
+        return Err(io::Error::other(LOOKED_AT));
     }
     Ok(found)
 }
 
-/// Length of the next message (`FIONREAD`; of seqpacket: of all), whoever has looked at it before.
-fn first_length(socket: &OwnedFd) -> io::Result<Option<usize>> {
-    let readable = fds::poll_events(socket, libc::POLLIN, 0)? & libc::POLLIN != 0;
-    Ok(match fds::readable_bytes(socket)? {
-        0 => readable.then_some(0),
-        length => Some(length),
-    })
+/// The length of the next message, `None` where there is none: nothing waits, or the end of a socket that is shut.
+fn next_message(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+    match look(socket, buffer) {
+        Ok((count, is_one)) => Ok(is_one.then_some(count)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        // a seqpacket that was never connected
+        Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
-fn is_shut(socket: &OwnedFd) -> bool {
-    fds::poll_events(socket, libc::POLLRDHUP, 0).is_ok_and(|events| events & libc::POLLRDHUP != 0)
+/// Whether more waits than the walk has found: an empty message that somebody looked at before, which it passes over. What its
+/// sender has sent and nobody has read is `unread`.
+fn hides_empty(image: &UnixSocket, unread: usize) -> bool {
+    let mut known = HashMap::new();
+    let mut weigh = |length: usize| -> io::Result<usize> {
+        if let Some(weight) = known.get(&length) {
+            return Ok(*weight);
+        }
+        let weight = weight(image.socket_type, length)?;
+        known.insert(length, weight);
+        Ok(weight)
+    };
+    let found: io::Result<usize> = image.queue.iter().map(|message| weigh(message.len())).sum();
+    match (found, weigh(0)) {
+        (Ok(found), Ok(empty)) => unread >= found + empty,
+        // larger than we may send: it is not known
+        _ => false,
+    }
+}
+
+/// What a message takes of its sender's buffer while nobody has read it.
+fn weight(socket_type: i32, length: usize) -> io::Result<usize> {
+    let socket_type = SockType::try_from(socket_type)?;
+    let (from, _to) = socketpair(AddressFamily::Unix, socket_type, None, SockFlag::SOCK_CLOEXEC)?;
+    let room = i32::try_from(length).unwrap_or(i32::MAX / 4).saturating_mul(2).saturating_add(1 << 16);
+    let widen = |name| fds::set_socket_option(&from, libc::SOL_SOCKET, name, &room.to_ne_bytes()).is_ok();
+    let _ = widen(libc::SO_SNDBUFFORCE) || widen(libc::SO_SNDBUF);
+    send(from.as_raw_fd(), &vec![0; length], MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)?;
+    fds::unread_by_others(&from)
 }
 
 /// Two connected sockets, made by the process itself: `SO_PEERCRED` names who called `socketpair`.

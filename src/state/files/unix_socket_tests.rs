@@ -191,6 +191,52 @@ fn an_empty_message_that_was_looked_at_is_not_dropped_in_silence() {
 }
 
 #[test]
+fn an_empty_message_is_no_end() {
+    let _quiet = quiet();
+    for how in 0..4 {
+        let kind = SockType::SeqPacket;
+        let (here, there) = socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC).unwrap();
+        let messages: [&[u8]; 4] = [b"one", b"", b"", b"four"];
+        for message in messages {
+            assert_eq!(transmit(&here, message), Ok(message.len()));
+        }
+        match how {
+            0 => shutdown(here.as_raw_fd(), Shutdown::Write).unwrap(),
+            1 => shutdown(there.as_raw_fd(), Shutdown::Read).unwrap(),
+            _ => {}
+        }
+        let (_, made) = match how {
+            2 => {
+                drop(here);
+                moved(&[&there])
+            }
+            _ => moved(&[&there, &here]),
+        };
+        for message in messages {
+            assert_eq!(receive(&made[0]).unwrap(), message, "{how}");
+        }
+        assert_eq!(receive(&made[0]), if how == 3 { Err(Errno::EAGAIN) } else { Ok(Vec::new()) });
+    }
+}
+
+#[test]
+fn an_empty_message_in_the_middle_is_not_dropped_in_silence() {
+    let _quiet = quiet();
+    for kind in [SockType::Datagram, SockType::SeqPacket] {
+        let (here, there) = socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC).unwrap();
+        for message in [&b"one"[..], b"", &[3; 100_000]] {
+            assert_eq!(transmit(&here, message), Ok(message.len()));
+        }
+        captured(&[&here, &there]);
+        // as after an aborted move
+        let error = super::super::testing::capture_error(&[&here, &there]);
+        assert!(error.contains(LOOKED_AT), "{error}");
+        assert_eq!((receive(&there).unwrap().len(), receive(&there).unwrap().len()), (3, 0));
+        captured(&[&here, &there]);
+    }
+}
+
+#[test]
 fn the_name_of_a_peer_that_is_gone_is_noted() {
     let _quiet = quiet();
     let dir = tempfile::tempdir().unwrap();

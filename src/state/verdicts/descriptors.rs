@@ -37,6 +37,11 @@ pub(super) const ROWS: &[Row] = &[
         "memory files: content, name, seals, owner, mode, times, attributes",
         "victims fds, nameless",
     ),
+    harmless(
+        "/memfd: FALLOC_FL_KEEP_SIZE",
+        "room that a memory file has beyond its end",
+        "it has no content; st_blocks is lower, and a later write takes the room anew",
+    ),
     carried(
         "/memfd: mapped and sealed",
         "seals of a memory file with mappings that only read, private ones, older ones that write; or without a descriptor",
@@ -60,6 +65,11 @@ pub(super) const ROWS: &[Row] = &[
     ),
     carried("anon_inode:[eventfd]", "a counter", "victim fds"),
     carried("anon_inode:[eventpoll]", "an epoll and its interest list", "victim fds"),
+    harmless(
+        "EPOLLET, seen",
+        "that an edge-triggered readiness was reported already",
+        "it is reported once more, which may happen anyway (epoll(7)): reading on says EAGAIN",
+    ),
     carried("EPIOCGPARAMS", "busy polling of an epoll", "trial wires busy"),
     carried("anon_inode:[timerfd]", "a timer", "victims fds, timers"),
     carried("anon_inode:[signalfd]", "a signal descriptor", "victim fds"),
@@ -142,6 +152,13 @@ pub(super) const ROWS: &[Row] = &[
     carried("F_GETOWN_EX", "who gets its signals (refused: somebody outside)", "victim fds"),
     carried("F_GETOWN", "the same, asked in the older way", "victim fds"),
     carried("F_GETSIG", "which signal", "victim fds"),
+    carried("O_ASYNC", "signals, with the number of the descriptor (si_fd)", "trial wires asynchronous"),
+    limited(
+        "O_ASYNC, si_fd",
+        "the number of an open file that has several; or had: one that was closed is not named any more",
+        "its signals (F_SETSIG) name its lowest number (si_fd): which one they named cannot be seen",
+        "trial wires asynchronous",
+    ),
     carried("F_GETPIPE_SZ", "capacity of a pipe", "victim fds"),
     carried("F_GET_SEALS", "seals of a memory file, F_SEAL_EXEC too", "victims fds, nameless"),
     carried("F_SEAL_SEAL", "no more seals", "victim fds"),

@@ -135,9 +135,20 @@ const KINDS: &[Row] = &[
     ),
     refused(
         "AF_UNIX, MSG_PEEK",
-        "an empty message that was looked at before",
+        "an empty message that was looked at before, also by a move that was aborted; found in the freeze",
         "an empty message waits in it that was looked at before (MSG_PEEK)",
-        "trial wires peeked",
+        "trials wires peeked, peeked-later, packets-shut after an aborted move",
+    ),
+    limited(
+        "AF_UNIX, MSG_PEEK, closed peer",
+        "the same behind another message, where nobody knows any more how much was sent",
+        "its other end is closed: an empty message behind another that was looked at before (MSG_PEEK) cannot be seen and is left out",
+        "trial wires packets-closed",
+    ),
+    carried(
+        "AF_UNIX, empty messages",
+        "also where one end is shut or closed",
+        "trials wires packets-shut, packets-unread, packets-closed",
     ),
     refused(
         "AF_UNIX, SCM_RIGHTS",

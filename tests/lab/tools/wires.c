@@ -121,6 +121,75 @@ static void check_peeked(void)
 	CHECK(recv(pair[1], &byte, 1, MSG_DONTWAIT) == 0, "the empty message is gone");
 }
 
+/* Behind an ordinary message; its own look passes over it from then on. */
+static void make_peeked_later(void)
+{
+	char bytes[4];
+	MUST(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair));
+	CHECK(send(pair[0], "p1", 2, 0) == 2 && send(pair[0], "", 0, 0) == 0 && send(pair[0], "p3", 2, 0) == 2, "send");
+	MUST(set(pair[1], SOL_SOCKET, SO_PEEK_OFF, 0));
+	CHECK(recv(pair[1], bytes, 4, MSG_PEEK) == 2 && recv(pair[1], bytes, 4, MSG_PEEK) == 0, "looking at them");
+}
+
+/* An empty message among others is no end of file, and comes before it. */
+static void send_packets(int shut, int how)
+{
+	MUST(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair));
+	CHECK(send(pair[0], "p1", 2, 0) == 2 && send(pair[0], "", 0, 0) == 0 && send(pair[0], "p3", 2, 0) == 2, "send");
+	if (shut < 0)
+		close(pair[0]);
+	else
+		MUST(shutdown(pair[shut], how));
+}
+static void make_packets_shut(void) { send_packets(0, SHUT_WR); }
+static void make_packets_unread(void) { send_packets(1, SHUT_RD); }
+static void make_packets_closed(void) { send_packets(-1, 0); }
+static void check_packets_shut(void)
+{
+	char got[4] = "";
+	CHECK(recv(pair[1], got, 4, MSG_DONTWAIT) == 2 && !memcmp(got, "p1", 2), "the first packet");
+	CHECK(recv(pair[1], got, 4, MSG_DONTWAIT) == 0, "the empty packet is gone");
+	CHECK(recv(pair[1], got, 4, MSG_DONTWAIT) == 2 && !memcmp(got, "p3", 2), "the packet behind the empty one is gone");
+}
+static void check_packets_end(void)
+{
+	char byte;
+	check_packets_shut();
+	CHECK(recv(pair[1], &byte, 1, MSG_DONTWAIT) == 0, "no end of file");
+}
+
+/* Signals of descriptors say their numbers. */
+static volatile sig_atomic_t told;
+static int telling[3][2];
+static void tell(int signal, siginfo_t *info, void *context) { (void)signal, (void)context, told = info->si_fd; }
+static void check_asynchronous(void)
+{
+	char byte;
+	for (int i = 0; i < 3; i++) {
+		told = -1;
+		CHECK(write(telling[i][1], "x", 1) == 1, "write");
+		CHECK(told == telling[i][0], "the signal of descriptor %d names %d", telling[i][0], (int)told);
+		CHECK(read(telling[i][0], &byte, 1) == 1, "read");
+	}
+}
+static void make_asynchronous(void)
+{
+	struct sigaction action = { .sa_sigaction = tell, .sa_flags = SA_SIGINFO | SA_RESTART };
+	MUST(sigaction(SIGRTMIN + 2, &action, NULL));
+	for (int i = 0; i < 3; i++) {
+		if (i == 1)
+			MUST(pipe2(telling[i], O_CLOEXEC | O_NONBLOCK));
+		else
+			MUST(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, telling[i]));
+		if (i == 2)
+			MUST(dup2(telling[i][0], 77));
+		MUST(fcntl(telling[i][0], F_SETOWN, getpid()));
+		MUST(fcntl(telling[i][0], F_SETSIG, SIGRTMIN + 2));
+		MUST(fcntl(telling[i][0], F_SETFL, O_ASYNC | MUST(fcntl(telling[i][0], F_GETFL))));
+	}
+	check_asynchronous();
+}
+
 /* ---- families without a reader: those that this kernel has ---- */
 static void make_families(void)
 {
@@ -365,6 +434,11 @@ static const struct { const char *name; void (*make)(void), (*check)(void); } ki
 	{ "rights", make_rights, check_rights },
 	{ "urgent", make_urgent, check_urgent },
 	{ "peeked", make_peeked, check_peeked },
+	{ "peeked-later", make_peeked_later, check_packets_shut },
+	{ "packets-shut", make_packets_shut, check_packets_end },
+	{ "packets-unread", make_packets_unread, check_packets_end },
+	{ "packets-closed", make_packets_closed, check_packets_end },
+	{ "asynchronous", make_asynchronous, check_asynchronous },
 	{ "families", make_families, nothing },
 	{ "group", make_group, nothing },
 	{ "corked", make_corked, check_corked },

@@ -315,11 +315,21 @@ impl Journal {
 
     /// As [`Journal::close`], for those who cannot give it away.
     pub fn remove(&self) -> io::Result<()> {
+        let _ = fs::remove_file(signals_of(&self.path));
         match fs::remove_file(&self.path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
             _ => sync_directory_of(&self.path),
         }
     }
+}
+
+/// Where a migration's source writes which signals are on their way; gone with the entry.
+pub fn signals_file(dir: &Path, id: &str) -> PathBuf {
+    signals_of(&file_of(dir, id, true))
+}
+
+fn signals_of(journal: &Path) -> PathBuf {
+    journal.with_extension("signals")
 }
 
 /// Writes as much as an entry takes, durably, and takes it away again: whether there is a disk, and room on it.

@@ -292,6 +292,8 @@ impl Freezer<'_> {
                         MigrateError::point(Point::SourceHeld)
                     }),
                 _ => link.say(&ToTarget::Commit(std::mem::take(&mut signals))).and_then(|()| {
+                    // while the target lets it go
+                    Signals::of(self.options, &self.report.id).note(captive.accounts());
                     if crate::fault::waits_at(Point::SourceCommitSent) {
                         link.flush()?;
                     }
@@ -328,7 +330,8 @@ impl Freezer<'_> {
             captive.disable()?;
         }
         let mut signals = Signals::of(self.options, &self.report.id);
-        signals.send(Some(link), captive.signalled_meanwhile());
+        let found = captive.signalled_meanwhile();
+        signals.send(Some(link), found, Some(&captive));
         let followed = match self.late.take() {
             Some(late) => self.follow(late, link, &mut captive, &mut signals),
             None => Ok(()),
@@ -337,7 +340,7 @@ impl Freezer<'_> {
         if !matches!(followed, Ok(()) | Err(MigrateError::CopyLost(_))) {
             return followed;
         }
-        signals.send(None, captive.kill()?);
+        signals.send(None, captive.kill()?, None);
         self.report.notes.extend(signals.finish(link));
         if followed.is_ok() {
             MigrateError::point(Point::SourceKilled)?;
@@ -351,7 +354,7 @@ impl Freezer<'_> {
         mut late: Late,
         link: &mut Link,
         captive: &mut Captive,
-        signals: &mut Signals<'_>,
+        signals: &mut Signals,
     ) -> Result<(), MigrateError> {
         hang_up(self.options.pid);
         let mut copy = Copy::new(captive, signals, late.layout().clone(), self.options.lazy.release);

@@ -1,15 +1,20 @@
 //! The stopped copy at the source once its process runs at the target: what it is signalled goes there, what it holds is freed.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
 
 use super::MigrateError;
 use super::link::{Cancel, Link};
 use super::session::Options;
+use crate::handover::journal::signals_file;
 use crate::image::Note;
 use crate::image::memory::Layout;
 use crate::image::process::LateSignal;
 use crate::preload::PreloadError;
 use crate::preload::capture::Captive;
+use crate::preload::late_signals::Accounts;
 use crate::preload::lazy;
 use crate::transport::lane::LazyRange;
 use crate::transport::protocol::{ToSource, ToTarget};
@@ -19,10 +24,28 @@ const SOME: usize = 4096;
 /// How long a new connection may take where the old one broke.
 const AGAIN: Duration = Duration::from_secs(5);
 
+/// What `ulpm recover` is left of a move's signals, should we end. Written without waiting for the disk: if the host goes down, so
+/// does the copy.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Left {
+    /// Of the copy, which is still there.
+    pub accounts: Option<Accounts>,
+    taken: u32,
+    waiting: Vec<LateSignal>,
+}
+
+impl Left {
+    /// Of this migration; `None`: nothing is known.
+    pub fn read(dir: &Path, id: &str) -> Option<Self> {
+        std::fs::read(signals_file(dir, id)).ok().and_then(|text| serde_json::from_slice(&text).ok())
+    }
+}
+
 /// Signals on their way to the process at the target.
 #[derive(Debug)]
-pub struct Signals<'o> {
-    options: &'o Options,
+pub struct Signals {
+    home: PathBuf,
+    to: String,
     id: String,
     /// So many are queued there.
     taken: u32,
@@ -30,16 +53,36 @@ pub struct Signals<'o> {
     waiting: Vec<LateSignal>,
 }
 
-impl<'o> Signals<'o> {
+impl Signals {
     /// Of this migration.
-    pub fn of(options: &'o Options, id: &str) -> Self {
-        Signals { options, id: id.to_owned(), taken: 0, waiting: Vec::new() }
+    pub fn of(options: &Options, id: &str) -> Self {
+        let (home, to) = (options.home.clone(), options.to.clone());
+        Signals { home, to, id: id.to_owned(), taken: 0, waiting: Vec::new() }
     }
 
-    /// Sends these, after those that could not be sent before.
-    pub fn send(&mut self, link: Option<&mut Link>, signals: Vec<LateSignal>) {
+    /// Those that a move has left.
+    pub fn resume(home: &Path, to: &str, id: &str, left: Option<Left>) -> Self {
+        let (taken, waiting) = left.map(|left| (left.taken, left.waiting)).unwrap_or_default();
+        Signals { home: home.to_owned(), to: to.to_owned(), id: id.to_owned(), taken, waiting }
+    }
+
+    /// Leaves word of them. A target that has taken some of them already passes over those.
+    pub fn note(&self, accounts: Option<Accounts>) {
+        let left = Left { accounts, taken: self.taken, waiting: self.waiting.clone() };
+        let file = signals_file(&self.home.join("journal"), &self.id);
+        let written = serde_json::to_vec(&left).map_err(std::io::Error::from);
+        if let Err(error) = written.and_then(|text| std::fs::write(file, text)) {
+            tracing::info!(%error, "no word is left of the signals under way");
+        }
+    }
+
+    /// Sends these, after those that could not be sent before. `captive`: the copy, if it is still there.
+    pub fn send(&mut self, link: Option<&mut Link>, signals: Vec<LateSignal>, captive: Option<&Captive>) {
         tracing::debug!(signals = signals.len(), waiting = self.waiting.len(), "signals to hand on");
-        self.waiting.extend(signals);
+        if !signals.is_empty() {
+            self.waiting.extend(signals);
+            self.note(captive.and_then(Captive::accounts));
+        }
         if let Some(link) = link
             && let Err(error) = self.send_by(link)
         {
@@ -68,15 +111,8 @@ impl<'o> Signals<'o> {
 
     /// Sends what is left, by a connection of its own if need be, and says what could not be.
     pub fn finish(mut self, link: &mut Link) -> Option<Note> {
-        self.send(Some(link), Vec::new());
-        if !self.waiting.is_empty() {
-            let again = Link::open(&self.options.home, &self.options.to, &Cancel::default(), AGAIN)
-                .and_then(|mut link| self.send_by(&mut link).map(|()| link.close("handed on")));
-            if let Err(error) = again {
-                tracing::info!(error = %crate::sys::chain(&error), "signals cannot be handed on");
-            }
-        }
-        let lost = self.waiting.len();
+        self.send(Some(link), Vec::new(), None);
+        let lost = self.send_again().len();
         (lost > 0).then(|| {
             tracing::warn!(lost, "signals to the process could not be handed on");
             Note::new(
@@ -87,24 +123,38 @@ impl<'o> Signals<'o> {
     }
 }
 
+impl Signals {
+    /// Sends what is left by a connection of its own; those that could not be.
+    pub fn send_again(mut self) -> Vec<LateSignal> {
+        if !self.waiting.is_empty() {
+            let again = Link::open(&self.home, &self.to, &Cancel::default(), AGAIN)
+                .and_then(|mut link| self.send_by(&mut link).map(|()| link.close("handed on")));
+            if let Err(error) = again {
+                tracing::info!(error = %crate::sys::chain(&error), "signals cannot be handed on");
+            }
+        }
+        self.waiting
+    }
+
+    /// More of them.
+    pub fn add(&mut self, signals: Vec<LateSignal>) {
+        self.waiting.extend(signals);
+    }
+}
+
 /// The stopped copy, while memory still follows from it.
 #[derive(Debug)]
-pub struct Copy<'c, 'o> {
+pub struct Copy<'c> {
     captive: &'c mut Captive,
     layout: Layout,
     /// `--release-source`: whether its memory can be freed.
     freeing: Option<Result<(), PreloadError>>,
-    signals: &'c mut Signals<'o>,
+    signals: &'c mut Signals,
 }
 
-impl<'c, 'o> Copy<'c, 'o> {
+impl<'c> Copy<'c> {
     /// `release`: what has arrived at the target is freed here.
-    pub fn new(
-        captive: &'c mut Captive,
-        signals: &'c mut Signals<'o>,
-        layout: Layout,
-        release: bool,
-    ) -> Self {
+    pub fn new(captive: &'c mut Captive, signals: &'c mut Signals, layout: Layout, release: bool) -> Self {
         // also that its plain signals can be taken out of the queue
         let retired = captive.retire();
         if let Err(error) = &retired {
@@ -130,7 +180,7 @@ impl Tended for () {
     fn meanwhile(&mut self, _: Option<&mut Link>) {}
 }
 
-impl Tended for Copy<'_, '_> {
+impl Tended for Copy<'_> {
     /// What cannot be freed stays until the end.
     fn arrived(&mut self, ranges: &[LazyRange]) {
         let Some(done) = &mut self.freeing else { return };
@@ -145,7 +195,7 @@ impl Tended for Copy<'_, '_> {
     fn meanwhile(&mut self, link: Option<&mut Link>) {
         let found = self.captive.signalled_meanwhile();
         if !found.is_empty() || link.is_some() {
-            self.signals.send(link, found);
+            self.signals.send(link, found, Some(&*self.captive));
         }
     }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::MigrateError;
 use super::control::Control;
+use super::hand_on::{Left, Signals};
 use super::lanes::Road;
 use super::late::Late;
 use super::link::{Cancel, Link, out_of_turn};
@@ -16,12 +17,9 @@ use crate::handover::journal::{Entry, Journal, Life};
 use crate::handover::settle::reopened;
 use crate::handover::{Source, SourceAction, SourceEvent};
 use crate::state::files::tcp_over::hang_up;
-use crate::state::robust;
-use crate::sys::process::{ends_within, pidfd_open, pidfd_send_signal};
+use crate::sys::process::{pidfd_open, pidfd_send_signal};
 use crate::transport::protocol::{ToSource, ToTarget};
 
-/// How long a copy that was killed is waited for.
-const DYING: Duration = Duration::from_secs(10);
 /// Tries before the outcome is left open.
 const TRIES: u32 = 3;
 /// How long a session at the target may be about to decide.
@@ -133,7 +131,6 @@ fn one(
 }
 
 fn settle(home: &Path, mut journal: Journal, tell: &dyn Fn(Progress<'_>)) -> Result<String, MigrateError> {
-    let dir = home.join("journal");
     let entry = journal.entry().clone();
     if !journal.keep() {
         return Err(MigrateError::UnderWay);
@@ -141,7 +138,7 @@ fn settle(home: &Path, mut journal: Journal, tell: &dyn Fn(Progress<'_>)) -> Res
     let (mut state, actions) = reopened(entry.phase);
     let asked = actions.contains(&SourceAction::Ask);
     if !asked {
-        carry_out(&dir, actions, &journal)?;
+        carry_out(home, actions, &journal)?;
         return Ok(format!("the commit was never sent: {}", here(&entry, "was left running here")));
     }
     let answer = ask_once(home, &entry.peer, &entry.id)?;
@@ -153,11 +150,11 @@ fn settle(home: &Path, mut journal: Journal, tell: &dyn Fn(Progress<'_>)) -> Res
     if !matches!(followed, Ok(()) | Err(MigrateError::CopyLost(_))) {
         return followed.map(|()| String::new());
     }
-    carry_out(&dir, state.on(answer.event()), &journal)?;
+    let lost = carry_out(home, state.on(answer.event()), &journal)?;
     followed?;
     match answer {
         Answer::Running(_) | Answer::RunsLazily(_) => {
-            Ok(format!("it runs at {}: the copy here (process {}) was ended", entry.peer, entry.pid))
+            Ok(format!("it runs at {}: the copy here (process {}) was ended{lost}", entry.peer, entry.pid))
         }
         Answer::Never => Ok(format!("{} never let it run: {}", entry.peer, here(&entry, "goes on here"))),
         Answer::Down => Err(MigrateError::Down { id: entry.id }),
@@ -172,16 +169,23 @@ fn here(entry: &Entry, what: &str) -> String {
     }
 }
 
-fn carry_out(dir: &Path, actions: &[SourceAction], journal: &Journal) -> Result<(), MigrateError> {
+/// Which signals are lost by it, in words.
+fn carry_out(home: &Path, actions: &[SourceAction], journal: &Journal) -> Result<String, MigrateError> {
+    let (dir, entry) = (home.join("journal"), journal.entry());
+    let mut lost = String::new();
     for action in actions {
         match action {
-            SourceAction::Kill => signal(journal.entry(), libc::SIGKILL)?,
-            SourceAction::Resume => signal(journal.entry(), libc::SIGCONT)?,
-            SourceAction::JournalClosed => journal.remove().map_err(MigrateError::journal(dir))?,
+            SourceAction::Kill => lost = left::end(home, entry)?,
+            SourceAction::Resume => {
+                let stops = Left::read(&dir, &entry.id).and_then(|left| left.accounts);
+                signal(entry, libc::SIGCONT)?;
+                left::put_back(entry, &stops.map(|accounts| accounts.stops()).unwrap_or_default());
+            }
+            SourceAction::JournalClosed => journal.remove().map_err(MigrateError::journal(&dir))?,
             _ => {}
         }
     }
-    Ok(())
+    Ok(lost)
 }
 
 /// The user's word: the copy here is the one (`here`), or the target's. `None`: no such migration is open here.
@@ -195,6 +199,7 @@ pub fn force(home: &Path, id: &str, here: bool) -> Result<Option<String>, Migrat
         return Err(MigrateError::UnderWay);
     }
     let (mut state, _) = reopened(entry.phase);
+    let lost;
     // what can be known is not for the user to decide
     let event = match ask_once(home, &entry.peer, id) {
         Ok(answer @ (Answer::Running(_) | Answer::Never)) if state == Source::Open => {
@@ -208,9 +213,9 @@ pub fn force(home: &Path, id: &str, here: bool) -> Result<Option<String>, Migrat
         _ => SourceEvent::ForcedThere,
     };
     if state == Source::Open {
-        carry_out(&dir, state.on(event), &journal)?;
+        lost = carry_out(home, state.on(event), &journal)?;
     } else if here {
-        carry_out(&dir, &[SourceAction::JournalClosed], &journal)?;
+        lost = carry_out(home, &[SourceAction::JournalClosed], &journal)?;
     } else {
         return Err(MigrateError::NeverSent);
     }
@@ -218,7 +223,7 @@ pub fn force(home: &Path, id: &str, here: bool) -> Result<Option<String>, Migrat
     Ok(Some(if here {
         format!("process {pid} goes on here; if it runs at {peer} as well, end it there")
     } else {
-        format!("process {pid} was ended here; {peer} is believed to have it")
+        format!("process {pid} was ended here; {peer} is believed to have it{lost}")
     }))
 }
 
@@ -247,23 +252,15 @@ fn follow(home: &Path, entry: &Entry, tell: &dyn Fn(Progress<'_>)) -> Result<(),
     Ok(())
 }
 
-/// Signals the process of the entry, if it is still that one. One that is killed is waited for: giving its memory back takes a while.
+/// Signals the process of the entry, if it is still that one.
 fn signal(entry: &Entry, signal: i32) -> Result<(), MigrateError> {
     let Ok(pidfd) = pidfd_open(entry.pid) else { return Ok(()) };
     if !entry.process_lives() {
         return Ok(());
     }
-    if signal == libc::SIGKILL {
-        robust::disarm(entry.pid);
-    }
     pidfd_send_signal(pidfd.as_fd(), signal)
-        .map_err(|e| MigrateError::Here { step: "signalling the process", source: e.into() })?;
-    if signal == libc::SIGKILL && !ends_within(pidfd.as_fd(), DYING) {
-        tracing::warn!(
-            pid = entry.pid,
-            "the copy here was killed, and is not gone after {} s: it never runs again, but something in the kernel holds it",
-            DYING.as_secs()
-        );
-    }
-    Ok(())
+        .map_err(|e| MigrateError::Here { step: "signalling the process", source: e.into() })
 }
+
+#[path = "left.rs"]
+mod left;

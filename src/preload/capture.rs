@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::PreloadError;
 use super::agent::PATIENCE;
-use super::late_signals::LateSignals;
+use super::late_signals::{Accounts, LateSignals};
 use crate::image::Obstacle;
 use crate::image::memory::MemoryImage;
 use crate::image::process::{Attributes, LateSignal, ProcessImage, ThreadImage};
@@ -236,6 +236,11 @@ impl Captive {
     /// Signals that have come since the state was read, or since this was last asked.
     pub fn signalled(&mut self) -> Result<Vec<LateSignal>, PreloadError> {
         self.late.as_mut().map_or_else(|| Ok(Vec::new()), |late| late.look(false))
+    }
+
+    /// What of its signals is accounted for.
+    pub fn accounts(&self) -> Option<Accounts> {
+        self.late.as_ref().map(LateSignals::accounts)
     }
 
     pub(super) fn signal(&self, signal: i32) -> Result<(), PreloadError> {

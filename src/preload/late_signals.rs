@@ -12,6 +12,7 @@
 use std::time::Duration;
 
 use nix::errno::Errno;
+use serde::{Deserialize, Serialize};
 
 use super::PreloadError;
 use crate::image::process::{LateSignal, ProcessImage, Siginfo, Timers};
@@ -64,7 +65,53 @@ pub struct LateSignals {
 #[derive(Debug, Default)]
 pub struct LastLook(Vec<(Option<Vec<SiginfoBytes>>, Vec<u8>)>);
 
+/// What is accounted for, for whoever ends the copy if we cannot.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Accounts {
+    /// Of each queue: thread that is asked, thread as the process knows it, entries.
+    queues: Vec<(i32, i32, Vec<Siginfo>)>,
+    origin: Origin,
+}
+
+impl Accounts {
+    /// Stop signals that a `SIGCONT` of ours takes out of the queues: `kill` has said 0 for each.
+    pub fn stops(&self) -> Vec<LateSignal> {
+        let of = |(_, tid, entries): &(i32, i32, Vec<Siginfo>)| -> Vec<LateSignal> {
+            let stops = |info: &&Siginfo| match number(info) {
+                // in the queue of a thread it is our own
+                libc::SIGSTOP => *tid == 0,
+                signal => job_control(signal) && signal != libc::SIGCONT,
+            };
+            entries.iter().filter(stops).map(|info| LateSignal { tid: *tid, info: info.clone() }).collect()
+        };
+        self.queues.iter().flat_map(of).collect()
+    }
+}
+
 impl LateSignals {
+    /// What is accounted for.
+    pub fn accounts(&self) -> Accounts {
+        let of =
+            |queue: &Queue| (queue.asked, queue.tid, queue.known.iter().map(|info| info.to_vec()).collect());
+        Accounts { queues: self.queues.iter().map(of).collect(), origin: self.origin.clone() }
+    }
+
+    /// Of a process that another program has left stopped.
+    pub fn resume(Accounts { queues, origin }: Accounts) -> Self {
+        let of = |(asked, tid, entries): (i32, i32, Vec<Siginfo>)| {
+            let known = entries.iter().filter_map(|info| info.first_chunk().copied()).collect();
+            Queue { asked, tid, known }
+        };
+        LateSignals {
+            queues: queues.into_iter().map(of).collect(),
+            origin,
+            job_control: Vec::new(),
+            fresh: Vec::new(),
+            flows: false,
+            held: true,
+        }
+    }
+
     /// From the queues as they were captured, `pid` being a thread of the process by which that of the process is read, `threads` being pairs of numbers: as we know it, as it knows itself. What must not
     /// travel with the state is taken out of it. `passed`: between the reading of the timers and that of the queues.
     pub fn since(pid: i32, threads: &[(i32, i32)], image: &mut ProcessImage, passed: Duration) -> Self {

@@ -4,6 +4,8 @@
 //! restorer, mask). Queued signals are copied by `PTRACE_PEEKSIGINFO` and queued again by the thread itself:
 //! only to itself may a thread send a signal with any `si_code` (`do_rt_sigqueueinfo`).
 
+use serde::{Deserialize, Serialize};
+
 use super::error::StateError;
 use crate::image::process::{ProcessImage, SigAction, Siginfo};
 use crate::sys::ptrace;
@@ -114,7 +116,7 @@ pub fn by_kernel(info: &[u8]) -> bool {
 }
 
 /// Tells signals that a process's own timers and descriptors raise from those of others.
-#[derive(Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Origin {
     timers: Vec<i32>,
 }

@@ -12,7 +12,7 @@ use libtest_mimic::Trial;
 
 use super::trial;
 use super::victims::{Victim, is_gone};
-use crate::lab::{Lab, SOON, victims, wait_until};
+use crate::lab::{Lab, SOON, ULPM, victims, wait_until};
 
 const LANES: usize = 8;
 const DOUBTS: usize = 4096;
@@ -44,6 +44,7 @@ pub(super) fn trials() -> Vec<Trial> {
         trial("signals sent after the last look lazily", &[], |lab| {
             sent_at(lab, "source.looked", &["--lazy"], false)
         }),
+        trial("signals handed on by recover", &[], |lab| recovered(lab, &[])),
         trial("signals to a process in the making", &[], half_built),
     ]
 }
@@ -129,6 +130,28 @@ fn sent_at(lab: &mut Lab, point: &str, args: &[&str], whole: bool) -> Result<()>
         let wanted = [SI_USER, sender, SI_TKILL, sender];
         ensure!(came == wanted, "{came:?} instead of {wanted:?} (si_code, si_pid)");
     }
+    victim.finish()
+}
+
+/// The worker is killed when the process runs at the target: what the copy is sent then goes there when `ulpm recover` ends it.
+fn recovered(lab: &mut Lab, args: &[&str]) -> Result<()> {
+    lab.serve("b")?;
+    let victim = Victim::start(lab, "signalled")?;
+    let mut board = Board { path: lab.dir().join("stop.board"), words: Vec::new() };
+    let before = victim.outside_pid(lab)?;
+    let args = [&["--verify", "--fault", "source.answered=kill"], args].concat();
+    let outcome = lab.start_live("a", victim.pid, &lab.address("b"), &args)?.outcome()?;
+    ensure!(outcome.exit != 0 && !is_gone(before), "{outcome:?}");
+    let tool = victims::tool("senders")?;
+    let sent = lab.run("a", &[&tool, &board.path.display().to_string(), "once"], SOON)?;
+    ensure!(sent.exit == 0, "{sent:?}");
+    let said = lab.run("a", &[ULPM, "recover"], SOON)?;
+    ensure!(said.exit == 0 && said.stdout.contains("was ended") && is_gone(before), "{said:?}");
+    ensure!(!said.stdout.contains("lost"), "{said:?}");
+    let came = wait_until("both signals have come", SOON, || {
+        board.lost().is_ok_and(|(sent, lost)| sent == 2 && lost.is_empty())
+    });
+    came.with_context(|| format!("lost: {:?}; {said:?}", board.lost()))?;
     victim.finish()
 }
 

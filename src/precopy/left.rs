@@ -1,6 +1,6 @@
 //! The stopped copy that a move has left, when `ulpm recover` ends it or lets it go on.
 //!
-//! What has been signalled to it is handed on as the move itself would have ([`super::super::hand_on`]): of what its queues hold when it
+//! What has been signalled to it is handed on as the move itself would have ([`super::hand_on`]): of what its queues hold when it
 //! is killed, that which the file beside the journal's entry does not account for. Without that file (the worker was killed in the
 //! instant after `Commit`) nobody knows which of them have gone already: they are named.
 
@@ -8,7 +8,8 @@ use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Left, MigrateError, Signals};
+use super::MigrateError;
+use super::hand_on::{Left, Signals};
 use crate::handover::journal::Entry;
 use crate::image::process::LateSignal;
 use crate::preload::late_signals::{LastLook, LateSignals, sendable};

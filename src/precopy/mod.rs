@@ -17,6 +17,7 @@
 //! | [`control`] | what a user can learn of a migration under way, and change |
 //! | [`freeze`] | from the first thread stopped to the commit |
 //! | [`hand_on`] | what the stopped copy is signalled goes to the target, what it holds is freed |
+//! | `left` | the stopped copy that `ulpm recover` ends or lets go on |
 //! | `hashed` | hashes of the frozen process's memory |
 //! | [`late`] | the process runs there, its memory follows |
 //! | [`lanes`] | the connections on which it does |
@@ -37,6 +38,7 @@ pub mod hello;
 pub mod lanes;
 pub mod late;
 pub mod learned;
+mod left;
 pub mod link;
 pub mod pace;
 pub mod page_server;

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use super::MigrateError;
 use super::control::Control;
-use super::hand_on::{Left, Signals};
+use super::hand_on::Left;
 use super::lanes::Road;
 use super::late::Late;
+use super::left;
 use super::link::{Cancel, Link, out_of_turn};
 use super::policy::Limits;
 use super::session::{MOVED, Options, Progress};
@@ -261,6 +262,3 @@ fn signal(entry: &Entry, signal: i32) -> Result<(), MigrateError> {
     pidfd_send_signal(pidfd.as_fd(), signal)
         .map_err(|e| MigrateError::Here { step: "signalling the process", source: e.into() })
 }
-
-#[path = "left.rs"]
-mod left;

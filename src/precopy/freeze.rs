@@ -330,8 +330,11 @@ impl Freezer<'_> {
             captive.disable()?;
         }
         let mut signals = Signals::of(self.options, &self.report.id);
-        let found = captive.signalled_meanwhile();
-        signals.send(Some(link), found, Some(&captive));
+        // of a lazy move's copy the plain ones cannot be taken out of the queue before it is retired
+        if self.late.is_none() {
+            let found = captive.signalled_meanwhile();
+            signals.send(Some(link), found, Some(&captive));
+        }
         let followed = match self.late.take() {
             Some(late) => self.follow(late, link, &mut captive, &mut signals),
             None => Ok(()),

@@ -93,7 +93,7 @@ impl Captive {
             let Some(member) = frozen.threads.iter().find(|m| m.thread.0 == asked) else { continue };
             take_one(member.thread, signal, |info| found.extend(late.taken(asked, info)))?;
         }
-        Ok(found)
+        Ok(late.keep_stuck(found))
     }
 
     /// Ends the copy at the source: the process runs elsewhere. Returns all signals that it was sent until it was killed. What is
@@ -162,10 +162,11 @@ pub(super) fn take_one(
 fn take(thread: Thread, signal: i32, mut each: impl FnMut(&SiginfoBytes)) -> Result<(), PreloadError> {
     const STEP: &str = "taking a signal out of the queue";
     // interrupted already, it would stop before it takes one (`get_signal` looks for `JOBCTL_TRAP_MASK` first)
-    let soon = Deadline::after(Duration::from_millis(50));
+    let mut deadline = Deadline::after(Duration::from_millis(50));
+    let mut interrupted = false;
+    thread.resume(Go::Free, 0)?;
     loop {
-        thread.resume(Go::Free, 0)?;
-        match thread.wait(STEP, soon) {
+        match thread.wait(STEP, deadline) {
             Ok(Stop::Signal(found)) => {
                 let info = crate::sys::ptrace::siginfo(thread.0).ok();
                 let fault =
@@ -179,15 +180,17 @@ fn take(thread: Thread, signal: i32, mut each: impl FnMut(&SiginfoBytes)) -> Res
                     break;
                 }
             }
+            Ok(Stop::Trap { .. }) if interrupted => return Ok(()),
             Ok(other) => tracing::debug!(?other, "while a signal is taken out of the queue"),
-            // somebody else has taken it out, with another one
-            Err(TraceeError::Timeout { .. }) => {
+            // somebody else has taken it out, with another one; or the thread waits for a busy CPU, and may take it yet
+            Err(TraceeError::Timeout { .. }) if !interrupted => {
                 thread.interrupt()?;
-                thread.wait(STEP, Deadline::after(PATIENCE))?;
-                return Ok(());
+                (interrupted, deadline) = (true, Deadline::after(PATIENCE));
+                continue;
             }
             Err(error) => return Err(error.into()),
         }
+        thread.resume(Go::Free, 0)?;
     }
     thread.interrupt()?;
     let deadline = Deadline::after(PATIENCE);

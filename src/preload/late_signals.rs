@@ -233,6 +233,18 @@ impl LateSignals {
         self.queues.iter().flat_map(of).collect()
     }
 
+    /// What may be handed on of these. A plain one that is still in the queue may not, but with a later look: the process there would
+    /// have it, and the next of its kind would coalesce with it here.
+    pub fn keep_stuck(&mut self, found: Vec<LateSignal>) -> Vec<LateSignal> {
+        let plain = self.plain();
+        let asked =
+            |tid: i32| self.queues.iter().find(|queue| queue.tid == tid).map_or(0, |queue| queue.asked);
+        let stuck = |signal: &LateSignal| plain.contains(&(asked(signal.tid), number(&signal.info)));
+        let (stuck, free): (Vec<_>, Vec<_>) = found.into_iter().partition(stuck);
+        self.fresh.extend(stuck);
+        free
+    }
+
     /// This one was taken by the thread `asked`, of a number that its own queue was known to hold, else that of the process: whether
     /// it came since the last look. A thread takes from its own queue first: what is not known came there.
     pub fn taken(&mut self, asked: i32, info: &SiginfoBytes) -> Option<LateSignal> {

@@ -83,7 +83,7 @@ pub(super) fn trials() -> Vec<Trial> {
         give_up(lab, victim, LATE[0].1)
     });
     let users = [Need::Program("setpriv"), Need::OtherUsers];
-    let own = ["packets", "full", "busy"].into_iter().map(|kind| {
+    let own = ["packets", "full", "busy", "asynchronous"].into_iter().map(|kind| {
         let user = ["setpriv", "--reuid=1234", "--regid=1234", "--clear-groups"];
         trial(&format!("wires {kind} of a user"), &users, move |lab| {
             abort(lab, kind, &user, &[]).and_then(|victim| carry(lab, victim, &[], &[]))

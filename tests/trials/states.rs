@@ -43,8 +43,9 @@ pub(super) fn trials() -> Vec<Trial> {
     let hidden = HIDDEN.into_iter();
     let hidden = hidden.map(|(kind, word)| trial(&named(kind), &needs, move |lab| found(lab, kind, word)));
     let all = trial("refuse states by their names", &[], by_their_names);
+    let flicker = trial("a descriptor that is opened and closed without pause", &[], flickering);
     let real_time = trial("refuse real-time", &[Need::Program("chrt"), Need::OtherUsers], real_time);
-    each.chain(hidden).chain([all, real_time]).collect()
+    each.chain(hidden).chain([all, real_time, flicker]).collect()
 }
 
 /// Once of root, and once of an ordinary user.
@@ -117,4 +118,19 @@ fn refused(lab: &mut Lab, kind: &str, words: &[&str]) -> Result<()> {
     let victim = Victim::start_command(lab, &[&victims::tool("states")?, kind])?;
     lab.live("a", victim.pid, "b", &[])?.refused(3, &[words, &["nothing was touched"]].concat())?;
     victim.finish()
+}
+
+/// One that is gone between the list of descriptors and a look at it is nothing in the way.
+fn flickering(lab: &mut Lab) -> Result<()> {
+    lab.serve("b")?;
+    for kind in ["null", "file", "pipe", "memfd", "eventfd"] {
+        let mut victim = Victim::start_until(lab, kind, &[&victims::tool("flicker")?, kind])?;
+        for time in 0..20 {
+            let check = lab.run("a", &[ULPM, "check", &victim.pid.to_string()], SOON)?;
+            ensure!(check.exit == 0, "{kind}, {time}: {check:?}");
+        }
+        victim.move_to(lab, "b").with_context(|| kind.to_owned())?;
+        victim.finish()?;
+    }
+    Ok(())
 }

@@ -132,3 +132,11 @@ pub enum FilesError {
         what: &'static str,
     },
 }
+
+impl FilesError {
+    /// Whether there was no such descriptor at that moment: `ENOENT` from `/proc/PID/fd`, `EBADF` from `pidfd_getfd`.
+    fn says_closed(&self) -> bool {
+        let closed = |source: &io::Error| matches!(source.raw_os_error(), Some(libc::ENOENT | libc::EBADF));
+        matches!(self, FilesError::Read { source, .. } if closed(source))
+    }
+}

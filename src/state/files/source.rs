@@ -49,6 +49,10 @@ pub fn capture(
     if obstacles.is_empty() { Ok(image) } else { Err(FilesError::Refused(obstacles)) }
 }
 
+/// How often a descriptor is looked at that seems to be closed and opened again meanwhile. One that the process has open half of the
+/// time is found so in one look of four at the most: in all of these by no accident.
+const LOOKS: u32 = 16;
+
 /// One descriptor as `/proc` shows it.
 #[derive(Debug, Clone)]
 pub(super) struct Descriptor {
@@ -299,18 +303,7 @@ impl<'a> Source<'a> {
 
     fn read_file(&mut self, group: &[Descriptor]) -> Result<(), FilesError> {
         let first = &group[0];
-        let met = self.obstacles.len();
-        let (kind, owner) = match self.read_kind_and_owner(first) {
-            Ok((Some(kind), owner)) => (kind, owner),
-            // The process runs: if the descriptor is another one by now, there is nothing to say about it.
-            Ok((None, _)) if !self.is_still(first) => {
-                self.obstacles.truncate(met);
-                return Ok(());
-            }
-            Ok((None, _)) => return Ok(()),
-            Err(error) if self.is_still(first) => return Err(error),
-            Err(_) => return Ok(()),
-        };
+        let Some((kind, owner)) = self.read_lasting(first)? else { return Ok(()) };
         let signals = owner.as_ref().is_some_and(|owner| owner.signal != 0);
         if signals && first.flags & libc::O_ASYNC as u32 != 0 && group.len() > 1 {
             let what =
@@ -329,6 +322,42 @@ impl<'a> Source<'a> {
         });
         self.image.slots.extend(group.iter().map(|slot| FdSlot { fd: slot.fd, file, cloexec: slot.cloexec }));
         Ok(())
+    }
+
+    /// Kind and owner of one open file; `None` if it is refused, or not there any more.
+    ///
+    /// ```text
+    /// process   open ──────── close ──────── open (the same file) ───
+    /// ulpm            table          stat: ENOENT            is_still: yes
+    /// ```
+    ///
+    /// So a process that runs may have closed what looks the same now as in the table: it is looked at again. What is not there, or is
+    /// another one by now, is left out: the freeze looks at whatever is there then.
+    fn read_lasting(
+        &mut self,
+        file: &Descriptor,
+    ) -> Result<Option<(FileKind, Option<FileOwner>)>, FilesError> {
+        let met = self.obstacles.len();
+        let mut looks = 0;
+        loop {
+            looks += 1;
+            match self.read_kind_and_owner(file) {
+                Ok((Some(kind), owner)) => return Ok(Some((kind, owner))),
+                Ok((None, _)) => {
+                    // if it is another one by now, there is nothing to say about it
+                    if !self.is_still(file) {
+                        self.obstacles.truncate(met);
+                    }
+                    return Ok(None);
+                }
+                Err(error) if !self.is_still(file) => {
+                    tracing::debug!(fd = file.fd, %error, "a descriptor was closed while it was looked at");
+                    return Ok(None);
+                }
+                Err(error) if self.stopped || looks == LOOKS || !error.says_closed() => return Err(error),
+                Err(_) => {}
+            }
+        }
     }
 
     /// Owner and mode of a socket; they can be changed, and nobody tells.

@@ -20,7 +20,7 @@ use crate::fault::Point;
 use crate::handover::journal::{Entry, Journal, dying, try_writing};
 use crate::handover::{Source, SourceAction};
 use crate::image::process::ProcessImage;
-use crate::image::{Note, TreeImage};
+use crate::image::{Note, Obstacle, TreeImage};
 use crate::preload::agent::Agent;
 use crate::preload::claim::{self, Claim};
 use crate::preload::describe::{Described, describe};
@@ -28,6 +28,7 @@ use crate::preload::parent;
 use crate::preload::standing;
 use crate::report::{MigrationReport, Outcome, PidMode, Round};
 use crate::state::files::FilesOptions;
+use crate::state::program;
 use crate::sys::time::{ClockOffsets, Ticker};
 use crate::sys::voice;
 use crate::transport::protocol::{Description, PidChoice, ToSource, ToTarget};
@@ -224,7 +225,12 @@ impl<'a> Migration<'a> {
         }
         match answer {
             ToSource::Preflight { obstacles: theirs, notes } => {
-                obstacles.extend(theirs);
+                // what is gone here is not missing there: nothing is to be made in its place
+                let gone = |their: &Obstacle| {
+                    their.why == program::ABSENT && obstacles.iter().any(|ours| ours.object == their.object)
+                };
+                let missing: Vec<Obstacle> = theirs.into_iter().filter(|their| !gone(their)).collect();
+                obstacles.extend(missing);
                 self.note(notes);
             }
             other => return Err(out_of_turn(&other)),
@@ -358,26 +364,27 @@ pub fn look(
     tracker: Choice,
     parent_knows: bool,
 ) -> Result<Described, MigrateError> {
+    // Before all else: what a holder of its memory has inside it is gone first.
+    let partial = whole::obstacle(home, pid);
     let mut described = describe(pid, options)?;
     let (notes, obstacles) = parent::look(pid, parent_knows);
     described.obstacles.extend(disk(home));
     described.notes.extend(notes);
     described.obstacles.extend(obstacles);
-    if let Some(claimed) = claim::obstacle(pid) {
-        // what else is in the way may be that other ulpm's own doing
-        described.obstacles = vec![claimed];
+    if let Some(ours) = claim::obstacle(pid).or(partial) {
+        // what else is in the way may be that other ulpm's own doing, as is a userfaultfd that serves what has not arrived
+        described.obstacles = vec![ours];
         return Ok(described);
     }
-    described.obstacles.extend(whole::obstacle(home, pid));
     described.obstacles.extend(direct::tracker(tracker, pid, &described.image.files).err());
     Ok(described)
 }
 
 /// Whether what must not be forgotten can be written down.
-fn disk(home: &Path) -> Option<crate::image::Obstacle> {
+fn disk(home: &Path) -> Option<Obstacle> {
     let dir = home.join("journal");
     let error = std::fs::create_dir_all(&dir).and_then(|()| try_writing(&dir)).err()?;
-    Some(crate::image::Obstacle::new(
+    Some(Obstacle::new(
         format!("journal {}", dir.display()),
         format!("it cannot be written here: {error}"),
         "make room there, or let ULPM_HOME be a directory on a disk that can be written",
@@ -385,9 +392,9 @@ fn disk(home: &Path) -> Option<crate::image::Obstacle> {
 }
 
 /// The tracker that was asked for does not work here.
-pub(super) fn unavailable(e: &Unavailable) -> crate::image::Obstacle {
+pub(super) fn unavailable(e: &Unavailable) -> Obstacle {
     let others: Vec<&str> = Kind::ALL.iter().filter(|k| k.probe().is_ok()).map(|k| k.name()).collect();
-    crate::image::Obstacle::new(
+    Obstacle::new(
         format!("tracker {}", e.kind),
         crate::sys::chain(&e.source),
         format!("--tracker auto takes the best that works; here work: {}", others.join(", ")),
@@ -401,8 +408,8 @@ fn in_time_namespace(pid: i32) -> bool {
 }
 
 /// The target could not say what stands in the way there.
-fn unasked(to: &str, e: &MigrateError) -> crate::image::Obstacle {
-    crate::image::Obstacle::new(
+fn unasked(to: &str, e: &MigrateError) -> Obstacle {
+    Obstacle::new(
         format!("target {to}"),
         crate::sys::chain(e),
         "there may be more in the way than is listed here",

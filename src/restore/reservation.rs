@@ -118,7 +118,7 @@ fn check_files(process: &ProcessImage, hashes: &ContentHashes, found: &mut Reser
         if !path.as_path().exists() {
             found.obstacles.push(Obstacle::new(
                 format!("{what} {path}"),
-                "it does not exist at the target",
+                program::ABSENT,
                 "create it there, or mount the file system that holds it",
             ));
         }

@@ -73,11 +73,13 @@ pub fn capture(pid: i32, status: &Status) -> Result<Attributes, StateError> {
 /// A current directory that has no name any more.
 pub fn gone_directory(pid: i32) -> Option<Obstacle> {
     use std::os::unix::fs::MetadataExt as _;
-    let gone = std::fs::metadata(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd.nlink() == 0);
+    let link = format!("/proc/{pid}/cwd");
+    let gone = std::fs::metadata(&link).is_ok_and(|cwd| cwd.nlink() == 0);
     gone.then(|| {
+        let path = std::fs::read_link(&link).map(FilePath::from).unwrap_or_default();
         Obstacle::new(
-            format!("process {pid}"),
-            "its current directory was deleted",
+            format!("current directory {path}"),
+            "it was deleted while the process is in it",
             "have the program change to a directory that exists",
         )
     })

@@ -221,6 +221,11 @@ fn again(lab: &mut Lab) -> Result<()> {
     let to = lab.address("a");
     let refused = lab.live_to("b", victim.pid, &to, &[])?;
     refused.refused(3, &["lazy", "--wait"])?;
+    let check = lab.run("b", &[ULPM, "check", &victim.pid.to_string()], SOON)?;
+    ensure!(check.exit == 3 && check.stdout.contains("has not all arrived"), "{check:?}");
+    for said in [&refused.stderr, &check.stdout] {
+        ensure!(!said.contains("userfaultfd"), "it is refused for what serves its own memory: {said}");
+    }
     let waits = lab.start_live("b", victim.pid, &to, &["--wait", "--verify"])?;
     let first = live.outcome()?;
     drop(proxy);

@@ -15,8 +15,12 @@ pub(super) fn trials() -> Vec<Trial> {
     vec![
         trial("a program that may not be executed any more", &[], not_executable),
         trial("a program that was replaced or deleted", &[], replaced),
+        trial("a current directory that was deleted", &[], directory),
     ]
 }
+
+/// What a target says of a path that it does not have.
+const ABSENT: &str = "does not exist at the target";
 
 /// A victim that runs from a file of its own.
 fn start(lab: &Lab) -> Result<(Victim, PathBuf)> {
@@ -51,9 +55,27 @@ fn replaced(lab: &mut Lab) -> Result<()> {
         let check = lab.run("a", &[ULPM, "check", "--pid", &pid], SOON)?;
         ensure!(check.exit == 3 && check.stdout.contains(why), "{check:?}");
         ensure!(!check.stdout.contains("has no name any more"), "its mappings are named, too: {check:?}");
-        lab.live("a", victim.pid, "b", &[])?.refused(3, &["program ", why, "nothing was touched"])?;
+        let outcome = lab.live("a", victim.pid, "b", &[])?;
+        outcome.refused(3, &["program ", why, "nothing was touched"])?;
+        ensure!(!outcome.stderr.contains(ABSENT), "to be made at the target: {outcome:?}");
         let _ = fs::remove_file(&file);
     }
+    victim.check_running(lab)?;
+    victim.finish()
+}
+
+/// What is gone here is named once, and is not to be made at the target.
+fn directory(lab: &mut Lab) -> Result<()> {
+    lab.serve("b")?;
+    let dir = lab.dir().join("directory");
+    fs::create_dir(&dir)?;
+    let script = r#"cd "$0" && exec "$@""#;
+    let program = victims::program("plain")?;
+    let victim = Victim::start_command(lab, &["sh", "-c", script, &dir.display().to_string(), &program])?;
+    fs::remove_dir(&dir)?;
+    let outcome = lab.live("a", victim.pid, "b", &[])?;
+    outcome.refused(3, &["current directory ", "it was deleted", "nothing was touched"])?;
+    ensure!(!outcome.stderr.contains(ABSENT), "to be made at the target: {outcome:?}");
     victim.check_running(lab)?;
     victim.finish()
 }

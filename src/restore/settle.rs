@@ -150,7 +150,7 @@ fn one(mut journal: Journal) -> Own {
             )
         }
         (Phase::Released, Life::Ended) => {
-            format!("process {pid} ran here to its end; {peer} may still ask: nothing to do here")
+            format!("process {pid} ran here, and has ended; {peer} may still ask: nothing to do here")
         }
         (Phase::Releasing | Phase::Released, Life::Ended | Life::Rebooted) => format!(
             "process {pid} ran here and is no more{}: if {peer} still has its copy, `ulpm recover` there says so, and \
@@ -207,6 +207,25 @@ mod tests {
     fn entries(dir: &Path, key: &Fingerprint) -> Vec<String> {
         let all = Journal::list(dir).unwrap().into_iter().flatten();
         all.filter(|j| j.entry().key == key.to_string()).map(|j| j.entry().id.clone()).collect()
+    }
+
+    #[test]
+    fn how_a_process_ended_that_ran_here_is_not_claimed() {
+        // a lock of ours would outlast us in a child that is just being made
+        let _quiet = crate::sys::spawn::quiet();
+        let home = tempfile::tempdir().unwrap();
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        let mut journal = Journal::begin(home.path(), Entry::new("m-1", false, pid, "peer")).unwrap();
+        for phase in [Phase::Committed, Phase::Releasing, Phase::Released] {
+            journal.set(phase).unwrap();
+        }
+        drop(journal);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let own = own_side(home.path(), None).unwrap();
+        let begins = format!("process {pid} ran here, and has ended; peer may still ask");
+        assert!(matches!(&own[..], [one] if one.text.starts_with(&begins) && !one.open), "{own:?}");
     }
 
     #[test]

@@ -263,8 +263,9 @@ impl AcceptError {
                     "refused a peer: {why}; `ulpm trust list` shows its entry, `ulpm trust add {presented} …` changes it");
             }
             error => {
-                let cause = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
-                tracing::warn!(cause, "{error}");
+                // one that has none, as a timeout, names none
+                let cause = std::error::Error::source(error).map(ToString::to_string);
+                tracing::warn!(cause = cause.as_deref(), "{error}");
             }
         }
     }
@@ -335,5 +336,26 @@ async fn report(
                 Ok(()) | Err(TrySendError::Full(_) | TrySendError::Closed(_)) => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_that_has_no_cause_names_none() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let log = Arc::new(file.reopen().unwrap());
+        let remote: SocketAddr = "10.0.0.1:7".parse().unwrap();
+        let written = tracing_subscriber::fmt().with_ansi(false).with_writer(log).finish();
+        tracing::subscriber::with_default(written, || {
+            AcceptError::Timeout { remote }.log();
+            AcceptError::Handshake { remote, source: ConnectionError::Reset }.log();
+        });
+        let said = std::fs::read_to_string(file.path()).unwrap();
+        let lines: Vec<&str> = said.lines().collect();
+        assert!(lines[0].ends_with("10.0.0.1:7 did not finish the handshake within 5 s"), "{said}");
+        assert!(lines[1].contains(r#"cause="reset by peer""#), "{said}");
     }
 }

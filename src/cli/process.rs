@@ -1,12 +1,15 @@
 //! Which process is meant: by its number, or by its name where only one has it.
 
+use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::fs;
-use std::str::FromStr;
+use std::os::unix::ffi::OsStrExt as _;
 
 use clap::Args;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 
 use super::{Exit, Failure};
+use crate::image::file_path::printable;
 use crate::image::shown;
 use crate::sys::voice;
 use crate::transport::HostPort;
@@ -17,7 +20,7 @@ pub enum Named {
     /// By its number.
     Pid(i32),
     /// By the name that `ps` shows, or that of its program's file.
-    Name(String),
+    Name(OsString),
 }
 
 /// Why a text names no process.
@@ -25,28 +28,35 @@ pub enum Named {
 #[error("neither a pid (from 1 to 2147483647) nor a name")]
 pub struct NoName;
 
-impl FromStr for Named {
-    type Err = NoName;
+impl TryFrom<OsString> for Named {
+    type Error = NoName;
 
-    fn from_str(text: &str) -> Result<Self, NoName> {
+    /// A name is any bytes, as the kernel takes them.
+    fn try_from(typed: OsString) -> Result<Self, NoName> {
         let digits = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_digit());
+        let Some(text) = typed.to_str() else { return Ok(Named::Name(typed)) };
         match text.parse() {
-            Ok(1..) => Ok(Named::Pid(text.parse().map_err(|_| NoName)?)),
+            Ok(pid @ 1..) => Ok(Named::Pid(pid)),
             Ok(_) => Err(NoName),
             Err(_) if text.is_empty() || digits(text.trim_start_matches('-')) => Err(NoName),
-            Err(_) => Ok(Named::Name(text.to_owned())),
+            Err(_) => Ok(Named::Name(typed)),
         }
     }
+}
+
+/// How clap reads one.
+fn named() -> impl TypedValueParser<Value = Named> {
+    OsStringValueParser::new().try_map(Named::try_from)
 }
 
 /// The process of `check`, `live` and `profile`.
 #[derive(Clone, Debug, Args)]
 pub struct Subject {
     /// The process: its pid, or its name where only one process has it
-    #[arg(value_name = "PID|NAME")]
+    #[arg(value_name = "PID|NAME", value_parser = named())]
     process: Option<Named>,
     /// The same
-    #[arg(long = "pid", value_name = "PID|NAME", conflicts_with = "process")]
+    #[arg(long = "pid", value_name = "PID|NAME", conflicts_with = "process", value_parser = named())]
     pid: Option<Named>,
 }
 
@@ -99,7 +109,7 @@ impl Named {
             Named::Name(name) => name,
         };
         match &candidates(name)[..] {
-            [] => Err(anyhow::anyhow!("no process is called {name}").into()),
+            [] => Err(anyhow::anyhow!("no process is called {}", printable(name.as_bytes())).into()),
             [(pid, _)] => Ok(*pid),
             several => {
                 let mut list = String::new();
@@ -107,8 +117,9 @@ impl Named {
                     let _ = write!(list, "; {pid}: {}", shown(line));
                 }
                 let error = anyhow::anyhow!(
-                    "{} processes are called {name}, name one by its pid{list}",
-                    several.len()
+                    "{} processes are called {}, name one by its pid{list}",
+                    several.len(),
+                    printable(name.as_bytes())
                 );
                 Err(Failure::new(Exit::Usage, error))
             }
@@ -117,7 +128,7 @@ impl Named {
 }
 
 /// All of that name but ourselves, by number, each with the beginning of its command line.
-fn candidates(name: &str) -> Vec<(i32, String)> {
+fn candidates(name: &OsStr) -> Vec<(i32, String)> {
     let own = [std::process::id() as i32, nix::unistd::getppid().as_raw()];
     let all = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
@@ -133,7 +144,7 @@ fn candidates(name: &str) -> Vec<(i32, String)> {
     found
 }
 
-fn is_called(pid: i32, name: &str) -> bool {
+fn is_called(pid: i32, name: &OsStr) -> bool {
     let comm = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
     let program = fs::read_link(format!("/proc/{}/exe", voice::of(pid)));
     comm.strip_suffix(b"\n").unwrap_or(&comm) == name.as_bytes()
@@ -146,10 +157,13 @@ mod tests {
 
     #[test]
     fn numbers_are_pids_and_all_else_is_a_name() {
-        assert_eq!("42".parse(), Ok(Named::Pid(42)));
-        assert_eq!("redis-server".parse(), Ok(Named::Name("redis-server".into())));
+        let read = |text: &[u8]| Named::try_from(OsStr::from_bytes(text).to_owned());
+        assert_eq!(read(b"42"), Ok(Named::Pid(42)));
+        for name in [&b"redis-server"[..], b"\xff\xfe name"] {
+            assert_eq!(read(name), Ok(Named::Name(OsStr::from_bytes(name).to_owned())));
+        }
         for text in ["", "0", "-3", "99999999999"] {
-            assert_eq!(text.parse::<Named>(), Err(NoName), "{text}");
+            assert_eq!(read(text.as_bytes()), Err(NoName), "{text}");
         }
     }
 }

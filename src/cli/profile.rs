@@ -145,9 +145,10 @@ fn permitted(pid: i32) -> Result<(), Failure> {
 fn failure(e: ProfileError) -> Failure {
     let refused = matches!(
         e,
-        ProfileError::Process(PreloadError::Tracee(
-            TraceeError::AlreadyTraced { .. } | TraceeError::NotPermitted { .. }
-        ))
+        ProfileError::Process(
+            PreloadError::Unfit(_)
+                | PreloadError::Tracee(TraceeError::AlreadyTraced { .. } | TraceeError::NotPermitted { .. })
+        )
     );
     if refused { Failure::new(Exit::Refused, e) } else { e.into() }
 }

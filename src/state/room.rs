@@ -62,8 +62,18 @@ pub const UNTOLD: &str =
 pub const NO_MORE_LOCKED: &str =
     "what it maps is locked (mlockall), and its limit RLIMIT_MEMLOCK leaves no room for a move";
 
+/// Why a process is refused in which nothing can be mapped to be read and written. That it has `PR_SET_MDWE` shows nowhere from outside.
+pub const NOTHING_WRITABLE: &str = "what it maps to be read is executable (READ_IMPLIES_EXEC), and what is executable may not be written (PR_SET_MDWE)";
+
 fn locks(pid: i32) -> bool {
     used(pid, "VmLck") > 0
+}
+
+/// Whether its personality has `READ_IMPLIES_EXEC`. Each thread has one of its own; it is set before threads are made.
+fn implies_exec(pid: i32) -> bool {
+    let text =
+        crate::sys::lossy(format!("/proc/{}/personality", crate::sys::voice::of(pid))).unwrap_or_default();
+    u32::from_str_radix(text.trim(), 16).is_ok_and(|persona| persona & libc::READ_IMPLIES_EXEC as u32 != 0)
 }
 
 /// Why there is no scratch area.
@@ -91,6 +101,10 @@ pub fn area(
         NoRoom::Refused(Obstacle::new(format!("process {pid}"), why, advice))
     };
     match &e {
+        TraceeError::RemoteCall { source: Errno::EACCES, .. } if implies_exec(pid) => {
+            let advice = "start it without that personality (setarch -X)";
+            Err(NoRoom::Refused(Obstacle::new(format!("process {pid}"), NOTHING_WRITABLE, advice)))
+        }
         TraceeError::RemoteCall { source: Errno::EAGAIN, .. } => Err(refused(NO_MORE_LOCKED, "memlock")),
         TraceeError::RemoteCall { source: Errno::ENOMEM, .. } if locks(pid) => Err(refused(UNTOLD, "as")),
         _ => Lent::instead(site, rsp, e).map(|(scratch, lent)| (scratch, Some(lent))).map_err(NoRoom::Failed),

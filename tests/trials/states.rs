@@ -11,11 +11,12 @@ use crate::lab::needs::Need;
 use crate::lab::{Lab, SOON, ULPM, victims};
 
 /// What only the process itself can tell: found when `live` attaches, or when it stops it.
-const HIDDEN: [(&str, &str); 5] = [
+const HIDDEN: [(&str, &str); 6] = [
     ("landlock", "it has confined itself with Landlock"),
     ("landlock-thread", "it has confined itself with Landlock"),
     ("ldt", "it has a local descriptor table"),
     ("keyring", "it has a process keyring"),
+    ("denied", "executable may not be written (PR_SET_MDWE)"),
     ("numa-thread", "a NUMA policy (set_mempolicy, mbind) is not carried"),
 ];
 
@@ -44,8 +45,9 @@ pub(super) fn trials() -> Vec<Trial> {
     let hidden = hidden.map(|(kind, word)| trial(&named(kind), &needs, move |lab| found(lab, kind, word)));
     let all = trial("refuse states by their names", &[], by_their_names);
     let flicker = trial("a descriptor that is opened and closed without pause", &[], flickering);
+    let denied = trial("profile of a process in which nothing can be mapped", &[], unwatched);
     let real_time = trial("refuse real-time", &[Need::Program("chrt"), Need::OtherUsers], real_time);
-    each.chain(hidden).chain([all, real_time, flicker]).collect()
+    each.chain(hidden).chain([all, real_time, flicker, denied]).collect()
 }
 
 /// Once of root, and once of an ordinary user.
@@ -133,4 +135,14 @@ fn flickering(lab: &mut Lab) -> Result<()> {
         victim.finish()?;
     }
     Ok(())
+}
+
+fn unwatched(lab: &mut Lab) -> Result<()> {
+    lab.serve("b")?;
+    let victim = Victim::start_command(lab, &[&victims::tool("states")?, "denied"])?;
+    let watched = lab.run("a", &[ULPM, "profile", &victim.pid.to_string(), "--seconds", "1"], SOON)?;
+    ensure!(watched.exit == 3 && watched.stderr.contains("(READ_IMPLIES_EXEC)"), "{watched:?}");
+    lab.live("a", victim.pid, "b", &[])?.refused(3, &["(READ_IMPLIES_EXEC)", "(PR_SET_MDWE)"])?;
+    victim.check_running(lab)?;
+    victim.finish()
 }

@@ -69,6 +69,12 @@ pub(super) const ROWS: &[Row] = &[
     carried("PR_GET_THP_DISABLE", "no transparent huge pages", "victim modes"),
     carried("PR_GET_MEMORY_MERGE", "equal pages merged", "victim modes"),
     carried("PR_GET_MDWE", "no memory made executable", "victim modes"),
+    refused(
+        "PR_GET_MDWE (READ_IMPLIES_EXEC)",
+        "no memory made executable, where all that can be read is",
+        crate::state::room::NOTHING_WRITABLE,
+        "trial refuse state denied",
+    ),
     carried("mlockall(MCL_FUTURE)", "mappings to come locked", "victims modes, locking"),
     harmless(
         "PR_GET_TAGGED_ADDR_CTRL",

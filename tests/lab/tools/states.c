@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/msg.h>
+#include <sys/personality.h>
 #include <sys/prctl.h>
 #include <sys/sem.h>
 #include <sys/wait.h>
@@ -134,6 +135,9 @@ int main(int argc, char **argv)
 	} else if (strcmp(kind, "numa") == 0) {
 		bound = page();
 		MUST(syscall(SYS_mbind, bound, 4096ul, MPOL_BIND, &(unsigned long){ 1 }, 64ul, 0ul));
+	} else if (strcmp(kind, "denied") == 0) {
+		MUST(personality(personality(0xffffffff) | READ_IMPLIES_EXEC));
+		MUST(prctl(65 /* PR_SET_MDWE */, 3ul /* REFUSE_EXEC_GAIN, NO_INHERIT */, 0ul, 0ul, 0ul));
 	} else if (strcmp(kind, "mappings") == 0) {
 		fill_up();
 	} else {
@@ -154,6 +158,10 @@ int main(int argc, char **argv)
 	if (bound) {
 		MUST(syscall(SYS_get_mempolicy, &mode, NULL, 0ul, bound, (unsigned long)MPOL_F_ADDR));
 		CHECK(mode == MPOL_BIND, "the mapping's policy is %d", mode);
+	}
+	if (strcmp(kind, "denied") == 0) {
+		CHECK(personality(0xffffffff) & READ_IMPLIES_EXEC, "the personality");
+		CHECK(prctl(66 /* PR_GET_MDWE */, 0ul, 0ul, 0ul, 0ul) == 3, "PR_GET_MDWE");
 	}
 	if (strcmp(kind, "queue") == 0)
 		MUST(msgctl(id, IPC_RMID, NULL));

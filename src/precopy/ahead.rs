@@ -18,7 +18,7 @@ use crate::preload::agent::{Agent, Pushed};
 use crate::preload::throttle::Throttle;
 use crate::report::{MigrationReport, Round};
 use crate::state::files;
-use crate::sys::background::{Background, OwnSession};
+use crate::sys::background::{Background, OwnSession, Starving};
 use crate::transport::protocol::{ToSource, ToTarget};
 
 /// How often those who watch are told something within a round.
@@ -33,6 +33,7 @@ pub(super) struct Ahead<'a> {
     pub(super) link: &'a mut Link,
     pub(super) agent: &'a mut Agent,
     pub(super) basis: Basis,
+    pub(super) session: OwnSession,
 }
 
 /// A round that is done.
@@ -46,9 +47,10 @@ impl Ahead<'_> {
     /// All rounds. However they end, the process runs freely afterwards.
     pub(super) fn run(mut self, described: &ProcessImage) -> Result<Foresight, MigrateError> {
         let mut brake = None;
-        let (session, background) = (OwnSession::behind(), Background::begin());
+        let background = Background::begin();
         let ended = self.rounds(described, &background, &mut brake);
-        drop((background, session));
+        drop(background);
+        self.session.end();
         // only now may anyone else stop it
         drop(brake);
         // should it stay here, for whatever reason
@@ -151,13 +153,19 @@ impl Ahead<'_> {
         self.link.say(&ToTarget::Layout { pid, layout: self.agent.layout.clone(), new_files })?;
         let number = before.len();
         let mut watch = Watch::new(self.control, self.tell, &self.basis, before, begun, bytes_before);
-        let mut on_the_way = |meter: &Meter| watch.look(meter);
+        let (session, mut starving) = (&mut self.session, Starving::begin());
+        let mut look = |meter: &Meter| {
+            if starving.look() {
+                session.end();
+            }
+            watch.look(meter)
+        };
         let scan_begun = Instant::now();
-        let mut sink = Paced::new(self.link, self.control, meter, &mut on_the_way);
+        let mut sink = Paced::new(self.link, self.control, meter, &mut look);
         let pushed = self.agent.round(&mut sink)?;
         let found = scan_begun + pushed.scan;
         self.link.say(&ToTarget::RoundEnd(number as u32))?;
-        match self.link.hear_meanwhile("placing the pages of a round", &mut || watch.look(meter))? {
+        match self.link.hear_meanwhile("placing the pages of a round", &mut || look(meter))? {
             ToSource::RoundApplied(n) if n as usize == number => {
                 MigrateError::point(crate::fault::Point::SourceRound)?;
             }

@@ -29,6 +29,7 @@ use crate::preload::standing;
 use crate::report::{MigrationReport, Outcome, PidMode, Round};
 use crate::state::files::FilesOptions;
 use crate::state::program;
+use crate::sys::background::OwnSession;
 use crate::sys::time::{ClockOffsets, Ticker};
 use crate::sys::voice;
 use crate::transport::protocol::{Description, PidChoice, ToSource, ToTarget};
@@ -285,6 +286,7 @@ impl<'a> Migration<'a> {
             link: &mut *link,
             agent: &mut agent,
             basis,
+            session: OwnSession::behind(),
         };
         let mut foresight = ahead.run(described)?;
         let late = foresight.lazy.then(|| Late::open(self.road(), link)).transpose()?;

@@ -182,6 +182,7 @@ impl Session {
                 return Err(endless());
             }
             let frame = self.frame()?;
+            work.stage.look();
             if matches!(frame.kind, kind::PAGES | kind::OBJECT_PAGES) {
                 work.unweighed += frame.body.len() as u64;
                 if work.unweighed > UNWEIGHED {

@@ -11,7 +11,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::sys::background::{self, Background, OwnSession};
+use crate::sys::background::{self, Background, OwnSession, Starving};
 use crate::sys::process::{SchedAttr, sched_attr, set_sched_attr};
 use crate::tracee::together::favoured;
 
@@ -72,7 +72,7 @@ impl Network {
 /// Where a session stands. Its own thread is in the background during the rounds.
 #[derive(Debug)]
 pub struct Stage {
-    rounds: Option<Background>,
+    rounds: Option<(Background, Starving)>,
 }
 
 impl Stage {
@@ -82,7 +82,14 @@ impl Stage {
             network.rounds += 1;
             network.apply();
         });
-        Stage { rounds: Some(Background::begin()) }
+        Stage { rounds: Some((Background::begin(), Starving::begin())) }
+    }
+
+    /// Once for each message: in the rounds others may leave us nothing of the CPUs. Then our session is one as any other.
+    pub fn look(&mut self) {
+        if self.rounds.as_mut().is_some_and(|(_, starving)| starving.look()) {
+            with_network(|network| network.session.iter_mut().for_each(OwnSession::end));
+        }
     }
 
     /// The process is frozen, or about to be.

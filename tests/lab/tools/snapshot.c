@@ -368,7 +368,7 @@ static void descriptor(int pidfd, int number_, const char *link)
 		if (S_ISREG(info.st_mode))
 			number("Descriptors", "st_size", info.st_size);
 		if (!strncmp(link, "/memfd:", 7))
-			number("Descriptors", "st_mtime", info.st_mtim.tv_sec);
+			number("Descriptors", "st_mtime", info.st_mtim.tv_sec * 1000000000L + info.st_mtim.tv_nsec);
 		if (S_ISSOCK(info.st_mode))
 			socket_facts(fd);
 	}

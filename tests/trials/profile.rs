@@ -104,6 +104,9 @@ fn dirty(lab: &mut Lab) -> Result<()> {
         "table",
         "recommendation",
         "notes",
+        "outcome",
+        "error",
+        "schema",
     ];
     let object = report.as_object().context("no object")?;
     for key in keys {

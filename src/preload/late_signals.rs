@@ -61,7 +61,7 @@ pub struct LateSignals {
     held: bool,
 }
 
-/// The queues as they were when the process was killed: entries that are not [settled](Queue::settled), and the `status` file.
+/// The queues as they were when the process was killed: entries that are not settled (`Queue::settled`), and the `status` file.
 #[derive(Debug, Default)]
 pub struct LastLook(Vec<(Option<Vec<SiginfoBytes>>, Vec<u8>)>);
 

@@ -234,13 +234,7 @@ fn written_ones(file: Category, protect: bool) -> Query {
 
 /// Exactly this is the kernel's fast path: without our mark, or empty.
 fn fast_ones() -> Query {
-    Query {
-        all: Category::WRITTEN,
-        any: Category::empty(),
-        inverted: Category::empty(),
-        report: Category::WRITTEN,
-        protect: false,
-    }
+    Query::only(Category::WRITTEN)
 }
 
 /// Neither in memory nor in swap, even where there is no page table.
@@ -250,13 +244,7 @@ fn absent_ones() -> Query {
 
 /// In swap, or a mark without a page.
 fn out_of_memory_ones() -> Query {
-    Query {
-        all: Category::SWAPPED,
-        any: Category::empty(),
-        inverted: Category::empty(),
-        report: Category::SWAPPED,
-        protect: false,
-    }
+    Query::only(Category::SWAPPED)
 }
 
 /// In swap, or a mark without a page; in either case not written since.

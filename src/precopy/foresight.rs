@@ -46,14 +46,15 @@ pub struct Foresight {
 
 /// What is known before the first round.
 pub fn basis(home: &Path, link: &Link, rtt: Duration, agent: &Agent, described: &ProcessImage) -> Basis {
+    let exact = agent.tracker() == "wp-scan";
     Basis {
         threads: described.threads.len() as u32,
         descriptors: described.files.files.len() as u32,
         areas: agent.layout.vmas.len() as u32,
         resident_pages: described.memory.resident / PAGE_SIZE,
-        asks_for_written: agent.tracker() == "wp-scan",
+        asks_for_written: exact,
         rtt,
-        compares: agent.tracker() != "wp-scan" || !agent.layout.objects.is_empty(),
+        compares: !exact || !agent.layout.objects.is_empty(),
         same_machine: link.same_machine(),
         correction: Correction::load(home, false),
         lazy_correction: Correction::load(home, true),

@@ -56,8 +56,7 @@ pub struct Signals {
 impl Signals {
     /// Of this migration.
     pub fn of(options: &Options, id: &str) -> Self {
-        let (home, to) = (options.home.clone(), options.to.clone());
-        Signals { home, to, id: id.to_owned(), taken: 0, waiting: Vec::new() }
+        Self::resume(&options.home, &options.to, id, None)
     }
 
     /// Those that a move has left.

@@ -36,15 +36,8 @@ pub fn look(pid: i32, layout: &Layout) -> Result<Guards, StateError> {
     }
     let pagemap = voice::by(pid, |voice| File::open(format!("/proc/{voice}/pagemap")))
         .map_err(StateError::io(pid, "opening the page map"))?;
-    let query = Query {
-        all: Category::GUARD,
-        any: Category::empty(),
-        inverted: Category::empty(),
-        report: Category::GUARD,
-        protect: false,
-    };
     for vma in layout.vmas.iter().filter(|v| !v.huge()) {
-        pagemap::scan(pagemap.as_fd(), vma.start, vma.end, query, |r| {
+        pagemap::scan(pagemap.as_fd(), vma.start, vma.end, Query::only(Category::GUARD), |r| {
             if vma.private() {
                 all.private.push(PageRange::new(r.start, r.end));
             } else {

@@ -98,6 +98,19 @@ pub struct Query {
     pub protect: bool,
 }
 
+impl Query {
+    /// For pages of this category, whatever else they are.
+    pub fn only(category: Category) -> Self {
+        Query {
+            all: category,
+            any: Category::empty(),
+            inverted: Category::empty(),
+            report: category,
+            protect: false,
+        }
+    }
+}
+
 /// Scans `[start, end)` and hands each region to `each`. Regions come in address order; one that spans two
 /// kernel calls may arrive in two parts. Where pages are protected, some may come twice, the second time since they were written
 /// in between: both count.
@@ -250,34 +263,19 @@ pub fn is_held(pagemap: &File, page: u64) -> Result<bool, Errno> {
 /// Whether this kernel has `PAGEMAP_SCAN`.
 pub fn can_scan() -> bool {
     static CAN: OnceLock<bool> = OnceLock::new();
-    *CAN.get_or_init(|| {
-        let query = Query {
-            all: Category::PRESENT,
-            any: Category::empty(),
-            inverted: Category::empty(),
-            report: Category::PRESENT,
-            protect: false,
-        };
-        File::open("/proc/self/pagemap")
-            .is_ok_and(|own| scan(own.as_fd(), 0x1000, 0x2000, query, |_| {}).is_ok())
-    })
+    *CAN.get_or_init(|| can_scan_for(Category::PRESENT))
 }
 
-/// [`Category::GUARD`], where the kernel knows it: it refuses a scan with a category that it does not know.
+/// [`Category::GUARD`], where the kernel knows it.
 pub fn guards() -> Category {
     static SEES: OnceLock<bool> = OnceLock::new();
-    let query = Query {
-        all: Category::GUARD,
-        any: Category::empty(),
-        inverted: Category::empty(),
-        report: Category::GUARD,
-        protect: false,
-    };
-    let tried = || {
-        File::open("/proc/self/pagemap")
-            .is_ok_and(|own| scan(own.as_fd(), 0x1000, 0x2000, query, |_| {}).is_ok())
-    };
-    if *SEES.get_or_init(tried) { Category::GUARD } else { Category::empty() }
+    if *SEES.get_or_init(|| can_scan_for(Category::GUARD)) { Category::GUARD } else { Category::empty() }
+}
+
+/// Tries it: a kernel refuses a scan with a category that it does not know.
+fn can_scan_for(category: Category) -> bool {
+    File::open("/proc/self/pagemap")
+        .is_ok_and(|own| scan(own.as_fd(), 0x1000, 0x2000, Query::only(category), |_| {}).is_ok())
 }
 
 /// Hands over the runs of pages of `[start, end)` that hold private data (in memory or in swap, no page of a file, no guard page),

@@ -132,7 +132,8 @@ int main(int argc, char **argv)
 	pthread_t threads[3];
 	int count = 0;
 	victim_begin(argc, argv);
-	struct sigaction action = { .sa_sigaction = on_sigsys, .sa_flags = SA_SIGINFO };
+	/* Not blocked in its own handler, so that whoever looks at the thread's mask always sees the same. */
+	struct sigaction action = { .sa_sigaction = on_sigsys, .sa_flags = SA_SIGINFO | SA_NODEFER };
 	MUST(sigaction(SIGSYS, &action, NULL));
 	for (; count < 2; count++)
 		threads[count] = start_thread(dispatched, NULL);

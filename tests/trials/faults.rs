@@ -17,13 +17,18 @@ use ulpm::fault::Point;
 use super::trial_in;
 use super::victims::{Victim, is_gone};
 use crate::lab::live::Live;
-use crate::lab::{Lab, LabOptions, SOON, ULPM, wait_until};
+use crate::lab::udp_proxy::UdpProxy;
+use crate::lab::{Lab, LabOptions, PORT, SOON, ULPM, wait_until};
 
 const WORKLOADS: [&str; 5] = ["threads", "registers", "memory", "clock", "dirty"];
 /// How long a hung side hangs: longer than the source waits for a sign of life.
 const HANG: Duration = Duration::from_millis(2500);
 const SETTLED: Duration = Duration::from_secs(90);
-/// What is done where. `power` is not a kind of the program's: it stops there, and then its host's power is cut.
+/// At these kinds the program only stops where it is, and then something is done from outside: its host's power is cut, the link
+/// goes dead without a word, Ctrl-C, or the one that the user started is killed while its worker lives.
+const FROM_OUTSIDE: [&str; 4] = ["power", "silent", "ctrl-c", "orphan"];
+
+/// What is done where.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Case {
     point: &'static str,
@@ -41,7 +46,7 @@ impl Case {
     }
 
     fn fault(self) -> String {
-        let kind = if self.kind == "power" { "stop" } else { self.kind };
+        let kind = if FROM_OUTSIDE.contains(&self.kind) { "stop" } else { self.kind };
         format!("{}={kind}", self.point)
     }
 
@@ -61,19 +66,19 @@ const MATRIX: [(&str, &str); 36] = [
     ("source.ready", "kill stop cut memory"),
     ("source.round", "kill stop cut"),
     ("source.poised", "kill stop power"),
-    ("source.frozen", "kill stop cut memory"),
+    ("source.frozen", "kill stop cut memory silent ctrl-c orphan"),
     // each has three: for tracking the scratch area is made (mmap, mprotect) and removed (munmap), and so for the freeze
     ("source.call.single", "kill kill:2 kill:3 kill:5 kill:8 kill:9 kill:11 kill:12 kill:14 kill:17 kill:18"),
     // six for the tracking descriptor; the leader's three in the freeze
     ("source.call.batch", "kill kill:2 kill:3 kill:4 kill:5 kill:6 kill:7 kill:8 kill:9"),
     ("source.furnished", "kill cut memory"),
-    ("source.captured", "kill stop cut memory"),
+    ("source.captured", "kill stop cut memory silent ctrl-c orphan"),
     ("source.sent", "kill stop cut"),
-    ("source.prepared", "kill stop cut power"),
+    ("source.prepared", "kill stop cut power silent ctrl-c orphan"),
     ("source.journal.committed", "kill stop full sync power"),
     ("source.journalled", "kill stop cut power"),
     ("source.held", "kill stop cut power"),
-    ("source.commit.sent", "kill stop cut power"),
+    ("source.commit.sent", "kill stop cut power silent orphan"),
     ("source.answered", "kill stop memory power"),
     ("source.looked", "kill stop power"),
     ("source.killed", "kill stop power"),
@@ -97,6 +102,9 @@ const MATRIX: [(&str, &str); 36] = [
     ("target.released", "kill stop power"),
     ("target.asked target.settled", "kill stop refuse power"),
 ];
+
+/// Steps of the freeze, up to the hand-over.
+const FREEZE: &str = "source.frozen source.captured source.prepared source.commit.sent";
 
 fn cases() -> Vec<Case> {
     let mut all = Vec::new();
@@ -130,6 +138,10 @@ pub(super) fn trials() -> Vec<Trial> {
             "source.call.single source.call.batch",
             "kill kill:2 kill:3 kill:4 kill:5 kill:6 kill:7 kill:8 kill:9 kill:10 kill:11 kill:12 kill:14 kill:17 kill:18",
         ),
+        // too late for Ctrl-C at the last: `exit_codes.rs`
+        ("ctrl-c", FREEZE, "ctrl-c"),
+        ("orphan", FREEZE, "orphan"),
+        ("silence", FREEZE, "silent"),
         ("error", "source.captured source.held target.state target.noted", "memory"),
     ];
     let mut trials: Vec<Trial> = some
@@ -186,9 +198,13 @@ fn one(lab: &mut Lab, case: Case, workload: &str) -> Result<End> {
     prepare(lab, case)?;
     let _ = fs::remove_file(lab.dir().join("stop"));
     let victim = Victim::start(lab, workload)?;
-    let live = start(lab, case, victim.pid)?;
-    let fault = Struck::wait(lab, case, live)?;
-    let outcome = fault.passes(lab, case)?;
+    let proxy = || UdpProxy::between(lab.host("a"), lab.host("b"), PORT);
+    let link = (case.kind == "silent").then(proxy).transpose()?;
+    let to = link.as_ref().map_or_else(|| "b:3490".to_owned(), UdpProxy::address);
+    let live = start(lab, case, victim.pid, &to)?;
+    let fault = Struck::wait(lab, case, live, link)?;
+    // kept as long as somebody may ask through it how it ended
+    let (outcome, _link) = fault.passes(lab, case)?;
     lab.note(format!("{} under {workload}: {outcome}", case.fault()));
     settle(lab, case)?;
     let end = whereabouts(lab, case, victim.pid)?;
@@ -224,25 +240,26 @@ fn stop_serving(lab: &mut Lab) -> Result<()> {
     Ok(())
 }
 
-fn start(lab: &Lab, case: Case, pid: i32) -> Result<Live> {
+fn start(lab: &Lab, case: Case, pid: i32, to: &str) -> Result<Live> {
     let fault = if case.at_source() {
         case.fault()
     } else if case.asked() {
         "source.commit.sent=cut".to_owned()
     } else {
-        return lab.start_live("a", pid, "b:3490", &["--verify"]);
+        return lab.start_live("a", pid, to, &["--verify"]);
     };
-    lab.start_live("a", pid, "b:3490", &["--verify", "--fault", &fault])
+    lab.start_live("a", pid, to, &["--verify", "--fault", &fault])
 }
 
-/// A fault that has struck: the process in which it did.
+/// A fault that has struck: the process in which it did, and the link if it may go dead.
 struct Struck {
     live: Live,
     pid: String,
+    link: Option<UdpProxy>,
 }
 
 impl Struck {
-    fn wait(lab: &mut Lab, case: Case, mut live: Live) -> Result<Self> {
+    fn wait(lab: &mut Lab, case: Case, mut live: Live, link: Option<UdpProxy>) -> Result<Self> {
         let word = format!("fault {} in process ", case.name());
         let mut said = String::new();
         wait_until("the fault", Duration::from_secs(60), || {
@@ -262,10 +279,10 @@ impl Struck {
         let pid =
             said.split_once(&word).map(|(_, rest)| rest.split_whitespace().next().unwrap_or("").to_owned());
         let pid = pid.with_context(|| format!("the fault did not strike: {}", live.errors()))?;
-        Ok(Self { live, pid })
+        Ok(Self { live, pid, link })
     }
 
-    fn passes(self, lab: &mut Lab, case: Case) -> Result<String> {
+    fn passes(self, lab: &mut Lab, case: Case) -> Result<(String, Option<UdpProxy>)> {
         let host = if case.at_source() { "a" } else { "b" };
         match case.kind {
             "power" => {
@@ -278,21 +295,49 @@ impl Struck {
             }
             "stop" => {
                 std::thread::sleep(HANG);
-                let woken = lab.run(host, &["kill", "-CONT", &self.pid], SOON)?;
-                ensure!(woken.exit == 0, "{woken:?}");
+                self.goes_on(lab, host)?;
+            }
+            "silent" => {
+                self.link.as_ref().context("no link of its own")?.cut();
+                self.goes_on(lab, host)?;
+            }
+            "ctrl-c" => {
+                self.live.signal(Signal::SIGINT)?;
+                let heard = || self.live.errors().contains("ending the migration");
+                wait_until("it heard Ctrl-C", SOON, heard)?;
+                self.goes_on(lab, host)?;
+            }
+            "orphan" => {
+                self.live.signal(Signal::SIGKILL)?;
+                self.goes_on(lab, host)?;
             }
             _ => {}
         }
         serve(lab)?;
         if case.kind == "power" && host == "a" {
-            return Ok("the source is gone".to_owned());
+            return Ok(("the source is gone".to_owned(), self.link));
         }
-        let outcome = self.live.outcome()?;
+        let Self { live, link, .. } = self;
+        let outcome = live.outcome()?;
+        if let Some(link) = &link {
+            link.heal();
+        }
         match (outcome.exit, outcome.outcome()) {
+            (4, "aborted") if case.kind == "ctrl-c" => {
+                ensure!(outcome.stderr.contains("runs on here"), "it does not say where it is: {outcome:?}");
+            }
+            (137, _) if case.kind == "orphan" => {}
             (0, "moved") | (1, "failed") | (3, "refused") | (4, "aborted") | (5, _) => {}
             other => bail!("{other:?}: {}", outcome.stderr),
         }
-        Ok(format!("{outcome:?}"))
+        Ok((format!("{outcome:?}"), link))
+    }
+
+    /// Lets the process that stopped itself go on.
+    fn goes_on(&self, lab: &Lab, host: &str) -> Result<()> {
+        let woken = lab.run(host, &["kill", "-CONT", &self.pid], SOON)?;
+        ensure!(woken.exit == 0, "{woken:?}");
+        Ok(())
     }
 }
 

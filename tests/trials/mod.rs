@@ -7,7 +7,6 @@ mod commands;
 mod confined;
 mod exit_codes;
 pub(crate) mod faults;
-mod freezes;
 mod hostile;
 mod hosts;
 mod huge_pages;
@@ -55,7 +54,6 @@ pub(crate) fn all() -> Vec<Trial> {
     trials.extend(aborts::trials());
     trials.extend(hostile::trials());
     trials.extend(huge_pages::trials());
-    trials.extend(freezes::trials());
     trials.extend(lazy::trials());
     trials.extend(leaders::trials());
     trials.extend(interruptions::trials());

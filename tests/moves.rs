@@ -20,7 +20,7 @@ fn main() -> ExitCode {
     }
     arguments.test_threads = Some(arguments.test_threads.unwrap_or(MOST_AT_ONCE).min(MOST_AT_ONCE));
     let list = arguments.list;
-    let conclusion: Conclusion = libtest_mimic::run(&arguments, trials::all());
+    let conclusion: Conclusion = libtest_mimic::run(&arguments, trials::all(false));
     if list {
         return conclusion.exit_code();
     }

@@ -41,9 +41,12 @@ use libtest_mimic::{Completion, Failed, Trial};
 use crate::lab::needs::{self, Need};
 use crate::lab::{Lab, LabOptions};
 
-/// All trials.
-pub(crate) fn all() -> Vec<Trial> {
+/// All trials; inside a virtual machine also those that only such a slow one needs.
+pub(crate) fn all(in_a_machine: bool) -> Vec<Trial> {
     let mut trials = hosts::trials();
+    if in_a_machine {
+        trials.extend(victims::in_machines());
+    }
     trials.extend(victims::trials());
     trials.extend(variants::trials());
     trials.extend(bad_input::trials());

@@ -8,7 +8,7 @@ pub(super) mod redis;
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use libtest_mimic::Trial;
 use nix::sys::signal::Signal;
 
@@ -25,15 +25,8 @@ pub(super) fn trials() -> Vec<Trial> {
     // Node's own `-e` takes no stop file as script argument without `--`.
     let node = |lab: &mut Lab| script(lab, "node", &["-e", NODE, "--"]);
     vec![
-        trial("program python3 at rest", &[Need::Program("python3")], move |lab| {
-            rest(lab, "python3", &["-c", PYTHON])
-        }),
         trial("program python3 with threads", &[Need::Program("python3")], python),
-        trial("program node at rest", &[Need::Program("node")], move |lab| {
-            rest(lab, "node", &["-e", NODE, "--"])
-        }),
         trial("program node with timers and workers", &[Need::Program("node")], node),
-        trial("program redis at rest", &[Need::Program("redis-server")], redis::rest),
         trial("program redis with 300 MiB", &[Need::Program("redis-server")], redis::quiet),
         trial("program redis with a writing client", &[Need::Program("redis-server")], redis::with_writer),
         trial(
@@ -81,19 +74,13 @@ fn start(lab: &Lab, program: &str, args: &[&str]) -> Result<Victim> {
     Victim::start_command(lab, &[&[program.as_str()], args].concat())
 }
 
-fn rest(lab: &mut Lab, program: &str, args: &[&str]) -> Result<()> {
-    let victim = start(lab, program, args)?;
-    std::thread::sleep(Duration::from_secs(2));
-    victim.check_running(lab)?;
-    victim.finish()
-}
-
 fn script(lab: &mut Lab, program: &str, args: &[&str]) -> Result<()> {
     lab.serve("a")?;
     lab.serve("b")?;
     let mut victim = start(lab, program, args)?;
     for (count, to) in moves(2).enumerate() {
         std::thread::sleep(if count < 2 { Duration::from_secs(2) } else { Duration::from_millis(300) });
+        victim.check_running(lab).context("before it is moved")?;
         victim.move_to(lab, to)?;
         moved::signalled(lab, &victim, Signal::SIGHUP, "signal SIGHUP")?;
     }

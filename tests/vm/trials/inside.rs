@@ -26,7 +26,7 @@ pub(crate) fn main() -> ExitCode {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let chosen = match args[..] {
         ["moves", prefix] => {
-            let mut chosen = trials::all();
+            let mut chosen = trials::all(true);
             chosen.retain(|trial| trial.name().starts_with(prefix));
             chosen
         }

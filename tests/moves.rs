@@ -7,23 +7,23 @@ mod lab;
 mod trials;
 
 use std::process::ExitCode;
+use std::time::Instant;
 
 use libtest_mimic::{Arguments, Conclusion};
-
-/// Trials measure times on a machine with few cores.
-const MOST_AT_ONCE: usize = 2;
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     if let Err(error) = ulpm::demo::hosts::become_able() {
         eprintln!("note: {error}");
     }
-    arguments.test_threads = Some(arguments.test_threads.unwrap_or(MOST_AT_ONCE).min(MOST_AT_ONCE));
-    let list = arguments.list;
+    let most = lab::seats::MOST;
+    arguments.test_threads = Some(arguments.test_threads.unwrap_or(most).min(most));
+    let (list, begun) = (arguments.list, Instant::now());
     let conclusion: Conclusion = libtest_mimic::run(&arguments, trials::all(false));
     if list {
         return conclusion.exit_code();
     }
+    eprint!("moves: {}", lab::times::told(begun.elapsed()));
     let left = lab::strays::left_over();
     for stray in &left {
         eprintln!("left over: {stray}");

@@ -9,6 +9,7 @@ mod trials;
 mod vm;
 
 use std::process::ExitCode;
+use std::time::Instant;
 
 use libtest_mimic::{Arguments, Conclusion};
 
@@ -21,12 +22,13 @@ fn main() -> ExitCode {
     }
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(MOST_AT_ONCE);
-    let list = arguments.list;
+    let (list, begun) = (arguments.list, Instant::now());
     let conclusion: Conclusion = libtest_mimic::run(&arguments, vm::trials::all());
     if list {
         return conclusion.exit_code();
     }
     vm::pair::shut_down();
+    eprint!("vm: {}", lab::times::told(begun.elapsed()));
     let left = lab::strays::left_over();
     for stray in &left {
         eprintln!("left over: {stray}");

@@ -3,6 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use libtest_mimic::{Completion, Failed};
 
@@ -35,10 +36,7 @@ impl Need {
     /// Why this need is not met here; `None` if it is.
     pub(crate) fn missing(self) -> Option<String> {
         match self {
-            Need::Hosts => match ulpm::demo::hosts::Host::create("probe", &probe_options()) {
-                Ok(_) => None,
-                Err(error) => Some(format!("no hosts from namespaces: {error}")),
-            },
+            Need::Hosts => no_hosts(),
             Need::Program(name) => find_program(name).is_none().then(|| format!("{name} is not installed")),
             Need::KernelThreads => {
                 let second = std::fs::read_to_string("/proc/2/comm").unwrap_or_default();
@@ -68,6 +66,17 @@ impl Need {
             }
         }
     }
+}
+
+/// Why there can be no hosts. Once there was one there can be others.
+fn no_hosts() -> Option<String> {
+    static ONE: AtomicBool = AtomicBool::new(false);
+    if ONE.load(Ordering::Relaxed) {
+        return None;
+    }
+    let made = ulpm::demo::hosts::Host::create("probe", &probe_options());
+    ONE.fetch_or(made.is_ok(), Ordering::Relaxed);
+    made.err().map(|error| format!("no hosts from namespaces: {error}"))
 }
 
 /// What becomes of a trial that cannot run here: skipped, or failed in CI where that is not foreseen.

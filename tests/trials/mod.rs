@@ -39,7 +39,8 @@ use anyhow::Result;
 use libtest_mimic::{Completion, Failed, Trial};
 
 use crate::lab::needs::{self, Need};
-use crate::lab::{Lab, LabOptions};
+use crate::lab::seats::{self, Seat};
+use crate::lab::{Lab, LabOptions, times};
 
 /// All trials; inside a virtual machine also those that only such a slow one needs.
 pub(crate) fn all(in_a_machine: bool) -> Vec<Trial> {
@@ -80,8 +81,22 @@ pub(crate) fn all(in_a_machine: bool) -> Vec<Trial> {
     trials.extend(profile::trials());
     trials.extend(programs::trials());
     trials.extend(oracle::trials());
+    trials.sort_by_key(|trial| turn(trial.name()));
     trials
 }
+
+/// Those that take longest begin first, so that nothing waits for the last of them; those that need a calm machine come last.
+fn turn(name: &str) -> u8 {
+    const LONG: [&str; 5] = ["loop ", "oracle ", "late runs", "fault ", "killed "];
+    match name {
+        name if CALM.iter().any(|calm| name.starts_with(calm)) => 2,
+        name if LONG.iter().any(|long| name.starts_with(long)) => 0,
+        _ => 1,
+    }
+}
+
+/// How names begin of trials that measure times or rates: beside few others, and after all that is not among them.
+const CALM: [&str; 6] = ["control ", "hosts ", "policy ", "profile ", "proxy ", "slow link "];
 
 /// A trial in the usual lab.
 fn trial(name: &str, needs: &[Need], run: impl Fn(&mut Lab) -> Result<()> + Send + 'static) -> Trial {
@@ -100,7 +115,10 @@ fn trial_in(
         let needs = needs.iter().chain(&[Need::Hosts]);
         let missing: Vec<String> = needs.filter_map(|need| need.missing()).collect();
         if missing.is_empty() {
-            return in_lab(&options, &run).map(|()| Completion::Completed);
+            let calm = CALM.iter().any(|calm| own_name.starts_with(calm));
+            let _seat = seats::take(if calm { Seat::Calm } else { Seat::Any });
+            let done = times::taken(&own_name, || in_lab(&options, &run));
+            return done.map(|()| Completion::Completed);
         }
         needs::skipped(&own_name, &missing.join("; "))
     })

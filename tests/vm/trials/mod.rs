@@ -13,6 +13,7 @@ use libtest_mimic::{Completion, Failed, Trial};
 
 use super::pair::{self, Pair};
 use crate::lab::needs::{self, Need};
+use crate::lab::times;
 
 /// All trials.
 pub(crate) fn all() -> Vec<Trial> {
@@ -36,6 +37,7 @@ fn trial(name: &str, needs: &[Need], run: impl Fn(&mut Pair) -> Result<()> + Sen
         if !missing.is_empty() {
             return needs::skipped(&own_name, &missing.join("; "));
         }
-        pair::with(&run).map_err(Failed::from).map(|()| Completion::Completed)
+        let done = times::taken(&own_name, || pair::with(&run));
+        done.map_err(Failed::from).map(|()| Completion::Completed)
     })
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 /// Trials at once on a machine with few cores, however busy it is.
 const ALWAYS: usize = 2;
 /// The same while processors are idle.
-pub(crate) const MOST: usize = 6;
+pub(crate) const MOST: usize = 8;
 /// Idle is a machine with this share of its processor time to spare,
 const SPARE: f64 = 0.3;
 /// over this long; the work of a trial that has begun is seen after it.

@@ -87,7 +87,7 @@ pub(crate) fn all(in_a_machine: bool) -> Vec<Trial> {
 
 /// Those that take longest begin first, so that nothing waits for the last of them; those that need a calm machine come last.
 fn turn(name: &str) -> u8 {
-    const LONG: [&str; 5] = ["loop ", "oracle ", "late runs", "fault ", "killed "];
+    const LONG: [&str; 6] = ["loop ", "oracle ", "late runs", "late cut", "fault ", "killed "];
     match name {
         name if CALM.iter().any(|calm| name.starts_with(calm)) => 2,
         name if LONG.iter().any(|long| name.starts_with(long)) => 0,
@@ -95,8 +95,9 @@ fn turn(name: &str) -> u8 {
     }
 }
 
-/// How names begin of trials that measure times or rates: beside few others, and after all that is not among them.
-const CALM: [&str; 6] = ["control ", "hosts ", "policy ", "profile ", "proxy ", "slow link "];
+/// How names begin of trials that measure times or rates, or take from the one store of queued signals that a user has
+/// (`RLIMIT_SIGPENDING`): beside few others, and after all that is not among them.
+const CALM: [&str; 7] = ["control ", "hosts ", "policy ", "profile ", "proxy ", "signals sent", "slow link "];
 
 /// A trial in the usual lab.
 fn trial(name: &str, needs: &[Need], run: impl Fn(&mut Lab) -> Result<()> + Send + 'static) -> Trial {

@@ -23,6 +23,15 @@ pub(crate) enum Seat {
     Any,
     /// It measures times or rates: no more than [`ALWAYS`] run with it.
     Calm,
+    /// It takes what all share: none runs with it.
+    Alone,
+}
+
+impl Seat {
+    /// Of how many trials it keeps the place.
+    fn width(self) -> usize {
+        if self == Seat::Alone { MOST } else { 1 }
+    }
 }
 
 /// A seat that is taken, until it is dropped.
@@ -47,9 +56,13 @@ fn room() -> MutexGuard<'static, Room> {
 pub(crate) fn take(seat: Seat) -> Taken {
     loop {
         let mut room = room();
-        let few = room.taken < ALWAYS;
-        if few || seat == Seat::Any && room.calm == 0 && room.taken < MOST && room.is_idle() {
-            room.taken += 1;
+        let free = match seat {
+            Seat::Any => room.taken < ALWAYS || room.calm == 0 && room.taken < MOST && room.is_idle(),
+            Seat::Calm => room.taken < ALWAYS,
+            Seat::Alone => room.taken == 0,
+        };
+        if free {
+            room.taken += seat.width();
             room.calm += usize::from(seat == Seat::Calm);
             room.looked = ticks();
             return Taken(seat);
@@ -62,7 +75,7 @@ pub(crate) fn take(seat: Seat) -> Taken {
 impl Drop for Taken {
     fn drop(&mut self) {
         let mut room = room();
-        room.taken -= 1;
+        room.taken -= self.0.width();
         room.calm -= usize::from(self.0 == Seat::Calm);
     }
 }

@@ -89,15 +89,27 @@ pub(crate) fn all(in_a_machine: bool) -> Vec<Trial> {
 fn turn(name: &str) -> u8 {
     const LONG: [&str; 6] = ["loop ", "oracle ", "late runs", "late cut", "fault ", "killed "];
     match name {
+        name if ALONE.iter().any(|alone| name.starts_with(alone)) => 3,
         name if CALM.iter().any(|calm| name.starts_with(calm)) => 2,
         name if LONG.iter().any(|long| name.starts_with(long)) => 0,
         _ => 1,
     }
 }
 
-/// How names begin of trials that measure times or rates, or take from the one store of queued signals that a user has
-/// (`RLIMIT_SIGPENDING`): beside few others, and after all that is not among them.
-const CALM: [&str; 7] = ["control ", "hosts ", "policy ", "profile ", "proxy ", "signals sent", "slow link "];
+/// How names begin of trials that measure times or rates: beside few others, and after all that is not among them.
+const CALM: [&str; 6] = ["control ", "hosts ", "policy ", "profile ", "proxy ", "slow link "];
+
+/// How names begin of trials that take all of the one store of queued signals that a user has (`RLIMIT_SIGPENDING`): when it is
+/// empty their neighbours can make no timer and queue no signal.
+const ALONE: [&str; 1] = ["signals sent during"];
+
+fn seat(name: &str) -> Seat {
+    match turn(name) {
+        3 => Seat::Alone,
+        2 => Seat::Calm,
+        _ => Seat::Any,
+    }
+}
 
 /// A trial in the usual lab.
 fn trial(name: &str, needs: &[Need], run: impl Fn(&mut Lab) -> Result<()> + Send + 'static) -> Trial {
@@ -116,8 +128,7 @@ fn trial_in(
         let needs = needs.iter().chain(&[Need::Hosts]);
         let missing: Vec<String> = needs.filter_map(|need| need.missing()).collect();
         if missing.is_empty() {
-            let calm = CALM.iter().any(|calm| own_name.starts_with(calm));
-            let _seat = seats::take(if calm { Seat::Calm } else { Seat::Any });
+            let _seat = seats::take(seat(&own_name));
             let done = times::taken(&own_name, || in_lab(&options, &run));
             return done.map(|()| Completion::Completed);
         }

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use super::MigrateError;
 use super::control::{Control, Phase, Status};
+use super::destination::{Destination, out_of_turn};
 use super::foresight::Foresight;
-use super::link::{Link, out_of_turn};
 use super::pace::{Meter, Paced};
 use super::policy::{Assessed, Decision, LITTLE, Next, OnDivergence, decide};
 use super::predict::{Basis, LEAD};
@@ -30,7 +30,7 @@ pub(super) struct Ahead<'a> {
     pub(super) control: &'a Control,
     pub(super) tell: &'a dyn Fn(Progress<'_>),
     pub(super) report: &'a mut MigrationReport,
-    pub(super) link: &'a mut Link,
+    pub(super) to: &'a mut dyn Destination,
     pub(super) agent: &'a mut Agent,
     pub(super) basis: Basis,
     pub(super) session: OwnSession,
@@ -147,10 +147,10 @@ impl Ahead<'_> {
         meter: &mut Meter,
     ) -> Result<Done, MigrateError> {
         let round_begun = Instant::now();
-        let bytes_before = self.link.bytes_sent();
+        let bytes_before = self.to.bytes_sent();
         self.agent.survey(files)?;
         let new_files = self.agent.new_files();
-        self.link.say(&ToTarget::Layout { pid, layout: self.agent.layout.clone(), new_files })?;
+        self.to.say(&ToTarget::Layout { pid, layout: self.agent.layout.clone(), new_files })?;
         let number = before.len();
         let mut watch = Watch::new(self.control, self.tell, &self.basis, before, begun, bytes_before);
         let (session, mut starving) = (&mut self.session, Starving::begin());
@@ -161,17 +161,17 @@ impl Ahead<'_> {
             watch.look(meter)
         };
         let scan_begun = Instant::now();
-        let mut sink = Paced::new(self.link, self.control, meter, &mut look);
+        let mut sink = Paced::new(self.to, self.control, meter, &mut look);
         let pushed = self.agent.round(&mut sink)?;
         let found = scan_begun + pushed.scan;
-        self.link.say(&ToTarget::RoundEnd(number as u32))?;
-        match self.link.hear_meanwhile("placing the pages of a round", &mut || look(meter))? {
+        self.to.say(&ToTarget::RoundEnd(number as u32))?;
+        match self.to.hear_meanwhile("placing the pages of a round", &mut || look(meter))? {
             ToSource::RoundApplied(n) if n as usize == number => {
                 MigrateError::point(crate::fault::Point::SourceRound)?;
             }
             other => return Err(out_of_turn(&other)),
         }
-        let bytes = self.link.bytes_sent() - bytes_before;
+        let bytes = self.to.bytes_sent() - bytes_before;
         let measured = Measured {
             bytes: meter.round_bytes,
             window: if number == 0 { Duration::ZERO } else { scan_begun.duration_since(scanned) },
@@ -207,7 +207,7 @@ impl Ahead<'_> {
         self.control.note(|status| {
             status.round = rounds.len() - 1;
             status.round_bytes = bytes;
-            status.sent_bytes = self.link.bytes_sent();
+            status.sent_bytes = self.to.bytes_sent();
             status.dirty_pages_per_s = dirty;
             status.bandwidth_bytes_per_s = speed.bytes_per_s() as u64;
             status.predicted_freeze_ms = predicted;

@@ -4,8 +4,8 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::destination::Destination;
 use super::learned::Correction;
-use super::link::Link;
 use super::predict::{Basis, Prediction};
 use super::rounds::Measured;
 use crate::handover::journal::{Journal, Phase};
@@ -45,7 +45,13 @@ pub struct Foresight {
 }
 
 /// What is known before the first round.
-pub fn basis(home: &Path, link: &Link, rtt: Duration, agent: &Agent, described: &ProcessImage) -> Basis {
+pub fn basis(
+    home: &Path,
+    to: &dyn Destination,
+    rtt: Duration,
+    agent: &Agent,
+    described: &ProcessImage,
+) -> Basis {
     let exact = agent.tracker() == "wp-scan";
     Basis {
         threads: described.threads.len() as u32,
@@ -55,7 +61,7 @@ pub fn basis(home: &Path, link: &Link, rtt: Duration, agent: &Agent, described: 
         asks_for_written: exact,
         rtt,
         compares: !exact || !agent.layout.objects.is_empty(),
-        same_machine: link.same_machine(),
+        same_machine: to.same_machine(),
         correction: Correction::load(home, false),
         lazy_correction: Correction::load(home, true),
         ..Basis::default()

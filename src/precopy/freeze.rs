@@ -8,10 +8,10 @@ use std::time::Instant;
 use super::MigrateError;
 use super::attempt::{ATTEMPTS, PAUSE, is_new_mapping, memory, passing};
 use super::control::Control;
+use super::destination::{Destination, out_of_turn};
 use super::foresight::Foresight;
 use super::hand_on::{Copy, Signals, Tended as _};
 use super::late::{Arrived, Late, plan};
-use super::link::{Link, out_of_turn};
 use super::predict::Prediction;
 use super::session::{MOVED, Options, Progress};
 use super::settle::Answer;
@@ -70,12 +70,12 @@ impl Freezer<'_> {
     /// Freezes, sends, commits. Until the commit point every failure lets the process run on.
     pub fn run(
         mut self,
-        link: &mut Link,
+        to: &mut dyn Destination,
         agent: &mut Agent,
         described: &ProcessImage,
     ) -> Result<(), MigrateError> {
-        link.say(&ToTarget::Freezing)?;
-        link.flush()?;
+        to.say(&ToTarget::Freezing)?;
+        to.flush()?;
         for attempt in 1.. {
             let poised = Poised::prepare(self.options.pid)?;
             let prediction = self.foresee();
@@ -97,11 +97,11 @@ impl Freezer<'_> {
                         std::thread::sleep(PAUSE * attempt);
                     }
                 }
-                Err(e) => return self.give_up(link, agent, captive, e),
+                Err(e) => return self.give_up(to, agent, captive, e),
                 Ok((image, found)) => {
-                    return match self.send(link, agent, image, &found, (frozen_at, stopped_ns)) {
-                        Ok(()) => self.commit(link, agent, captive, (frozen_at, prediction), urgent),
-                        Err(e) => self.give_up(link, agent, captive, e),
+                    return match self.send(to, agent, image, &found, (frozen_at, stopped_ns)) {
+                        Ok(()) => self.commit(to, agent, captive, (frozen_at, prediction), urgent),
+                        Err(e) => self.give_up(to, agent, captive, e),
                     };
                 }
             }
@@ -119,7 +119,7 @@ impl Freezer<'_> {
 
     fn give_up(
         self,
-        link: &mut Link,
+        to: &mut dyn Destination,
         agent: &mut Agent,
         captive: Captive,
         e: MigrateError,
@@ -128,8 +128,8 @@ impl Freezer<'_> {
         self.report.outcome = Outcome::Aborted;
         self.run_on(agent, captive);
         if e.event() == SourceEvent::Cancelled {
-            link.ignore_cancel();
-            let _ = link.say(&ToTarget::Abort(e.to_string()));
+            to.ignore_cancel();
+            let _ = to.say(&ToTarget::Abort(e.to_string()));
         }
         let _ = self.journal.close();
         Err(e)
@@ -144,7 +144,7 @@ impl Freezer<'_> {
 
     fn send(
         &mut self,
-        link: &mut Link,
+        to: &mut dyn Destination,
         agent: &mut Agent,
         mut image: ProcessImage,
         found: &Last,
@@ -159,9 +159,9 @@ impl Freezer<'_> {
         };
         let begun = Instant::now();
         let new_files = agent.new_files();
-        link.say(&ToTarget::Layout { pid: image.pid, layout: agent.layout.clone(), new_files })?;
+        to.say(&ToTarget::Layout { pid: image.pid, layout: agent.layout.clone(), new_files })?;
         let layout_ms = ms(begun);
-        let later = self.last_pages(link, agent, &image, found)?;
+        let later = self.last_pages(to, agent, &image, found)?;
         image.memory.guards = agent.guards()?;
         tracing::debug!(
             layout_ms,
@@ -171,17 +171,17 @@ impl Freezer<'_> {
         );
         let mut hashing_ms = 0.0;
         if self.options.verify {
-            link.say(&ToTarget::Verify)?;
-            link.flush()?;
+            to.say(&ToTarget::Verify)?;
+            to.flush()?;
             let hashing = Instant::now();
             let digests = super::hashed::digests(self.options.pid, agent, &later)?;
             hashing_ms = ms(hashing);
-            link.say(&ToTarget::Digests(digests))?;
+            to.say(&ToTarget::Digests(digests))?;
         }
         self.report.threads = image.threads.len() as u32;
-        link.say(&ToTarget::State(Box::new(TreeImage::new(vec![image])), moments))?;
+        to.say(&ToTarget::State(Box::new(TreeImage::new(vec![image])), moments))?;
         MigrateError::point(Point::SourceSent)?;
-        let (apply_ms, theirs_ms, verified) = match link.hear("applying the last state")? {
+        let (apply_ms, theirs_ms, verified) = match to.hear("applying the last state")? {
             ToSource::Prepared { apply_ms, verify_ms, verified } => (apply_ms, verify_ms, verified),
             other => return Err(out_of_turn(&other)),
         };
@@ -198,19 +198,19 @@ impl Freezer<'_> {
     /// Sends the last pages, and says what comes later.
     fn last_pages(
         &mut self,
-        link: &mut Link,
+        to: &mut dyn Destination,
         agent: &mut Agent,
         image: &ProcessImage,
         found: &Last,
     ) -> Result<Later, MigrateError> {
         let touched = self.late.as_ref().map(|_| lazy::touched(&agent.layout, &image.threads));
-        let (pages, later) = agent.last(found, touched.as_ref(), link)?;
+        let (pages, later) = agent.last(found, touched.as_ref(), to)?;
         self.report.final_pages = pages;
         match &mut self.late {
             Some(late) if !later.is_empty() => {
                 let patience = self.options.lazy.patience;
                 let plan = plan(&later, &touched.unwrap_or_default(), self.options.verify, patience);
-                late.begin(link, agent, &later, plan)?;
+                late.begin(to, agent, &later, plan)?;
             }
             // nothing is left: a move like any other
             _ => self.late = None,
@@ -261,17 +261,17 @@ impl Freezer<'_> {
 
     fn commit(
         mut self,
-        link: &mut Link,
+        to: &mut dyn Destination,
         agent: &Agent,
         mut captive: Captive,
         (frozen_at, prediction): (i64, Prediction),
         urgent: Urgent,
     ) -> Result<(), MigrateError> {
         let begun = Instant::now();
-        link.ignore_cancel();
+        to.ignore_cancel();
         let dir = self.options.home.join("journal");
         if let Err(e) = MigrateError::point(Point::SourcePrepared) {
-            return self.before_commit_failed(link, agent, captive, (SourceAction::JournalOpen, e));
+            return self.before_commit_failed(to, agent, captive, (SourceAction::JournalOpen, e));
         }
         let mut signals = Vec::new();
         for action in self.state.on(SourceEvent::Prepared) {
@@ -291,20 +291,20 @@ impl Freezer<'_> {
                         signals = come;
                         MigrateError::point(Point::SourceHeld)
                     }),
-                _ => link.say(&ToTarget::Commit(std::mem::take(&mut signals))).and_then(|()| {
+                _ => to.say(&ToTarget::Commit(std::mem::take(&mut signals))).and_then(|()| {
                     // while the target lets it go
                     Signals::of(self.options, &self.report.id).note(captive.accounts());
                     if crate::fault::waits_at(Point::SourceCommitSent) {
-                        link.flush()?;
+                        to.flush()?;
                     }
                     MigrateError::point(Point::SourceCommitSent)
                 }),
             };
             if let Err(e) = done {
-                return self.before_commit_failed(link, agent, captive, (*action, e));
+                return self.before_commit_failed(to, agent, captive, (*action, e));
             }
         }
-        let answer = link.hear("waiting for it to run");
+        let answer = to.hear("waiting for it to run");
         if let Ok(ToSource::Running { pid, at_boottime_ns, journal_ms, resume_ms }) = answer {
             self.report.target_pid = Some(pid);
             self.report.outcome = Outcome::Moved;
@@ -312,18 +312,18 @@ impl Freezer<'_> {
             self.report.freeze_ms = (ended - frozen_at) as f64 / 1e6;
             self.report.freeze_parts.resume = resume_ms;
             self.report.freeze_parts.commit = self.commit_ms(journal_ms);
-            self.report.bytes_on_wire = link.bytes_sent();
+            self.report.bytes_on_wire = to.bytes_sent();
             tracing::debug!(journal_ms, answered_ms = ms(begun), "commit");
             MigrateError::point(Point::SourceAnswered)?;
             drop(urgent);
             self.foresight.learn(&self.options.home, &prediction, self.report);
-            return self.moved(link, captive);
+            return self.moved(to, captive);
         }
-        self.unanswered(link, agent, captive, answer.err())
+        self.unanswered(to, agent, captive, answer.err())
     }
 
     /// It runs there. The copy here goes, as soon as nothing of it is needed any more; what it is signalled until then goes there.
-    fn moved(mut self, link: &mut Link, mut captive: Captive) -> Result<(), MigrateError> {
+    fn moved(mut self, to: &mut dyn Destination, mut captive: Captive) -> Result<(), MigrateError> {
         self.state.on(SourceEvent::Running);
         self.report.outcome = Outcome::Moved;
         if self.late.is_none() {
@@ -333,10 +333,10 @@ impl Freezer<'_> {
         // of a lazy move's copy the plain ones cannot be taken out of the queue before it is retired
         if self.late.is_none() {
             let found = captive.signalled_meanwhile();
-            signals.send(Some(link), found, Some(&captive));
+            signals.send(Some(to), found, Some(&captive));
         }
         let followed = match self.late.take() {
-            Some(late) => self.follow(late, link, &mut captive, &mut signals),
+            Some(late) => self.follow(late, to, &mut captive, &mut signals),
             None => Ok(()),
         };
         // of a copy that is lost what is left is of no use, and nothing is open
@@ -344,7 +344,7 @@ impl Freezer<'_> {
             return followed;
         }
         signals.send(None, captive.kill()?, None);
-        self.report.notes.extend(signals.finish(link));
+        self.report.notes.extend(signals.finish(to));
         if followed.is_ok() {
             MigrateError::point(Point::SourceKilled)?;
         }
@@ -355,15 +355,15 @@ impl Freezer<'_> {
     fn follow(
         &mut self,
         mut late: Late,
-        link: &mut Link,
+        to: &mut dyn Destination,
         captive: &mut Captive,
         signals: &mut Signals,
     ) -> Result<(), MigrateError> {
         hang_up(self.options.pid);
         let mut copy = Copy::new(captive, signals, late.layout().clone(), self.options.lazy.release);
-        copy.meanwhile(Some(&mut *link));
-        let arrived = late.until_whole(Some(link), self.control, self.tell, &mut copy);
-        self.report.bytes_on_wire = link.bytes_sent() + late.bytes();
+        copy.meanwhile(Some(&mut *to));
+        let arrived = late.until_whole(Some(to), self.control, self.tell, &mut copy);
+        self.report.bytes_on_wire = to.bytes_sent() + late.bytes();
         match &arrived {
             Ok(arrived) => {
                 self.report.lazy = late.stats(arrived);
@@ -395,16 +395,16 @@ impl Freezer<'_> {
     /// `Commit` was not sent: the process runs on here.
     fn before_commit_failed(
         self,
-        link: &mut Link,
+        to: &mut dyn Destination,
         agent: &Agent,
         captive: Captive,
         (at, e): (SourceAction, MigrateError),
     ) -> Result<(), MigrateError> {
         if at == SourceAction::SendCommit {
             // part of it may have left
-            return self.unanswered(link, agent, captive, Some(e));
+            return self.unanswered(to, agent, captive, Some(e));
         }
-        let _ = link.say(&ToTarget::Abort(e.to_string()));
+        let _ = to.say(&ToTarget::Abort(e.to_string()));
         self.state.on(SourceEvent::NotSent);
         self.report.outcome = Outcome::Aborted;
         self.run_on(agent, captive);
@@ -415,7 +415,7 @@ impl Freezer<'_> {
     /// The target has not said whether it runs there: ask again for a while, by new connections.
     fn unanswered(
         self,
-        link: &mut Link,
+        to: &mut dyn Destination,
         agent: &Agent,
         captive: Captive,
         e: Option<MigrateError>,
@@ -428,7 +428,7 @@ impl Freezer<'_> {
         match answer {
             Ok(Answer::Running(pid) | Answer::RunsLazily(pid)) => {
                 self.report.target_pid = Some(pid);
-                self.moved(link, captive)
+                self.moved(to, captive)
             }
             Ok(Answer::Never) => {
                 self.report.outcome = Outcome::Aborted;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::MigrateError;
+use super::destination::{Destination, out_of_turn};
 use super::link::{Cancel, Link};
 use super::session::Options;
 use crate::handover::journal::signals_file;
@@ -76,27 +77,32 @@ impl Signals {
     }
 
     /// Sends these, after those that could not be sent before. `captive`: the copy, if it is still there.
-    pub fn send(&mut self, link: Option<&mut Link>, signals: Vec<LateSignal>, captive: Option<&Captive>) {
+    pub fn send(
+        &mut self,
+        to: Option<&mut dyn Destination>,
+        signals: Vec<LateSignal>,
+        captive: Option<&Captive>,
+    ) {
         tracing::debug!(signals = signals.len(), waiting = self.waiting.len(), "signals to hand on");
         if !signals.is_empty() {
             self.waiting.extend(signals);
             self.note(captive.and_then(Captive::accounts));
         }
-        if let Some(link) = link
-            && let Err(error) = self.send_by(link)
+        if let Some(to) = to
+            && let Err(error) = self.send_by(to)
         {
             tracing::info!(%error, waiting = self.waiting.len(), "signals wait to be handed on");
         }
     }
 
-    fn send_by(&mut self, link: &mut Link) -> Result<(), MigrateError> {
+    fn send_by(&mut self, to: &mut dyn Destination) -> Result<(), MigrateError> {
         while !self.waiting.is_empty() {
             let some = self.waiting[..self.waiting.len().min(SOME)].to_vec();
             let (first, count) = (self.taken, some.len());
-            link.say(&ToTarget::Signals { id: self.id.clone(), first, signals: some })?;
-            let taken = match link.hear("handing signals on")? {
+            to.say(&ToTarget::Signals { id: self.id.clone(), first, signals: some })?;
+            let taken = match to.hear("handing signals on")? {
                 ToSource::SignalsTaken(taken) => taken.saturating_sub(first) as usize,
-                other => return Err(super::link::out_of_turn(&other)),
+                other => return Err(out_of_turn(&other)),
             };
             let taken = taken.min(count);
             self.waiting.drain(..taken);
@@ -109,8 +115,8 @@ impl Signals {
     }
 
     /// Sends what is left, by a connection of its own if need be, and says what could not be.
-    pub fn finish(mut self, link: &mut Link) -> Option<Note> {
-        self.send(Some(link), Vec::new(), None);
+    pub fn finish(mut self, to: &mut dyn Destination) -> Option<Note> {
+        self.send(Some(to), Vec::new(), None);
         let lost = self.send_again().len();
         (lost > 0).then(|| {
             tracing::warn!(lost, "signals to the process could not be handed on");
@@ -168,15 +174,15 @@ impl<'c> Copy<'c> {
 pub trait Tended {
     /// These pages are at the target for good.
     fn arrived(&mut self, ranges: &[LazyRange]);
-    /// Several times a second; `link`: the connection of the move, as long as it holds.
-    fn meanwhile(&mut self, link: Option<&mut Link>);
+    /// Several times a second; `to`: the conversation of the move, as long as it holds.
+    fn meanwhile(&mut self, to: Option<&mut dyn Destination>);
 }
 
 /// A copy that nobody traces: it is left alone.
 impl Tended for () {
     fn arrived(&mut self, _: &[LazyRange]) {}
 
-    fn meanwhile(&mut self, _: Option<&mut Link>) {}
+    fn meanwhile(&mut self, _: Option<&mut dyn Destination>) {}
 }
 
 impl Tended for Copy<'_> {
@@ -191,10 +197,10 @@ impl Tended for Copy<'_> {
         }
     }
 
-    fn meanwhile(&mut self, link: Option<&mut Link>) {
+    fn meanwhile(&mut self, to: Option<&mut dyn Destination>) {
         let found = self.captive.signalled_meanwhile();
-        if !found.is_empty() || link.is_some() {
-            self.signals.send(link, found, Some(&*self.captive));
+        if !found.is_empty() || to.is_some() {
+            self.signals.send(to, found, Some(&*self.captive));
         }
     }
 }

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use super::MigrateError;
 use super::control::{Control, Phase};
+use super::destination::Destination;
 use super::hand_on::Tended;
 use super::lanes::{Heard, Lanes, Road};
-use super::link::Link;
 use super::page_server::Memory;
 use super::session::Progress;
 use super::settle::{Answer, ask_once};
@@ -69,14 +69,14 @@ pub struct Late {
 
 impl Late {
     /// Connects both lanes, before the freeze.
-    pub fn open(road: Road, link: &mut Link) -> Result<Self, MigrateError> {
+    pub fn open(road: Road, to: &mut dyn Destination) -> Result<Self, MigrateError> {
         let lanes = Lanes::open(&road)?;
         let mut ready = 0;
         while ready < 2 {
             match lanes.hear(Duration::from_millis(1)) {
                 Some(Heard::Ready) => ready += 1,
                 Some(Heard::NotYet(e)) => return Err(e),
-                _ => link.idle(Duration::from_millis(5))?,
+                _ => to.idle(Duration::from_millis(5))?,
             }
         }
         Ok(Late { lanes, road, outstanding: 0, memory: None, layout: Layout::default() })
@@ -98,7 +98,7 @@ impl Late {
     /// The process is stopped and will need `later`: tells the target what is outstanding, and lets the lanes answer.
     pub fn begin(
         &mut self,
-        link: &mut Link,
+        to: &mut dyn Destination,
         agent: &Agent,
         later: &Later,
         plan: LazyPlan,
@@ -111,7 +111,7 @@ impl Late {
         self.memory = Some(memory.clone());
         self.layout = agent.layout.clone();
         self.outstanding = later.pages();
-        link.say(&ToTarget::Lazy(plan))?;
+        to.say(&ToTarget::Lazy(plan))?;
         self.lanes.serve(memory);
         Ok(())
     }
@@ -120,7 +120,7 @@ impl Late {
     /// done with the stopped process meanwhile.
     pub fn until_whole(
         &mut self,
-        mut link: Option<&mut Link>,
+        mut to: Option<&mut dyn Destination>,
         control: &Control,
         tell: &dyn Fn(Progress<'_>),
         copy: &mut dyn Tended,
@@ -135,7 +135,7 @@ impl Late {
         let (mut cancelled, mut asked) = (false, None::<Instant>);
         loop {
             // all that is there: a busy process has many pages placed one by one
-            let mut pause = if link.is_some() { Duration::from_millis(1) } else { TELL };
+            let mut pause = if to.is_some() { Duration::from_millis(1) } else { TELL };
             while let Some(heard) = self.lanes.hear(std::mem::take(&mut pause)) {
                 match heard {
                     Heard::Placed(ranges) => self.free(&ranges, copy),
@@ -160,11 +160,14 @@ impl Late {
                 ));
             }
             // it moves only while we wait for something; its end means nothing any more
-            if link.as_mut().is_some_and(|link| link.idle(TELL).is_err()) {
+            if to.as_mut().is_some_and(|to| to.idle(TELL).is_err()) {
                 tracing::info!("the control connection broke; the lanes go on by themselves");
-                link = None;
+                to = None;
             }
-            copy.meanwhile(link.as_deref_mut());
+            copy.meanwhile(match &mut to {
+                Some(to) => Some(&mut **to),
+                None => None,
+            });
             self.note(control, begun.elapsed());
             tell(Progress::Now(&control.status()));
         }

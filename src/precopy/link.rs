@@ -1,4 +1,4 @@
-//! The source's end of the conversation: blocking calls on the session's own thread, which drives the network
+//! The [`Destination`] that is another host: blocking calls on the session's own thread, which drives the network
 //! itself (a current-thread runtime): no message waits for another thread to wake up.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,12 +12,12 @@ use tokio::runtime::Runtime;
 use tokio::sync::Notify;
 
 use super::MigrateError;
+use super::destination::{Destination, out_of_turn};
 use super::hello;
 use crate::image::files::FileKind;
 use crate::image::{FilePath, ObjectId, PageRange, ProcessImage};
 use crate::preload::PreloadError;
 use crate::preload::push::PageSink;
-use crate::sys::time::ClockOffsets;
 use crate::transport::protocol::{Hello, ToSource, ToTarget, answer_cap, cap, kind};
 use crate::transport::vigil::{self, Vigil};
 use crate::transport::wire::Frame;
@@ -132,85 +132,9 @@ impl Link {
         self.connected.as_ref().map(|c| c.remote.to_string()).unwrap_or_default()
     }
 
-    /// Sends a message.
-    pub fn say(&mut self, message: &ToTarget) -> Result<(), MigrateError> {
-        self.within("sending", async |wire| wire.send.send_msg(kind::CONTROL, message).await)
-    }
-
-    /// Drives the network until what was said has left, as far as the target takes it: it moves only while we wait
-    /// for something.
-    pub fn flush(&mut self) -> Result<(), MigrateError> {
-        self.within("sending", async |_| {
-            tokio::time::sleep(Duration::from_micros(500)).await;
-            Ok(())
-        })
-    }
-
-    /// Drives the network for a while without sending anything.
-    pub fn idle(&mut self, span: Duration) -> Result<(), MigrateError> {
-        self.within("sending", async |_| {
-            tokio::time::sleep(span).await;
-            Ok(())
-        })
-    }
-
-    /// Drives the network until what was said has left; when that was, to about a millisecond.
-    pub fn drain(&mut self) -> Result<Instant, MigrateError> {
-        // what goes out by itself (signs of life, acknowledgements) is little
-        const STILL: u64 = 8 * 1024;
-        const STEP: Duration = Duration::from_millis(1);
-        let (begun, mut idle) = (Instant::now(), Instant::now());
-        let mut still = 0;
-        while still < 3 && begun.elapsed() < Duration::from_millis(500) {
-            let before = self.left();
-            self.idle(STEP)?;
-            still += 1;
-            if self.left() > before + STILL {
-                (still, idle) = (0, Instant::now());
-            }
-        }
-        Ok(idle)
-    }
-
-    /// The next message of the target; `meanwhile` is called several times a second, and may end it. As long as bytes
-    /// leave, the target cannot have answered what comes after them.
-    pub fn hear_meanwhile(
-        &mut self,
-        step: &'static str,
-        meanwhile: &mut dyn FnMut() -> Result<(), MigrateError>,
-    ) -> Result<ToSource, MigrateError> {
-        let (mut left, mut since) = (self.left(), Instant::now());
-        loop {
-            meanwhile()?;
-            // receiving is cancel-safe: what has arrived is kept
-            let frame = self.within(step, async |wire| {
-                match tokio::time::timeout(Duration::from_millis(50), wire.recv.recv()).await {
-                    Ok(frame) => frame.map(Some),
-                    Err(_) => Ok(None),
-                }
-            })?;
-            if let Some(frame) = frame {
-                return understand(&frame);
-            }
-            // signs of life are some hundred bytes a second
-            if self.left() > left + 64 * 1024 {
-                (left, since) = (self.left(), Instant::now());
-            }
-            if since.elapsed() > PATIENCE {
-                return Err(MigrateError::Silent { seconds: PATIENCE.as_secs(), step });
-            }
-        }
-    }
-
     /// Bytes that have really left.
     fn left(&self) -> u64 {
         self.connected.as_ref().map_or(0, |c| c.connection.stats().udp_tx.bytes)
-    }
-
-    /// The next message of the target.
-    pub fn hear(&mut self, step: &'static str) -> Result<ToSource, MigrateError> {
-        let frame = self.within(step, async |wire| wire.recv.recv().await)?;
-        understand(&frame)
     }
 
     /// Does one thing on the wire, with a time limit, until the user cancels.
@@ -257,52 +181,6 @@ impl Link {
         }
     }
 
-    /// From now on a link without any sign of life is given up soon: the process is about to be frozen.
-    pub fn watch(&mut self) {
-        self.watched = true;
-    }
-
-    /// From now on only the target's answer, or its silence, ends it.
-    pub fn ignore_cancel(&mut self) {
-        self.heed_cancel = false;
-    }
-
-    /// Whether both ends are one machine.
-    pub fn same_machine(&self) -> bool {
-        self.ours.boot_id == self.theirs.boot_id
-    }
-
-    /// Measures the difference of the two hosts' clocks, ours minus theirs, in their initial time namespaces: zero and
-    /// exact when both are one kernel. And the round trip, half of which bounds the error.
-    pub fn clock_difference(&mut self) -> Result<(ClockOffsets, Duration), MigrateError> {
-        const SAMPLES: usize = 8;
-        let mut best: Option<(ClockOffsets, Duration)> = None;
-        for _ in 0..SAMPLES {
-            let before = crate::restore::session::initial_clocks();
-            self.say(&ToTarget::Clock)?;
-            let ToSource::Clock(monotonic_ns, boottime_ns) = self.hear("reading its clock")? else {
-                return Err(MigrateError::Nonsense("no clock".to_owned()));
-            };
-            let after = crate::restore::session::initial_clocks();
-            let trip = Duration::from_nanos((after.monotonic_ns - before.monotonic_ns).max(0) as u64);
-            let middle = |a: i64, b: i64| a + (b - a) / 2;
-            let difference = ClockOffsets {
-                monotonic_ns: middle(before.monotonic_ns, after.monotonic_ns).saturating_sub(monotonic_ns),
-                boottime_ns: middle(before.boottime_ns, after.boottime_ns).saturating_sub(boottime_ns),
-            };
-            if best.is_none_or(|(_, shortest)| trip < shortest) {
-                best = Some((difference, trip));
-            }
-        }
-        let (difference, trip) = best.ok_or_else(|| MigrateError::Nonsense("no clock".to_owned()))?;
-        Ok(if self.same_machine() { (ClockOffsets::default(), trip) } else { (difference, trip) })
-    }
-
-    /// Bytes sent so far.
-    pub fn bytes_sent(&self) -> u64 {
-        self.wire.send.bytes()
-    }
-
     /// Closes the connection when the target has all that was said, or will not have it: what is under way would be lost.
     pub fn close(mut self, reason: &str) {
         let send = self.wire.send;
@@ -314,6 +192,96 @@ impl Link {
         }
         // a name lookup that hangs must not hold us
         self.runtime.shutdown_background();
+    }
+}
+
+impl Destination for Link {
+    fn say(&mut self, message: &ToTarget) -> Result<(), MigrateError> {
+        self.within("sending", async |wire| wire.send.send_msg(kind::CONTROL, message).await)
+    }
+
+    fn hear(&mut self, step: &'static str) -> Result<ToSource, MigrateError> {
+        let frame = self.within(step, async |wire| wire.recv.recv().await)?;
+        understand(&frame)
+    }
+
+    /// As long as bytes leave, the target cannot have answered what comes after them.
+    fn hear_meanwhile(
+        &mut self,
+        step: &'static str,
+        meanwhile: &mut dyn FnMut() -> Result<(), MigrateError>,
+    ) -> Result<ToSource, MigrateError> {
+        let (mut left, mut since) = (self.left(), Instant::now());
+        loop {
+            meanwhile()?;
+            // receiving is cancel-safe: what has arrived is kept
+            let frame = self.within(step, async |wire| {
+                match tokio::time::timeout(Duration::from_millis(50), wire.recv.recv()).await {
+                    Ok(frame) => frame.map(Some),
+                    Err(_) => Ok(None),
+                }
+            })?;
+            if let Some(frame) = frame {
+                return understand(&frame);
+            }
+            // signs of life are some hundred bytes a second
+            if self.left() > left + 64 * 1024 {
+                (left, since) = (self.left(), Instant::now());
+            }
+            if since.elapsed() > PATIENCE {
+                return Err(MigrateError::Silent { seconds: PATIENCE.as_secs(), step });
+            }
+        }
+    }
+
+    /// Drives the network, as far as the target takes it: it moves only while we wait for something.
+    fn flush(&mut self) -> Result<(), MigrateError> {
+        self.within("sending", async |_| {
+            tokio::time::sleep(Duration::from_micros(500)).await;
+            Ok(())
+        })
+    }
+
+    fn idle(&mut self, span: Duration) -> Result<(), MigrateError> {
+        self.within("sending", async |_| {
+            tokio::time::sleep(span).await;
+            Ok(())
+        })
+    }
+
+    fn drain(&mut self) -> Result<Instant, MigrateError> {
+        // what goes out by itself (signs of life, acknowledgements) is little
+        const STILL: u64 = 8 * 1024;
+        const STEP: Duration = Duration::from_millis(1);
+        let (begun, mut idle) = (Instant::now(), Instant::now());
+        let mut still = 0;
+        while still < 3 && begun.elapsed() < Duration::from_millis(500) {
+            let before = self.left();
+            self.idle(STEP)?;
+            still += 1;
+            if self.left() > before + STILL {
+                (still, idle) = (0, Instant::now());
+            }
+        }
+        Ok(idle)
+    }
+
+    /// Without any sign of life it is given up soon.
+    fn watch(&mut self) {
+        self.watched = true;
+    }
+
+    /// Only the target's answer, or its silence, ends it from now on.
+    fn ignore_cancel(&mut self) {
+        self.heed_cancel = false;
+    }
+
+    fn bytes_sent(&self) -> u64 {
+        self.wire.send.bytes()
+    }
+
+    fn same_machine(&self) -> bool {
+        self.ours.boot_id == self.theirs.boot_id
     }
 }
 
@@ -342,12 +310,6 @@ fn understand(frame: &Frame) -> Result<ToSource, MigrateError> {
         }),
         message => Ok(message),
     }
-}
-
-/// An answer that was not expected.
-pub fn out_of_turn(message: &ToSource) -> MigrateError {
-    let text = format!("{message:?}");
-    MigrateError::Nonsense(text.chars().take_while(|c| c.is_alphanumeric()).collect())
 }
 
 /// Contents that the target wants to compare: of files that the process was described to use, and of no others. A

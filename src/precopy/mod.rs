@@ -3,7 +3,8 @@
 //! | file | owns |
 //! |---|---|
 //! | [`hello`] | what a side is; whether two sides can talk |
-//! | [`link`] | the source's end of the conversation |
+//! | [`destination`] | whoever the session talks to, as a trait |
+//! | [`link`] | a destination that is another host |
 //! | [`rounds`] | what was measured of the rounds; bandwidth, dirty rate and what they lead to expect; pure |
 //! | [`predict`] | how long a freeze would be now, part by part; pure |
 //! | [`foresight`] | what a prediction rests on, measured on the spot |
@@ -28,6 +29,7 @@
 mod ahead;
 mod attempt;
 pub mod control;
+pub mod destination;
 pub mod direct;
 pub mod error;
 pub mod foresight;

@@ -1,7 +1,7 @@
 //! Pages on their way in a round: counted, held back to `--bandwidth`, and reported while they go.
 //!
 //! The limit is a token bucket: a tenth of a second may go at once, so that small rounds show what the link carries.
-//! The freeze sends past it, by [`Link`] itself: there every millisecond is one in which the process stands still.
+//! The freeze sends past it, by the [`Destination`] itself: there every millisecond is one in which the process stands still.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::MigrateError;
 use super::control::Control;
-use super::link::Link;
+use super::destination::Destination;
 use crate::image::{ObjectId, PageRange};
 use crate::preload::PreloadError;
 use crate::preload::push::PageSink;
@@ -50,7 +50,7 @@ fn depth(rate: Rate) -> f64 {
 
 /// Where the pages of the rounds go.
 pub struct Paced<'a> {
-    link: &'a mut Link,
+    to: &'a mut dyn Destination,
     control: &'a Control,
     meter: &'a mut Meter,
     on_the_way: &'a mut dyn FnMut(&Meter) -> Result<(), MigrateError>,
@@ -102,14 +102,14 @@ impl std::fmt::Debug for Paced<'_> {
 }
 
 impl<'a> Paced<'a> {
-    /// Pages go over `link`; `on_the_way` is told now and then, and may end it.
+    /// Pages go to `to`; `on_the_way` is told now and then, and may end it.
     pub fn new(
-        link: &'a mut Link,
+        to: &'a mut dyn Destination,
         control: &'a Control,
         meter: &'a mut Meter,
         on_the_way: &'a mut dyn FnMut(&Meter) -> Result<(), MigrateError>,
     ) -> Self {
-        Paced { link, control, meter, on_the_way }
+        Paced { to, control, meter, on_the_way }
     }
 
     fn sent(&mut self, bytes: usize) -> Result<(), PreloadError> {
@@ -131,12 +131,12 @@ impl<'a> Paced<'a> {
             if !self.meter.paced {
                 self.meter.paced = true;
                 // the only moment in which the link shows what it carries
-                let (begun, idle) = (self.meter.sending.unwrap_or(now_is), self.link.drain()?);
+                let (begun, idle) = (self.meter.sending.unwrap_or(now_is), self.to.drain()?);
                 let pages = self.meter.round_bytes / crate::image::PAGE_SIZE;
                 self.meter.burst = Some((pages, idle.saturating_duration_since(begun)));
                 continue;
             }
-            self.link.idle(wait.min(SLICE))?;
+            self.to.idle(wait.min(SLICE))?;
             (self.on_the_way)(self.meter)?;
         }
         Ok(())
@@ -147,27 +147,27 @@ impl PageSink for Paced<'_> {
     fn pages(&mut self, addr: u64, data: Bytes) -> Result<(), PreloadError> {
         let bytes = data.len();
         self.meter.sending.get_or_insert_with(Instant::now);
-        self.link.pages(addr, data)?;
+        self.to.pages(addr, data)?;
         self.sent(bytes)
     }
 
     fn zero(&mut self, ranges: Vec<PageRange>) -> Result<(), PreloadError> {
-        self.link.zero(ranges)
+        self.to.zero(ranges)
     }
 
     fn gone(&mut self, ranges: Vec<PageRange>) -> Result<(), PreloadError> {
-        self.link.gone(ranges)
+        self.to.gone(ranges)
     }
 
     fn object_pages(&mut self, id: ObjectId, offset: u64, data: Bytes) -> Result<(), PreloadError> {
         let bytes = data.len();
         self.meter.sending.get_or_insert_with(Instant::now);
-        self.link.object_pages(id, offset, data)?;
+        self.to.object_pages(id, offset, data)?;
         self.sent(bytes)
     }
 
     fn object_holes(&mut self, id: ObjectId, ranges: Vec<PageRange>) -> Result<(), PreloadError> {
-        self.link.object_holes(id, ranges)
+        self.to.object_holes(id, ranges)
     }
 }
 

@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 use super::MigrateError;
 use super::ahead::Ahead;
 use super::control::{self, Control, Status};
+use super::destination::{Destination, out_of_turn};
 use super::direct;
 use super::error::whereabouts;
 use super::foresight;
 use super::freeze;
 use super::lanes::Road;
 use super::late::{Late, LazyOptions};
-use super::link::{Link, hashes, out_of_turn};
+use super::link::{Link, hashes};
 use super::whole;
 use crate::dirty::choice::Unavailable;
 use crate::dirty::{Choice, Kind};
@@ -114,9 +115,26 @@ impl<'a> Migration<'a> {
     }
 
     /// Carries it out. The report says how it ended; the error why it did not end well.
-    pub fn run(mut self) -> (MigrationReport, Option<MigrateError>) {
+    pub fn run(self) -> (MigrationReport, Option<MigrateError>) {
+        self.reported(Self::carry_out)
+    }
+
+    /// The same with a destination that needs no connection.
+    pub fn run_to(self, to: &mut dyn Destination) -> (MigrationReport, Option<MigrateError>) {
+        self.reported(|migration| {
+            let claim = Claim::take(migration.options.pid);
+            let mut described = migration.look()?;
+            migration.ask(to, &mut described, false)?;
+            migration.converse(to, &described.image, claim)
+        })
+    }
+
+    fn reported(
+        mut self,
+        carry_out: impl FnOnce(&mut Self) -> Result<(), MigrateError>,
+    ) -> (MigrationReport, Option<MigrateError>) {
         let error = match Ticker::start(Duration::from_millis(100)) {
-            Ok(_ticker) => self.carry_out().err(),
+            Ok(_ticker) => carry_out(&mut self).err(),
             Err(e) => Some(MigrateError::Here { step: "starting a timer", source: e.into() }),
         };
         let pid = self.options.pid;
@@ -148,47 +166,45 @@ impl<'a> Migration<'a> {
     fn carry_out(&mut self) -> Result<(), MigrateError> {
         let claim = Claim::take(self.options.pid);
         let (mut link, described) = self.preflight(false)?;
-        let mut done = self.move_it(&mut link, &described);
+        let done = self.converse(&mut link, &described, claim);
+        link.close(&done.as_ref().map_or_else(ToString::to_string, |()| MOVED.to_owned()));
+        done
+    }
+
+    /// Everything from the first clock to the last word.
+    fn converse(
+        &mut self,
+        to: &mut dyn Destination,
+        described: &ProcessImage,
+        claim: Option<Claim>,
+    ) -> Result<(), MigrateError> {
+        let mut done = self.move_it(to, described);
         // what is still to be said to the target is no matter of the process's
         drop(claim);
         if done.is_ok() {
             done = MigrateError::point(Point::SourceClosed);
         }
-        let reason = match &done {
-            Ok(()) => {
-                // an entry that is kept there does no harm
-                let _ = link.say(&ToTarget::Goodbye);
-                MOVED.to_owned()
-            }
-            Err(e) => e.to_string(),
-        };
+        if done.is_ok() {
+            // an entry that is kept there does no harm
+            let _ = to.say(&ToTarget::Goodbye);
+        }
         if let Err(e) = &done
             && matches!(self.state, Source::Moving)
         {
             self.report.outcome = Outcome::Aborted;
             for action in self.state.on(e.event()) {
                 if *action == SourceAction::SendAbort {
-                    link.ignore_cancel();
-                    let _ = link.say(&ToTarget::Abort(e.to_string()));
+                    to.ignore_cancel();
+                    let _ = to.say(&ToTarget::Abort(e.to_string()));
                 }
             }
         }
-        link.close(&reason);
         done
     }
 
     /// Everything that can be known before anything is stopped.
     fn preflight(&mut self, only_asks: bool) -> Result<(Link, ProcessImage), MigrateError> {
-        if self.options.wait && whole::unfinished(&self.options.home, self.options.pid).is_some() {
-            (self.tell)(Progress::Step("waiting until its memory from the last move is complete"));
-            whole::wait(&self.options.home, self.options.pid, self.control.cancel())?;
-        }
-        (self.tell)(Progress::Step("looking at the process"));
-        let options = self.options;
-        let described =
-            look(&options.home, options.pid, &options.files, options.tracker, options.parent_knows)?;
-        let mut obstacles = described.obstacles;
-        self.note(described.notes);
+        let mut described = self.look()?;
         (self.tell)(Progress::Step("connecting"));
         let opened = Link::open(
             &self.options.home,
@@ -198,19 +214,52 @@ impl<'a> Migration<'a> {
         );
         let mut link = match opened {
             // what was found here stands, whether or not the target can be asked
-            Err(e) if !obstacles.is_empty() && !matches!(e, MigrateError::Cancelled) => {
-                obstacles.push(unasked(&self.options.to, &e));
-                return Err(MigrateError::Refused(obstacles));
+            Err(e) if !described.obstacles.is_empty() && !matches!(e, MigrateError::Cancelled) => {
+                described.obstacles.push(unasked(&self.options.to, &e));
+                return Err(MigrateError::Refused(described.obstacles));
             }
             opened => opened?,
         };
         self.report.target = link.remote();
-        self.report.threads = described.image.threads.len() as u32;
-        self.report.resident_bytes = described.image.memory.resident;
+        match self.ask(&mut link, &mut described, only_asks) {
+            Ok(()) => Ok((link, described.image)),
+            Err(e) => {
+                if matches!(e, MigrateError::Refused(_)) {
+                    link.close("refused");
+                }
+                Err(e)
+            }
+        }
+    }
+
+    /// The process, and what stands in the way on this side.
+    fn look(&mut self) -> Result<Described, MigrateError> {
+        if self.options.wait && whole::unfinished(&self.options.home, self.options.pid).is_some() {
+            (self.tell)(Progress::Step("waiting until its memory from the last move is complete"));
+            whole::wait(&self.options.home, self.options.pid, self.control.cancel())?;
+        }
+        (self.tell)(Progress::Step("looking at the process"));
+        let options = self.options;
+        let mut described =
+            look(&options.home, options.pid, &options.files, options.tracker, options.parent_knows)?;
+        self.note(std::mem::take(&mut described.notes));
+        Ok(described)
+    }
+
+    /// Asks the other end what stands in the way there. Any obstacle ends it, on whichever side.
+    fn ask(
+        &mut self,
+        to: &mut dyn Destination,
+        described: &mut Described,
+        only_asks: bool,
+    ) -> Result<(), MigrateError> {
+        let Described { image, obstacles, .. } = described;
+        self.report.threads = image.threads.len() as u32;
+        self.report.resident_bytes = image.memory.resident;
         (self.tell)(Progress::Step("checking what can be moved there"));
-        link.say(&ToTarget::Describe(Box::new(Description {
+        to.say(&ToTarget::Describe(Box::new(Description {
             id: self.report.id.clone(),
-            tree: TreeImage::new(vec![described.image.clone()]),
+            tree: TreeImage::new(vec![image.clone()]),
             pid_mode: self.options.pid_mode,
             verify: self.options.verify,
             clocks: ClockOffsets::of(&voice::of(self.options.pid).to_string()),
@@ -218,11 +267,11 @@ impl<'a> Migration<'a> {
             lazy: self.control.may_be_lazy(),
             only_asks,
         })))?;
-        let mut answer = link.hear("checking the process")?;
+        let mut answer = to.hear("checking the process")?;
         if let ToSource::NeedHashes(paths) = &answer {
-            let hashes = hashes(paths, &described.image)?;
-            link.say(&ToTarget::Hashes(hashes))?;
-            answer = link.hear("comparing files")?;
+            let hashes = hashes(paths, image)?;
+            to.say(&ToTarget::Hashes(hashes))?;
+            answer = to.hear("comparing files")?;
         }
         match answer {
             ToSource::Preflight { obstacles: theirs, notes } => {
@@ -236,12 +285,11 @@ impl<'a> Migration<'a> {
             }
             other => return Err(out_of_turn(&other)),
         }
-        if !obstacles.is_empty() {
-            let _ = link.say(&ToTarget::Abort(crate::precopy::error::refusal(obstacles.len())));
-            link.close("refused");
-            return Err(MigrateError::Refused(obstacles));
+        if obstacles.is_empty() {
+            return Ok(());
         }
-        Ok((link, described.image))
+        let _ = to.say(&ToTarget::Abort(crate::precopy::error::refusal(obstacles.len())));
+        Err(MigrateError::Refused(std::mem::take(obstacles)))
     }
 
     /// Tells the user, and keeps it for the report.
@@ -252,44 +300,27 @@ impl<'a> Migration<'a> {
         }
     }
 
-    fn move_it(&mut self, link: &mut Link, described: &ProcessImage) -> Result<(), MigrateError> {
+    fn move_it(&mut self, to: &mut dyn Destination, described: &ProcessImage) -> Result<(), MigrateError> {
         self.report.outcome = Outcome::Aborted;
-        let (difference, rtt) = link.clock_difference()?;
+        let (difference, rtt) = to.clock_difference()?;
         tracing::info!(?difference, ?rtt, "clock of the target");
         let journal_dir = self.options.home.join("journal");
         std::fs::create_dir_all(&journal_dir).map_err(MigrateError::journal(&journal_dir))?;
-        link.say(&ToTarget::Begin { difference })?;
-        match link.hear("making the process there")? {
-            ToSource::Ready(pid, namespace) => {
-                self.report.target_pid = Some(pid);
-                self.report.pid_mode = if namespace { PidMode::Namespace } else { PidMode::Same };
-            }
-            other => return Err(out_of_turn(&other)),
-        }
-        MigrateError::point(Point::SourceReady)?;
-        (self.tell)(Progress::Step("attaching"));
-        let chosen = direct::tracker(self.options.tracker, self.options.pid, &described.files)
-            .map_err(|obstacle| MigrateError::Refused(vec![obstacle]))?;
-        self.report.tracker_reason = chosen.reason.clone();
-        let mut agent = Agent::attach(described, self.options.pid, &self.options.home, &chosen)?;
-        self.report.attach_ms = agent.attach.as_secs_f64() * 1e3;
-        self.report.tracker = agent.tracker().to_owned();
-        if self.options.lazy.from_start {
-            agent.withhold();
-        }
-        let basis = foresight::basis(&self.options.home, link, rtt, &agent, described);
+        self.begin(to, difference)?;
+        let mut agent = self.attach(described)?;
+        let basis = foresight::basis(&self.options.home, to, rtt, &agent, described);
         let ahead = Ahead {
             options: self.options,
             control: self.control,
             tell: self.tell,
             report: &mut self.report,
-            link: &mut *link,
+            to: &mut *to,
             agent: &mut agent,
             basis,
             session: OwnSession::behind(),
         };
         let mut foresight = ahead.run(described)?;
-        let late = foresight.lazy.then(|| Late::open(self.road(), link)).transpose()?;
+        let late = foresight.lazy.then(|| Late::open(self.road(), to)).transpose()?;
         let entry = Entry::new(&self.report.id, true, self.options.pid, &self.options.to);
         let mut journal = Journal::begin(&journal_dir, entry).map_err(MigrateError::journal(&journal_dir))?;
         // `ulpm recover` leaves it to us as long as we live
@@ -297,11 +328,11 @@ impl<'a> Migration<'a> {
         let sync = foresight::sync_time(&mut journal).map_err(MigrateError::journal(&journal_dir))?;
         foresight.complete(&agent, sync, self.options.verify);
         if foresight.lazy {
-            take_back(link, &mut agent, foresight.rounds.len())?;
+            take_back(to, &mut agent, foresight.rounds.len())?;
         }
         standing::undivided(self.options.pid)?;
         MigrateError::point(Point::SourcePoised)?;
-        link.watch();
+        to.watch();
         self.control.note(|status| status.phase = control::Phase::Freezing);
         (self.tell)(Progress::Step("freezing"));
         let described = ProcessImage { files: foresight.files.clone(), ..described.clone() };
@@ -316,7 +347,34 @@ impl<'a> Migration<'a> {
             tell: self.tell,
             late,
         };
-        freezer.run(link, &mut agent, &described)
+        freezer.run(to, &mut agent, &described)
+    }
+
+    /// The other end makes the process, which is empty yet.
+    fn begin(&mut self, to: &mut dyn Destination, difference: ClockOffsets) -> Result<(), MigrateError> {
+        to.say(&ToTarget::Begin { difference })?;
+        match to.hear("making the process there")? {
+            ToSource::Ready(pid, namespace) => {
+                self.report.target_pid = Some(pid);
+                self.report.pid_mode = if namespace { PidMode::Namespace } else { PidMode::Same };
+            }
+            other => return Err(out_of_turn(&other)),
+        }
+        MigrateError::point(Point::SourceReady)
+    }
+
+    fn attach(&mut self, described: &ProcessImage) -> Result<Agent, MigrateError> {
+        (self.tell)(Progress::Step("attaching"));
+        let chosen = direct::tracker(self.options.tracker, self.options.pid, &described.files)
+            .map_err(|obstacle| MigrateError::Refused(vec![obstacle]))?;
+        self.report.tracker_reason = chosen.reason.clone();
+        let mut agent = Agent::attach(described, self.options.pid, &self.options.home, &chosen)?;
+        self.report.attach_ms = agent.attach.as_secs_f64() * 1e3;
+        self.report.tracker = agent.tracker().to_owned();
+        if self.options.lazy.from_start {
+            agent.withhold();
+        }
+        Ok(agent)
     }
 
     fn road(&self) -> Road {
@@ -344,12 +402,12 @@ fn outcome(error: &MigrateError, reached: Outcome) -> Outcome {
 }
 
 /// What was written since it went ahead comes after the process: the target drops it now, while the process still runs here.
-fn take_back(link: &mut Link, agent: &mut Agent, rounds: usize) -> Result<(), MigrateError> {
+fn take_back(to: &mut dyn Destination, agent: &mut Agent, rounds: usize) -> Result<(), MigrateError> {
     let begun = Instant::now();
-    let pages = agent.take_back(link)?;
+    let pages = agent.take_back(to)?;
     if pages > 0 {
-        link.say(&ToTarget::RoundEnd(rounds as u32))?;
-        match link.hear("dropping pages that were written again")? {
+        to.say(&ToTarget::RoundEnd(rounds as u32))?;
+        match to.hear("dropping pages that were written again")? {
             ToSource::RoundApplied(n) if n as usize == rounds => {}
             other => return Err(out_of_turn(&other)),
         }

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use super::MigrateError;
 use super::control::Control;
+use super::destination::{Destination as _, out_of_turn};
 use super::hand_on::Left;
 use super::lanes::Road;
 use super::late::Late;
 use super::left;
-use super::link::{Cancel, Link, out_of_turn};
+use super::link::{Cancel, Link};
 use super::policy::Limits;
 use super::session::{MOVED, Options, Progress};
 use crate::handover::journal::{Entry, Journal, Life};

@@ -158,7 +158,7 @@ impl Agent {
     }
 
     /// Sends what was written since the last round, after the layout.
-    pub fn round(&mut self, sink: &mut impl PageSink) -> Result<Pushed, PreloadError> {
+    pub fn round(&mut self, sink: &mut dyn PageSink) -> Result<Pushed, PreloadError> {
         self.told();
         let begun = Instant::now();
         let found = if self.renewal_due && self.tracker.gains_by_a_stop() {
@@ -187,7 +187,7 @@ impl Agent {
     /// Right before a lazy freeze: takes back what was written since it was sent and comes after the process anyway
     /// ([`Pusher::take_back`]). Returns pages. Where the tracker is not exact, contents are compared in the freeze with what was
     /// sent; those of shared objects always are.
-    pub fn take_back(&mut self, sink: &mut impl PageSink) -> Result<u64, PreloadError> {
+    pub fn take_back(&mut self, sink: &mut dyn PageSink) -> Result<u64, PreloadError> {
         if self.withhold || !self.tracker.exact() {
             return Ok(0);
         }
@@ -215,7 +215,7 @@ impl Agent {
         &mut self,
         found: &Last,
         touched: Option<&RangeSet>,
-        sink: &mut impl PageSink,
+        sink: &mut dyn PageSink,
     ) -> Result<(u64, Later), PreloadError> {
         self.told();
         let may_wait = touched.map(|touched| {

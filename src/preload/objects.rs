@@ -108,7 +108,7 @@ impl ObjectPusher {
         layout: &Layout,
         found: &[Found],
         (last, lazy): (bool, bool),
-        sink: &mut impl PageSink,
+        sink: &mut dyn PageSink,
     ) -> Result<(u64, BTreeMap<ObjectId, RangeSet>), PreloadError> {
         let (mut pages, mut later) = (0, BTreeMap::new());
         // as the target does with the same layout: should the object come back, it begins with nothing on both sides
@@ -301,7 +301,7 @@ impl Source {
         &mut self,
         wanted: Vec<PageRange>,
         mut later: Option<&mut RangeSet>,
-        sink: &mut impl PageSink,
+        sink: &mut dyn PageSink,
     ) -> Result<u64, PreloadError> {
         let id = self.shown.id;
         let mut pages = 0;

@@ -122,7 +122,7 @@ impl Pusher {
     }
 
     /// Takes note of pages that have become guard pages, or are none any more. What was there is lost: the target drops it.
-    fn guard(&mut self, found: &[Found], sink: &mut impl PageSink) -> Result<(), PreloadError> {
+    fn guard(&mut self, found: &[Found], sink: &mut dyn PageSink) -> Result<(), PreloadError> {
         let mut lost = Vec::new();
         if !self.guards.is_empty() {
             self.guards.subtract(&found.iter().map(|f| f.range).collect());
@@ -159,7 +159,7 @@ impl Pusher {
         &mut self,
         layout: &Layout,
         found: &[Found],
-        sink: &mut impl PageSink,
+        sink: &mut dyn PageSink,
     ) -> Result<Sent, PreloadError> {
         let mut round = Round::default();
         self.guard(found, sink)?;
@@ -198,7 +198,7 @@ impl Pusher {
         &mut self,
         layout: &Layout,
         found: &[Found],
-        sink: &mut impl PageSink,
+        sink: &mut dyn PageSink,
     ) -> Result<u64, PreloadError> {
         debug_assert!(self.exact, "what was sent may turn out to be what is there");
         self.guard(found, sink)?;
@@ -231,7 +231,7 @@ impl Pusher {
         layout: &Layout,
         Last { written, gone }: &Last,
         may_wait: &RangeSet,
-        sink: &mut impl PageSink,
+        sink: &mut dyn PageSink,
     ) -> Result<(Sent, RangeSet, Vec<RangeSet>), PreloadError> {
         let mut round = Round { last: true, may_wait: may_wait.clone(), ..Round::default() };
         let often = if may_wait.is_empty() { Vec::new() } else { self.heat.often() };
@@ -327,7 +327,7 @@ impl Pusher {
         layout: &Layout,
         found: &[Found],
         round: &mut Round,
-        sink: &mut impl PageSink,
+        sink: &mut dyn PageSink,
     ) -> Result<(), PreloadError> {
         // where the layout knows something shared, the scan may have seen what was mapped there since
         let known: RangeSet = layout.vmas.iter().filter(|v| v.private()).map(|v| v.range()).collect();
@@ -372,7 +372,7 @@ impl Pusher {
         &mut self,
         look: &Look,
         round: &mut Round,
-        sink: &mut impl PageSink,
+        sink: &mut dyn PageSink,
     ) -> Result<(), PreloadError> {
         self.owed.remove(PageRange::new(look.start, look.start + look.data.len() as u64));
         let verdicts: Vec<Verdict> = (0..look.zero.len()).map(|i| self.judge(look, i, round)).collect();

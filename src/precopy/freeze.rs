@@ -1,4 +1,5 @@
-//! From the first thread asked to stop to the commit: the time that the process's users notice.
+//! From the first thread asked to stop until the other end has everything: most of the time that the process's users notice. What
+//! follows, and what becomes of a freeze that came to nothing: `commit.rs`.
 //!
 //! The final scan runs on other threads while the state is captured here. What can be prepared is prepared before:
 //! threads are seized, files of `/proc` opened, the journal entry lies on the disk at its full size.
@@ -10,15 +11,13 @@ use super::attempt::{ATTEMPTS, PAUSE, is_new_mapping, memory, passing};
 use super::control::Control;
 use super::destination::{Destination, out_of_turn};
 use super::foresight::Foresight;
-use super::hand_on::{Copy, Signals, Tended as _};
-use super::late::{Arrived, Late, plan};
+use super::late::{Late, plan};
 use super::predict::Prediction;
-use super::session::{MOVED, Options, Progress};
-use super::settle::Answer;
+use super::session::{Options, Progress};
 use crate::dirty::{Found, Last};
 use crate::fault::Point;
-use crate::handover::journal::{Journal, Phase};
-use crate::handover::{Source, SourceAction, SourceEvent};
+use crate::handover::Source;
+use crate::handover::journal::Journal;
 use crate::image::process::ProcessImage;
 use crate::image::{PAGE_SIZE, PageRange, TreeImage};
 use crate::preload::PreloadError;
@@ -26,9 +25,8 @@ use crate::preload::agent::Agent;
 use crate::preload::capture::{Captive, Poised};
 use crate::preload::lazy::{self, Later};
 use crate::preload::standing::children;
-use crate::report::{MigrationReport, Outcome};
+use crate::report::MigrationReport;
 use crate::restore::session::initial_clocks;
-use crate::state::files::tcp_over::hang_up;
 use crate::state::{StateError, scheduling};
 use crate::sys::time::ClockOffsets;
 use crate::tracee::together::{Urgent, leave_to_others};
@@ -62,7 +60,28 @@ impl std::fmt::Debug for Freezer<'_> {
     }
 }
 
-fn ms(since: Instant) -> f64 {
+/// A process that stands still, and of which the other end has everything.
+pub(super) struct Stopped {
+    pub(super) captive: Captive,
+    /// When it was asked to stop, on our boottime clock.
+    pub(super) frozen_at: i64,
+    pub(super) prediction: Prediction,
+    pub(super) urgent: Urgent,
+}
+
+/// A freeze that came to nothing, and the process, if it stands still.
+struct Spoilt {
+    captive: Option<Box<Captive>>,
+    error: MigrateError,
+}
+
+impl<E: Into<MigrateError>> From<E> for Spoilt {
+    fn from(error: E) -> Self {
+        Spoilt { captive: None, error: error.into() }
+    }
+}
+
+pub(super) fn ms(since: Instant) -> f64 {
     since.elapsed().as_secs_f64() * 1e3
 }
 
@@ -74,6 +93,20 @@ impl Freezer<'_> {
         agent: &mut Agent,
         described: &ProcessImage,
     ) -> Result<(), MigrateError> {
+        match self.until_prepared(to, agent, described) {
+            Ok(stopped) => self.commit(to, agent, stopped),
+            Err(Spoilt { captive: Some(captive), error }) => self.give_up(to, agent, *captive, error),
+            Err(Spoilt { captive: None, error }) => Err(error),
+        }
+    }
+
+    /// Freezes and sends, until the other end has all there is. Nothing is decided then: the process may run on, here.
+    fn until_prepared(
+        &mut self,
+        to: &mut dyn Destination,
+        agent: &mut Agent,
+        described: &ProcessImage,
+    ) -> Result<Stopped, Spoilt> {
         to.say(&ToTarget::Freezing)?;
         to.flush()?;
         for attempt in 1.. {
@@ -97,11 +130,11 @@ impl Freezer<'_> {
                         std::thread::sleep(PAUSE * attempt);
                     }
                 }
-                Err(e) => return self.give_up(to, agent, captive, e),
+                Err(error) => return Err(Spoilt { captive: Some(Box::new(captive)), error }),
                 Ok((image, found)) => {
                     return match self.send(to, agent, image, &found, (frozen_at, stopped_ns)) {
-                        Ok(()) => self.commit(to, agent, captive, (frozen_at, prediction), urgent),
-                        Err(e) => self.give_up(to, agent, captive, e),
+                        Ok(()) => Ok(Stopped { captive, frozen_at, prediction, urgent }),
+                        Err(error) => Err(Spoilt { captive: Some(Box::new(captive)), error }),
                     };
                 }
             }
@@ -115,31 +148,6 @@ impl Freezer<'_> {
         self.report.predicted_freeze_ms = Some(prediction.parts.sum());
         self.report.predicted_freeze_parts = prediction.parts;
         prediction
-    }
-
-    fn give_up(
-        self,
-        to: &mut dyn Destination,
-        agent: &mut Agent,
-        captive: Captive,
-        e: MigrateError,
-    ) -> Result<(), MigrateError> {
-        self.state.on(e.event());
-        self.report.outcome = Outcome::Aborted;
-        self.run_on(agent, captive);
-        if e.event() == SourceEvent::Cancelled {
-            to.ignore_cancel();
-            let _ = to.say(&ToTarget::Abort(e.to_string()));
-        }
-        let _ = self.journal.close();
-        Err(e)
-    }
-
-    /// The process runs on here, whatever was decided before: what we interrupted is remembered for the next move.
-    fn run_on(&self, agent: &Agent, captive: Captive) {
-        let mut waits = agent.waits.lock();
-        captive.resume(&mut waits);
-        waits.save(&self.options.home, self.options.pid);
     }
 
     fn send(
@@ -257,194 +265,6 @@ impl Freezer<'_> {
         let mut image = image;
         image.memory.layout = agent.layout.clone();
         Ok((image, found))
-    }
-
-    fn commit(
-        mut self,
-        to: &mut dyn Destination,
-        agent: &Agent,
-        mut captive: Captive,
-        (frozen_at, prediction): (i64, Prediction),
-        urgent: Urgent,
-    ) -> Result<(), MigrateError> {
-        let begun = Instant::now();
-        to.ignore_cancel();
-        let dir = self.options.home.join("journal");
-        if let Err(e) = MigrateError::point(Point::SourcePrepared) {
-            return self.before_commit_failed(to, agent, captive, (SourceAction::JournalOpen, e));
-        }
-        let mut signals = Vec::new();
-        for action in self.state.on(SourceEvent::Prepared) {
-            let done = match action {
-                SourceAction::JournalOpen => {
-                    let written = self.journal.set(Phase::Committed).map_err(MigrateError::journal(&dir));
-                    written.and_then(|()| MigrateError::point(Point::SourceJournalled))
-                }
-                // a stop takes a SIGCONT that has come out of the queue: first they are looked at
-                SourceAction::Hold => captive
-                    .signalled()
-                    .and_then(|come| {
-                        captive.hold(self.late.is_some() && self.options.lazy.release).map(|()| come)
-                    })
-                    .map_err(MigrateError::from)
-                    .and_then(|come| {
-                        signals = come;
-                        MigrateError::point(Point::SourceHeld)
-                    }),
-                _ => to.say(&ToTarget::Commit(std::mem::take(&mut signals))).and_then(|()| {
-                    // while the target lets it go
-                    Signals::of(self.options, &self.report.id).note(captive.accounts());
-                    if crate::fault::waits_at(Point::SourceCommitSent) {
-                        to.flush()?;
-                    }
-                    MigrateError::point(Point::SourceCommitSent)
-                }),
-            };
-            if let Err(e) = done {
-                return self.before_commit_failed(to, agent, captive, (*action, e));
-            }
-        }
-        let answer = to.hear("waiting for it to run");
-        if let Ok(ToSource::Running { pid, at_boottime_ns, journal_ms, resume_ms }) = answer {
-            self.report.target_pid = Some(pid);
-            self.report.outcome = Outcome::Moved;
-            let ended = at_boottime_ns + self.difference.boottime_ns;
-            self.report.freeze_ms = (ended - frozen_at) as f64 / 1e6;
-            self.report.freeze_parts.resume = resume_ms;
-            self.report.freeze_parts.commit = self.commit_ms(journal_ms);
-            self.report.bytes_on_wire = to.bytes_sent();
-            tracing::debug!(journal_ms, answered_ms = ms(begun), "commit");
-            MigrateError::point(Point::SourceAnswered)?;
-            drop(urgent);
-            self.foresight.learn(&self.options.home, &prediction, self.report);
-            return self.moved(to, captive);
-        }
-        self.unanswered(to, agent, captive, answer.err())
-    }
-
-    /// It runs there. The copy here goes, as soon as nothing of it is needed any more; what it is signalled until then goes there.
-    fn moved(mut self, to: &mut dyn Destination, mut captive: Captive) -> Result<(), MigrateError> {
-        self.state.on(SourceEvent::Running);
-        self.report.outcome = Outcome::Moved;
-        if self.late.is_none() {
-            captive.disable()?;
-        }
-        let mut signals = Signals::of(self.options, &self.report.id);
-        // of a lazy move's copy the plain ones cannot be taken out of the queue before it is retired
-        if self.late.is_none() {
-            let found = captive.signalled_meanwhile();
-            signals.send(Some(to), found, Some(&captive));
-        }
-        let followed = match self.late.take() {
-            Some(late) => self.follow(late, to, &mut captive, &mut signals),
-            None => Ok(()),
-        };
-        // of a copy that is lost what is left is of no use, and nothing is open
-        if !matches!(followed, Ok(()) | Err(MigrateError::CopyLost(_))) {
-            return followed;
-        }
-        signals.send(None, captive.kill()?, None);
-        self.report.notes.extend(signals.finish(to));
-        if followed.is_ok() {
-            MigrateError::point(Point::SourceKilled)?;
-        }
-        self.clear_up().and(followed)
-    }
-
-    /// Its memory follows.
-    fn follow(
-        &mut self,
-        mut late: Late,
-        to: &mut dyn Destination,
-        captive: &mut Captive,
-        signals: &mut Signals,
-    ) -> Result<(), MigrateError> {
-        hang_up(self.options.pid);
-        let mut copy = Copy::new(captive, signals, late.layout().clone(), self.options.lazy.release);
-        copy.meanwhile(Some(&mut *to));
-        let arrived = late.until_whole(Some(to), self.control, self.tell, &mut copy);
-        self.report.bytes_on_wire = to.bytes_sent() + late.bytes();
-        match &arrived {
-            Ok(arrived) => {
-                self.report.lazy = late.stats(arrived);
-                if let Arrived::Ended(why) = arrived {
-                    (self.tell)(Progress::Step(&format!("nothing more of its memory is needed: {why}")));
-                }
-                late.close(MOVED);
-            }
-            Err(MigrateError::CopyLost(_)) => self.report.outcome = Outcome::Lost,
-            Err(_) => self.report.outcome = Outcome::Unknown,
-        }
-        arrived.map(drop)
-    }
-
-    /// The move is settled on this side.
-    fn clear_up(self) -> Result<(), MigrateError> {
-        let dir = self.options.home.join("journal");
-        self.journal.close().map_err(MigrateError::journal(&dir))
-    }
-
-    /// What of the freeze lies between `PREPARED` and the target letting go.
-    fn commit_ms(&self, journal_ms: f64) -> f64 {
-        let p = &self.report.freeze_parts;
-        let before = p.stop + p.capture + p.scan + p.send + p.verify + p.apply;
-        let rest = self.report.freeze_ms - (before + p.resume);
-        rest.max(journal_ms)
-    }
-
-    /// `Commit` was not sent: the process runs on here.
-    fn before_commit_failed(
-        self,
-        to: &mut dyn Destination,
-        agent: &Agent,
-        captive: Captive,
-        (at, e): (SourceAction, MigrateError),
-    ) -> Result<(), MigrateError> {
-        if at == SourceAction::SendCommit {
-            // part of it may have left
-            return self.unanswered(to, agent, captive, Some(e));
-        }
-        let _ = to.say(&ToTarget::Abort(e.to_string()));
-        self.state.on(SourceEvent::NotSent);
-        self.report.outcome = Outcome::Aborted;
-        self.run_on(agent, captive);
-        let _ = self.journal.close();
-        Err(e)
-    }
-
-    /// The target has not said whether it runs there: ask again for a while, by new connections.
-    fn unanswered(
-        self,
-        to: &mut dyn Destination,
-        agent: &Agent,
-        captive: Captive,
-        e: Option<MigrateError>,
-    ) -> Result<(), MigrateError> {
-        tracing::warn!(error = ?e, "the target did not answer the commit; asking again");
-        let id = self.report.id.clone();
-        self.state.on(SourceEvent::Lost);
-        let answer = super::settle::ask(self.options, &id);
-        self.state.on(answer.as_ref().map_or(SourceEvent::Unsettled, |answer| answer.event()));
-        match answer {
-            Ok(Answer::Running(pid) | Answer::RunsLazily(pid)) => {
-                self.report.target_pid = Some(pid);
-                self.moved(to, captive)
-            }
-            Ok(Answer::Never) => {
-                self.report.outcome = Outcome::Aborted;
-                self.run_on(agent, captive);
-                let _ = self.journal.close();
-                Err(e.unwrap_or(MigrateError::Cancelled))
-            }
-            Ok(Answer::Down) | Err(_) => {
-                self.report.outcome = Outcome::Unknown;
-                // it may be this copy that `ulpm recover` lets go on
-                captive.remember_waits(&mut agent.waits.lock());
-                agent.waits.lock().save(&self.options.home, self.options.pid);
-                captive.leave_stopped();
-                Err(if answer.is_ok() { MigrateError::Down { id } } else { MigrateError::Open { id } })
-            }
-        }
     }
 }
 

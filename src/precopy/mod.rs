@@ -16,7 +16,8 @@
 //! | `attempt` | what spoils a freeze in passing |
 //! | [`pace`] | pages on their way in a round: counted, and held back to a limit |
 //! | [`control`] | what a user can learn of a migration under way, and change |
-//! | [`freeze`] | from the first thread stopped to the commit |
+//! | [`freeze`] | from the first thread stopped until the other end has everything |
+//! | `commit` | the decision, and what follows from it |
 //! | [`hand_on`] | what the stopped copy is signalled goes to the target, what it holds is freed |
 //! | `left` | the stopped copy that `ulpm recover` ends or lets go on |
 //! | `hashed` | hashes of the frozen process's memory |
@@ -28,6 +29,7 @@
 
 mod ahead;
 mod attempt;
+mod commit;
 pub mod control;
 pub mod destination;
 pub mod direct;

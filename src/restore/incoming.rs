@@ -1,14 +1,11 @@
-//! What a session takes from its source: frames of pages, files that were mapped since, and how much of it all.
+//! What a session takes from its source: frames, which become calls of the [`Builder`], and how much of it all.
 
-use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
-use super::objects::Objects;
-use super::skeleton::Skeleton;
-use super::{RestoreError, pages};
-use crate::image::files::{ContentHashes, FileIdentity};
-use crate::image::{FilePath, ObjectId, PAGE_SIZE};
-use crate::state::files::{Access, FileCheck, check_file};
+use super::RestoreError;
+use super::builder::{Builder, FIRST};
+use crate::image::{FilePath, ObjectId};
+use crate::transport::protocol::{ToTarget, kind};
 use crate::transport::{Frame, words};
 
 /// After how many bytes the memory is held against what the peer may bring.
@@ -17,12 +14,6 @@ pub const UNWEIGHED: u64 = 32 << 20;
 pub const MAX_CLOCKS: u32 = 10_000;
 /// See [`MAX_CLOCKS`].
 pub const MAX_ROUNDS: u32 = 100_000;
-
-/// Bytes that the process takes here so far.
-pub fn weight(skeleton: &Skeleton, objects: &Objects) -> u64 {
-    let objects = objects.iter().filter_map(|(_, file)| file.metadata().ok());
-    skeleton.written.pages() * PAGE_SIZE + objects.map(|m| m.blocks() * 512).sum::<u64>()
-}
 
 /// Nothing came for so long.
 pub fn silent(patience: Duration) -> RestoreError {
@@ -39,34 +30,37 @@ pub fn aborted(why: &str) -> RestoreError {
     RestoreError::Aborted(words::said(why))
 }
 
-/// Files mapped since preflight must be the same here.
-pub fn compare(files: &[(FilePath, FileIdentity)]) -> Result<(), RestoreError> {
-    for (path, identity) in files {
-        let object = format!("mapped file {path}");
-        match check_file(&object, path, identity, Access::Read, &ContentHashes::new()) {
-            FileCheck::Same | FileCheck::SameContent(_) => {}
-            FileCheck::NeedsHash => {
-                return Err(RestoreError::Differs(format!(
-                    "{object} was mapped since preflight, and may differ here"
-                )));
-            }
-            FileCheck::Differs(obstacle) => return Err(RestoreError::Differs(obstacle.to_string())),
+/// Makes one frame a call of the builder. What is not about memory is given back. `permit`: whether a file may be mapped.
+pub fn place(
+    builder: &mut Builder,
+    frame: &Frame,
+    permit: &dyn Fn(&FilePath) -> Result<(), RestoreError>,
+) -> Result<Option<ToTarget>, RestoreError> {
+    match frame.kind {
+        kind::PAGES => {
+            let (addr, content) = frame.body.split_at_checked(8).ok_or_else(short)?;
+            builder.pages(FIRST, word(addr), content)?;
         }
+        kind::OBJECT_PAGES => {
+            let (head, content) = frame.body.split_at_checked(24).ok_or_else(short)?;
+            let id = ObjectId { dev: word(&head[..8]), ino: word(&head[8..16]) };
+            builder.object_pages(id, word(&head[16..]), content)?;
+        }
+        _ => match frame.decode::<ToTarget>()? {
+            ToTarget::Layout { pid, layout, new_files } => {
+                let at = builder.find(pid)?;
+                new_files.iter().try_for_each(|(path, _)| permit(path))?;
+                builder.layout(at, layout, &new_files)?;
+            }
+            ToTarget::Zero(ranges) => builder.zero(FIRST, &ranges)?,
+            ToTarget::Drop(ranges) => builder.drop_pages(FIRST, &ranges)?,
+            ToTarget::ObjectHoles(id, ranges) => builder.object_holes(id, &ranges)?,
+            ToTarget::Lazy(plan) => builder.postpone(FIRST, plan)?,
+            ToTarget::Digests(digests) => builder.digests(digests),
+            other => return Ok(Some(other)),
+        },
     }
-    Ok(())
-}
-
-/// Places a frame of pages.
-pub fn place_pages(skeleton: &mut Skeleton, frame: &Frame) -> Result<(), RestoreError> {
-    let (addr, data) = frame.body.split_at_checked(8).ok_or_else(short)?;
-    pages::write(skeleton, word(addr), data)
-}
-
-/// Places a frame of an object's pages.
-pub fn place_object_pages(objects: &Objects, frame: &Frame) -> Result<(), RestoreError> {
-    let (head, data) = frame.body.split_at_checked(24).ok_or_else(short)?;
-    let id = ObjectId { dev: word(&head[..8]), ino: word(&head[8..16]) };
-    objects.write(id, word(&head[16..]), data)
+    Ok(None)
 }
 
 fn short() -> RestoreError {

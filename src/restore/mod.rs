@@ -22,13 +22,15 @@
 //! | [`verify`] | comparing every page with the source |
 //! | [`late_signals`] | signals that reached the copy at the source |
 //! | [`lazy`] | memory that comes after the process |
-//! | [`incoming`] | frames and files as they arrive, and how much of them |
+//! | [`incoming`] | frames as they arrive, made calls of the builder; how much of them |
 //! | [`session`] | the conversation with the source |
 //! | [`urgency`] | how urgent the network threads are, by where the sessions stand |
-//! | [`construction`] | of that, from `Begin` to the moment in which the process runs |
+//! | [`construction`] | of that, from `Begin` to the moment in which the process runs: frames become calls of the builder |
+//! | [`builder`] | building processes from mappings, pages and state, whoever says them |
 
 pub mod activate;
 pub mod arrivals;
+pub mod builder;
 pub mod construction;
 pub mod descriptors;
 pub mod error;

@@ -342,7 +342,7 @@ impl Session {
                 ToTarget::Clock => self.say(&clock())?,
                 ToTarget::Begin { difference } => {
                     self.wire.recv.set_cap(cap);
-                    let begun = self.begin(description, reservation, difference);
+                    let begun = self.begin(&description, reservation, difference);
                     let mut work = begun.map_err(RestoreError::of_half_built)?;
                     return self.build(&mut work);
                 }

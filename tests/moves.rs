@@ -12,6 +12,9 @@ use std::time::Instant;
 use libtest_mimic::{Arguments, Conclusion};
 
 fn main() -> ExitCode {
+    if let Some(code) = trials::rebuilt::answer_hidden_calls() {
+        return code;
+    }
     let mut arguments = Arguments::from_args();
     if let Err(error) = ulpm::demo::hosts::become_able() {
         eprintln!("note: {error}");

@@ -17,7 +17,7 @@ use libtest_mimic::{Arguments, Conclusion};
 const MOST_AT_ONCE: usize = 1;
 
 fn main() -> ExitCode {
-    if let Some(exit) = vm::answer_hidden_calls() {
+    if let Some(exit) = vm::answer_hidden_calls().or_else(trials::rebuilt::answer_hidden_calls) {
         return exit;
     }
     let mut arguments = Arguments::from_args();

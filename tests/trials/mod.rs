@@ -20,6 +20,7 @@ mod pid_modes;
 mod policy;
 mod profile;
 mod programs;
+pub(crate) mod rebuilt;
 mod replaced;
 mod round_trips;
 mod serving;
@@ -63,6 +64,7 @@ pub(crate) fn all(in_a_machine: bool) -> Vec<Trial> {
     trials.extend(interruptions::trials());
     trials.extend(faults::trials());
     trials.extend(killed::trials());
+    trials.extend(rebuilt::trials());
     trials.extend(replaced::trials());
     trials.extend(round_trips::trials());
     trials.extend(signals::trials());

@@ -7,7 +7,9 @@
 //! | `-ERESTART_RESTARTBLOCK` | the kernel holds the absolute end of the wait | by itself | the wait is armed anew (`state::waits`) with the time left |
 //! | `-EINTR` from a call that signal(7) lists as interrupted by a mere stop | `epoll_wait` and others | issued again by us | issued again by us |
 //!
-//! `select` and `ppoll` write the time left into user memory, so they are right when issued again.
+//! `select` and `ppoll` write the time left into user memory, so they are right when issued again. A call on a socket with a time
+//! limit (`SO_RCVTIMEO`, `SO_SNDTIMEO`) has no argument that says less: issued again it waits for all of it, late and never early.
+//! (The option itself could say what is left while the call begins; a worker that is killed then would leave it so.)
 //!
 //! How long a thread has been waiting is not told by the kernel directly. `/proc/TID/sched` shows when the
 //! scheduler last accounted it (`se.exec_start`) and how often it went to sleep (`nr_voluntary_switches`): read
@@ -40,9 +42,11 @@ const EINTR_BY_STOP: &[i64] = &[
     libc::SYS_semtimedop,
     libc::SYS_io_getevents,
     333, // io_pgetevents
-    // sockets with SO_RCVTIMEO or SO_SNDTIMEO
+    // sockets with SO_RCVTIMEO or SO_SNDTIMEO (`sock_intr_errno`), which begin again with all of their limit
+    libc::SYS_connect,
     libc::SYS_read,
     libc::SYS_readv,
+    libc::SYS_preadv2,
     libc::SYS_recvfrom,
     libc::SYS_recvmsg,
     libc::SYS_recvmmsg,
@@ -50,8 +54,12 @@ const EINTR_BY_STOP: &[i64] = &[
     libc::SYS_accept4,
     libc::SYS_sendto,
     libc::SYS_sendmsg,
+    libc::SYS_sendmmsg,
     libc::SYS_write,
     libc::SYS_writev,
+    libc::SYS_pwritev2,
+    libc::SYS_sendfile,
+    libc::SYS_splice,
 ];
 
 /// A system call in which a thread was stopped.

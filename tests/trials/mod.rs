@@ -14,6 +14,7 @@ mod interruptions;
 mod killed;
 mod lazy;
 mod leaders;
+mod limits;
 pub(crate) mod oracle;
 mod parents;
 mod pid_modes;
@@ -61,6 +62,7 @@ pub(crate) fn all(in_a_machine: bool) -> Vec<Trial> {
     trials.extend(huge_pages::trials());
     trials.extend(lazy::trials());
     trials.extend(leaders::trials());
+    trials.extend(limits::trials());
     trials.extend(interruptions::trials());
     trials.extend(faults::trials());
     trials.extend(killed::trials());

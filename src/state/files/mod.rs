@@ -46,6 +46,7 @@ pub mod unix_socket;
 use std::io;
 
 pub use identity::{Access, FileCheck, Vetted, check_file, content_hash};
+pub(in crate::state) use socket_options::TIME_LIMIT;
 pub(in crate::state) use socket_table::{TABLE as SOCKET_OPTIONS, Treatment};
 pub use source::{capture, describe};
 pub use target::{EpollAdd, RestoreContext, RestoredFiles, Signalled, TargetCheck, check_target, restore};

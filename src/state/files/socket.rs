@@ -7,6 +7,7 @@ use crate::image::files::{FileKind, FreshSocket, SocketOption};
 use crate::sys::fds;
 
 use super::socket_diag::in_network_of;
+use super::socket_options::TIME_LIMIT;
 use super::socket_table::FILTER;
 use super::source::{Descriptor, Source};
 use super::{FilesError, refuse, socket_options, tcp_listen, udp, unix_socket};
@@ -59,6 +60,9 @@ pub(super) fn options(
     let close = "have the program switch it off, or close the socket";
     if let Some(why) = socket_options::unknown_set(&socket.fd, unknown) {
         source.refuse(refuse::because(file, &why, close));
+    }
+    if socket_options::has_time_limit(&options) {
+        source.note(file.object(), TIME_LIMIT);
     }
     if let Some(why) = socket_options::refused(&options) {
         source.refuse(refuse::because(file, why, close));

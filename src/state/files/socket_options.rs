@@ -84,6 +84,18 @@ pub(super) fn refused(options: &[SocketOption]) -> Option<&'static str> {
     })
 }
 
+/// What becomes different where [`has_time_limit`]: the kernel answers `EINTR` to any stop of such a wait, and the call, issued again,
+/// reads the limit anew.
+pub(in crate::state) const TIME_LIMIT: &str = "a wait on it that the move interrupts begins again with all of its time limit \
+     (SO_RCVTIMEO, SO_SNDTIMEO): it may end late, never early";
+
+/// Whether waits on a socket end by themselves.
+pub(super) fn has_time_limit(options: &[SocketOption]) -> bool {
+    let limits = [libc::SO_RCVTIMEO, libc::SO_SNDTIMEO];
+    let limits = options.iter().filter(|option| option.level == SOL_SOCKET && limits.contains(&option.name));
+    limits.flat_map(|limit| &limit.value).any(|byte| *byte != 0)
+}
+
 /// Options that this kernel answers for a fresh socket and that the table does not know.
 pub(super) fn unknown(fresh: impl AsFd) -> Vec<SocketOption> {
     let fresh = fresh.as_fd();

@@ -3,7 +3,7 @@
 
 use super::{Row, Verdict, carried, harmless, limited, refused};
 use crate::state::files::tcp_place::NEVER_ANEW;
-use crate::state::files::{SOCKET_OPTIONS, Treatment};
+use crate::state::files::{SOCKET_OPTIONS, TIME_LIMIT, Treatment};
 
 const LENGTH: usize = KINDS.len() + SOCKET_OPTIONS.len();
 const ALL: [Row; LENGTH] = all();
@@ -88,6 +88,17 @@ const KINDS: &[Row] = &[
         "memberships",
         "it is a member of the multicast group",
         "trial refuse states by their names",
+    ),
+    limited(
+        "SO_RCVTIMEO, SO_SNDTIMEO: a wait under way",
+        "recv, send, accept, connect, and read or write of a socket that has a time limit",
+        TIME_LIMIT,
+        "victim limits, trials limits …",
+    ),
+    harmless(
+        "a transfer under way",
+        "a send of more than the buffer takes, recv with MSG_WAITALL, part of which is done",
+        "it ends with the count so far, as after SIGSTOP and SIGCONT",
     ),
     carried("AF_UNIX, pair", "stream, datagram, seqpacket; with what waits to be read", "victim fds"),
     limited(

@@ -31,9 +31,9 @@ const RESTLESS: [&str; 13] = [
     "ticking",
     "wild",
 ];
-/// Victims that measure each wait: a stop for a snapshot is one that they notice; and one that takes a snapshot's calls for its own
+/// Victims that measure each wait, or to which the kernel says `EINTR`: a stop for a snapshot is one that they notice; and one that takes a snapshot's calls for its own
 /// (syscall user dispatch).
-const ON_THE_CLOCK: [&str; 5] = ["blocking", "clock", "foreign", "restarts", "timers"];
+const ON_THE_CLOCK: [&str; 7] = ["blocking", "clock", "foreign", "limits", "overruns", "restarts", "timers"];
 /// Facts that time changes; the victims check these values themselves.
 const MOVING: [&str; 4] = [
     "fdinfo eventfd-count",

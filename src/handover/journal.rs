@@ -16,13 +16,14 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
+mod block;
+
+pub(crate) use block::decode;
+use block::{SIZE, VERSION, encode, read};
+
 use super::settle::may_become;
 pub use super::settle::{Life, Phase};
 use crate::fault::{self, Point};
-
-/// Bytes of a block.
-const SIZE: usize = 4096;
-const VERSION: u32 = 2;
 
 /// One entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -346,44 +347,10 @@ fn sync_directory_of(path: &Path) -> io::Result<()> {
     File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
 }
 
-fn read(file: &File, path: &Path) -> io::Result<Entry> {
-    let mut bytes = vec![0; 2 * SIZE];
-    let whole = match file.read_exact_at(&mut bytes, 0) {
-        Err(e) if e.kind() != io::ErrorKind::UnexpectedEof => return Err(e),
-        whole => whole.is_ok(),
-    };
-    let blocks = if whole { bytes.chunks_exact(SIZE) } else { [].chunks_exact(SIZE) };
-    let entry = blocks.filter_map(decode).max_by_key(|entry| entry.number);
-    entry.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("{} is damaged", path.display())))
-}
-
 fn file_of(dir: &Path, id: &str, source: bool) -> PathBuf {
     // an id from a peer is a file name here: nothing but letters, digits and dashes
     let safe: String = id.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(64).collect();
     dir.join(format!("{safe}.{}.journal", if source { "source" } else { "target" }))
-}
-
-/// `checksum (32) | length (4) | json | zeroes`
-fn encode(entry: &Entry) -> Vec<u8> {
-    let json = serde_json::to_vec(entry).unwrap_or_default();
-    let mut bytes = vec![0; SIZE];
-    let len = json.len().min(SIZE - 36);
-    bytes[32..36].copy_from_slice(&(len as u32).to_le_bytes());
-    bytes[36..36 + len].copy_from_slice(&json[..len]);
-    let sum = blake3::hash(&bytes[32..]);
-    bytes[..32].copy_from_slice(sum.as_bytes());
-    bytes
-}
-
-/// What the bytes of a file say; `None` if they are damaged.
-pub(crate) fn decode(bytes: &[u8]) -> Option<Entry> {
-    let sum = blake3::hash(bytes.get(32..)?);
-    if bytes.get(..32)? != sum.as_bytes() {
-        return None;
-    }
-    let len = u32::from_le_bytes(bytes.get(32..36)?.try_into().ok()?) as usize;
-    let entry: Entry = serde_json::from_slice(bytes.get(36..36usize.checked_add(len)?)?).ok()?;
-    (entry.version == VERSION).then_some(entry)
 }
 
 #[cfg(test)]

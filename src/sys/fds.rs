@@ -1,6 +1,5 @@
 //! Kernel interfaces about descriptors that nix lacks: `kcmp`, `F_*OWN_EX`,
-//! raw socket options, `socket`/`bind`/`connect`/`listen` for any protocol, `timerfd` with its checkpoint
-//! ioctl, `signalfd` with real-time signals, `FIONREAD`.
+//! raw socket options, `socket`/`bind`/`connect`/`listen` for any protocol, `signalfd` with real-time signals, `FIONREAD`.
 //!
 //! All functions are safe: they take borrowed descriptors and slices and return `io::Result`.
 #![allow(unsafe_code)]
@@ -20,9 +19,6 @@ const F_SETOWN_EX: c_int = 15;
 const F_GETOWN_EX: c_int = 16;
 const F_SETSIG: c_int = 10;
 const F_GETSIG: c_int = 11;
-/// `_IOW('T', 0, __u64)`
-const TFD_IOC_SET_TICKS: c_ulong = 0x4008_5400;
-
 /// `EPIOCSPARAMS` and `EPIOCGPARAMS` (Linux 6.9): `_IOW(0x8a, 1, struct epoll_params)`, `_IOR(0x8a, 2, …)`
 const EPIOCSPARAMS: c_ulong = 0x4008_8a01;
 const EPIOCGPARAMS: c_ulong = 0x8008_8a02;
@@ -47,13 +43,12 @@ struct EpollSlot {
 
 const _: () = assert!(size_of::<RawOwner>() == 8);
 const _: () = assert!(size_of::<EpollSlot>() == 12);
-const _: () = assert!(TFD_IOC_SET_TICKS == (1 << 30) | (8 << 16) | ((b'T' as c_ulong) << 8));
 
-fn check(result: c_long) -> io::Result<c_long> {
+pub(super) fn check(result: c_long) -> io::Result<c_long> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-fn owned(result: c_long) -> io::Result<OwnedFd> {
+pub(super) fn owned(result: c_long) -> io::Result<OwnedFd> {
     let raw = check(result)?;
     let raw = RawFd::try_from(raw).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
     // SAFETY: the caller passes the result of a system call that has just made this descriptor; nobody else owns it.
@@ -401,41 +396,6 @@ fn raw_address(address: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t)
     }
 }
 
-/// A timer descriptor on any clock, close-on-exec.
-pub fn timerfd_create(clock: i32, flags: i32) -> io::Result<OwnedFd> {
-    // SAFETY: two integers.
-    owned(unsafe { libc::timerfd_create(clock, flags | libc::TFD_CLOEXEC) }.into())
-}
-
-/// Arms a timer: first expiration and period in nanoseconds (0, 0 disarms).
-pub fn timerfd_settime(fd: impl AsFd, flags: i32, first_ns: i64, interval_ns: i64) -> io::Result<()> {
-    let spec = libc::itimerspec { it_interval: timespec(interval_ns), it_value: timespec(first_ns) };
-    // SAFETY: the kernel reads `spec`; the old value is not asked for.
-    let result = unsafe { libc::timerfd_settime(fd.as_fd().as_raw_fd(), flags, &spec, std::ptr::null_mut()) };
-    check(result.into())?;
-    Ok(())
-}
-
-/// Lets the kernel count the expirations of a periodic timer up to now (the side effect of `timerfd_gettime`
-/// that programs cannot see: the count and the phase are what the next `read` would have found).
-pub fn timerfd_count_up(fd: impl AsFd) -> io::Result<()> {
-    let mut spec = libc::itimerspec { it_interval: timespec(0), it_value: timespec(0) };
-    // SAFETY: the kernel writes one `itimerspec`, which `spec` is.
-    check(unsafe { libc::timerfd_gettime(fd.as_fd().as_raw_fd(), &mut spec) }.into())?;
-    Ok(())
-}
-
-/// Sets the number of expirations that the next `read` returns (`CONFIG_CHECKPOINT_RESTORE`).
-pub fn timerfd_set_ticks(fd: impl AsFd, ticks: u64) -> io::Result<()> {
-    // SAFETY: TFD_IOC_SET_TICKS reads one u64, which `ticks` is.
-    check(unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), TFD_IOC_SET_TICKS, &ticks) }.into())?;
-    Ok(())
-}
-
-fn timespec(ns: i64) -> libc::timespec {
-    libc::timespec { tv_sec: ns.div_euclid(1_000_000_000), tv_nsec: ns.rem_euclid(1_000_000_000) }
-}
-
 /// A signal descriptor for the signals of `mask` (bit n-1 is signal n), close-on-exec.
 pub fn signalfd(mask: u64, flags: i32) -> io::Result<OwnedFd> {
     let flags = flags | libc::SFD_CLOEXEC;
@@ -497,14 +457,5 @@ mod tests {
         let (reader, _writer) = io::pipe().unwrap();
         set_owner(&reader, RawOwner { kind: 1, id: me }, libc::SIGUSR1).unwrap();
         assert_eq!(owner(&reader).unwrap(), (RawOwner { kind: 1, id: me }, libc::SIGUSR1));
-    }
-
-    #[test]
-    fn ticks_can_be_set() {
-        let timer = timerfd_create(libc::CLOCK_MONOTONIC, libc::TFD_NONBLOCK).unwrap();
-        timerfd_set_ticks(&timer, 41).unwrap();
-        let mut count = [0_u8; 8];
-        assert_eq!(nix::unistd::read(&timer, &mut count).unwrap(), 8);
-        assert_eq!(u64::from_ne_bytes(count), 41);
     }
 }

@@ -21,6 +21,7 @@
 //! | [`sysv`] | who used a System V semaphore last |
 //! | [`voice`] | a living thread by which a process is looked at |
 //! | [`time`] | clocks, time-namespace offsets, the deadline ticker |
+//! | [`timerfd`] | timerfd(2), and the number of its expirations |
 //! | [`witness`] | a process to be looked at: whether another may tells about that one |
 //! | [`xsave`] | which CPU state components exist |
 
@@ -42,6 +43,7 @@ pub mod spawn;
 pub mod status;
 pub mod sysv;
 pub mod time;
+pub mod timerfd;
 pub mod uffd;
 pub mod voice;
 pub mod witness;

@@ -25,8 +25,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::image::files::{FileKind, OpenFile, TimerFd};
 use crate::image::obstacle::Obstacle;
 use crate::state::scheduling;
-use crate::sys::fds;
 use crate::sys::process::on_each_cpu;
+use crate::sys::timerfd;
 use crate::tracee::together::ahead_of_the_urgent;
 
 use super::FilesError;
@@ -73,7 +73,7 @@ fn with_nothing_left(
         if timer.remaining_ns != 0 {
             return Ok(timer);
         }
-        fds::timerfd_count_up(&copy).map_err(|error| source.failed(file, "count up the timer", error))?;
+        timerfd::count_up(&copy).map_err(|error| source.failed(file, "count up the timer", error))?;
         timer = again(source)?;
     }
     if timer.remaining_ns == 0 {
@@ -119,8 +119,8 @@ fn pair(file: &Descriptor, field: &'static str) -> Result<u64, FilesError> {
 
 /// A timer with unread expirations needs the checkpoint ioctl; whether any will be unread is seen only at the freeze.
 pub(super) fn check(check: &mut TargetCheck, timer: &TimerFd, file: &OpenFile) {
-    let made = fds::timerfd_create(timer.clock, 0);
-    if let Err(error) = made.and_then(|made| fds::timerfd_set_ticks(&made, 1)) {
+    let made = timerfd::create(timer.clock, 0);
+    if let Err(error) = made.and_then(|made| timerfd::set_ticks(&made, 1)) {
         check.obstacles.push(Obstacle::new(
             file.object(),
             format!(
@@ -168,18 +168,18 @@ fn setting(timer: &TimerFd, passed: Duration) -> (i32, u64, u64, u64) {
 /// Makes and arms the timer. Arming forgets the unread expirations, setting them forgets what expired in between: where that
 /// can have been, it is done again.
 pub(super) fn make(maker: &Maker<'_>, file: &OpenFile, timer: &TimerFd) -> Result<OwnedFd, FilesError> {
-    let made = fds::timerfd_create(timer.clock, 0).map_err(failed(file, "make the timer"))?;
+    let made = timerfd::create(timer.clock, 0).map_err(failed(file, "make the timer"))?;
     let signed = |ns| i64::try_from(ns).unwrap_or(i64::MAX);
     let begun = Instant::now();
     for _ in 0..CATCHES {
         let now = Instant::now();
         let (flags, first, ticks, left) = setting(timer, maker.context.since_capture + (now - begun));
-        fds::timerfd_settime(&made, flags, signed(first), signed(timer.interval_ns))
+        timerfd::settime(&made, flags, signed(first), signed(timer.interval_ns))
             .map_err(failed(file, "arm the timer"))?;
         if ticks == 0 {
             break;
         }
-        fds::timerfd_set_ticks(&made, ticks).map_err(failed(file, "set the expirations"))?;
+        timerfd::set_ticks(&made, ticks).map_err(failed(file, "set the expirations"))?;
         if first == 0 || now.elapsed() < Duration::from_nanos(left) {
             break;
         }
@@ -198,8 +198,8 @@ mod tests {
     use crate::state::files::FilesOptions;
 
     fn timer(clock: i32, flags: i32, first_ns: i64, interval_ns: i64) -> OwnedFd {
-        let made = fds::timerfd_create(clock, libc::TFD_NONBLOCK).unwrap();
-        fds::timerfd_settime(&made, flags, first_ns, interval_ns).unwrap();
+        let made = timerfd::create(clock, libc::TFD_NONBLOCK).unwrap();
+        timerfd::settime(&made, flags, first_ns, interval_ns).unwrap();
         made
     }
 

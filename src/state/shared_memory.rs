@@ -11,7 +11,7 @@ use super::program;
 use crate::image::files::FilesImage;
 use crate::image::memory::{Layout, MemoryObject};
 use crate::image::{Note, ObjectId, Obstacle, PAGE_SIZE, PageRange, RangeSet, Vma};
-use crate::sys::voice::process_of;
+use crate::sys::voice::{self, process_of};
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -148,6 +148,10 @@ fn mapped(other: i32, objects: &BTreeMap<ObjectId, String>, found: &mut Vec<Obst
     }
     let mut maps = Vec::new();
     file.read_to_end(&mut maps)?;
+    if maps.is_empty() {
+        // its main thread has ended, or it is about to
+        maps = fs::read(format!("/proc/{}/maps", voice::of(other)))?;
+    }
     for line in maps.split(|byte| *byte == b'\n') {
         let Some(id) = object_of(line) else { continue };
         if let Some(mapping) = objects.get(&id) {

@@ -37,7 +37,8 @@ fn with_others(pid: i32, alive: i32) -> Vec<Obstacle> {
     let others = others.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
     let mut found = Vec::new();
     for other in others.filter(|other| *other != pid) {
-        let shares = KINDS.iter().filter(|(kind, _)| kcmp::shared(alive, other, *kind) == Some(true));
+        let their = voice::of(other);
+        let shares = KINDS.iter().filter(|(kind, _)| kcmp::shared(alive, their, *kind) == Some(true));
         for (kind, what) in shares {
             let name = super::program::name(other);
             found.push(Obstacle::new(

@@ -14,6 +14,7 @@ pub(super) fn trials() -> Vec<Trial> {
     let python = &[Need::Program("python3")];
     vec![
         trial("sharing of anonymous memory", python, anonymous),
+        trial("sharing with a process whose main thread has ended", &[], outlived),
         trial("sharing of an open file", &[], open_file),
         trial("sharing of a log that is appended to", &[], appended),
     ]
@@ -66,6 +67,24 @@ fn anonymous(lab: &mut Lab) -> Result<()> {
         format!("this memory is also mapped by process {} (python3), which stays here", parent.pid());
     refused(lab, &pid, &["mapping 0x", &holder])?;
     alone(lab, &parent, &pid)
+}
+
+/// The other one lives on in another thread, and its pid shows nothing any more.
+fn outlived(lab: &mut Lab) -> Result<()> {
+    const KINDS: [(&str, &str); 3] = [
+        ("memory", "this memory is also mapped by process {} (outlived), which stays here"),
+        ("pipe", "this pipe is also held by process {} (outlived)"),
+        ("clone", "its memory is shared with process {} (outlived), which stays here (CLONE_VM)"),
+    ];
+    lab.serve("b")?;
+    for (kind, word) in KINDS {
+        let other = lab.spawn("a", &[&victims::tool("outlived")?, kind])?;
+        wait_until("the child is there", SOON, || other.output().contains('\n'))?;
+        let pid = other.output().trim().to_owned();
+        refused(lab, &pid, &[&word.replace("{}", &other.pid().to_string())]).with_context(|| kind)?;
+        alone(lab, &other, &pid).with_context(|| kind)?;
+    }
+    Ok(())
 }
 
 fn shell(lab: &Lab, how: &str) -> Result<(Proc, String)> {

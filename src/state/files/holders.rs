@@ -14,7 +14,7 @@ use crate::image::file_path::FilePath;
 use crate::image::files::{FileKind, OpenFile};
 use crate::state::shared_memory::{is_of_ulpm, named};
 use crate::sys::fds;
-use crate::sys::voice::process_of;
+use crate::sys::voice::{self, process_of};
 
 use super::source::Source;
 use super::{FilesError, refuse};
@@ -66,7 +66,11 @@ pub(super) fn check(source: &mut Source<'_>) -> Result<(), FilesError> {
         if wanted.is_empty() {
             break;
         }
-        search(source, &mut wanted, pid);
+        // that of a main thread that has ended is empty
+        if !search(source, &mut wanted, (pid, pid)) {
+            let voice = voice::of(pid);
+            search(source, &mut wanted, (pid, voice));
+        }
     }
     for peer in wanted.into_values().flatten().filter(|wanted| wanted.peer) {
         source.refuse(refuse::peer_outside(&peer.object));
@@ -125,22 +129,28 @@ fn wanted(source: &Source<'_>) -> HashMap<FilePath, Vec<Wanted>> {
     wanted
 }
 
-fn search(source: &mut Source<'_>, wanted: &mut HashMap<FilePath, Vec<Wanted>>, pid: i32) {
+/// Looks through the descriptors of a process, as one of its threads has them; whether there are any.
+fn search(
+    source: &mut Source<'_>,
+    wanted: &mut HashMap<FilePath, Vec<Wanted>>,
+    (pid, tid): (i32, i32),
+) -> bool {
     // Processes come and go; one that cannot be read any more holds nothing.
-    let Ok(table) = fs::read_dir(format!("/proc/{pid}/fd")) else { return };
-    let mut holder = None;
+    let Ok(table) = fs::read_dir(format!("/proc/{tid}/fd")) else { return false };
+    let (mut holder, mut any) = (None, false);
     for entry in table.flatten() {
+        any = true;
         let Ok(link) = fs::read_link(entry.path()) else { continue };
         let link = FilePath::from(link);
         let Some(candidates) = wanted.get_mut(&link) else { continue };
         let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
-        let same = same(source.pid, candidates, (pid, fd));
+        let same = same(source.pid, candidates, (tid, fd));
         if same.is_empty() {
             continue;
         }
         // ours read what the process has
         if holder.is_none() && is_of_ulpm(pid) {
-            return;
+            return any;
         }
         let holder = holder.get_or_insert_with(|| named(pid));
         for at in same.into_iter().rev() {
@@ -151,6 +161,7 @@ fn search(source: &mut Source<'_>, wanted: &mut HashMap<FilePath, Vec<Wanted>>, 
             wanted.remove(&link);
         }
     }
+    any
 }
 
 /// Which of the candidates are what the other process has there; in order.

@@ -89,7 +89,7 @@ fn look(
     obstacles.extend(program::without_vdso(voice, &survey.vdso));
     obstacles
         .extend(program::without_both(voice != pid, survey.vdso.iter().any(|(name, ..)| name == "[vdso]")));
-    obstacles.extend(attributes::gone_directory(voice));
+    obstacles.extend(attributes::gone_directories(voice, &tids));
     let (files, file_obstacles) = files::describe(voice, options)?;
     obstacles.extend(file_obstacles);
     let shared = crate::state::shared_memory::look(pid, &survey.layout);
@@ -140,6 +140,7 @@ fn look(
     notes.extend(attributes::notes(voice, &status));
     notes.extend(shared.notes);
     notes.extend(confinement::notes(pid, status.uids[0]));
+    notes.extend(room::notes(pid));
     notes.push(timers::note(pid));
     Ok(Described { image, obstacles, notes })
 }

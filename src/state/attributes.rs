@@ -70,19 +70,28 @@ pub fn capture(pid: i32, status: &Status) -> Result<Attributes, StateError> {
     })
 }
 
-/// A current directory that has no name any more.
-pub fn gone_directory(pid: i32) -> Option<Obstacle> {
+/// Current directories that have no name any more: that of the process, and of threads that have their own.
+pub fn gone_directories(pid: i32, tids: &[i32]) -> Vec<Obstacle> {
     use std::os::unix::fs::MetadataExt as _;
-    let link = format!("/proc/{pid}/cwd");
-    let gone = std::fs::metadata(&link).is_ok_and(|cwd| cwd.nlink() == 0);
-    gone.then(|| {
+    let directory = |tid: i32| {
+        let link = format!("/proc/{pid}/task/{tid}/cwd");
+        std::fs::metadata(&link).ok().map(|cwd| ((cwd.dev(), cwd.ino()), cwd.nlink() == 0, link))
+    };
+    let common = directory(pid).map(|(id, ..)| id);
+    let gone = |tid: i32| {
+        let (id, gone, link) = directory(tid)?;
+        if !gone || (tid != pid && Some(id) == common) {
+            return None;
+        }
         let path = std::fs::read_link(&link).map(FilePath::from).unwrap_or_default();
-        Obstacle::new(
+        let who = if tid == pid { "the process".to_owned() } else { format!("thread {tid}") };
+        Some(Obstacle::new(
             format!("current directory {path}"),
-            "it was deleted while the process is in it",
+            format!("it was deleted while {who} is in it"),
             "have the program change to a directory that exists",
-        )
-    })
+        ))
+    };
+    tids.iter().filter_map(|tid| gone(*tid)).collect()
 }
 
 /// `/proc/PID/limits` is readable where `prlimit` of another user's process is refused. Resources in the order of

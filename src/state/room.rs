@@ -3,7 +3,7 @@
 
 use nix::errno::Errno;
 
-use crate::image::Obstacle;
+use crate::image::{Note, Obstacle};
 use crate::tracee::{Lent, Scratch, Site, TraceeError};
 
 /// Numbers and names of the limits, and the field of `/proc/PID/status` that says how much is used.
@@ -61,6 +61,15 @@ pub const UNTOLD: &str =
 /// Why a process is refused whose locked memory is at its limit.
 pub const NO_MORE_LOCKED: &str =
     "what it maps is locked (mlockall), and its limit RLIMIT_MEMLOCK leaves no room for a move";
+
+/// What `ulpm check` cannot know of a process whose personality has `READ_IMPLIES_EXEC`.
+pub const UNSEEN_DENIAL: &str = "what it maps to be read is executable (READ_IMPLIES_EXEC); should it deny itself to write to what is \
+     executable (PR_SET_MDWE), which shows only inside, it is refused when ulpm live attaches, with nothing touched";
+
+/// See [`UNSEEN_DENIAL`].
+pub fn notes(pid: i32) -> Option<Note> {
+    implies_exec(pid).then(|| Note::new(format!("process {pid}"), UNSEEN_DENIAL))
+}
 
 /// Why a process is refused in which nothing can be mapped to be read and written. That it has `PR_SET_MDWE` shows nowhere from outside.
 pub const NOTHING_WRITABLE: &str = "what it maps to be read is executable (READ_IMPLIES_EXEC), and what is executable may not be written (PR_SET_MDWE)";

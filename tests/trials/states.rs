@@ -20,13 +20,17 @@ const HIDDEN: [(&str, &str); 6] = [
     ("numa-thread", "a NUMA policy (set_mempolicy, mbind) is not carried"),
 ];
 
+/// What is gone here is not to be made at the target.
+const ABSENT: &str = ulpm::state::program::ABSENT;
+
 /// Why descriptors of many kinds are refused.
 const NO_READER: &str = "cannot be carried";
 
 /// What the victim makes, and what the refusal says.
-const KINDS: [(&str, &[&str]); 9] = [
+const KINDS: [(&str, &[&str]); 10] = [
     ("namespace", &["thread ", "another uts namespace than its process"]),
     ("directories", &["it shares a current directory with thread"]),
+    ("gone", &["current directory ", "it was deleted while thread ", "change to a directory that exists"]),
     ("descriptors", &["it has a descriptor table of its own"]),
     ("memory", &["its memory is shared with process", "CLONE_VM"]),
     ("children", &["its children would live in another pid namespace"]),
@@ -118,7 +122,9 @@ fn in_area(area: &str, name: &str) -> Option<&'static Row> {
 fn refused(lab: &mut Lab, kind: &str, words: &[&str]) -> Result<()> {
     lab.serve("b")?;
     let victim = Victim::start_command(lab, &[&victims::tool("states")?, kind])?;
-    lab.live("a", victim.pid, "b", &[])?.refused(3, &[words, &["nothing was touched"]].concat())?;
+    let outcome = lab.live("a", victim.pid, "b", &[])?;
+    outcome.refused(3, &[words, &["nothing was touched"]].concat())?;
+    ensure!(!outcome.stderr.contains(ABSENT), "to be made at the target: {outcome:?}");
     victim.finish()
 }
 
@@ -142,6 +148,9 @@ fn unwatched(lab: &mut Lab) -> Result<()> {
     let victim = Victim::start_command(lab, &[&victims::tool("states")?, "denied"])?;
     let watched = lab.run("a", &[ULPM, "profile", &victim.pid.to_string(), "--seconds", "1"], SOON)?;
     ensure!(watched.exit == 3 && watched.stderr.contains("(READ_IMPLIES_EXEC)"), "{watched:?}");
+    // from outside only the half of it is seen
+    let check = lab.run("a", &[ULPM, "check", &victim.pid.to_string()], SOON)?;
+    ensure!(check.exit == 0 && check.stdout.contains("(READ_IMPLIES_EXEC); should it deny"), "{check:?}");
     lab.live("a", victim.pid, "b", &[])?.refused(3, &["(READ_IMPLIES_EXEC)", "(PR_SET_MDWE)"])?;
     victim.check_running(lab)?;
     victim.finish()

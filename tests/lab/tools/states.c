@@ -11,6 +11,7 @@
 #include <sys/personality.h>
 #include <sys/prctl.h>
 #include <sys/sem.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 static const char *kind;
@@ -60,6 +61,12 @@ static void *in_thread(void *unused)
 		/* a thread born here shares what this one has now */
 		kind = "";
 		start_thread(in_thread, NULL);
+	} else if (strcmp(kind, "gone") == 0) {
+		char path[4096];
+		MUST(unshare(CLONE_FS));
+		MUST(mkdir(beside(path, sizeof path, "gone"), 0700));
+		MUST(chdir(path));
+		MUST(rmdir(path));
 	} else if (strcmp(kind, "descriptors") == 0) {
 		MUST(unshare(CLONE_FILES));
 	} else if (strcmp(kind, "landlock-thread") == 0) {
@@ -112,7 +119,7 @@ int main(int argc, char **argv)
 	CHECK(argc == 3, "usage: states KIND STOP-FILE");
 	kind = argv[1];
 	victim_begin(2, (char *[]){ argv[0], argv[2], NULL });
-	if (strcmp(kind, "namespace") == 0 || strcmp(kind, "descriptors") == 0 || strcmp(kind, "landlock-thread") == 0 || strcmp(kind, "numa-thread") == 0) {
+	if (strcmp(kind, "namespace") == 0 || strcmp(kind, "gone") == 0 || strcmp(kind, "descriptors") == 0 || strcmp(kind, "landlock-thread") == 0 || strcmp(kind, "numa-thread") == 0) {
 		start_threads(1);
 	} else if (strcmp(kind, "directories") == 0) {
 		start_threads(2);

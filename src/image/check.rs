@@ -129,7 +129,7 @@ fn timers(t: &Timers) -> Checked {
     insist(t.posix.len() <= MAX_TIMERS, || format!("{} timers", t.posix.len()))?;
     for timer in &t.posix {
         let possible = (0..=MAX_TIMER_ID).contains(&timer.id) && good(&timer.setting, &ns);
-        insist(possible, || format!("the impossible timer {}", timer.id))?;
+        insist(possible && timer.expired >= 0, || format!("the impossible timer {}", timer.id))?;
     }
     let ids: BTreeSet<i32> = t.posix.iter().map(|timer| timer.id).collect();
     insist(ids.len() == t.posix.len(), || "two timers of one number".to_owned())

@@ -207,11 +207,15 @@ fn lies_about_sizes_are_refused() {
                 value: 0,
                 thread: 0,
                 setting,
-                overrun: 0,
+                expired: 0,
             }];
         }
     };
     refused(timer(i32::MAX, [0; 4]));
+    refused(|p| {
+        timer(0, [0; 4])(p);
+        p.timers.posix[0].expired = -1;
+    });
     refused(timer(-1, [0; 4]));
     refused(timer(1, [0, 0, i64::MIN, 0]));
 }

@@ -181,8 +181,8 @@ pub struct PosixTimer {
     pub thread: i32,
     /// Interval s, ns, time left s, ns.
     pub setting: [i64; 4],
-    /// Expirations that were not delivered.
-    pub overrun: i32,
+    /// Expirations that its queued signal will tell; 0: none is queued, or it travels as it is.
+    pub expired: i32,
 }
 
 /// Attributes of the process as a whole.

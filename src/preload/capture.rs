@@ -10,6 +10,7 @@ use crate::image::Obstacle;
 use crate::image::memory::MemoryImage;
 use crate::image::process::{Attributes, LateSignal, ProcessImage, ThreadImage};
 use crate::state::files::{self, FilesOptions};
+use crate::state::overruns::{self, Taker};
 use crate::state::room::NoRoom;
 use crate::state::{
     StateError, attributes, confinement, credentials, memory_modes, mm_fields, namespaces, probes, program,
@@ -23,7 +24,7 @@ use crate::sys::witness::Witness;
 use crate::tracee::freeze::{Armed, Frozen, Member, tids};
 use crate::tracee::restart::Continued;
 use crate::tracee::together::{Plain, UrgentTracee, go_to};
-use crate::tracee::{Batch, Lent, Place, Remote, Scratch, Site, TraceeError, ward};
+use crate::tracee::{Batch, Lent, Outcome, Place, Remote, Scratch, Site, TraceeError, ward};
 
 /// Bytes of scratch memory inside the process while it is frozen.
 const TABLE: usize = 64 * 1024;
@@ -404,6 +405,8 @@ fn capture_threads(
     image.attributes = Attributes { confinement, autogroup, ..attributes::capture(pid, status)? };
     let mut all = Vec::with_capacity(frozen.threads.len());
     let mut tids = Vec::with_capacity(frozen.threads.len());
+    let queued = overruns::Queued::look(frozen, &posix)?;
+    let mut read = Instant::now();
     let mut posix = Some(posix);
     // that one first, the others CPU by CPU: going to another one costs more than a remote call
     let mut members: Vec<&Member> = frozen.threads.iter().collect();
@@ -414,25 +417,33 @@ fn capture_threads(
             go_to(cpu);
         }
         if member.thread != frozen.voice() {
-            let (thread, _, ()) = threads::capture(member, context, |_| ())?;
+            let expired = |_: &Outcome, (): &(), mut taker: Taker<'_>| {
+                overruns::count(&mut image.timers.posix, &queued, &mut taker, read)
+            };
+            let (thread, ..) = threads::capture(member, context, |_| (), expired)?;
             tids.push((member.thread.0, thread.tid));
             all.push(thread);
             continue;
         }
         let posix = posix.take().unwrap_or_default();
-        let (thread, outcome, (actions, brk, timer, attribute, modes)) =
-            threads::capture(member, context, |batch| {
-                (
-                    signals::ask(batch),
-                    mm_fields::ask(batch),
-                    timers::ask(batch, posix),
-                    attributes::ask(batch),
-                    memory_modes::ask(batch, context.scratch),
-                )
-            })?;
+        let ask = |batch: &mut Batch| {
+            (
+                timers::ask(batch, posix),
+                signals::ask(batch),
+                mm_fields::ask(batch),
+                attributes::ask(batch),
+                memory_modes::ask(batch, context.scratch),
+            )
+        };
+        let then = |outcome: &Outcome, (timer, ..): &(timers::Question, _, _, _, _), mut taker: Taker<'_>| {
+            read = Instant::now();
+            image.timers = timers::answer(outcome, timer);
+            overruns::count(&mut image.timers.posix, &queued, &mut taker, read)
+        };
+        let (thread, outcome, (_, actions, brk, attribute, modes)) =
+            threads::capture(member, context, ask, then)?;
         image.actions = signals::answer(&outcome, actions);
         image.memory.mm.brk = mm_fields::answer(&outcome, brk);
-        image.timers = timers::answer(&outcome, timer);
         image.memory.modes = memory_modes::answer(&outcome, &modes);
         attributes::answer(&mut image.attributes, &outcome, &attribute);
         tids.push((member.thread.0, thread.tid));

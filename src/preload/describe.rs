@@ -13,7 +13,7 @@ use crate::image::{Backing, FilePath, Note, Obstacle, Vma};
 use crate::state::files::{self, FilesOptions};
 use crate::state::{
     StateError, attributes, confinement, credentials, huge_pages, memory_map, memory_modes, mm_fields,
-    namespaces, numa, probes, program, room, scheduling, seccomp, sharing, sysv, threads, timers,
+    namespaces, numa, overruns, probes, program, room, scheduling, seccomp, sharing, sysv, threads, timers,
 };
 use crate::sys::process::pidfd_of_thread;
 use crate::sys::voice::{self, Life};
@@ -142,6 +142,7 @@ fn look(
     notes.extend(confinement::notes(pid, status.uids[0]));
     notes.extend(room::notes(pid));
     notes.push(timers::note(pid));
+    notes.extend(overruns::note(&image.timers.posix));
     Ok(Described { image, obstacles, notes })
 }
 

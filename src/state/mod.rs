@@ -50,6 +50,7 @@ pub mod mm_fields;
 pub mod modes;
 pub mod namespaces;
 pub mod numa;
+pub mod overruns;
 pub mod probes;
 pub mod program;
 pub mod robust;

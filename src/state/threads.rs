@@ -7,6 +7,7 @@
 use nix::errno::Errno;
 
 use super::error::StateError;
+use super::overruns::Taker;
 use super::{credentials, modes, probes, scheduling, sharing, signals, waits};
 use crate::image::process::{Dispatch, OwnDirectory, ThreadImage};
 use crate::sys::ptrace::{self, DispatchConfiguration, Regs};
@@ -15,6 +16,7 @@ use crate::sys::witness::Witness;
 use crate::sys::{process, voice, xsave};
 use crate::tracee::freeze::{Frozen, Member};
 use crate::tracee::site::leave_vdso;
+use crate::tracee::thread::Thread;
 use crate::tracee::together::{Plain, UrgentTracee};
 use crate::tracee::{Batch, Bell, Outcome, Remote, Scratch, Site, TraceeError, ward};
 
@@ -110,48 +112,23 @@ pub struct Context<'a> {
     pub witness: Option<&'a Witness>,
 }
 
-/// Captures a stopped thread. `ask` asks more, of the process, in the same round trip, and reads its answers.
+/// Captures a stopped thread. `ask` asks more, of the process, in the same round trip; `then` looks at the answers, and may have the
+/// thread do more.
 pub fn capture<Q>(
     member: &Member,
     context: &Context<'_>,
     ask: impl FnOnce(&mut Batch) -> Q,
+    then: impl FnOnce(&Outcome, &Q, Taker<'_>) -> Result<(), StateError>,
 ) -> Result<(ThreadImage, Outcome, Q), StateError> {
     let thread = member.thread;
     let tid = thread.0;
-    let kernel = |step| move |source| TraceeError::Ptrace { tid, step, source };
-    let rseq = match ptrace::rseq(tid) {
-        Ok(rseq) => rseq,
-        Err(Errno::EIO | Errno::EINVAL) => ptrace::RseqConfiguration::default(),
-        Err(e) => return Err(kernel("reading the rseq registration")(e).into()),
-    };
     leave_vdso(thread, context.site)?;
     let mut remote = Remote::approach(thread, context.site)?;
     let taken = waits::capture(context.frozen, member, remote.saved(), context.memory)?;
     let status = status_of(tid)?;
     // before any call in its name: it may have confined itself since preflight
     ward::insist_unconfined(thread, status.seccomp != 0)?;
-    let mut image = ThreadImage {
-        tid: inner_tid(&status, tid),
-        regs: words(&taken.regs),
-        xstate: remote.xstate().to_vec(),
-        sigmask: remote.mask(),
-        rseq: (rseq.address, rseq.size, rseq.signature),
-        robust_list: process::robust_list(tid).map_err(kernel("reading the robust list"))?,
-        comm: status.name.clone(),
-        creds: credentials::of_status(&status),
-        sched: scheduling::capture(tid, context.cpus)?,
-        directory: sharing::own_directory(context.frozen.voice().0, tid, &status)?,
-        dispatch: remote.dispatch().map(|d| Dispatch {
-            mode: d.mode,
-            selector: d.selector,
-            offset: d.offset,
-            len: d.len,
-        }),
-        segments: ward::segments(thread)?,
-        wait: taken.wait.clone(),
-        patch: taken.patch.map(|(at, bytes)| (at, bytes.to_vec())),
-        ..ThreadImage::default()
-    };
+    let mut image = seen(thread, context, &remote, &taken, &status)?;
     let mut batch = Batch::new(context.scratch);
     let altstack = batch.space(24);
     let tid_address = batch.space(8);
@@ -168,6 +145,16 @@ pub fn capture<Q>(
     remote.shelter_in(context.scratch, &taken.continued(tid), Some(&plain), bell)?;
     let urgent = UrgentTracee::from(plain);
     let outcome = remote.run(context.scratch, &batch)?;
+    let taker = Taker {
+        tid,
+        pid: process,
+        speaks: thread == context.frozen.voice(),
+        mask: remote.mask(),
+        sigpnd: status.sigpnd,
+        scratch: context.scratch,
+        run: &mut |batch| remote.run(context.scratch, batch),
+    };
+    then(&outcome, &question, taker)?;
     drop(urgent);
     // After the timers were asked: one that fires in between shows nothing left, so its signal must be seen here.
     image.queued = signals::queued(tid, false)?;
@@ -183,6 +170,45 @@ pub fn capture<Q>(
         return Err(StateError::Obstacles(first.to_string()));
     }
     Ok((image, outcome, question))
+}
+
+/// What is seen of a borrowed thread without asking it.
+fn seen(
+    thread: Thread,
+    context: &Context<'_>,
+    remote: &Remote<'_>,
+    taken: &waits::Taken,
+    status: &Status,
+) -> Result<ThreadImage, StateError> {
+    let tid = thread.0;
+    let kernel = |step| move |source| TraceeError::Ptrace { tid, step, source };
+    let rseq = match ptrace::rseq(tid) {
+        Ok(rseq) => rseq,
+        Err(Errno::EIO | Errno::EINVAL) => ptrace::RseqConfiguration::default(),
+        Err(e) => return Err(kernel("reading the rseq registration")(e).into()),
+    };
+    Ok(ThreadImage {
+        tid: inner_tid(status, tid),
+        regs: words(&taken.regs),
+        xstate: remote.xstate().to_vec(),
+        sigmask: remote.mask(),
+        rseq: (rseq.address, rseq.size, rseq.signature),
+        robust_list: process::robust_list(tid).map_err(kernel("reading the robust list"))?,
+        comm: status.name.clone(),
+        creds: credentials::of_status(status),
+        sched: scheduling::capture(tid, context.cpus)?,
+        directory: sharing::own_directory(context.frozen.voice().0, tid, status)?,
+        dispatch: remote.dispatch().map(|d| Dispatch {
+            mode: d.mode,
+            selector: d.selector,
+            offset: d.offset,
+            len: d.len,
+        }),
+        segments: ward::segments(thread)?,
+        wait: taken.wait.clone(),
+        patch: taken.patch.map(|(at, bytes)| (at, bytes.to_vec())),
+        ..ThreadImage::default()
+    })
 }
 
 /// A main thread that has ended while others live: what is left of it.
@@ -244,7 +270,7 @@ pub fn put_rseq(batch: &mut Batch, image: &ThreadImage) {
 }
 
 /// Sets name, extended state, mask and registers from outside: the thread is then what it was.
-pub fn put_outside(thread: crate::tracee::thread::Thread, image: &ThreadImage) -> Result<(), StateError> {
+pub fn put_outside(thread: Thread, image: &ThreadImage) -> Result<(), StateError> {
     let tid = thread.0;
     let regs =
         from_words(&image.regs).ok_or(StateError::Field { pid: tid, file: "image", field: "registers" })?;
@@ -266,7 +292,7 @@ pub fn put_outside(thread: crate::tracee::thread::Thread, image: &ThreadImage) -
 /// Has the thread end as soon as it is let go, alone and with this status: it knows of nothing that the kernel would write to its
 /// memory then (`clear_child_tid`, robust list, rseq), and takes none of its process's signals before. `syscall`: where there is
 /// such an instruction.
-pub fn put_end(thread: crate::tracee::thread::Thread, syscall: u64, status: u8) -> Result<(), StateError> {
+pub fn put_end(thread: Thread, syscall: u64, status: u8) -> Result<(), StateError> {
     thread.set_sigmask(u64::MAX)?;
     let regs = Regs {
         rip: syscall,

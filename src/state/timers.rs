@@ -16,13 +16,14 @@ use crate::tracee::{Batch, Outcome};
 const PR_TIMER_CREATE_RESTORE_IDS: u64 = 77;
 /// Without the wish, ids are counted up to; more would not fit one batch.
 const COUNTABLE: i32 = 1000;
-const SECOND: i64 = 1_000_000_000;
+pub(super) const SECOND: i64 = 1_000_000_000;
+pub(super) const TIMER_ABSTIME: u64 = 1;
 
 /// Where the answers of [`ask`] lie.
 #[derive(Debug)]
 pub struct Question {
     itimers: u64,
-    posix: Vec<(PosixTimer, u64, usize)>,
+    posix: Vec<(PosixTimer, u64)>,
 }
 
 /// Reads `/proc/PID/timers`.
@@ -48,7 +49,7 @@ fn parse(text: &str) -> Option<Vec<PosixTimer>> {
                 value: 0,
                 thread: 0,
                 setting: [0; 4],
-                overrun: 0,
+                expired: 0,
             });
             continue;
         }
@@ -170,26 +171,21 @@ pub fn ask(batch: &mut Batch, posix: Vec<PosixTimer>) -> Question {
         .map(|timer| {
             let at = batch.space(32);
             batch.call("timer_gettime", libc::SYS_timer_gettime, &[timer.id as u64, at]);
-            let overrun = batch.attempt("timer_getoverrun", libc::SYS_timer_getoverrun, &[timer.id as u64]);
-            (timer, at, overrun)
+            (timer, at)
         })
         .collect();
     Question { itimers, posix }
 }
 
 /// Reads the answers.
-pub fn answer(outcome: &Outcome, question: Question) -> Timers {
+pub fn answer(outcome: &Outcome, question: &Question) -> Timers {
     let four = |at: u64| std::array::from_fn(|i| outcome.word(at + i as u64 * 8) as i64);
     Timers {
         itimers: (0..3).map(|w| four(question.itimers + w * 32)).collect(),
         posix: question
             .posix
-            .into_iter()
-            .map(|(timer, at, overrun)| PosixTimer {
-                setting: four(at),
-                overrun: outcome.results[overrun].max(0) as i32,
-                ..timer
-            })
+            .iter()
+            .map(|(timer, at)| PosixTimer { setting: four(*at), ..timer.clone() })
             .collect(),
     }
 }
@@ -235,10 +231,9 @@ pub fn ask_clocks(batch: &mut Batch, timers: &Timers) -> Vec<u64> {
         .collect()
 }
 
-/// Starts the timers, when `passed` has gone by since they were read: one that fell due meanwhile is set to that
-/// time in the past, so that it fires at once, counts what it missed, and keeps its phase.
+/// Starts the timers, when `passed` has gone by since they were read: one that fell due meanwhile, or whose signal was queued, is set
+/// to that time in the past, so that it fires at once, counts what it missed, and keeps its phase.
 pub fn start(batch: &mut Batch, timers: &Timers, clocks: &Outcome, at: &[u64], passed: Duration) {
-    const TIMER_ABSTIME: u64 = 1;
     let passed = i64::try_from(passed.as_nanos()).unwrap_or(i64::MAX);
     for (timer, at) in timers.posix.iter().zip(at) {
         let [interval_s, interval_ns, left_s, left_ns] = timer.setting;
@@ -253,8 +248,9 @@ pub fn start(batch: &mut Batch, timers: &Timers, clocks: &Outcome, at: &[u64], p
         }
         let left = left_s.saturating_mul(SECOND).saturating_add(left_ns) - passed;
         let now = clocks.word(*at) as i64 * SECOND + clocks.word(*at + 8) as i64;
-        let due = now.saturating_add(left).max(1);
-        let setting = batch.bytes(&words(&[interval_s, interval_ns, due / SECOND, due % SECOND]));
+        let interval = interval_s.saturating_mul(SECOND).saturating_add(interval_ns);
+        let due = fired(now.saturating_add(left), interval, timer.expired);
+        let setting = batch.bytes(&words(&setting(interval, due)));
         batch.call("timer_settime", libc::SYS_timer_settime, &[timer.id as u64, TIMER_ABSTIME, setting, 0]);
     }
     for (which, &[interval_s, interval_us, left_s, left_us]) in timers.itimers.iter().enumerate() {
@@ -277,16 +273,36 @@ pub fn supersedes(timers: &Timers, signal: i32) -> bool {
         && timers.itimers.first().is_some_and(|&[is, ius, s, us]| (s, us) == (0, 0) && (is, ius) != (0, 0))
 }
 
-/// Whether a queued signal is of a timer that was read before it fired, `passed` before the queue was: as it was read, it fires
-/// at the target. (A periodic POSIX timer whose signal is pending shows when it would fire next: its signal is kept.)
+/// When a timer fired whose signal is queued, on its own clock, given when it would fire next; that itself, if none is (`expired` 0).
+pub(super) fn fired(next: i64, interval: i64, expired: i32) -> i64 {
+    // 0 would disarm it
+    next.saturating_sub(interval.saturating_mul(expired.into())).max(1)
+}
+
+/// As `struct itimerspec` has it, from nanoseconds.
+pub(super) fn setting(interval: i64, due: i64) -> [i64; 4] {
+    [interval / SECOND, interval % SECOND, due / SECOND, due % SECOND]
+}
+
+/// Whether a timer does not run on while its signal is queued, and is set back to when it fired ([`super::overruns`]).
+pub(super) fn waits_for_its_signal(timer: &PosixTimer) -> bool {
+    (timer.setting[0], timer.setting[1]) != (0, 0) && !counts_cpu_time(timer)
+}
+
+/// Whether a queued signal is of a timer that fires at the target once more: as one that was read before it fired, `passed` before the
+/// queue was, or because it is set back to when it fired.
 pub fn fires_again(timers: &Timers, info: &[u8], passed: Duration) -> bool {
     let due = |left: Duration| !left.is_zero() && left <= passed;
     let time = |s: i64, fraction: i64| {
         Duration::new(u64::try_from(s).unwrap_or(0), u32::try_from(fraction).unwrap_or(0))
     };
     if let Some(id) = signals::timer_of(info) {
-        let once = |t: &&PosixTimer| t.id == id && (t.setting[0], t.setting[1]) == (0, 0);
-        return timers.posix.iter().find(once).is_some_and(|t| due(time(t.setting[2], t.setting[3])));
+        let once = |t: &PosixTimer| (t.setting[0], t.setting[1]) == (0, 0);
+        return timers
+            .posix
+            .iter()
+            .find(|t| t.id == id)
+            .is_some_and(|t| waits_for_its_signal(t) || once(t) && due(time(t.setting[2], t.setting[3])));
     }
     let real = signals::by_kernel(info) && signals::number(info) == libc::SIGALRM;
     real && timers.itimers.first().is_some_and(|&[_, _, s, us]| due(time(s, us.saturating_mul(1000))))
@@ -309,7 +325,7 @@ fn make(batch: &mut Batch, timer: &PosixTimer) {
     batch.call("timer_create", libc::SYS_timer_create, &[timer.clock as u64, event, id]);
 }
 
-fn words(setting: &[i64; 4]) -> Vec<u8> {
+pub(super) fn words(setting: &[i64; 4]) -> Vec<u8> {
     setting.iter().flat_map(|w| w.to_le_bytes()).collect()
 }
 
@@ -319,7 +335,7 @@ mod tests {
 
     fn timer(clock: i32, notify: i32, thread: i32) -> PosixTimer {
         let setting = [0, 0, 5, 0];
-        PosixTimer { id: 0, clock, notify, signal: 34, value: 0, thread, setting, overrun: 0 }
+        PosixTimer { id: 0, clock, notify, signal: 34, value: 0, thread, setting, expired: 0 }
     }
 
     #[test]

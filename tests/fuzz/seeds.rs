@@ -201,7 +201,7 @@ fn tree() -> TreeImage {
         value: 0,
         thread: 7,
         setting: [0, 5, 1, 2],
-        overrun: 0,
+        expired: 0,
     };
     let memory = MemoryImage {
         guards: vec![ulpm::image::PageRange::new(0x1000, 0x2000)],

@@ -133,7 +133,11 @@ pub(super) const ROWS: &[Row] = &[
     harmless("status", "state of all kinds", OTHER_ROWS),
     harmless("syscall", "system call that it is in", "it is in the same again, or in restart_syscall of it"),
     harmless("timens_offsets", "clocks of its children", "chosen so that its clocks go on"),
-    carried("timers", "POSIX timers", "victim timers"),
+    carried(
+        "timers",
+        "POSIX timers; the expirations that a queued signal will tell",
+        "victims timers, overruns",
+    ),
     carried("timerslack_ns", "timer slack of each thread", "victim perthread"),
     harmless("uid_map", "mapping of users", NAMESPACE),
     harmless(

@@ -70,6 +70,12 @@ pub(super) const ROWS: &[Row] = &[
         "they wait for it, and go with it if it never runs; SIGSTOP, SIGTRAP and SIGKILL end the move",
         "signals to a process in the making",
     ),
+    limited(
+        "timer_getoverrun",
+        "overruns that the last signal of a POSIX timer told",
+        crate::state::overruns::TOLD,
+        "victim overruns",
+    ),
     carried("rt_sigaction", "actions of signals", "victim signals"),
     carried("get_robust_list", "robust futex list of each thread", "robust, owned, bare"),
     refused(

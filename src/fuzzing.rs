@@ -7,10 +7,11 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::convergence::learned;
 use crate::handover::journal;
 use crate::image::memory::Layout;
 use crate::image::{TreeImage, check};
-use crate::precopy::{control, learned};
+use crate::precopy::control;
 use crate::transport::frame::Header;
 use crate::transport::lane::{FromHolder, FromSource, LazyPlan, PagesHead};
 use crate::transport::protocol::{self, ToSource, ToTarget};

@@ -4,6 +4,7 @@
 //! The rooms and what each may use are described in `docs/design.md`; arrows point down only.
 
 pub mod cli;
+pub mod convergence;
 pub mod demo;
 pub mod dirty;
 pub mod fault;

@@ -172,7 +172,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
-    use crate::precopy::policy::Limits;
+    use crate::convergence::policy::Limits;
 
     #[test]
     fn a_socket_answers_is_private_and_goes() {

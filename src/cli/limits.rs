@@ -2,8 +2,8 @@
 
 use clap::{Args, ValueEnum};
 
+use crate::convergence::policy::{Limits, OnDivergence};
 use crate::precopy::control::rounds;
-use crate::precopy::policy::{Limits, OnDivergence};
 use crate::report::{Rate, Span};
 
 /// What becomes of a process that writes faster than the link carries.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::link::Cancel;
-use super::policy::{Limits, OnDivergence};
+use crate::convergence::policy::{Limits, OnDivergence};
 use crate::report::{Rate, Span};
 
 /// Where a migration stands.

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::destination::Destination;
-use super::learned::Correction;
-use super::predict::{Basis, Prediction};
-use super::rounds::Measured;
+use crate::convergence::learned::Correction;
+use crate::convergence::predict::{Basis, Prediction};
+use crate::convergence::rounds::Measured;
 use crate::handover::journal::{Journal, Phase};
 use crate::image::files::FilesImage;
 use crate::image::memory::Layout;

@@ -5,12 +5,7 @@
 //! | [`hello`] | what a side is; whether two sides can talk |
 //! | [`destination`] | whoever the session talks to, as a trait |
 //! | [`link`] | a destination that is another host |
-//! | [`rounds`] | what was measured of the rounds; bandwidth, dirty rate and what they lead to expect; pure |
-//! | [`predict`] | how long a freeze would be now, part by part; pure |
 //! | [`foresight`] | what a prediction rests on, measured on the spot |
-//! | [`learned`] | how predictions are corrected by what came of earlier ones |
-//! | [`policy`] | after each round: again, freeze, throttle or give up; pure |
-//! | [`simulate`] | the rounds of a migration that does not take place; pure |
 //! | [`session`] | the steps in order |
 //! | `ahead` | the rounds |
 //! | `attempt` | what spoils a freeze in passing |
@@ -41,17 +36,12 @@ mod hashed;
 pub mod hello;
 pub mod lanes;
 pub mod late;
-pub mod learned;
 mod left;
 pub mod link;
 pub mod pace;
 pub mod page_server;
-pub mod policy;
-pub mod predict;
-pub mod rounds;
 pub mod session;
 pub mod settle;
-pub mod simulate;
 pub mod whole;
 
 pub use control::Control;

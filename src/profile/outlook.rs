@@ -9,10 +9,11 @@ use super::picture::Line;
 use super::report::{Forecast, ProfileReport};
 use super::text::bandwidth;
 use super::watch::Watched;
+use crate::convergence::learned::Correction;
+use crate::convergence::policy::{Limits, OnDivergence};
+use crate::convergence::predict::Basis;
+use crate::convergence::simulate::{LinkModel, Simulated, Workload, simulate};
 use crate::dirty::Chosen;
-use crate::precopy::learned::Correction;
-use crate::precopy::policy::{Limits, LinkModel, OnDivergence, Simulated, Workload, simulate};
-use crate::precopy::predict::Basis;
 use crate::report::{Rate, human_ms};
 
 /// Goals of the table in milliseconds; `None` is a move without `--max-freeze`.

@@ -17,7 +17,7 @@ use nix::unistd::Pid;
 use ulpm::dirty::Choice;
 use ulpm::image::{ObjectId, PageRange};
 use ulpm::precopy::destination::Destination;
-use ulpm::precopy::policy::Limits;
+use ulpm::convergence::policy::Limits;
 use ulpm::precopy::{Control, MigrateError, Migration, Options};
 use ulpm::preload::PreloadError;
 use ulpm::preload::push::PageSink;

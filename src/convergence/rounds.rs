@@ -197,7 +197,7 @@ fn bend(last: &Measured, earlier: &[Measured]) -> f64 {
 }
 
 /// Never negative, never out of range.
-pub(super) fn seconds(s: f64) -> Duration {
+pub(crate) fn seconds(s: f64) -> Duration {
     Duration::try_from_secs_f64(s.max(0.0)).unwrap_or(Duration::MAX)
 }
 

@@ -17,8 +17,6 @@ use super::predict::Prediction;
 use super::rounds::{LinkSpeed, Measured, dirty_pages_per_s, expected_written};
 use crate::report::{Rate, human_ms};
 
-pub use super::simulate::{LinkModel, Simulated, Workload, simulate};
-
 /// Pages that are sent within this need no further round.
 pub const LITTLE: Duration = Duration::from_millis(1);
 

@@ -13,11 +13,11 @@ use tokio::sync::Notify;
 
 use super::MigrateError;
 use super::destination::{Destination, out_of_turn};
-use super::hello;
 use crate::image::files::FileKind;
 use crate::image::{FilePath, ObjectId, PageRange, ProcessImage};
 use crate::preload::PreloadError;
 use crate::preload::push::PageSink;
+use crate::transport::hello;
 use crate::transport::protocol::{Hello, ToSource, ToTarget, answer_cap, cap, kind};
 use crate::transport::vigil::{self, Vigil};
 use crate::transport::wire::Frame;

@@ -2,7 +2,6 @@
 //!
 //! | file | owns |
 //! |---|---|
-//! | [`hello`] | what a side is; whether two sides can talk |
 //! | [`destination`] | whoever the session talks to, as a trait |
 //! | [`link`] | a destination that is another host |
 //! | [`foresight`] | what a prediction rests on, measured on the spot |
@@ -33,7 +32,6 @@ pub mod foresight;
 pub mod freeze;
 pub mod hand_on;
 mod hashed;
-pub mod hello;
 pub mod lanes;
 pub mod late;
 mod left;

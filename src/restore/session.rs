@@ -240,12 +240,12 @@ impl Session {
     }
 
     fn converse(&mut self) -> Result<(), RestoreError> {
-        let ours = crate::precopy::hello::ours();
+        let ours = crate::transport::hello::ours();
         for _ in 0..MAX_CLOCKS {
             match self.message()? {
                 ToTarget::Hello(theirs) => {
                     self.say(&ToSource::Hello(ours.clone()))?;
-                    crate::precopy::hello::check(&ours, &theirs).map_err(RestoreError::Nonsense)?;
+                    crate::transport::hello::check(&ours, &theirs).map_err(RestoreError::Nonsense)?;
                     self.theirs = Some(theirs);
                     self.wire.recv.set_cap(description_cap);
                     self.patience = DESCRIBING;

@@ -16,6 +16,7 @@
 //! | [`connect_error`] | why it failed and what to do |
 //! | [`express`] | a second socket behind the port, for what a thread waits for |
 //! | [`listener`] | [`Listener`], the target's side: bounded handshakes, accepted peers |
+//! | [`hello`] | what a side is; whether two sides can talk |
 //! | [`frame`] | the eight bytes before every body; pure |
 //! | [`meter`] | decoding with a bound on memory |
 //! | [`protocol`] | what the two sides say to each other |
@@ -33,6 +34,7 @@ pub mod endpoint;
 pub mod express;
 pub mod fingerprint;
 pub mod frame;
+pub mod hello;
 pub mod identity;
 pub mod lane;
 pub mod listener;

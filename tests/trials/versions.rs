@@ -4,7 +4,7 @@
 use anyhow::Result;
 use libtest_mimic::Trial;
 use tokio::runtime::Runtime;
-use ulpm::precopy::hello;
+use ulpm::transport::hello;
 use ulpm::transport::protocol::{Hello, PROTOCOL_VERSION, ToSource, cap, kind};
 use ulpm::transport::{Identity, Listener, TrustStore, accept_wire, tls};
 

@@ -7,10 +7,10 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use quinn::Connection;
 use tokio::runtime::Runtime;
-use ulpm::precopy::hello;
 use ulpm::precopy::session::look;
 use ulpm::state::files::FilesOptions;
 use ulpm::sys::time::ClockOffsets;
+use ulpm::transport::hello;
 use ulpm::transport::protocol::{Description, PidChoice, ToSource, ToTarget, cap, kind};
 use ulpm::transport::{
     Connected, Identity, Listener, TrustStore, Wire, accept_wire, connect, open_wire, tls,

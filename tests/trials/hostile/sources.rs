@@ -10,8 +10,8 @@ use ulpm::image::files::{FdSlot, FileIdentity, FileKind, FileOwner, OpenFile, Ow
 use ulpm::image::memory::MemoryObject;
 use ulpm::image::process::Wait;
 use ulpm::image::{Backing, ObjectId, PageRange, ProcessImage, TreeImage, Vma, VmaFlags};
-use ulpm::precopy::hello;
 use ulpm::transport::Identity;
+use ulpm::transport::hello;
 use ulpm::transport::protocol::{Moments, ToSource, ToTarget, kind};
 
 use super::super::trial;

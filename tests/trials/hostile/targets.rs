@@ -113,7 +113,7 @@ fn terminal(lab: &mut Lab) -> Result<()> {
     type Step = (&'static str, fn() -> ToSource);
     let steps: [Step; 3] = [
         ("Hello", || {
-            let ours = ulpm::precopy::hello::ours();
+            let ours = ulpm::transport::hello::ours();
             let text = || ESCAPE.to_owned();
             ToSource::Hello(Hello { protocol: 77, program: text(), kernel: text(), host: text(), ..ours })
         }),

@@ -1,8 +1,8 @@
 //! What a side is, and whether two sides can talk.
 
+use super::protocol::{Hello, PROTOCOL_VERSION};
 use crate::image::{IMAGE_VERSION, PAGE_SIZE};
 use crate::sys::xsave;
-use crate::transport::protocol::{Hello, PROTOCOL_VERSION};
 
 /// This side.
 pub fn ours() -> Hello {
@@ -40,7 +40,7 @@ pub fn check(ours: &Hello, theirs: &Hello) -> Result<(), String> {
     if why.is_empty() {
         return Ok(());
     }
-    let theirs = crate::transport::words::harmless(&theirs.program, 40);
+    let theirs = super::words::harmless(&theirs.program, 40);
     Err(format!("it has {} (ulpm {theirs} there, {} here)", why.join(", "), ours.program))
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::MigrateError;
 use crate::preload::push::PageSink;
-use crate::sys::time::ClockOffsets;
+use crate::sys::time::{ClockOffsets, initial_clocks};
 use crate::transport::protocol::{ToSource, ToTarget};
 
 /// The other end of the source's conversation: what is said and pushed arrives there in this order.
@@ -55,12 +55,12 @@ pub trait Destination: PageSink {
         const SAMPLES: usize = 8;
         let mut best: Option<(ClockOffsets, Duration)> = None;
         for _ in 0..SAMPLES {
-            let before = crate::restore::session::initial_clocks();
+            let before = initial_clocks();
             self.say(&ToTarget::Clock)?;
             let ToSource::Clock(monotonic_ns, boottime_ns) = self.hear("reading its clock")? else {
                 return Err(MigrateError::Nonsense("no clock".to_owned()));
             };
-            let after = crate::restore::session::initial_clocks();
+            let after = initial_clocks();
             let trip = Duration::from_nanos((after.monotonic_ns - before.monotonic_ns).max(0) as u64);
             let middle = |a: i64, b: i64| a + (b - a) / 2;
             let difference = ClockOffsets {

@@ -26,9 +26,8 @@ use crate::preload::capture::{Captive, Poised};
 use crate::preload::lazy::{self, Later};
 use crate::preload::standing::children;
 use crate::report::MigrationReport;
-use crate::restore::session::initial_clocks;
 use crate::state::{StateError, scheduling};
-use crate::sys::time::ClockOffsets;
+use crate::sys::time::{ClockOffsets, initial_clocks};
 use crate::tracee::together::{Urgent, leave_to_others};
 use crate::transport::protocol::{Moments, ToSource, ToTarget};
 

@@ -9,14 +9,14 @@ use super::incoming::{MAX_ROUNDS, UNWEIGHED, aborted, endless, place};
 use super::lazy::adopt::Holder;
 use super::quarters::Quarters;
 use super::reservation::Reservation;
-use super::session::{Session, clock, initial_clocks, out_of_turn};
+use super::session::{Session, clock, out_of_turn};
 use super::urgency::Stage;
 use crate::fault::Point;
 use crate::handover::journal::{Entry, Journal, Phase};
 use crate::handover::{Target, TargetAction, TargetEvent};
 use crate::image::process::LateSignal;
 use crate::image::{FilePath, TreeImage};
-use crate::sys::time::ClockOffsets;
+use crate::sys::time::{ClockOffsets, initial_clocks};
 use crate::tracee::together::Urgent;
 use crate::transport::protocol::{Description, Moments, PidChoice, ToSource, ToTarget, kind};
 

@@ -4,7 +4,6 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use nix::time::ClockId;
 use tokio::runtime::Handle;
 
 use super::RestoreError;
@@ -26,7 +25,7 @@ use crate::image::process::LateSignal;
 use crate::image::{Note, Obstacle, check as image_check};
 use crate::state::threads;
 use crate::sys::chain;
-use crate::sys::time::{ClockOffsets, Ticker, now_ns};
+use crate::sys::time::{ClockOffsets, Ticker, initial_clocks};
 use crate::tracee::together::Haste;
 use crate::transport::lane::LaneKind;
 use crate::transport::protocol::{Description, ToSource, ToTarget, cap, description_cap, greeting_cap, kind};
@@ -369,15 +368,6 @@ pub(super) fn out_of_turn(message: &ToTarget) -> RestoreError {
 /// How long ago that reading of our boottime clock was.
 pub fn since(boottime_ns: i64) -> Duration {
     Duration::from_nanos(initial_clocks().boottime_ns.saturating_sub(boottime_ns).max(0) as u64)
-}
-
-/// Our clocks as they are in the initial time namespace.
-pub fn initial_clocks() -> ClockOffsets {
-    let own = ClockOffsets::of("self");
-    ClockOffsets {
-        monotonic_ns: now_ns(ClockId::CLOCK_MONOTONIC) - own.monotonic_ns,
-        boottime_ns: now_ns(ClockId::CLOCK_BOOTTIME) - own.boottime_ns,
-    }
 }
 
 pub(super) fn clock() -> ToSource {

@@ -44,6 +44,15 @@ impl ClockOffsets {
     }
 }
 
+/// Our clocks as they are in the initial time namespace.
+pub fn initial_clocks() -> ClockOffsets {
+    let own = ClockOffsets::of("self");
+    ClockOffsets {
+        monotonic_ns: now_ns(ClockId::CLOCK_MONOTONIC) - own.monotonic_ns,
+        boottime_ns: now_ns(ClockId::CLOCK_BOOTTIME) - own.boottime_ns,
+    }
+}
+
 extern "C" fn nothing(_: libc::c_int) {}
 
 /// Sends a harmless signal to the calling thread every so often, so that a blocking `waitpid` returns

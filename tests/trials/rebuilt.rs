@@ -207,7 +207,7 @@ impl Drawer {
 
 impl Destination for Drawer {
     fn say(&mut self, message: &ToTarget) -> Result<(), MigrateError> {
-        let now = ulpm::restore::session::initial_clocks();
+        let now = ulpm::sys::time::initial_clocks();
         self.answer = match message {
             ToTarget::Clock => Some(ToSource::Clock(now.monotonic_ns, now.boottime_ns)),
             ToTarget::Describe(description) => {

@@ -24,6 +24,7 @@ use block::{SIZE, VERSION, encode, read};
 use super::settle::may_become;
 pub use super::settle::{Life, Phase};
 use crate::fault::{self, Point};
+use crate::sys::stat::{boot_id, dying, start_time};
 
 /// One entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,53 +91,6 @@ impl Entry {
     fn says(&self, other: &Entry) -> bool {
         Entry { number: other.number, ..self.clone() } == *other
     }
-}
-
-/// Names this run of the kernel.
-pub fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
-}
-
-/// Start time of a process in clock ticks since boot.
-pub fn start_time(pid: i32) -> Option<u64> {
-    stat_fields(&pid.to_string())?.get(19)?.parse().ok()
-}
-
-/// The fields of `stat` in a directory of `/proc` after the name: the state comes first.
-fn stat_fields(who: &str) -> Option<Vec<String>> {
-    let stat = lossy(&format!("/proc/{who}/stat"))?;
-    Some(stat.rsplit_once(") ")?.1.split_whitespace().map(str::to_owned).collect())
-}
-
-/// A file of `/proc`; the name in it may be any bytes.
-fn lossy(path: &str) -> Option<String> {
-    Some(String::from_utf8_lossy(&fs::read(path).ok()?).into_owned())
-}
-
-/// Every thread is ending: the main thread may end (`pthread_exit`) and leave the process to the others.
-pub fn dying(pid: i32) -> bool {
-    thread_dying(&pid.to_string())
-        && fs::read_dir(format!("/proc/{pid}/task"))
-            .into_iter()
-            .flatten()
-            .filter_map(|task| Some(task.ok()?.file_name().to_str()?.to_owned()))
-            .all(|tid| thread_dying(&format!("{pid}/task/{tid}")))
-}
-
-/// Dead and not yet reaped, on its way out, or about to take a `SIGKILL`.
-fn thread_dying(who: &str) -> bool {
-    const PF_EXITING: u64 = 0x4;
-    const SIGKILL: u64 = 1 << (libc::SIGKILL - 1);
-    let Some(fields) = stat_fields(who) else { return true };
-    let ended = matches!(fields.first().map(String::as_str), Some("Z" | "X"));
-    let exiting =
-        fields.get(6).and_then(|flags| flags.parse::<u64>().ok()).is_some_and(|f| f & PF_EXITING != 0);
-    let status = lossy(&format!("/proc/{who}/status")).unwrap_or_default();
-    let pending = |name: &str| {
-        let text = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
-        u64::from_str_radix(text.trim(), 16).unwrap_or(0)
-    };
-    ended || exiting || (pending("SigPnd:") | pending("ShdPnd:")) & SIGKILL != 0
 }
 
 /// An open journal file.
@@ -357,6 +311,7 @@ fn file_of(dir: &Path, id: &str, source: bool) -> PathBuf {
 mod tests {
     use super::*;
     use crate::sys::spawn::quietly;
+    use crate::sys::stat::fields;
 
     #[test]
     fn an_entry_survives_and_a_damaged_one_is_noticed() {
@@ -424,7 +379,7 @@ mod tests {
             ctypes.CDLL(None).syscall(60, 0)";
         let mut child = quietly(std::process::Command::new("python3").args(["-c", LEADERLESS]));
         let entry = Entry::new("a-1", false, child.id() as i32, "host");
-        while stat_fields(&child.id().to_string()).unwrap()[0] != "Z" {
+        while fields(&child.id().to_string()).unwrap()[0] != "Z" {
             std::thread::yield_now();
         }
         assert!(entry.process_lives());

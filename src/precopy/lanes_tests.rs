@@ -8,12 +8,12 @@ use std::time::Instant;
 use tempfile::TempDir;
 
 use super::*;
-use crate::handover::journal::start_time;
 use crate::image::{PageRange, RangeSet};
 use crate::preload::lazy;
 use crate::state::memory_map;
 use crate::sys::process::ProcMem;
 use crate::sys::spawn::quietly;
+use crate::sys::stat::start_time;
 use crate::tracee::thread::state_of;
 use crate::transport::lane::PagesHead;
 use crate::transport::{Accepted, Listener, accept_wire};

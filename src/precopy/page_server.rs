@@ -15,7 +15,6 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use xxhash_rust::xxh3::xxh3_128;
 
-use crate::handover::journal::start_time;
 use crate::image::memory::Layout;
 use crate::image::{ObjectId, PAGE_SIZE, PageRange, RangeSet};
 use crate::preload::PreloadError;
@@ -24,6 +23,7 @@ use crate::preload::objects::{ObjectPusher, Shown};
 use crate::state::digest::runs_of_zero;
 use crate::state::memory_map;
 use crate::sys::process::{ProcMem, ends_within, pidfd_open, read_memory};
+use crate::sys::stat::start_time;
 use crate::sys::voice;
 use crate::transport::lane::{LazyRange, PagesHead};
 use crate::transport::protocol::PAGES_MAX;

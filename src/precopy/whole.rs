@@ -10,8 +10,8 @@ use serde::Deserialize;
 
 use super::MigrateError;
 use super::link::Cancel;
-use crate::handover::journal::start_time;
 use crate::image::Obstacle;
+use crate::sys::stat::start_time;
 
 /// How often a process that is waited for is looked at.
 const LOOK: Duration = Duration::from_millis(200);

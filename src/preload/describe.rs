@@ -6,7 +6,6 @@ use std::time::Duration;
 use nix::errno::Errno;
 
 use super::{PreloadError, standing};
-use crate::handover::journal::start_time;
 use crate::image::memory::MemoryImage;
 use crate::image::process::{Attributes, ProcessImage, ThreadImage, Timers};
 use crate::image::{Backing, FilePath, Note, Obstacle, Vma};
@@ -16,6 +15,7 @@ use crate::state::{
     namespaces, numa, overruns, probes, program, room, scheduling, seccomp, sharing, sysv, threads, timers,
 };
 use crate::sys::process::pidfd_of_thread;
+use crate::sys::stat::start_time;
 use crate::sys::voice::{self, Life};
 use crate::tracee::freeze::tids;
 

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use crate::handover::journal::start_time;
+use crate::sys::stat::start_time;
 use crate::transport::Fingerprint;
 use crate::transport::private_dir::{self, LockedDir};
 

@@ -17,6 +17,7 @@
 //! | [`uffd`] | userfaultfd: handshake, registration |
 //! | [`process`] | pidfds, `process_vm_*`, robust lists, `/proc/PID/mem` |
 //! | [`spawn`] | `clone3` with `set_tid` |
+//! | [`stat`] | `/proc/PID/stat`: start time, life; the boot id |
 //! | [`status`] | `/proc/PID/status`, by bytes |
 //! | [`sysv`] | who used a System V semaphore last |
 //! | [`voice`] | a living thread by which a process is looked at |
@@ -40,6 +41,7 @@ pub mod process;
 pub mod ptrace;
 pub mod rights;
 pub mod spawn;
+pub mod stat;
 pub mod status;
 pub mod sysv;
 pub mod time;

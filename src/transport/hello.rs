@@ -2,7 +2,7 @@
 
 use super::protocol::{Hello, PROTOCOL_VERSION};
 use crate::image::{IMAGE_VERSION, PAGE_SIZE};
-use crate::sys::xsave;
+use crate::sys::{stat, xsave};
 
 /// This side.
 pub fn ours() -> Hello {
@@ -19,9 +19,7 @@ pub fn ours() -> Hello {
         page_size: PAGE_SIZE,
         cpu_components: xsave::components(),
         cpu_features: xsave::feature_words().to_vec(),
-        boot_id: std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
-            .map(|t| t.trim().to_owned())
-            .unwrap_or_default(),
+        boot_id: stat::boot_id(),
     }
 }
 

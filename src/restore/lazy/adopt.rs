@@ -11,7 +11,6 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
 
 use super::{PRIVATE, SHARED, Unfinished, directory};
-use crate::handover::journal::start_time;
 use crate::image::memory::Layout;
 use crate::image::{Backing, ObjectId, Obstacle, PageRange, RangeSet};
 use crate::restore::objects::Objects;
@@ -21,6 +20,7 @@ use crate::restore::{RestoreError, pages};
 use crate::state::memory_modes;
 use crate::sys::handoff;
 use crate::sys::process::{pidfd_getfd, pidfd_open, pidfd_send_signal};
+use crate::sys::stat::start_time;
 use crate::sys::uffd::{self, Features};
 use crate::transport::Fingerprint;
 use crate::transport::lane::LazyPlan;

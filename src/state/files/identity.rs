@@ -19,6 +19,7 @@ use nix::sys::statfs::{FsType, fstatfs, statfs};
 use crate::image::file_path::FilePath;
 use crate::image::files::{ContentHash, ContentHashes, FileIdentity};
 use crate::image::obstacle::Obstacle;
+use crate::sys::stat;
 
 /// What a file is used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,12 +162,10 @@ fn since_1970(time: SystemTime) -> i64 {
     }
 }
 
-/// Names the running kernel: two hosts with one boot id are one host.
+/// The running kernel's boot id, read once.
 fn boot_id() -> &'static str {
     static ID: OnceLock<String> = OnceLock::new();
-    ID.get_or_init(|| {
-        std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
-    })
+    ID.get_or_init(stat::boot_id)
 }
 
 #[cfg(test)]

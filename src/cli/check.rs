@@ -13,7 +13,7 @@ use super::process::{Subject, Target};
 use super::{Exit, Failure, say, say_json};
 use crate::convergence::policy::Limits;
 use crate::image::{Note, Obstacle, shown};
-use crate::precopy::late::LazyOptions;
+use crate::precopy::options::LazyOptions;
 use crate::precopy::{self, Control, MigrateError, Migration, Options};
 use crate::report::{Schema, listed, outcome_word};
 use crate::state::files::FilesOptions;

@@ -20,7 +20,7 @@ use super::worker::{self, Wish};
 use super::{Exit, Failure, Verbosity, ending, say, say_json, tell};
 use crate::dirty::{Choice, Kind};
 use crate::precopy::control::rounds;
-use crate::precopy::late::LazyOptions;
+use crate::precopy::options::LazyOptions;
 use crate::precopy::{Control, MigrateError, Migration, Options, Progress};
 use crate::report::{MigrationReport, Outcome, Span, outcome_word, render};
 use crate::state::files::FilesOptions;

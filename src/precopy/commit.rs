@@ -4,12 +4,12 @@
 use std::time::Instant;
 
 use super::MigrateError;
+use super::ask::{Answer, ask};
 use super::destination::Destination;
 use super::freeze::{Freezer, Stopped, ms};
 use super::hand_on::{Copy, Signals, Tended as _};
 use super::late::{Arrived, Late};
-use super::session::{MOVED, Progress};
-use super::settle::Answer;
+use super::options::{MOVED, Progress};
 use crate::fault::Point;
 use crate::handover::journal::Phase;
 use crate::handover::{SourceAction, SourceEvent};
@@ -183,7 +183,7 @@ impl Freezer<'_> {
         tracing::warn!(error = ?e, "the target did not answer the commit; asking again");
         let id = self.report.id.clone();
         self.state.on(SourceEvent::Lost);
-        let answer = super::settle::ask(self.options, &id);
+        let answer = ask(self.options, &id);
         self.state.on(answer.as_ref().map_or(SourceEvent::Unsettled, |answer| answer.event()));
         match answer {
             Ok(Answer::Running(pid) | Answer::RunsLazily(pid)) => {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::link::Cancel;
+use super::cancel::Cancel;
 use crate::convergence::policy::{Limits, OnDivergence};
 use crate::report::{Rate, Span};
 

@@ -12,7 +12,7 @@ use super::control::Control;
 use super::destination::{Destination, out_of_turn};
 use super::foresight::Foresight;
 use super::late::{Late, plan};
-use super::session::{Options, Progress};
+use super::options::{Options, Progress};
 use crate::convergence::predict::Prediction;
 use crate::dirty::{Found, Last};
 use crate::fault::Point;

@@ -6,9 +6,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::MigrateError;
+use super::cancel::Cancel;
 use super::destination::{Destination, out_of_turn};
-use super::link::{Cancel, Link};
-use super::session::Options;
+use super::link::Link;
+use super::options::Options;
 use crate::handover::journal::signals_file;
 use crate::image::Note;
 use crate::image::memory::Layout;

@@ -5,13 +5,13 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::MigrateError;
+use super::ask::{Answer, ask_once};
 use super::control::{Control, Phase};
 use super::destination::Destination;
 use super::hand_on::Tended;
 use super::lanes::{Heard, Lanes, Road};
+use super::options::Progress;
 use super::page_server::Memory;
-use super::session::Progress;
-use super::settle::{Answer, ask_once};
 use crate::image::RangeSet;
 use crate::image::memory::Layout;
 use crate::preload::agent::Agent;
@@ -25,25 +25,6 @@ const TELL: Duration = Duration::from_millis(100);
 
 /// How often the target is asked about a lane that it refuses.
 const ASK: Duration = Duration::from_secs(2);
-
-/// What the user wants of the lazy phase.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LazyOptions {
-    /// `--lazy`: nothing that can come later goes ahead.
-    pub from_start: bool,
-    /// `--lazy-after`.
-    pub after: Option<usize>,
-    /// `--lazy-patience`.
-    pub patience: Duration,
-    /// `--release-source`.
-    pub release: bool,
-}
-
-impl Default for LazyOptions {
-    fn default() -> Self {
-        LazyOptions { from_start: false, after: None, patience: Duration::from_secs(600), release: false }
-    }
-}
 
 /// How the lazy phase ended.
 #[derive(Debug)]

@@ -3,15 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::runtime::Runtime;
-use tokio::sync::Notify;
 
 use super::MigrateError;
+use super::cancel::Cancel;
 use super::destination::{Destination, out_of_turn};
 use crate::image::files::FileKind;
 use crate::image::{FilePath, ObjectId, PageRange, ProcessImage};
@@ -22,36 +20,6 @@ use crate::transport::protocol::{Hello, ToSource, ToTarget, answer_cap, cap, kin
 use crate::transport::vigil::{self, Vigil};
 use crate::transport::wire::Frame;
 use crate::transport::{ConnectError, Connected, Identity, TrustStore, Wire, connect, open_wire, words};
-
-/// Tells a migration that its user wants it to end.
-#[derive(Clone, Debug, Default)]
-pub struct Cancel {
-    set: Arc<AtomicBool>,
-    notify: Arc<Notify>,
-}
-
-impl Cancel {
-    /// Asks for the end.
-    pub fn cancel(&self) {
-        self.set.store(true, Ordering::SeqCst);
-        self.notify.notify_waiters();
-    }
-
-    /// Whether it was asked for.
-    pub fn is_set(&self) -> bool {
-        self.set.load(Ordering::SeqCst)
-    }
-
-    async fn wait(&self) {
-        loop {
-            let notified = self.notify.notified();
-            if self.is_set() {
-                return;
-            }
-            notified.await;
-        }
-    }
-}
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -5,6 +5,8 @@
 //! | [`destination`] | whoever the session talks to, as a trait |
 //! | [`link`] | a destination that is another host |
 //! | [`foresight`] | what a prediction rests on, measured on the spot |
+//! | [`options`] | what the user wants of a migration, what is told of it |
+//! | [`cancel`] | a user's wish that it ends |
 //! | [`session`] | the steps in order |
 //! | `ahead` | the rounds |
 //! | `attempt` | what spoils a freeze in passing |
@@ -19,10 +21,13 @@
 //! | [`lanes`] | the connections on which it does |
 //! | [`page_server`] | what is asked for on them, read from the stopped process |
 //! | [`whole`] | whether a process still misses memory of an earlier move |
+//! | [`ask`] | the question how a migration ended |
 //! | [`settle`] | migrations whose outcome is open |
 
 mod ahead;
+pub mod ask;
 mod attempt;
+pub mod cancel;
 mod commit;
 pub mod control;
 pub mod destination;
@@ -36,6 +41,7 @@ pub mod lanes;
 pub mod late;
 mod left;
 pub mod link;
+pub mod options;
 pub mod pace;
 pub mod page_server;
 pub mod session;
@@ -44,4 +50,5 @@ pub mod whole;
 
 pub use control::Control;
 pub use error::MigrateError;
-pub use session::{Migration, Options, Progress};
+pub use options::{Options, Progress};
+pub use session::Migration;

@@ -1,19 +1,20 @@
 //! One migration at the source, step by step. Runs on an OS thread of its own, which owns the tracees.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::MigrateError;
 use super::ahead::Ahead;
-use super::control::{self, Control, Status};
+use super::control::{self, Control};
 use super::destination::{Destination, out_of_turn};
 use super::direct;
 use super::error::whereabouts;
 use super::foresight;
 use super::freeze;
 use super::lanes::Road;
-use super::late::{Late, LazyOptions};
+use super::late::Late;
 use super::link::{Link, hashes};
+use super::options::{MOVED, Options, Progress};
 use super::whole;
 use crate::dirty::choice::Unavailable;
 use crate::dirty::{Choice, Kind};
@@ -27,57 +28,14 @@ use crate::preload::claim::{self, Claim};
 use crate::preload::describe::{Described, describe};
 use crate::preload::parent;
 use crate::preload::standing;
-use crate::report::{MigrationReport, Outcome, PidMode, Round};
+use crate::report::{MigrationReport, Outcome, PidMode};
 use crate::state::files::FilesOptions;
 use crate::state::program;
 use crate::sys::background::OwnSession;
 use crate::sys::stat::dying;
 use crate::sys::time::{ClockOffsets, Ticker};
 use crate::sys::voice;
-use crate::transport::protocol::{Description, PidChoice, ToSource, ToTarget};
-
-/// Why a connection is closed of which nothing more is needed.
-pub const MOVED: &str = "moved";
-
-/// What the user wants.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// The process, as we see it.
-    pub pid: i32,
-    /// `HOST[:PORT]`.
-    pub to: String,
-    /// `--pid-mode`.
-    pub pid_mode: PidChoice,
-    /// `--verify`.
-    pub verify: bool,
-    /// `--tcp close`.
-    pub files: FilesOptions,
-    /// `ULPM_HOME`.
-    pub home: PathBuf,
-    /// Time limit for connecting.
-    pub connect_limit: Duration,
-    /// `--tracker`.
-    pub tracker: Choice,
-    /// `--lazy` and the like.
-    pub lazy: LazyOptions,
-    /// `--wait`: for a process that still misses memory of an earlier move.
-    pub wait: bool,
-    /// `--parent-knows`: what started it may do so again.
-    pub parent_knows: bool,
-}
-
-/// Told as it happens.
-#[derive(Clone, Debug)]
-pub enum Progress<'a> {
-    /// A step begins.
-    Step(&'a str),
-    /// Preflight found what will differ at the target.
-    Notes(&'a [Note]),
-    /// A round is under way: told several times a second.
-    Now(&'a Status),
-    /// A round is done.
-    Round(usize, &'a Round),
-}
+use crate::transport::protocol::{Description, ToSource, ToTarget};
 
 /// A migration under way.
 pub struct Migration<'a> {

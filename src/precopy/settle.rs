@@ -3,87 +3,22 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::MigrateError;
+use super::ask::{Answer, ask_once};
 use super::control::Control;
-use super::destination::{Destination as _, out_of_turn};
 use super::hand_on::Left;
 use super::lanes::Road;
 use super::late::Late;
 use super::left;
-use super::link::{Cancel, Link};
-use super::session::{MOVED, Options, Progress};
+use super::options::{MOVED, Progress};
 use crate::convergence::policy::Limits;
 use crate::handover::journal::{Entry, Journal, Life};
 use crate::handover::settle::reopened;
 use crate::handover::{Source, SourceAction, SourceEvent};
 use crate::state::files::tcp_over::hang_up;
 use crate::sys::process::{pidfd_open, pidfd_send_signal};
-use crate::transport::protocol::{ToSource, ToTarget};
-
-/// Tries before the outcome is left open.
-const TRIES: u32 = 3;
-/// How long a session at the target may be about to decide.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// What the target says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
-    /// It runs there under this pid, or ran to its end.
-    Running(i32),
-    /// It does, and still needs memory of the copy here.
-    RunsLazily(i32),
-    /// It never will run there.
-    Never,
-    /// It ran there and went down with its host: only the user can know what is right.
-    Down,
-}
-
-impl Answer {
-    /// What that is to the state machine.
-    pub fn event(self) -> SourceEvent {
-        match self {
-            Answer::Running(_) | Answer::RunsLazily(_) => SourceEvent::Running,
-            Answer::Never => SourceEvent::Never,
-            Answer::Down => SourceEvent::Unsettled,
-        }
-    }
-}
-
-/// Asks the target how a migration ended, a few times.
-pub fn ask(options: &Options, id: &str) -> Result<Answer, MigrateError> {
-    let mut last = None;
-    for _ in 0..TRIES {
-        match ask_once(&options.home, &options.to, id) {
-            Ok(answer) => return Ok(answer),
-            Err(e) => last = Some(e),
-        }
-    }
-    Err(last.unwrap_or(MigrateError::Cancelled))
-}
-
-/// As [`ask`], once.
-pub fn ask_once(home: &Path, to: &str, id: &str) -> Result<Answer, MigrateError> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let mut link = Link::open(home, to, &Cancel::default(), Duration::from_secs(5))?;
-        link.say(&ToTarget::Settle(id.to_owned()))?;
-        let answer = match link.hear("asking for the outcome")? {
-            ToSource::Settled(Some(pid)) => Some(Answer::Running(pid)),
-            ToSource::SettledLazy(pid) => Some(Answer::RunsLazily(pid)),
-            ToSource::Settled(None) => Some(Answer::Never),
-            ToSource::SettledDown(_) => Some(Answer::Down),
-            ToSource::SettledLater if Instant::now() < deadline => None,
-            other => return Err(out_of_turn(&other)),
-        };
-        link.close("settled");
-        if let Some(answer) = answer {
-            return Ok(answer);
-        }
-        std::thread::sleep(Duration::from_millis(200));
-    }
-}
 
 /// What became of one journal entry.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::MigrateError;
-use super::link::Cancel;
+use super::cancel::Cancel;
 use crate::image::Obstacle;
 use crate::sys::stat::start_time;
 

@@ -7,6 +7,7 @@
 //! more: a thread stops when its read is complete. (Asynchronous reads, by io_uring or `libaio`, are refused.)
 
 use super::MigrateError;
+use crate::dirty::choice::Unavailable;
 use crate::dirty::{Choice, Chosen, Kind};
 use crate::image::Obstacle;
 use crate::image::files::FilesImage;
@@ -19,7 +20,7 @@ pub fn tracker(choice: Choice, pid: i32, files: &FilesImage) -> Result<Chosen, O
         Some(why) => chosen.outside(choice, why),
         None => Ok(chosen),
     });
-    let chosen = chosen.map_err(|e| super::session::unavailable(&e))?;
+    let chosen = chosen.map_err(|e| unavailable(&e))?;
     match (choice, unseen(chosen.kind, files)) {
         (_, None) => Ok(chosen),
         (Choice::Auto, Some(file)) => Ok(Chosen {
@@ -52,6 +53,16 @@ fn obstacle(kind: Kind, file: &str) -> Obstacle {
         format!("tracker {kind}"),
         format!("{file}: what a device writes into memory is not seen by it"),
         "take --tracker checksum, or auto",
+    )
+}
+
+/// The tracker that was asked for does not work here.
+fn unavailable(e: &Unavailable) -> Obstacle {
+    let others: Vec<&str> = Kind::ALL.iter().filter(|k| k.probe().is_ok()).map(|k| k.name()).collect();
+    Obstacle::new(
+        format!("tracker {}", e.kind),
+        crate::sys::chain(&e.source),
+        format!("--tracker auto takes the best that works; here work: {}", others.join(", ")),
     )
 }
 

@@ -16,8 +16,7 @@ use super::late::Late;
 use super::link::{Link, hashes};
 use super::options::{MOVED, Options, Progress};
 use super::whole;
-use crate::dirty::choice::Unavailable;
-use crate::dirty::{Choice, Kind};
+use crate::dirty::Choice;
 use crate::fault::Point;
 use crate::handover::journal::{Entry, Journal, try_writing};
 use crate::handover::{Source, SourceAction};
@@ -408,16 +407,6 @@ fn disk(home: &Path) -> Option<Obstacle> {
         format!("it cannot be written here: {error}"),
         "make room there, or let ULPM_HOME be a directory on a disk that can be written",
     ))
-}
-
-/// The tracker that was asked for does not work here.
-pub(super) fn unavailable(e: &Unavailable) -> Obstacle {
-    let others: Vec<&str> = Kind::ALL.iter().filter(|k| k.probe().is_ok()).map(|k| k.name()).collect();
-    Obstacle::new(
-        format!("tracker {}", e.kind),
-        crate::sys::chain(&e.source),
-        format!("--tracker auto takes the best that works; here work: {}", others.join(", ")),
-    )
 }
 
 /// Whether a process is not in the initial time namespace (`PROC_TIME_INIT_INO`).

@@ -8,12 +8,12 @@ use std::path::Path;
 use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
-use super::PreloadError;
 use super::capture::Poised;
 use super::lazy::{self, Later};
 use super::objects::{ObjectPusher, Shown};
 use super::push::{PageSink, Pusher};
 use super::throttle::Waits;
+use super::{PATIENCE, PreloadError};
 use crate::dirty::choice::Inside;
 use crate::dirty::{Chosen, DirtyTracker, Found, Kind, Last, TrackError};
 use crate::image::files::{FileIdentity, FilesImage};
@@ -30,9 +30,6 @@ use crate::sys::witness::Witness;
 use crate::tracee::freeze::Member;
 use crate::tracee::together::{Plain, Urgent, UrgentTracee, go_to};
 use crate::tracee::{Batch, Frozen, Remote, Scratch, Site, TraceeError, ward};
-
-/// How long a thread may take to stop.
-pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a round did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -3,9 +3,9 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
-use super::PreloadError;
-use super::agent::PATIENCE;
 use super::late_signals::{Accounts, LateSignals};
+use super::queued::take_one;
+use super::{PATIENCE, PreloadError};
 use crate::image::Obstacle;
 use crate::image::memory::MemoryImage;
 use crate::image::process::{Attributes, LateSignal, ProcessImage, ThreadImage};
@@ -376,7 +376,7 @@ impl Captive {
         let Some(frozen) = &self.frozen else { return Ok(()) };
         // flushes the queued SIGSTOPs (prepare_signal); the SIGCONT itself is now pending in their place, all others stay
         self.signal(libc::SIGCONT)?;
-        super::ending::take_one(frozen.voice(), libc::SIGCONT, |_| ())
+        take_one(frozen.voice(), libc::SIGCONT, |_| ())
     }
 }
 

@@ -13,6 +13,7 @@
 //! | [`throttle`] | slowing the process down |
 //! | [`capture`] | the frozen process, its state, and giving it back |
 //! | [`claim`] | that nobody else is at work on the process |
+//! | `queued` | one signal taken out of a queue |
 //! | `ending` | the stopped copy once its process runs elsewhere |
 //! | [`late_signals`] | signals that came after its state was read |
 //! | `standing` | preflight: who the process is, before anything else is read |
@@ -33,6 +34,7 @@ pub mod look;
 pub mod objects;
 pub mod parent;
 pub mod push;
+mod queued;
 pub mod standing;
 pub mod throttle;
 
@@ -41,3 +43,6 @@ mod lazy_tests;
 
 pub use agent::Agent;
 pub use error::PreloadError;
+
+/// How long a thread may take to stop.
+pub(crate) const PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);

@@ -15,7 +15,7 @@ use crate::image::{ObjectId, PageRange};
 use crate::state::files::memfd;
 use crate::state::inode;
 use crate::sys::hugetlb;
-use crate::sys::process::SharedAnonymous;
+use crate::sys::shared::SharedAnonymous;
 
 /// The objects of one migration, by their name at the source.
 #[derive(Debug, Default)]

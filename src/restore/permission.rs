@@ -16,7 +16,8 @@ use crate::image::process::{Credentials, ProcessImage};
 use crate::image::{Backing, FilePath, Note, Obstacle};
 use crate::sys::process::prlimit;
 use crate::sys::rights::Rights;
-use crate::transport::permit::{Day, Permit, User, Users};
+use crate::transport::permit::{Day, Permit, Users};
+use crate::transport::user::User;
 use crate::transport::{Fingerprint, TrustStore};
 
 /// What one peer may do.

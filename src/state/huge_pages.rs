@@ -79,7 +79,7 @@ mod tests {
     use crate::image::{Backing, PAGE_SIZE};
     use crate::state::memory_map::survey;
     use crate::sys::hugetlb;
-    use crate::sys::process::SharedAnonymous;
+    use crate::sys::shared::SharedAnonymous;
 
     /// A mapping that was promised nothing and is not touched needs no page, so this runs where there are none.
     #[test]

@@ -16,6 +16,7 @@
 //! | [`pagemap`] | `PAGEMAP_SCAN` on `/proc/PID/pagemap` (Linux 6.7) |
 //! | [`uffd`] | userfaultfd: handshake, registration |
 //! | [`process`] | pidfds, `process_vm_*`, robust lists, `/proc/PID/mem` |
+//! | [`shared`] | shared anonymous memory of our own |
 //! | [`spawn`] | `clone3` with `set_tid` |
 //! | [`stat`] | `/proc/PID/stat`: start time, life; the boot id |
 //! | [`status`] | `/proc/PID/status`, by bytes |
@@ -40,6 +41,7 @@ pub mod pagemap;
 pub mod process;
 pub mod ptrace;
 pub mod rights;
+pub mod shared;
 pub mod spawn;
 pub mod stat;
 pub mod status;

@@ -19,12 +19,12 @@ use tokio::time::{Instant, timeout};
 use super::address::HostPort;
 use super::admission::{self, AdmissionError, CLOSE_DONE};
 use super::connect_error::is_version_mismatch;
-use super::express::Way;
 use super::fingerprint::Fingerprint;
 use super::identity::{CERTIFICATE_NAME, Identity};
 use super::tls;
 use super::trust::TrustStore;
 use super::tuning::Tuning;
+use super::way::Way;
 
 pub use super::connect_error::ConnectError;
 

@@ -13,55 +13,11 @@
 
 use std::io;
 use std::net::UdpSocket;
-use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
-use quinn::{ConnectionId, ConnectionIdGenerator};
-use rustls::crypto::ring;
 
 use super::tuning::Tuning;
-
-/// Whether packets of a connection go ahead of others at the target.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    /// They do not.
-    Ordinary,
-    /// They do: for little data that is waited for.
-    Express,
-}
-
-/// Where the bit is.
-const MARK: u8 = 0x80;
-
-impl Way {
-    /// A fresh ID of a connection: eight bytes, of which all but one bit are random, as RFC 9000 wants them at least (7.2).
-    pub(super) fn connection_id(self) -> ConnectionId {
-        let mut id = [0; 8];
-        if ring::default_provider().secure_random.fill(&mut id).is_err() {
-            // without randomness there would have been no key either
-            tracing::error!("no random numbers: an ID of a connection can be guessed");
-        }
-        id[0] = match self {
-            Way::Ordinary => id[0] & !MARK,
-            Way::Express => id[0] | MARK,
-        };
-        ConnectionId::new(&id)
-    }
-}
-
-impl ConnectionIdGenerator for Way {
-    fn generate_cid(&mut self) -> ConnectionId {
-        self.connection_id()
-    }
-
-    fn cid_len(&self) -> usize {
-        8
-    }
-
-    fn cid_lifetime(&self) -> Option<Duration> {
-        None
-    }
-}
+use super::way::MARK;
 
 /// The filter: whose packet has the mark goes to the second socket. Of a packet with a long header (its first bit is set) the ID
 /// begins at byte 6, otherwise at byte 1 (RFC 8999). One that is too short goes to the first.
@@ -101,7 +57,9 @@ pub(super) fn beside(first: &UdpSocket, tuning: &Tuning) -> io::Result<UdpSocket
 #[cfg(test)]
 mod tests {
     use std::net::{Ipv4Addr, SocketAddr};
+    use std::time::Duration;
 
+    use super::super::way::Way;
     use super::*;
 
     #[test]

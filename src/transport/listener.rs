@@ -20,12 +20,13 @@ use tokio::time::timeout;
 use super::admission::{self, AdmissionError, CLOSE_DONE};
 use super::connect_error::is_version_mismatch;
 use super::endpoint::linger;
-use super::express::{self, Way};
+use super::express;
 use super::fingerprint::Fingerprint;
 use super::identity::Identity;
 use super::tls::{self, TlsError};
 use super::trust::TrustStore;
 use super::tuning::Tuning;
+use super::way::Way;
 
 /// How many handshakes may run at once; the next one is told that we are busy.
 const MAX_HANDSHAKES: usize = 32;

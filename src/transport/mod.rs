@@ -5,6 +5,7 @@
 //! | [`fingerprint`] | what a host is called by its key: `SHA256:…` |
 //! | [`identity`] | this host's key and certificate, made on first use |
 //! | [`trust`] | the list of hosts that are let in |
+//! | [`user`] | users as a permit names them; pure |
 //! | [`user_map`] | whom the users of a peer are here |
 //! | [`permit`] | how far each of them may go; pure |
 //! | [`private_dir`] | locked, atomic writes of both in `ULPM_HOME` |
@@ -14,6 +15,7 @@
 //! | [`admission`] | the check that both sides do before a byte of the peer is parsed |
 //! | [`endpoint`] | [`connect()`], the source's side |
 //! | [`connect_error`] | why it failed and what to do |
+//! | [`way`] | the way that a connection goes at the target, in its ID |
 //! | [`express`] | a second socket behind the port, for what a thread waits for |
 //! | [`listener`] | [`Listener`], the target's side: bounded handshakes, accepted peers |
 //! | [`hello`] | what a side is; whether two sides can talk |
@@ -45,8 +47,10 @@ pub mod protocol;
 pub mod tls;
 pub mod trust;
 pub mod tuning;
+pub mod user;
 pub mod user_map;
 pub mod vigil;
+pub mod way;
 pub mod wire;
 pub mod wire_error;
 pub mod words;
@@ -56,10 +60,10 @@ mod loopback_tests;
 
 pub use address::{DEFAULT_PORT, HostPort};
 pub use endpoint::{ConnectError, Connected, connect, connect_by};
-pub use express::Way;
 pub use fingerprint::Fingerprint;
 pub use frame::{FrameError, Header, KindCap};
 pub use identity::Identity;
 pub use listener::{AcceptError, Accepted, Listener};
 pub use trust::TrustStore;
+pub use way::Way;
 pub use wire::{Frame, Wire, WireError, WireRecv, WireSend, accept_wire, open_wire};

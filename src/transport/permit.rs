@@ -9,6 +9,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::user::User;
 use super::user_map::UserMap;
 
 /// What a peer may do here.
@@ -48,15 +49,6 @@ pub enum Users {
     Ordinary,
     /// As these: names, or numbers from – to.
     These(Vec<User>),
-}
-
-/// One or several users.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum User {
-    /// By name, looked up when it is needed.
-    Name(String),
-    /// Numbers, both included.
-    Ids(u32, u32),
 }
 
 /// Which way processes may go between us and the peer.
@@ -201,34 +193,6 @@ impl FromStr for Users {
             _ => {}
         }
         text.split(',').map(str::parse).collect::<Result<_, _>>().map(Self::These)
-    }
-}
-
-impl FromStr for User {
-    type Err = &'static str;
-
-    fn from_str(word: &str) -> Result<Self, Self::Err> {
-        let ids = word.split_once('-').unwrap_or((word, word));
-        match (ids.0.parse::<u32>(), ids.1.parse::<u32>()) {
-            (Ok(from), Ok(to)) if from <= to => Ok(Self::Ids(from, to)),
-            _ if word.starts_with(|c: char| c.is_ascii_digit() || c == '-') => {
-                Err("not a user or a range of numbers")
-            }
-            _ if word.is_empty() || !word.chars().all(|c| c.is_alphanumeric() || "._-@$".contains(c)) => {
-                Err("not a user's name")
-            }
-            _ => Ok(Self::Name(word.to_owned())),
-        }
-    }
-}
-
-impl fmt::Display for User {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Name(name) => f.write_str(name),
-            Self::Ids(from, to) if from == to => write!(f, "{from}"),
-            Self::Ids(from, to) => write!(f, "{from}-{to}"),
-        }
     }
 }
 

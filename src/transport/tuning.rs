@@ -21,7 +21,7 @@ use nix::sys::socket::{
 use quinn::congestion::CubicConfig;
 use quinn::{EndpointConfig, IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 
-use super::express::Way;
+use super::way::Way;
 
 /// The headers before a UDP packet's payload, without IP options.
 const IPV4_AND_UDP: u32 = 20 + 8;

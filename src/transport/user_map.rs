@@ -6,7 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::permit::User;
+use super::user::User;
 
 /// All that are somebody else here.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -12,10 +12,9 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute};
 use rtnetlink::{Handle, LinkUnspec, LinkVeth};
 
-use super::{Host, HostError};
-
-/// The loopback device is always the first.
-const LOOPBACK_INDEX: u32 = 1;
+use super::Host;
+use super::error::HostError;
+use super::network::with_netlink;
 
 /// Two hosts joined by a wire of their own.
 #[derive(Debug, Clone)]
@@ -45,10 +44,10 @@ impl Link {
             move |source| HostError::Link { a, b, step, source }
         };
         let far = b.network().as_raw_fd();
-        with_netlink(a, async |handle| make_pair(&handle, &link, far).await)
+        with_netlink(a.network(), async |handle| make_pair(&handle, &link, far).await)
             .map_err(failed("make the veth pair"))?;
         for (host, device, address) in [(a, &link.a_device, link.a), (b, &link.b_device, link.b)] {
-            with_netlink(host, async |handle| raise(&handle, device, address).await)
+            with_netlink(host.network(), async |handle| raise(&handle, device, address).await)
                 .map_err(failed("set the addresses"))?;
         }
         for (host, other, address) in [(a, b, link.b), (b, a, link.a)] {
@@ -56,19 +55,6 @@ impl Link {
         }
         Ok(link)
     }
-}
-
-/// Sets the loopback device of a new host up.
-pub(super) fn raise_loopback(host: &Host) -> Result<(), HostError> {
-    with_netlink(host, async |handle| {
-        let up = rtnetlink::LinkMessageBuilder::<LinkUnspec>::new().index(LOOPBACK_INDEX).up().build();
-        handle.link().set(up).execute().await.map_err(io::Error::other)
-    })
-    .map_err(|source| HostError::Outside {
-        host: host.name().to_owned(),
-        step: "raise its loopback",
-        source,
-    })
 }
 
 async fn make_pair(handle: &Handle, link: &Link, far: RawFd) -> io::Result<()> {
@@ -90,23 +76,6 @@ async fn raise(handle: &Handle, device: &str, address: Ipv4Addr) -> io::Result<(
     handle.address().add(index, IpAddr::V4(address), 24).execute().await.map_err(io::Error::other)?;
     let up = rtnetlink::LinkMessageBuilder::<LinkUnspec>::new().index(index).up().build();
     handle.link().set(up).execute().await.map_err(io::Error::other)
-}
-
-/// Runs `work` with a netlink socket of the host's network.
-fn with_netlink<T: Send>(
-    host: &Host,
-    work: impl AsyncFnOnce(Handle) -> io::Result<T> + Send,
-) -> io::Result<T> {
-    host.in_network(|| {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(async {
-            let (connection, handle, _) = rtnetlink::new_connection()?;
-            let connection = tokio::spawn(connection);
-            let result = work(handle).await;
-            connection.abort();
-            result
-        })
-    })?
 }
 
 fn name_peer(host: &Host, peer: &str, address: Ipv4Addr) -> io::Result<()> {

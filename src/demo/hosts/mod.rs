@@ -10,8 +10,10 @@
 //! Nothing is left when a host is dropped, or when its creator dies however it dies: init ends as soon
 //! as its control socket closes, and the kernel ends with it all that lives in its pid namespace.
 
+mod error;
 mod init;
 mod link;
+mod network;
 mod process;
 mod user;
 mod wire;
@@ -27,63 +29,22 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd::Pid;
-use serde::{Deserialize, Serialize};
 
+pub use error::HostError;
 pub use init::init_if_asked;
 pub use link::Link;
 pub use process::{HostProcess, Stdio3};
 pub use user::become_able;
+pub use wire::TimeOffsets;
 
 use crate::sys::namespaces::{pid_of_pidfd, send_signal};
 use wire::{Reply, Request, Setup};
 
 /// How long a host may take to end before its init is killed.
 const END_PATIENCE: Duration = Duration::from_secs(3);
-
-/// What can go wrong with a host.
-#[derive(Debug, thiserror::Error)]
-#[allow(missing_docs, reason = "the messages say what the fields are")]
-pub enum HostError {
-    #[error("host {host}: cannot {step}")]
-    Outside { host: String, step: &'static str, source: io::Error },
-    #[error("host {host}: cannot {step}{}", advice(source))]
-    Inside { host: String, step: String, source: io::Error },
-    #[error("host {host}: its init has gone")]
-    Gone { host: String },
-    #[error("link {a} to {b}: cannot {step}")]
-    Link { a: String, b: String, step: &'static str, source: io::Error },
-    #[error(
-        "a user namespace of one's own is not allowed here: cannot {step} (be root, or allow it with `sysctl \
-         kernel.unprivileged_userns_clone=1 user.max_user_namespaces=10000` and, where AppArmor restricts it, \
-         `sysctl kernel.apparmor_restrict_unprivileged_userns=0`)"
-    )]
-    NotAllowed { step: &'static str, source: io::Error },
-}
-
-fn advice(error: &io::Error) -> &'static str {
-    match error.raw_os_error() {
-        Some(libc::EPERM | libc::EACCES) => {
-            " (namespaces need root, or a user namespace of one's own: `sudo`, or \
-             `sysctl kernel.unprivileged_userns_clone=1`; a container needs CAP_SYS_ADMIN and an unmasked /proc)"
-        }
-        Some(libc::ENOSPC) => " (too many namespaces: raise `sysctl user.max_user_namespaces` and its like)",
-        Some(libc::EINVAL) => " (the kernel may lack this kind of namespace)",
-        _ => "",
-    }
-}
-
-/// How far a host's clocks are ahead of this machine's, in seconds (may be negative).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TimeOffsets {
-    /// Offset of CLOCK_MONOTONIC.
-    pub monotonic_s: i64,
-    /// Offset of CLOCK_BOOTTIME.
-    pub boottime_s: i64,
-}
 
 /// How a host is to be made.
 #[derive(Debug, Clone, Default)]
@@ -124,7 +85,7 @@ impl Host {
             let _ = fs::remove_dir_all(&home);
         }
         let host = built?;
-        link::raise_loopback(&host)?;
+        network::raise_loopback(name, host.network())?;
         Ok(host)
     }
 
@@ -210,13 +171,7 @@ impl Host {
 
     /// Runs `work` in a thread that lives in the host's network: sockets made there belong to it.
     pub fn in_network<T: Send>(&self, work: impl FnOnce() -> T + Send) -> io::Result<T> {
-        std::thread::scope(|scope| {
-            let thread = scope.spawn(|| {
-                setns(&self.network, CloneFlags::CLONE_NEWNET)?;
-                Ok(work())
-            });
-            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        network::within(self.network(), work)
     }
 
     /// The network namespace itself, for setns(2).

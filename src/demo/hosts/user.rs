@@ -6,7 +6,7 @@ use std::io;
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{getegid, geteuid};
 
-use super::HostError;
+use super::error::HostError;
 
 /// CAP_SYS_ADMIN's bit in `/proc/self/status`.
 const CAP_SYS_ADMIN: u64 = 1 << 21;

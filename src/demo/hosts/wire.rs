@@ -18,11 +18,19 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::TimeOffsets;
 use crate::sys::namespaces::{receive_with_fds, send_with_fds};
 
 /// Longest message; arguments and environment of a command must fit.
 const MESSAGE_LIMIT: usize = 128 * 1024;
+
+/// How far a host's clocks are ahead of this machine's, in seconds (may be negative).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimeOffsets {
+    /// Offset of CLOCK_MONOTONIC.
+    pub monotonic_s: i64,
+    /// Offset of CLOCK_BOOTTIME.
+    pub boottime_s: i64,
+}
 
 /// The first message: how the host is to be built.
 #[derive(Debug, Serialize, Deserialize)]

@@ -107,7 +107,7 @@ impl Board {
     pub(super) fn new(options: &Options) -> Self {
         Self {
             instance: made_up(),
-            pages: super::memory::page_count(options),
+            pages: super::options::page_count(options),
             writers: options.threads,
             stopping: AtomicBool::new(false),
             filled: AtomicUsize::new(0),

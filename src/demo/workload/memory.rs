@@ -13,18 +13,11 @@ use std::time::{Duration, Instant};
 use memmap2::MmapMut;
 
 use super::board::Board;
-use super::options::Options;
+use super::options::{Options, PAGE, page_count};
 
-/// The unit of writing and checking. Where the kernel's pages are larger, several lie in one.
-const PAGE: usize = 4096;
 const TICK: Duration = Duration::from_millis(2);
 /// After a silence only so much of the rate is made up for: bursts would be another workload.
 const TICKS_MADE_UP: f64 = 4.0;
-
-/// How many pages the options ask for: at least one for each thread.
-pub(super) fn page_count(options: &Options) -> u64 {
-    (options.mem / PAGE as u64).max(options.threads as u64)
-}
 
 /// All of the workload's memory.
 pub(super) struct Memory(MmapMut);

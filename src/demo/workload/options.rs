@@ -7,6 +7,9 @@ use thiserror::Error;
 
 use crate::report::{Size, SizeError};
 
+/// The unit of writing and checking. Where the kernel's pages are larger, several lie in one.
+pub(super) const PAGE: usize = 4096;
+
 /// What the workload is to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
@@ -83,6 +86,11 @@ impl Options {
 
 fn number<T: std::str::FromStr>(option: &str, value: &str) -> Result<T, OptionsError> {
     value.parse().map_err(|_| OptionsError::NotANumber { option: option.into(), value: value.into() })
+}
+
+/// How many pages the options ask for: at least one for each thread.
+pub(super) fn page_count(options: &Options) -> u64 {
+    (options.mem / PAGE as u64).max(options.threads as u64)
 }
 
 #[cfg(test)]

@@ -2,9 +2,9 @@
 
 use std::fmt;
 
+use super::inside::Inside;
 use super::{Checksum, DirtyTracker, SoftDirty, TrackError, WpScan};
 use crate::sys::chain;
-use crate::tracee::{Remote, Scratch};
 
 /// A way to track.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -15,17 +15,6 @@ pub enum Kind {
     SoftDirty,
     /// [`Checksum`]
     Checksum,
-}
-
-/// A thread of the process that executes calls for us.
-#[derive(Debug)]
-pub struct Inside<'r, 's> {
-    /// The thread, in its shelter.
-    pub remote: &'r mut Remote<'s>,
-    /// Its scratch area.
-    pub scratch: &'r Scratch,
-    /// The process's id, as it knows it itself.
-    pub pid: i32,
 }
 
 impl Kind {

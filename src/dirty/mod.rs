@@ -13,6 +13,7 @@
 pub mod checksum;
 pub mod choice;
 pub mod error;
+pub mod inside;
 pub mod soft_dirty;
 mod sparse;
 mod walk;

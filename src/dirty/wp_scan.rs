@@ -25,7 +25,7 @@ use std::sync::OnceLock;
 
 use nix::errno::Errno;
 
-use super::choice::Inside;
+use super::inside::Inside;
 use super::walk::{span, tracked};
 use super::{DirtyTracker, Found, Last, TrackError, open_pagemap};
 use crate::image::memory::Layout;

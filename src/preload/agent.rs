@@ -14,7 +14,7 @@ use super::objects::{ObjectPusher, Shown};
 use super::push::{PageSink, Pusher};
 use super::throttle::Waits;
 use super::{PATIENCE, PreloadError};
-use crate::dirty::choice::Inside;
+use crate::dirty::inside::Inside;
 use crate::dirty::{Chosen, DirtyTracker, Found, Kind, Last, TrackError};
 use crate::image::files::{FileIdentity, FilesImage};
 use crate::image::memory::{Layout, MemoryObject, discontinued};

@@ -1,6 +1,6 @@
 //! Kinds of open files and what hangs on them.
 
-use super::{Row, carried, harmless, limited, refused};
+use super::row::{Row, carried, harmless, limited, refused};
 
 const NO_READER: &str = "cannot be carried";
 

@@ -1,6 +1,6 @@
 //! Types of kcmp(2): what a process or a thread may share with somebody who stays.
 
-use super::{Row, carried, harmless, refused};
+use super::row::{Row, carried, harmless, refused};
 
 pub(super) const ROWS: &[Row] = &[
     carried(

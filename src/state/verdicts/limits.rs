@@ -1,6 +1,6 @@
 //! Resource limits (getrlimit(2)), by the names of `/proc/PID/limits`. A hard limit that the target may not raise stays lower.
 
-use super::{Row, carried, limited, refused};
+use super::row::{Row, carried, limited, refused};
 
 const HARD: &str =
     "a hard limit that `ulpm serve` may not raise stays as it is there, as long as the soft one fits";

@@ -1,6 +1,6 @@
 //! Namespaces, of the process and of each thread, by the names of `/proc/PID/ns`.
 
-use super::{Row, carried, harmless, limited, refused};
+use super::row::{Row, carried, harmless, limited, refused};
 
 const OTHER: &str =
     "it lives in another namespace of this kind than this ulpm, or a thread in another than its process";

@@ -1,6 +1,6 @@
 //! prctl(2) and arch_prctl(2) options that have a getter, and modes of the process that have none.
 
-use super::{Row, carried, harmless, limited, refused};
+use super::row::{Row, carried, harmless, limited, refused};
 
 pub(super) const ROWS: &[Row] = &[
     limited(

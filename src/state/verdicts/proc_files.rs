@@ -1,6 +1,6 @@
 //! Files of /proc/PID and /proc/PID/task/TID.
 
-use super::{Row, carried, harmless, limited, refused};
+use super::row::{Row, carried, harmless, limited, refused};
 
 const OTHER_ROWS: &str =
     "its lines have rows of their own, or show what mappings, descriptors and threads hold";

@@ -1,6 +1,6 @@
 //! ptrace(2) requests that read state.
 
-use super::{Row, carried, harmless, limited, refused};
+use super::row::{Row, carried, harmless, limited, refused};
 
 pub(super) const ROWS: &[Row] = &[
     carried(

@@ -1,6 +1,6 @@
 //! Scheduling of each thread.
 
-use super::{Row, carried, harmless, refused};
+use super::row::{Row, carried, harmless, refused};
 
 const CANNOT: &str = "ulpm serve cannot give it its scheduling here";
 

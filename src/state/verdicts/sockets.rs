@@ -1,7 +1,7 @@
 //! Kinds of sockets and their options. The options come from the table by which they are read and set
 //! (`state::files::socket_table`).
 
-use super::{Row, Verdict, carried, harmless, limited, refused};
+use super::row::{Row, Verdict, carried, harmless, limited, refused};
 use crate::state::files::tcp_place::NEVER_ANEW;
 use crate::state::files::{SOCKET_OPTIONS, TIME_LIMIT, Treatment};
 

@@ -1,6 +1,6 @@
 //! Fields of /proc/PID/stat (proc_pid_stat(5)), by their names there.
 
-use super::{Row, carried, harmless, limited, refused};
+use super::row::{Row, carried, harmless, limited, refused};
 
 const COUNTER: &str = "a counter of what this host's kernel did for it";
 const CPU_TIME: &str = "CPU time counts from zero at the target";

@@ -1,6 +1,6 @@
 //! Lines of /proc/PID/status, and of those of other kernels and configurations what is known.
 
-use super::{Row, carried, harmless, limited, refused};
+use super::row::{Row, carried, harmless, limited, refused};
 
 const COUNT: &str = "a number that the kernel counts from the birth of the process here";
 const AS_IT_IS: &str = "how memory is held just now; what it holds is carried";

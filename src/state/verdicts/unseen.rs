@@ -1,6 +1,6 @@
 //! State that cannot be seen from outside.
 
-use super::{Row, carried, harmless, limited, refused};
+use super::row::{Row, carried, harmless, limited, refused};
 
 pub(super) const ROWS: &[Row] = &[
     limited(

@@ -1,7 +1,7 @@
 //! Flags of a mapping, by the two letters of `VmFlags:` in `/proc/PID/smaps` (`show_smap_vma_flags` in the kernel's
 //! `fs/proc/task_mmu.c`). A flag without a row is an obstacle.
 
-use super::{Row, carried, harmless, refused};
+use super::row::{Row, carried, harmless, refused};
 
 const BY_KIND: &str = "the kernel sets it by the kind of mapping, which is carried";
 const DEVICE: &str = "memory of a device, or made by a driver, is not carried";

@@ -7,6 +7,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::abilities::{self, Ability, Needed, Tracking};
+use super::choices::{PidMode, Shared, Tcp, Tracker};
 use super::ending::{self, Ending};
 use super::home::Home;
 use super::process::{Subject, Target};
@@ -32,17 +33,17 @@ pub struct CheckArgs {
     #[command(flatten)]
     target: Target,
     /// What `ulpm live` would be told of its pid
-    #[arg(long, value_enum, value_name = "MODE", default_value_t = super::live::PidMode::Auto)]
-    pid_mode: super::live::PidMode,
+    #[arg(long, value_enum, value_name = "MODE", default_value_t = PidMode::Auto)]
+    pid_mode: PidMode,
     /// What `ulpm live` would be told of established TCP connections
-    #[arg(long, value_enum, value_name = "HOW", default_value_t = super::live::Tcp::Refuse)]
-    tcp: super::live::Tcp,
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = Tcp::Refuse)]
+    tcp: Tcp,
     /// What `ulpm live` would be told of open files that others share
-    #[arg(long, value_enum, value_name = "HOW", default_value_t = super::live::Shared::Refuse)]
-    shared: super::live::Shared,
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = Shared::Refuse)]
+    shared: Shared,
     /// What `ulpm live` would be told of tracking
-    #[arg(long, value_enum, value_name = "HOW", default_value_t = super::live::Tracker::Auto)]
-    tracker: super::live::Tracker,
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = Tracker::Auto)]
+    tracker: Tracker,
     /// Ask the target whether memory may come after the process
     #[arg(long)]
     lazy: bool,
@@ -129,10 +130,8 @@ fn look(
     to: Option<&HostPort>,
     findings: &mut Findings,
 ) -> Result<Result<(), MigrateError>, Failure> {
-    let files = FilesOptions {
-        tcp_close: args.tcp == super::live::Tcp::Close,
-        shared_split: args.shared == super::live::Shared::Split,
-    };
+    let files =
+        FilesOptions { tcp_close: args.tcp == Tcp::Close, shared_split: args.shared == Shared::Split };
     let home = Home::open()?;
     let mut checked =
         precopy::session::look(home.path(), pid, &files, args.tracker.into(), args.parent_knows).map(

@@ -10,10 +10,19 @@ use serde::Serialize;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-use super::Failure;
+use super::exit::Failure;
 use crate::image::shown::{is_unseen, shown, shown_lines};
 use crate::precopy::MigrateError;
 use crate::report::listed;
+
+/// How much is said besides the result.
+#[derive(Debug, Clone, Copy)]
+pub struct Verbosity {
+    /// Nothing but errors.
+    pub quiet: bool,
+    /// Lists leave nothing out.
+    pub in_full: bool,
+}
 
 /// Writes a result to stdout. A reader that has had enough (`ulpm … | head`) is no error.
 pub fn say(text: &str) -> anyhow::Result<()> {

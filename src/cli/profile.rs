@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 
+use super::choices::Tracker;
 use super::ending::{self, Ending};
 use super::home::Home;
 use super::process::Subject;
@@ -40,8 +41,8 @@ pub struct ProfileArgs {
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
     /// How written pages are found
-    #[arg(long, value_enum, value_name = "HOW", default_value_t = super::live::Tracker::Auto)]
-    tracker: super::live::Tracker,
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = Tracker::Auto)]
+    tracker: Tracker,
     /// Predict for this bandwidth, too, e.g. 500Mbit (bits) or 60M (bytes) per second
     #[arg(long, value_name = "RATE")]
     bandwidth: Option<Rate>,

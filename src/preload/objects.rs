@@ -22,7 +22,7 @@ use crate::image::{ObjectId, PAGE_SIZE, PageMap, PageRange, RangeSet, Vma};
 use crate::state::StateError;
 use crate::state::digest::{self, Digest, data_ranges, read_up_to};
 use crate::state::memory_map::map_file;
-use crate::state::shared_memory;
+use crate::state::{reasons, shared_memory};
 use crate::sys::process::{ProcMem, read_memory};
 
 /// What the target has of the shared objects of one process.
@@ -118,7 +118,7 @@ impl ObjectPusher {
                 layout.objects.iter().find(|o| o.id == *id).map_or(0, |o: &MemoryObject| o.size);
             if last && source.hidden {
                 // seen in preflight, unless it has come since then
-                let why = format!("memory object {}: {}", id.ino, shared_memory::UNREADABLE);
+                let why = format!("memory object {}: {}", id.ino, reasons::UNREADABLE);
                 return Err(StateError::Obstacles(why).into());
             }
             let late = lazy && source.lazy;

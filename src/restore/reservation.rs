@@ -10,7 +10,7 @@ use crate::image::files::ContentHashes;
 use crate::image::process::ProcessImage;
 use crate::image::{FilePath, Note, Obstacle};
 use crate::state::files::{self, Access, FileCheck, Vetted};
-use crate::state::{attributes, confinement, credentials, program, scheduling, timers};
+use crate::state::{attributes, confinement, credentials, program, reasons, scheduling, timers};
 use crate::sys::time::ClockOffsets;
 use crate::transport::protocol::{Description, PidChoice};
 
@@ -135,7 +135,7 @@ fn not_executable(exe: &Path) -> Option<Obstacle> {
         Some(Obstacle::new(object, why, advice))
     };
     if std::fs::metadata(exe).ok()?.permissions().mode() & 0o111 == 0 {
-        return refused(program::NOT_EXECUTABLE, "make it executable there (chmod +x)");
+        return refused(reasons::NOT_EXECUTABLE, "make it executable there (chmod +x)");
     }
     let flags = nix::sys::statvfs::statvfs(exe).ok()?.flags();
     if flags.contains(nix::sys::statvfs::FsFlags::ST_NOEXEC) {

@@ -25,7 +25,7 @@ use crate::image::process::LateSignal;
 use crate::image::{Note, Obstacle, check as image_check};
 use crate::state::threads;
 use crate::sys::chain;
-use crate::sys::time::{ClockOffsets, Ticker, initial_clocks};
+use crate::sys::time::{Ticker, initial_clocks};
 use crate::tracee::together::Haste;
 use crate::transport::lane::LaneKind;
 use crate::transport::protocol::{Description, ToSource, ToTarget, cap, description_cap, greeting_cap, kind};

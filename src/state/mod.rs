@@ -18,6 +18,7 @@
 //! | [`seccomp`] | seccomp of each thread (refused) |
 //! | [`numa`] | NUMA policies of threads and mappings (refused) |
 //! | [`program`] | the program's file, the vDSO (refused where they are gone) |
+//! | [`reasons`] | texts that an obstacle and its row in the table share |
 //! | [`room`] | whether there is room for remote calls |
 //! | [`scheduling`] | policy, nice, affinity, I/O priority, timer slack |
 //! | [`namespaces`] | whose they must be (refused where they differ) |
@@ -53,6 +54,7 @@ pub mod numa;
 pub mod overruns;
 pub mod probes;
 pub mod program;
+pub mod reasons;
 pub mod robust;
 pub mod room;
 pub mod scheduling;

@@ -12,6 +12,7 @@
 
 use crate::image::Obstacle;
 use crate::image::process::Credentials;
+use crate::sys::status::Status;
 use crate::sys::witness::{Witness, knows_landlock};
 use crate::tracee::{Batch, Outcome};
 
@@ -108,7 +109,7 @@ pub fn outside(pid: i32, tid: i32) -> Vec<Obstacle> {
     if flags.is_some_and(|flags| flags & FLUSHER == FLUSHER) {
         add("it cleans memory for others (PR_SET_IO_FLUSHER), which is not carried".to_owned());
     }
-    if let Ok(status) = super::threads::status_of(tid) {
+    if let Ok(status) = Status::of(tid) {
         if !status.features.is_empty() {
             add(format!("it has a shadow stack ({}), which is not carried", status.features.join(" ")));
         }

@@ -5,21 +5,15 @@
 
 use super::StateError;
 use super::memory_map::{DELETED, nameless};
+use super::reasons::{REPLACED, WITHOUT_VDSO};
 use crate::image::file_path::printable;
 use crate::image::{FilePath, Obstacle};
 use crate::tracee::{Site, TraceeError};
 
-/// Why a program is refused whose name leads to another file now.
-pub const REPLACED: &str = "its file was replaced since the process was started, as by an upgrade";
 /// Why a program is refused whose name leads nowhere.
 pub const GONE: &str = "its file was deleted since the process was started";
-/// Why a program whose file has no `x` bit at the target is refused.
-pub const NOT_EXECUTABLE: &str = "it may not be executed at the target any more";
 /// Why a process is refused whose program or directory is not at the target.
 pub const ABSENT: &str = "it does not exist at the target";
-/// Why a process without a vDSO is refused that has no usable instruction elsewhere either.
-pub const WITHOUT_VDSO: &str =
-    "the process has unmapped it, and has no other code by which calls could be made in its name";
 
 /// The name of a process or thread, which everybody may read, as a terminal may show it.
 pub fn name(tid: i32) -> String {

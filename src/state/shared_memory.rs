@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt as _;
 
 use super::memory_map::map_file;
 use super::program;
+use super::reasons::UNREADABLE;
 use crate::image::files::FilesImage;
 use crate::image::memory::{Layout, MemoryObject};
 use crate::image::{Note, ObjectId, Obstacle, PAGE_SIZE, PageRange, RangeSet, Vma};
@@ -42,10 +43,6 @@ pub fn look(pid: i32, layout: &Layout) -> Found {
     }
     found
 }
-
-/// Why an object is refused that only its private mappings show.
-pub const UNREADABLE: &str = "it has no descriptor any more and is mapped privately, so its content can only be read by who may \
-     open /proc/PID/map_files (CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE)";
 
 /// Objects whose content we may not read: without a descriptor, and not mapped shared where the process sees them. A private page
 /// hides what the object has below it, and gives it free again when it is dropped.

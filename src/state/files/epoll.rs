@@ -19,8 +19,8 @@ use crate::image::{Note, Obstacle};
 use crate::sys::fds;
 
 use super::FilesError;
+use super::maker::{EpollAdd, Maker, TargetCheck, failed, set_flags};
 use super::source::{Descriptor, Source};
-use super::target::{EpollAdd, Maker, TargetCheck, failed, set_flags};
 
 /// A `tfd:` line.
 struct Entry {

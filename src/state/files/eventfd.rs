@@ -16,8 +16,8 @@ use crate::image::files::{FileKind, OpenFile};
 use crate::sys::fds::read_word_now;
 
 use super::FilesError;
+use super::maker::{failed, set_flags};
 use super::source::{Descriptor, Source};
-use super::target::{failed, set_flags};
 
 /// Reads the counter, and the mode.
 pub(super) fn read(source: &Source<'_>, file: &Descriptor) -> Result<Option<FileKind>, FilesError> {

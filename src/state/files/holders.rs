@@ -222,7 +222,7 @@ mod tests {
     use std::process::{Command, Stdio};
 
     use super::super::FilesOptions;
-    use super::super::source::describe;
+    use super::super::walk::describe;
 
     #[test]
     fn the_holder_of_the_other_end_is_named() {

@@ -6,10 +6,10 @@ use std::os::fd::OwnedFd;
 
 use crate::image::files::{FileKind, OpenFile};
 
+use super::maker::{Maker, TargetCheck};
 use super::source::{Descriptor, Source};
-use super::target::{Maker, TargetCheck};
 use super::{
-    FilesError, epoll, eventfd, memfd, pipe, refuse, regular, signalfd, socket, tcp_listen, tcp_over,
+    FilesError, epoll, eventfd, memfd, pipe, refuse, regular, signalfd, socket_kinds, tcp_listen, tcp_over,
     timerfd, udp, unix_socket,
 };
 
@@ -26,7 +26,7 @@ pub(super) fn read(source: &mut Source<'_>, file: &Descriptor) -> Result<Option<
         "anon_inode:[timerfd]" => timerfd::read(source, file),
         "anon_inode:[signalfd]" => signalfd::read(file),
         link if link.starts_with("pipe:[") => pipe::read(source, file),
-        link if link.starts_with("socket:[") => socket::read(source, file),
+        link if link.starts_with("socket:[") => socket_kinds::read(source, file),
         link if link.starts_with("/memfd:") => memfd::read(source, file),
         link if link.starts_with("/dev/shm/") && link.ends_with(" (deleted)") => memfd::read(source, file),
         link if link.starts_with('/') => regular::read(source, file),

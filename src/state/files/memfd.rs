@@ -24,8 +24,8 @@ use crate::image::obstacle::Obstacle;
 use crate::state::{inode, shm};
 use crate::sys::hugetlb;
 
+use super::maker::{Maker, TargetCheck, failed};
 use super::source::{Descriptor, Source};
-use super::target::{Maker, TargetCheck, failed};
 use super::{FilesError, refuse, regular};
 
 /// `F_SEAL_EXEC` (Linux 6.3): who may execute it cannot be changed.
@@ -138,7 +138,7 @@ pub(super) fn make(maker: &Maker<'_>, file: &OpenFile, object: u64, pos: u64) ->
     let missing = || FilesError::Inconsistent { object: file.object(), what: "its memory was not made" };
     let base = maker.context.memfds.get(&object).ok_or_else(missing)?;
     let path = inode::by_number(base);
-    let kept = libc::O_ACCMODE | super::target::SETTABLE_FLAGS & !libc::O_ASYNC | libc::O_LARGEFILE;
+    let kept = libc::O_ACCMODE | super::maker::SETTABLE_FLAGS & !libc::O_ASYNC | libc::O_LARGEFILE;
     let flags = OFlag::from_bits_retain(file.flags as i32 & kept) | OFlag::O_CLOEXEC;
     let made = open(path.as_str(), flags, Mode::empty()).map_err(failed(file, "open the memory"))?;
     let pos = i64::try_from(pos).unwrap_or(i64::MAX);
@@ -150,7 +150,8 @@ pub(super) fn make(maker: &Maker<'_>, file: &OpenFile, object: u64, pos: u64) ->
 mod tests {
     use std::os::fd::AsRawFd;
 
-    use super::super::target::{RestoreContext, restore};
+    use super::super::maker::RestoreContext;
+    use super::super::target::restore;
     use super::super::testing::{captured, index, quiet};
     use super::*;
     use crate::image::inode::Inode;

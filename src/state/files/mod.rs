@@ -3,8 +3,8 @@
 //! | you want | look in |
 //! |---|---|
 //! | the list of kinds: who reads, checks and makes which | [`kinds`] |
-//! | the descriptor table, sharing by `dup`, the walk over a process | `source` |
-//! | the walk over an image at the target | `target` |
+//! | the descriptor table, sharing by `dup`, the walk over a process | `walk`, `source` (what the kinds see of it) |
+//! | the walk over an image at the target | `target`, `maker` (what the kinds see of it) |
 //! | who else holds a pipe or socket | `holders` |
 //! | the texts for what cannot be carried | `refuse` |
 //! | one kind | its own file: [`regular`], [`pipe`], [`unix_socket`], [`eventfd`], [`epoll`], [`timerfd`], [`signalfd`], [`memfd`], [`tcp_listen`], [`tcp_over`] (in [`tcp_place`]), [`udp`] |
@@ -23,6 +23,7 @@ pub mod eventfd;
 mod holders;
 pub mod identity;
 pub mod kinds;
+mod maker;
 pub mod memfd;
 pub mod pipe;
 mod refuse;
@@ -30,10 +31,12 @@ pub mod regular;
 pub mod signalfd;
 mod socket;
 mod socket_diag;
+mod socket_kinds;
 mod socket_options;
 mod socket_table;
 mod source;
 mod target;
+mod tcp_info;
 pub mod tcp_listen;
 pub mod tcp_over;
 pub mod tcp_place;
@@ -42,15 +45,17 @@ mod testing;
 pub mod timerfd;
 pub mod udp;
 pub mod unix_socket;
+mod walk;
 
 use std::io;
 
 pub use identity::{Access, FileCheck, Vetted, check_file, content_hash};
+pub use maker::{EpollAdd, RestoreContext, TargetCheck, UnixPair};
 pub(in crate::state) use socket_options::TIME_LIMIT;
 pub(in crate::state) use socket_table::{TABLE as SOCKET_OPTIONS, Treatment};
-pub use source::{capture, describe};
-pub use target::{EpollAdd, RestoreContext, RestoredFiles, Signalled, TargetCheck, check_target, restore};
-pub use unix_socket::{UnixPair, wanted_pairs};
+pub use target::{RestoredFiles, Signalled, check_target, restore};
+pub use unix_socket::wanted_pairs;
+pub use walk::{capture, describe};
 
 use crate::image::obstacle::Obstacle;
 

@@ -24,8 +24,8 @@ use crate::image::files::{FileKind, FilesImage, OpenFile, Pipe};
 use crate::image::obstacle::Obstacle;
 use crate::sys::fds;
 
+use super::maker::{Maker, PipeEnds, TargetCheck, failed, set_flags};
 use super::source::{Descriptor, Source};
-use super::target::{Maker, TargetCheck, failed, set_flags};
 use super::{FilesError, refuse};
 use crate::state::inode;
 
@@ -130,14 +130,6 @@ fn copy_of(reader: &OwnedFd, capacity: u32, waiting: usize) -> io::Result<(Owned
     Ok((out, marked))
 }
 
-/// A pipe made again: the ends not yet handed out, and the path to open more of them.
-#[derive(Debug)]
-pub(super) struct Made {
-    reader: Option<OwnedFd>,
-    writer: Option<OwnedFd>,
-    path: String,
-}
-
 /// Can the capacity be had?
 pub(super) fn check(check: &mut TargetCheck, image: &FilesImage, pipe: usize, file: &OpenFile) {
     let Some(pipe) = image.pipes.get(pipe) else { return };
@@ -188,7 +180,7 @@ pub(super) fn make(maker: &mut Maker<'_>, file: &OpenFile, index: usize) -> Resu
     Ok(end)
 }
 
-fn fill(file: &OpenFile, image: &Pipe) -> Result<Made, FilesError> {
+fn fill(file: &OpenFile, image: &Pipe) -> Result<PipeEnds, FilesError> {
     let (reader, writer) = new_pipe(image.capacity).map_err(failed(file, "make the pipe"))?;
     let mut rest = image.data.as_slice();
     let mode = |packets: OFlag| fcntl(&writer, FcntlArg::F_SETFL(packets | OFlag::O_NONBLOCK));
@@ -205,7 +197,7 @@ fn fill(file: &OpenFile, image: &Pipe) -> Result<Made, FilesError> {
         let count = write(&writer, rest).map_err(failed(file, "fill the pipe"))?;
         rest = &rest[count..];
     }
-    Ok(Made { path: String::new(), reader: Some(reader), writer: Some(writer) })
+    Ok(PipeEnds { path: String::new(), reader: Some(reader), writer: Some(writer) })
 }
 
 /// Ends that no file of the image wants must go at once, or the pipe would never end (or never break).

@@ -20,8 +20,8 @@ use crate::image::files::{FileIdentity, FileKind, OpenFile, is_shared_fs};
 use crate::image::obstacle::Obstacle;
 
 use super::identity::{Access, FileCheck, check_file, identity, identity_of};
+use super::maker::{Maker, TargetCheck, failed};
 use super::source::{Descriptor, Source};
-use super::target::{Maker, TargetCheck, failed};
 use super::{FilesError, refuse};
 
 /// Devices that are the same everywhere, by minor number of major 1.

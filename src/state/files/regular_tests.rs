@@ -8,7 +8,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use nix::sys::inotify::{InitFlags, Inotify};
 use nix::unistd::mkfifo;
 
-use super::super::target::{RestoreContext, Signalled, check_target, restore};
+use super::super::maker::RestoreContext;
+use super::super::target::{Signalled, check_target, restore};
 use super::super::testing::{
     captured, describe_only, index, moved, only_kind, quiet, refusals, restored, status_flags,
 };

@@ -9,8 +9,8 @@ use crate::image::files::{FileKind, OpenFile};
 use crate::sys::fds;
 
 use super::FilesError;
+use super::maker::{failed, set_flags};
 use super::source::Descriptor;
-use super::target::{failed, set_flags};
 
 /// Reads the mask.
 pub(super) fn read(file: &Descriptor) -> Result<Option<FileKind>, FilesError> {

@@ -1,16 +1,15 @@
-//! Sockets: asks a duplicate what it is (`SO_DOMAIN`, `SO_TYPE`, `SO_PROTOCOL`) and hands over to the kind.
-//! That works in every network namespace.
+//! A socket of the process, and its options that differ from those of a fresh one.
 
 use std::os::fd::OwnedFd;
 
-use crate::image::files::{FileKind, FreshSocket, SocketOption};
+use crate::image::files::{FreshSocket, SocketOption};
 use crate::sys::fds;
 
 use super::socket_diag::in_network_of;
 use super::socket_options::TIME_LIMIT;
 use super::socket_table::FILTER;
 use super::source::{Descriptor, Source};
-use super::{FilesError, refuse, socket_options, tcp_listen, udp, unix_socket};
+use super::{FilesError, refuse, socket_options};
 
 /// A socket of the process, through our duplicate.
 pub(super) struct Socket {
@@ -18,30 +17,6 @@ pub(super) struct Socket {
     pub(super) domain: i32,
     pub(super) socket_type: i32,
     pub(super) protocol: i32,
-}
-
-/// Reads any socket.
-pub(super) fn read(source: &mut Source<'_>, file: &Descriptor) -> Result<Option<FileKind>, FilesError> {
-    let fd = source.duplicate(file)?;
-    let ask = |name| {
-        fds::socket_number(&fd, libc::SOL_SOCKET, name)
-            .map_err(|error| source.failed(file, "ask the type", error))
-    };
-    let (domain, socket_type, protocol) =
-        (ask(libc::SO_DOMAIN)?, ask(libc::SO_TYPE)?, ask(libc::SO_PROTOCOL)?);
-    let socket = Socket { fd, domain, socket_type, protocol };
-    let internet = domain == libc::AF_INET || domain == libc::AF_INET6;
-    match (socket_type, protocol) {
-        _ if domain == libc::AF_UNIX => unix_socket::read(source, file, &socket),
-        (libc::SOCK_STREAM, libc::IPPROTO_TCP | libc::IPPROTO_MPTCP) if internet => {
-            tcp_listen::read(source, file, &socket)
-        }
-        (libc::SOCK_DGRAM, libc::IPPROTO_UDP) if internet => udp::read(source, file, &socket),
-        _ => {
-            source.refuse(refuse::socket(file, domain, socket_type, protocol));
-            Ok(None)
-        }
-    }
 }
 
 /// The options of a socket that differ from those of a fresh one; refuses packet filters and what cannot be set.

@@ -15,8 +15,8 @@ use crate::image::{Note, Obstacle};
 use crate::sys::fds;
 
 use super::FilesError;
+use super::maker::{TargetCheck, failed};
 use super::socket_table::{self, Known, LEVELS, SO_BUF_LOCK, TABLE, Treatment};
-use super::target::{TargetCheck, failed};
 
 /// Numbers of a level that are tried when a kernel is asked for options that the table does not know.
 const MAX_NUMBER: i32 = 128;

@@ -11,7 +11,7 @@ use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, Shutdown, recv, send, setsockopt, shutdown, sockopt};
@@ -22,16 +22,14 @@ use crate::sys::fds;
 use crate::sys::process::{pidfd_getfd, pidfd_of_thread};
 use crate::sys::voice;
 
+use super::maker::{TargetCheck, failed, set_flags};
 use super::socket::{Socket, options};
 use super::socket_table::SO_BUF_LOCK;
 use super::source::{Descriptor, Source};
-use super::target::{TargetCheck, failed, set_flags};
-use super::tcp_listen::{Info, local_address, peer_address};
-use super::tcp_place::{Names, Place};
+use super::tcp_info::{Info, local_address, peer_address};
+use super::tcp_place::{Names, PATIENCE, Place};
 use super::{FilesError, refuse, socket_options};
 
-/// Longer than the kernel ever takes for anything over loopback.
-pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 /// `TCP_CLOSE_WAIT`, `TCP_LAST_ACK`, `TCP_CLOSING`: the peer has said all.
 const PEER_IS_DONE: [u8; 3] = [8, 9, 11];
 const CLOSE_WAIT: u8 = 8;

@@ -22,7 +22,8 @@ use nix::sched::{CloneFlags, unshare};
 use crate::image::files::{FileKind, FilesImage};
 use crate::sys::fds;
 
-use super::tcp_over::PATIENCE;
+/// Longer than the kernel ever takes for anything over loopback.
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What becomes different.
 pub(in crate::state) const NEVER_ANEW: &str =

@@ -7,8 +7,9 @@ use crate::image::obstacle::Obstacle;
 
 pub(super) use crate::sys::spawn::quiet;
 
+use super::maker::RestoreContext;
 use super::source::Source;
-use super::target::{RestoreContext, RestoredFiles, restore};
+use super::target::{RestoredFiles, restore};
 use super::tcp_place::Place;
 use super::{FilesError, FilesOptions};
 

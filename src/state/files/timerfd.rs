@@ -30,8 +30,8 @@ use crate::sys::timerfd;
 use crate::tracee::together::ahead_of_the_urgent;
 
 use super::FilesError;
+use super::maker::{Maker, TargetCheck, failed, set_flags};
 use super::source::{Descriptor, Source};
-use super::target::{Maker, TargetCheck, failed, set_flags};
 
 const CLOCK_REALTIME_ALARM: i32 = 8;
 

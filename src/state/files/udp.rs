@@ -16,9 +16,9 @@ use nix::sys::socket::{Shutdown, shutdown};
 use crate::image::files::{FileKind, InetAddress, OpenFile, Udp};
 use crate::sys::fds;
 
+use super::maker::{TargetCheck, failed, set_flags};
 use super::socket::{Socket, options};
 use super::source::{Descriptor, Source};
-use super::target::{TargetCheck, failed, set_flags};
 use super::tcp_listen::cannot_open;
 use super::{FilesError, refuse, socket_options};
 

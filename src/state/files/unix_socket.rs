@@ -26,10 +26,10 @@ use nix::sys::socket::{
 use crate::image::files::{FileKind, FilesImage, OpenFile, PeerCredentials, UnixPeer, UnixSocket};
 use crate::sys::fds;
 
+use super::maker::{Maker, TargetCheck, UnixPair, failed, set_flags};
 use super::socket::{Socket, options};
 use super::socket_table::SO_BUF_LOCK;
 use super::source::{Descriptor, Source};
-use super::target::{Maker, TargetCheck, failed, set_flags};
 use super::{FilesError, refuse, socket_options};
 
 /// Larger than any message a unix socket can hold by default; grows when one is larger.
@@ -284,17 +284,6 @@ fn weight(socket_type: i32, length: usize) -> io::Result<usize> {
     let _ = widen(libc::SO_SNDBUFFORCE) || widen(libc::SO_SNDBUF);
     send(from.as_raw_fd(), &vec![0; length], MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL)?;
     fds::unread_by_others(&from)
-}
-
-/// Two connected sockets, made by the process itself: `SO_PEERCRED` names who called `socketpair`.
-#[derive(Debug)]
-pub struct UnixPair {
-    /// `SOCK_STREAM` …
-    pub socket_type: i32,
-    /// As whom it was made.
-    pub credentials: PeerCredentials,
-    /// The two.
-    pub ends: (OwnedFd, OwnedFd),
 }
 
 /// The pairs that an image takes: types, and as whom they are to be made.

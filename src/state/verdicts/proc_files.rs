@@ -46,13 +46,13 @@ pub(super) const ROWS: &[Row] = &[
     refused(
         "exe (replaced)",
         "program whose file was replaced or deleted since it was started",
-        crate::state::program::REPLACED,
+        crate::state::reasons::REPLACED,
         "trial a program that was replaced or deleted",
     ),
     refused(
         "exe (not executable)",
         "program whose file has lost its x bit at the target, or lies on a noexec mount there",
-        crate::state::program::NOT_EXECUTABLE,
+        crate::state::reasons::NOT_EXECUTABLE,
         "trial a program that may not be executed any more",
     ),
     harmless("gid_map", "mapping of groups", NAMESPACE),
@@ -78,7 +78,7 @@ pub(super) const ROWS: &[Row] = &[
     refused(
         "maps ([vdso], no library)",
         "no vDSO, and no other code with `syscall; ret` and a signal's restorer",
-        crate::state::program::WITHOUT_VDSO,
+        crate::state::reasons::WITHOUT_VDSO,
         "",
     ),
     carried("mem", "memory", "victim memory"),

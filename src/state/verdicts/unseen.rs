@@ -35,7 +35,7 @@ pub(super) const ROWS: &[Row] = &[
     refused(
         "memfd or shared anonymous memory, mapped privately and without a descriptor",
         "what a private page hides of it, where ulpm may not open /proc/PID/map_files (an ordinary user's)",
-        crate::state::shared_memory::UNREADABLE,
+        crate::state::reasons::UNREADABLE,
         "trial variants hugetlb of a user",
     ),
     refused(

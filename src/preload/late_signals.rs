@@ -16,15 +16,13 @@ use serde::{Deserialize, Serialize};
 
 use super::PreloadError;
 use crate::image::process::{LateSignal, ProcessImage, Siginfo, Timers};
-use crate::state::signals::{Origin, job_control, number};
+use crate::state::signals::{Origin, SI_TKILL, code, job_control, number, sendable};
 use crate::state::threads;
 use crate::state::timers::fires_again;
 use crate::sys::process::{pidfd_queue_signal, queue_to_thread};
 use crate::sys::ptrace::{self, SiginfoBytes};
 use crate::sys::status::Status;
 use crate::tracee::TraceeError;
-
-const SI_TKILL: i32 = -6;
 
 /// One queue of the stopped process.
 #[derive(Debug)]
@@ -329,22 +327,6 @@ fn bare_one(signal: i32) -> SiginfoBytes {
 
 fn is_bare(info: &SiginfoBytes) -> bool {
     *info == bare_one(number(info))
-}
-
-fn code(info: &SiginfoBytes) -> i32 {
-    i32::from_le_bytes([info[8], info[9], info[10], info[11]])
-}
-
-/// The same signal in a form in which somebody else than the process itself may queue it: by `sigqueue`, of the same sender.
-pub fn sendable(info: &SiginfoBytes) -> SiginfoBytes {
-    let mut info = *info;
-    let code = code(&info);
-    if code >= 0 || code == SI_TKILL {
-        // pid and uid lie in the same place; a value there is none
-        info[8..12].copy_from_slice(&libc::SI_QUEUE.to_le_bytes());
-        info[24..].fill(0);
-    }
-    info
 }
 
 fn peek(tid: i32, shared: bool) -> Result<Vec<SiginfoBytes>, PreloadError> {

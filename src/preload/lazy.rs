@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use crate::image::memory::{Layout, VmaFlags};
 use crate::image::process::ThreadImage;
 use crate::image::{Backing, ObjectId, PAGE_SIZE, PageRange, RangeSet, Vma};
-use crate::state::threads::from_words;
+use crate::sys::regs::from_words;
 use crate::transport::lane::LazyRange;
 
 /// Bytes of the huge pages that can come late; larger ones cannot.

@@ -25,6 +25,7 @@ use crate::state::files::{EpollAdd, RestoreContext};
 use crate::state::{
     attributes, credentials, memory_modes, mm_fields, modes, scheduling, signals, threads, timers, waits,
 };
+use crate::sys::regs::from_words;
 use crate::sys::time::now_ns;
 use crate::tracee::Remote;
 use crate::tracee::thread::Thread;
@@ -185,7 +186,7 @@ fn put_waits_and_registers(
         let mut thread = thread.clone();
         if let Some(wait) = thread.wait.clone() {
             let left = arm(skeleton, tracee, &wait, &mut thread, since(moments.stopped_ns))?;
-            if let Some(regs) = threads::from_words(&thread.regs) {
+            if let Some(regs) = from_words(&thread.regs) {
                 let end_ns = now_ns(ClockId::CLOCK_MONOTONIC).saturating_add_unsigned(left.left_ns);
                 memory.remember(tracee.0, &regs, left.nr, Some(end_ns));
             }

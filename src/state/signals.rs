@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::StateError;
 use crate::image::process::{ProcessImage, SigAction, Siginfo};
-use crate::sys::ptrace;
+use crate::sys::ptrace::{self, SiginfoBytes};
 use crate::tracee::{Batch, Outcome, TraceeError};
 
 const SIGNALS: usize = 64;
@@ -16,6 +16,8 @@ const ACTION: usize = 32;
 
 const SI_KERNEL: i32 = 0x80;
 const SI_SIGIO: i32 = -5;
+/// `si_code` of a signal to one thread.
+pub const SI_TKILL: i32 = -6;
 
 /// Asks for all actions; the answer lies at the returned address.
 pub fn ask(batch: &mut Batch) -> u64 {
@@ -147,4 +149,21 @@ impl Origin {
             code => code > 0,
         }
     }
+}
+
+/// `si_code`
+pub fn code(info: &SiginfoBytes) -> i32 {
+    i32::from_le_bytes([info[8], info[9], info[10], info[11]])
+}
+
+/// The same signal in a form in which somebody else than the process itself may queue it: by `sigqueue`, of the same sender.
+pub fn sendable(info: &SiginfoBytes) -> SiginfoBytes {
+    let mut info = *info;
+    let code = code(&info);
+    if code >= 0 || code == SI_TKILL {
+        // pid and uid lie in the same place; a value there is none
+        info[8..12].copy_from_slice(&libc::SI_QUEUE.to_le_bytes());
+        info[24..].fill(0);
+    }
+    info
 }

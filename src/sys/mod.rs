@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`background`] | our own threads behind ordinary work |
 //! | [`ptrace`] | `PTRACE_SEIZE` and the register, mask, signal-queue and rseq requests |
+//! | [`regs`] | general-purpose registers as words |
 //! | [`cgroup`] | control groups: where a process lives, and what they allow |
 //! | [`fds`] | descriptors of another process, seen and duplicated |
 //! | [`hugetlb`] | huge pages: sizes, pools, files of them |
@@ -40,6 +41,7 @@ pub mod namespaces;
 pub mod pagemap;
 pub mod process;
 pub mod ptrace;
+pub mod regs;
 pub mod rights;
 pub mod shared;
 pub mod spawn;

@@ -331,7 +331,7 @@ mod tests {
     #[test]
     fn a_timeout_in_memory_is_shortened_beside_it() {
         let words: Vec<u64> = vec![0; 27];
-        let mut regs = crate::state::threads::from_words(&words).unwrap();
+        let mut regs = crate::sys::regs::from_words(&words).unwrap();
         (regs.orig_rax, regs.rdx, regs.rsp, regs.rip) =
             (libc::SYS_rt_sigtimedwait as u64, 0x5000, 0x9000, 0x402);
         let again = reissue(&regs, Duration::from_millis(300), |at| {
@@ -345,7 +345,7 @@ mod tests {
 
     #[test]
     fn a_thread_that_goes_on_by_itself_issues_its_call_again() {
-        let mut regs = crate::state::threads::from_words(&[0; 27]).unwrap();
+        let mut regs = crate::sys::regs::from_words(&[0; 27]).unwrap();
         (regs.orig_rax, regs.rax, regs.rip) = (libc::SYS_pause as u64, ERESTARTNOHAND as u64, 0x402);
         let again = Continued::of(&regs, || false).regs;
         assert_eq!((again.rax, again.rip, again.orig_rax), (libc::SYS_pause as u64, 0x400, u64::MAX));

@@ -317,7 +317,7 @@ mod tests {
 
     #[test]
     fn the_calls_on_the_way_home_lead_to_the_frame_behind() {
-        let regs = crate::state::threads::from_words(&[9; 27]).unwrap();
+        let regs = crate::sys::regs::from_words(&[9; 27]).unwrap();
         let continued = Continued { regs, timespec: Some((0, [7; 16])) };
         let plain = Plain::of(crate::tracee::thread::Thread(nix::unistd::gettid().as_raw()));
         let own = Own { continued: &continued, mask: 5, xstate: &[0; 576], plain: Some(&plain) };

@@ -100,7 +100,7 @@ pub(super) fn most() -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::threads::from_words;
+    use crate::sys::regs::from_words;
 
     fn word(bytes: &[u8], at: usize) -> u64 {
         u64::from_le_bytes(std::array::from_fn(|i| bytes[at + i]))

@@ -100,7 +100,7 @@ mod tests {
     const DATA: u64 = 0x7ffd_a85e_2000;
 
     fn regs(args: [u64; 6]) -> Regs {
-        let mut regs = crate::state::threads::from_words(&[0; 27]).unwrap();
+        let mut regs = crate::sys::regs::from_words(&[0; 27]).unwrap();
         [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9] = args;
         regs.rip = 0x7fcd_9aaf_b829;
         regs

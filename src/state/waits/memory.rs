@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     fn regs(rdi: u64) -> Regs {
-        let mut regs = crate::state::threads::from_words(&[0; 27]).unwrap();
+        let mut regs = crate::sys::regs::from_words(&[0; 27]).unwrap();
         (regs.rip, regs.rsp, regs.rdi) = (0x402, 0x9000, rdi);
         regs
     }

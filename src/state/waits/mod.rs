@@ -240,7 +240,7 @@ mod tests {
 
     #[test]
     fn a_thread_on_its_way_into_a_restart_is_in_the_wait() {
-        let mut regs = crate::state::threads::from_words(&[0; 27]).unwrap();
+        let mut regs = crate::sys::regs::from_words(&[0; 27]).unwrap();
         (regs.rax, regs.orig_rax, regs.rip, regs.rdi) =
             (libc::SYS_restart_syscall as u64, u64::MAX, 0x400, 7);
         let code = |word: [u8; 2]| {

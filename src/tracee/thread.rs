@@ -1,8 +1,6 @@
 //! One traced thread: the choke points through which every ptrace operation of ulpm goes.
 
 use nix::errno::Errno;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 
 use super::error::TraceeError;
 use crate::sys::ptrace::{self, EVENT_STOP, Options, Regs, WaitStatus};
@@ -140,11 +138,6 @@ impl Thread {
     /// Changes the options.
     pub fn set_options(self, options: Options) -> Result<(), TraceeError> {
         ptrace::set_options(self.0, options).map_err(|e| self.error("setting options", e))
-    }
-
-    /// Sends its process a signal.
-    pub fn signal_process(self, pid: i32, signal: Signal) -> Result<(), TraceeError> {
-        kill(Pid::from_raw(pid), signal).map_err(|e| self.error("signalling", e))
     }
 
     /// The message of an event stop.

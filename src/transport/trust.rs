@@ -160,11 +160,6 @@ impl TrustStore {
         Ok(self.read()?.into_iter().filter_map(Line::into_peer).collect())
     }
 
-    /// Whether the peer with this key is let in, by the file as it is now.
-    pub fn is_trusted(&self, fingerprint: &Fingerprint) -> Result<bool, TrustError> {
-        Ok(self.read()?.into_iter().filter_map(Line::into_peer).any(|p| p.fingerprint == *fingerprint))
-    }
-
     /// How far the peer with this key may go, by the file as it is now; `None` if it is a stranger. Should a key be listed
     /// twice, the first line counts, unless one of them is revoked.
     pub fn permit(&self, fingerprint: &Fingerprint) -> Result<Option<Permit>, TrustError> {
@@ -345,8 +340,8 @@ mod tests {
         assert_eq!(store.add(fingerprint(2), None).unwrap(), Added::New);
         assert_eq!(store.add(fingerprint(1), None).unwrap(), Added::Already);
         assert_eq!(store.add(fingerprint(2), Some("beta")).unwrap(), Added::Renamed);
-        assert!(store.is_trusted(&fingerprint(2)).unwrap());
-        assert!(!store.is_trusted(&fingerprint(3)).unwrap());
+        assert!(store.permit(&fingerprint(2)).unwrap().is_some());
+        assert!(store.permit(&fingerprint(3)).unwrap().is_none());
         assert_eq!(store.remove("alpha").unwrap().len(), 1);
         assert_eq!(store.remove(&fingerprint(2).to_string()).unwrap()[0].name.as_deref(), Some("beta"));
         assert_eq!(store.list().unwrap(), []);
@@ -366,7 +361,7 @@ mod tests {
 
         for bad in ["SHA256:short beta", "what is this", &format!("{} a b", fingerprint(3))] {
             std::fs::write(store.path(), format!("{text}{bad}\n")).unwrap();
-            let error = store.is_trusted(&fingerprint(1)).unwrap_err();
+            let error = store.permit(&fingerprint(1)).unwrap_err();
             assert!(matches!(error, TrustError::Line { line: 4, .. }), "{error:?}");
             assert!(error.to_string().contains("trusted:4:"), "{error}");
             assert!(store.add(fingerprint(9), None).is_err());
@@ -427,7 +422,7 @@ mod tests {
         let store = TrustStore::new(home.path());
         store.add(fingerprint(1), None).unwrap();
         std::fs::set_permissions(store.path(), std::fs::Permissions::from_mode(0o620)).unwrap();
-        assert!(matches!(store.is_trusted(&fingerprint(1)), Err(TrustError::File(_))));
+        assert!(matches!(store.permit(&fingerprint(1)), Err(TrustError::File(_))));
     }
 
     #[test]

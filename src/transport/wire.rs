@@ -5,8 +5,8 @@
 //! it only when something was written, so the opener speaks first and [`accept_wire`] waits for that.
 //!
 //! Receiving is cancel-safe: what has arrived is kept, and the next call goes on there. Sending a frame is
-//! not, nor is [`WireRecv::recv_body_into`], whose buffer is the caller's: one that was dropped half-way
-//! leaves the wire [torn](WireError::Torn), which the next call says instead of sending nonsense.
+//! not: one that was dropped half-way leaves the wire [torn](WireError::Torn), which the next call says instead
+//! of sending nonsense.
 
 use bytes::{Bytes, BytesMut};
 use quinn::{Connection, RecvStream, SendStream, WriteError};
@@ -216,23 +216,12 @@ pub struct WireRecv {
     /// What [`recv_body`](Self::recv_body) has gathered when it was dropped.
     body: BytesMut,
     body_len: usize,
-    torn: bool,
 }
 
 impl WireRecv {
     fn new(stream: RecvStream, cap: KindCap) -> Self {
         let head = [0; Header::LEN];
-        Self {
-            stream,
-            cap,
-            bytes: 0,
-            head,
-            head_len: 0,
-            open: None,
-            body: BytesMut::new(),
-            body_len: 0,
-            torn: false,
-        }
+        Self { stream, cap, bytes: 0, head, head_len: 0, open: None, body: BytesMut::new(), body_len: 0 }
     }
 
     /// The next frame, whole. [`WireError::Ended`] if the other side finished before it began.
@@ -246,9 +235,6 @@ impl WireRecv {
 
     /// The next header, checked; its body must be taken before the next one.
     pub async fn recv_header(&mut self) -> Result<Header, WireError> {
-        if self.torn {
-            return Err(WireError::Torn);
-        }
         // An empty body need not be taken.
         if let Some((header, left)) = self.open.filter(|(_, left)| *left > 0) {
             return Err(WireError::BodyPending { kind: header.kind, left });
@@ -287,31 +273,6 @@ impl WireRecv {
         Ok(std::mem::take(&mut self.body).freeze())
     }
 
-    /// Fills `buffer` with the next bytes of the current frame's body. A body may be taken in several
-    /// pieces; the frame is over when all of it was.
-    pub async fn recv_body_into(&mut self, buffer: &mut [u8]) -> Result<(), WireError> {
-        let (header, left) = self.current()?;
-        if buffer.len() > left || !self.body.is_empty() {
-            return Err(WireError::BodySize { kind: header.kind, left, wanted: buffer.len() });
-        }
-        self.torn = true;
-        let mut filled = 0;
-        while filled < buffer.len() {
-            match self.stream.read(&mut buffer[filled..]).await? {
-                None => return Err(self.cut_short(header)),
-                Some(n) => {
-                    filled += n;
-                    self.took(n);
-                }
-            }
-        }
-        self.torn = false;
-        if filled == left {
-            self.open = None;
-        }
-        Ok(())
-    }
-
     /// From the next frame on these kinds and lengths are taken.
     pub fn set_cap(&mut self, cap: KindCap) {
         self.cap = cap;
@@ -323,9 +284,6 @@ impl WireRecv {
     }
 
     fn current(&self) -> Result<(Header, usize), WireError> {
-        if self.torn {
-            return Err(WireError::Torn);
-        }
         self.open.ok_or(WireError::NoBody)
     }
 

@@ -68,14 +68,4 @@ pub enum WireError {
     /// A body was asked for without a header.
     #[error("no frame has begun")]
     NoBody,
-    /// The buffer does not fit in what is left of the body.
-    #[error("frame of kind {kind} has {left} bytes left, {wanted} were asked for")]
-    BodySize {
-        /// The frame's kind.
-        kind: u16,
-        /// How much is left.
-        left: usize,
-        /// How much was asked for.
-        wanted: usize,
-    },
 }

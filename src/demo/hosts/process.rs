@@ -30,15 +30,6 @@ impl Stdio3 {
         let stdin = File::open("/dev/null")?;
         Ok(Self { stdin: stdin.into(), stdout: stdout.into(), stderr: stderr.into() })
     }
-
-    /// The caller's own descriptors.
-    pub fn inherited() -> io::Result<Self> {
-        Ok(Self {
-            stdin: io::stdin().as_fd().try_clone_to_owned()?,
-            stdout: io::stdout().as_fd().try_clone_to_owned()?,
-            stderr: io::stderr().as_fd().try_clone_to_owned()?,
-        })
-    }
 }
 
 /// A command that was started in a host. Dropping this leaves the process alone.

@@ -1,7 +1,7 @@
 //! The policy on processes and links that exist only here.
 
 use super::super::predict::Basis;
-use super::super::simulate::{LinkModel, Workload, play, simulate};
+use super::super::simulate::{LinkModel, Simulated, Workload, play, simulate};
 use super::*;
 
 const RESIDENT: u64 = 65_536;

@@ -419,15 +419,6 @@ pub fn set_epoll_params(epoll: impl AsFd, params: [u8; 8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Registers a descriptor with an epoll, with any event mask.
-pub fn epoll_add(epoll: impl AsFd, fd: impl AsFd, events: u32, data: u64) -> io::Result<()> {
-    let mut event = libc::epoll_event { events, u64: data };
-    let (epoll, fd) = (epoll.as_fd().as_raw_fd(), fd.as_fd().as_raw_fd());
-    // SAFETY: the kernel reads one `epoll_event`, which `event` is.
-    check(unsafe { libc::epoll_ctl(epoll, libc::EPOLL_CTL_ADD, fd, &mut event) }.into())?;
-    Ok(())
-}
-
 /// The process status flags of a file (`F_SETFL`), all bits.
 pub fn set_status_flags(fd: impl AsFd, flags: i32) -> io::Result<()> {
     // SAFETY: F_SETFL takes an integer.

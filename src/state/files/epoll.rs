@@ -208,7 +208,8 @@ mod tests {
         let file = |fd: i32| &made.files[image.slots.iter().find(|slot| slot.fd == fd).unwrap().file];
         for add in &made.epoll {
             assert_eq!(add.epfd, ours.0.as_raw_fd());
-            fds::epoll_add(file(add.epfd), file(add.fd), add.events, add.data).unwrap();
+            let event = EpollEvent::new(EpollFlags::from_bits_retain(add.events as i32), add.data);
+            Epoll(file(add.epfd).try_clone().unwrap()).add(file(add.fd), event).unwrap();
         }
         let there = Epoll(file(ours.0.as_raw_fd()).try_clone().unwrap());
         assert_eq!(ready(&there), []);

@@ -183,7 +183,7 @@ fn accepted(listener: OwnedFd) -> io::Result<OwnedFd> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tcp_listen::{local_address, peer_address};
+    use super::super::tcp_info::{local_address, peer_address};
     use super::*;
 
     #[test]

@@ -14,7 +14,7 @@ pub mod handover;
 pub mod image;
 pub mod precopy;
 pub mod preload;
-pub mod profile;
+pub(crate) mod profile;
 pub mod report;
 pub mod restore;
 pub mod state;

@@ -27,7 +27,7 @@ use crate::transport::HostPort;
     after_help = "Stops and changes nothing. Exit codes: 0 nothing is in the way; 1 no such process, or the target cannot be
 asked; 2 wrong usage; 3 something is in the way (all of it is listed)."
 )]
-pub struct CheckArgs {
+pub(crate) struct CheckArgs {
     #[command(flatten)]
     subject: Subject,
     #[command(flatten)]
@@ -72,7 +72,7 @@ struct Findings {
 }
 
 /// Prints what is found; exit code 3 if something stands in the way.
-pub fn run(args: &CheckArgs, in_full: bool) -> Result<Exit, Failure> {
+pub(crate) fn run(args: &CheckArgs, in_full: bool) -> Result<Exit, Failure> {
     ending::document(find(args, in_full), args.json)
 }
 

@@ -7,7 +7,7 @@ use crate::transport::protocol::PidChoice;
 
 /// How the pid is kept.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub enum PidMode {
+pub(crate) enum PidMode {
     /// The same pid if it is free at the target, else a pid namespace of its own
     Auto,
     /// The same pid, or none
@@ -28,7 +28,7 @@ impl From<PidMode> for PidChoice {
 
 /// What becomes of established TCP connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Tcp {
+pub(crate) enum Tcp {
     /// A process that has any is refused
     Refuse,
     /// The process finds them reset by their peers; the peers see them closed
@@ -37,7 +37,7 @@ pub enum Tcp {
 
 /// What becomes of open files that another process, which stays, shares: position, flags, owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Shared {
+pub(crate) enum Shared {
     /// A process that has any is refused
     Refuse,
     /// The two have a position of their own from the move on
@@ -46,7 +46,7 @@ pub enum Shared {
 
 /// How written pages are found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Tracker {
+pub(crate) enum Tracker {
     /// The best that works here
     Auto,
     /// Write-protect scans (Linux 6.7)

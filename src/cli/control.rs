@@ -37,7 +37,7 @@ Commands:
                        'none' takes max-freeze, max-time and bandwidth back
 
 Exit codes: 0 done; 1 no migration answers there, or it is too late; 2 wrong usage.")]
-pub struct ControlArgs {
+pub(crate) struct ControlArgs {
     /// The socket given to `ulpm live --control`
     socket: PathBuf,
     /// What it is told
@@ -46,7 +46,7 @@ pub struct ControlArgs {
 }
 
 /// Runs the command.
-pub fn run(args: &ControlArgs) -> Result<Exit, Failure> {
+pub(crate) fn run(args: &ControlArgs) -> Result<Exit, Failure> {
     let line = args.command.join(" ");
     let _: Command = line.parse().map_err(Failure::usage)?;
     let answer = ask(&args.socket, &line)?;

@@ -20,37 +20,37 @@ use crate::sys::chain;
 
 /// Moves a workload between two hosts made on this machine and verifies everything.
 #[derive(Debug, Clone, Args)]
-pub struct DemoArgs {
+pub(crate) struct DemoArgs {
     /// Memory the workload fills and checks.
     #[arg(long, value_name = "SIZE", default_value = "256M")]
-    pub mem: Size,
+    pub(crate) mem: Size,
     /// Pages of it rewritten per second, at random places.
     #[arg(long, value_name = "PAGES/S", default_value_t = 1000)]
-    pub dirty_rate: u64,
+    pub(crate) dirty_rate: u64,
     /// Threads that rewrite it (others keep files, pipes and timers busy).
     #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub threads: u16,
+    pub(crate) threads: u16,
     /// Times it is moved: there, back, there again …
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    pub moves: u32,
+    pub(crate) moves: u32,
     /// Do not hash every page at both ends inside the freeze: shows the freeze of a plain move. The workload
     /// checks its memory all the same.
     #[arg(long)]
-    pub no_verify: bool,
+    pub(crate) no_verify: bool,
     /// Print the report as one JSON document (a list of reports if there are several moves).
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
     /// Another build of ulpm to play it with.
     #[arg(long, value_name = "PATH", hide = true)]
-    pub program: Option<PathBuf>,
+    pub(crate) program: Option<PathBuf>,
     /// More arguments for `ulpm live`.
     #[arg(last = true, value_name = "LIVE ARGS")]
-    pub live_args: Vec<String>,
+    pub(crate) live_args: Vec<String>,
 }
 
 /// Runs the demo. The process must have one thread only, and `hosts::init_if_asked` and the hidden
 /// `__workload` must have been answered before.
-pub fn run(args: DemoArgs) -> anyhow::Result<Exit> {
+pub(crate) fn run(args: DemoArgs) -> anyhow::Result<Exit> {
     let options = SceneOptions {
         mem: args.mem,
         dirty_rate: args.dirty_rate,

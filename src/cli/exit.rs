@@ -47,12 +47,12 @@ pub struct Failure {
 
 impl Failure {
     /// `error`, and the exit code that it calls for.
-    pub fn new(exit: Exit, error: impl Into<anyhow::Error>) -> Self {
+    pub(crate) fn new(exit: Exit, error: impl Into<anyhow::Error>) -> Self {
         Self { exit, error: error.into(), told: false }
     }
 
     /// What was typed turned out to be wrong after it was parsed.
-    pub fn usage(error: impl Into<anyhow::Error>) -> Self {
+    pub(crate) fn usage(error: impl Into<anyhow::Error>) -> Self {
         Self::new(Exit::Usage, error)
     }
 

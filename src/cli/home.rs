@@ -12,20 +12,20 @@ use crate::transport::private_dir::{self, PrivateDirError};
 use crate::transport::{Identity, TrustStore};
 
 /// The environment variable that names the directory.
-pub const VARIABLE: &str = "ULPM_HOME";
+pub(crate) const VARIABLE: &str = "ULPM_HOME";
 
 const SYSTEM: &str = "/var/lib/ulpm";
 const PER_USER: &str = ".local/share/ulpm";
 
 /// The directory, which exists and is ours.
 #[derive(Debug, Clone)]
-pub struct Home {
+pub(crate) struct Home {
     path: PathBuf,
 }
 
 impl Home {
     /// Finds the directory and makes it if need be.
-    pub fn open() -> Result<Self, HomeError> {
+    pub(crate) fn open() -> Result<Self, HomeError> {
         let euid = nix::unistd::geteuid();
         let chosen = choose(std::env::var_os(VARIABLE), euid.is_root(), std::env::var_os("HOME"))?;
         let path =
@@ -35,31 +35,31 @@ impl Home {
     }
 
     /// The directory itself.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
     /// A directory inside, made if need be.
-    pub fn subdirectory(&self, name: &str) -> Result<PathBuf, HomeError> {
+    pub(crate) fn subdirectory(&self, name: &str) -> Result<PathBuf, HomeError> {
         let path = self.path.join(name);
         private_dir::create(&path)?;
         Ok(path)
     }
 
     /// This host's identity, made on first use.
-    pub fn identity(&self) -> Result<Identity, IdentityError> {
+    pub(crate) fn identity(&self) -> Result<Identity, IdentityError> {
         Identity::load_or_create(&self.path)
     }
 
     /// The peers that this host trusts.
-    pub fn trust(&self) -> TrustStore {
+    pub(crate) fn trust(&self) -> TrustStore {
         TrustStore::new(&self.path)
     }
 }
 
 /// Why there is no home.
 #[derive(Debug, thiserror::Error)]
-pub enum HomeError {
+pub(crate) enum HomeError {
     /// Nothing says where it should be.
     #[error("neither {VARIABLE} nor HOME is set; set {VARIABLE} to a directory of your own")]
     Nowhere,

@@ -8,7 +8,7 @@ use crate::report::{Rate, Span};
 
 /// What becomes of a process that writes faster than the link carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Diverging {
+pub(crate) enum Diverging {
     /// It is frozen nevertheless, for as long as it takes
     Freeze,
     /// It is slowed down in steps (stopped for up to 90 % of the time) until rounds get shorter
@@ -33,7 +33,7 @@ impl From<Diverging> for OnDivergence {
 /// When to freeze.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "When to freeze")]
-pub struct LimitArgs {
+pub(crate) struct LimitArgs {
     /// The freeze, as predicted, shall not be longer (20ms, 1.5s); without it: as short as rounds can make it
     #[arg(long, value_name = "TIME")]
     max_freeze: Option<Span>,
@@ -53,7 +53,7 @@ pub struct LimitArgs {
 
 impl LimitArgs {
     /// As the policy wants them.
-    pub fn limits(&self) -> Limits {
+    pub(crate) fn limits(&self) -> Limits {
         Limits {
             max_freeze: self.max_freeze.map(Span::duration),
             max_rounds: self.max_rounds,

@@ -32,7 +32,7 @@ Ctrl-C ends a move (exit code 4); the process then goes on here as if nothing ha
 `live` says so, and that the process has moved (exit code 0). SIGUSR1 freezes it when the round under\n\
 way is done, whatever is left. `ulpm control` does both, and more, with a move that was given a --control SOCKET.\n\
 A link that is silent, one way or both, is given up by both sides within 10 s; within 1.5 s while the process is frozen.\n\n{}", super::EXIT_CODES))]
-pub struct LiveArgs {
+pub(crate) struct LiveArgs {
     #[command(flatten)]
     subject: Subject,
     #[command(flatten)]
@@ -76,7 +76,7 @@ pub struct LiveArgs {
 /// The process first, its memory later.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "The process first, its memory later")]
-pub struct LazyArgs {
+pub(crate) struct LazyArgs {
     /// Freeze at once: memory follows the process while it runs there, what it waits for first
     #[arg(long)]
     lazy: bool,
@@ -106,7 +106,7 @@ impl LazyArgs {
 const WORKER: &str = "ULPM_LIVE_WORKER";
 
 /// Runs the command, as the one that the user started or as its worker.
-pub fn run(args: &LiveArgs, verbosity: Verbosity) -> Result<Exit, Failure> {
+pub(crate) fn run(args: &LiveArgs, verbosity: Verbosity) -> Result<Exit, Failure> {
     let works = std::env::var_os(WORKER).is_some();
     let done = if works { work(args, verbosity) } else { supervise(args) };
     ending::document_as(done, args.json, |failure| unbegun(args, failure))
@@ -236,7 +236,7 @@ fn options(args: &LiveArgs, home: &Home) -> Result<Options, Failure> {
 }
 
 /// The documented exit code of a move that did not end well.
-pub fn exit_code(outcome: Outcome) -> Exit {
+pub(crate) fn exit_code(outcome: Outcome) -> Exit {
     match outcome {
         Outcome::Failed => Exit::Failed,
         Outcome::Refused => Exit::Refused,

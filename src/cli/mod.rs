@@ -4,22 +4,22 @@
 //! [`Failure`] that carries one; `main` prints the failure's chain of causes once.
 
 mod abilities;
-pub mod check;
+pub(crate) mod check;
 mod choices;
-pub mod control;
-pub mod demo;
+pub(crate) mod control;
+pub(crate) mod demo;
 mod ending;
 mod exit;
-pub mod home;
-pub mod limits;
-pub mod live;
+pub(crate) mod home;
+pub(crate) mod limits;
+pub(crate) mod live;
 mod output;
-pub mod process;
-pub mod profile;
+pub(crate) mod process;
+pub(crate) mod profile;
 mod progress;
-pub mod recover;
-pub mod serve;
-pub mod trust;
+pub(crate) mod recover;
+pub(crate) mod serve;
+pub(crate) mod trust;
 mod worker;
 
 use clap::{ArgAction, Parser, Subcommand};
@@ -27,7 +27,8 @@ use clap::{ArgAction, Parser, Subcommand};
 use crate::fault::{self, Fault};
 
 pub use exit::{Exit, Failure};
-pub use output::{Verbosity, complain, say, say_json, start_log, tell};
+pub use output::{Verbosity, complain, start_log};
+pub(crate) use output::{say, say_json, tell};
 
 use exit::EXIT_CODES;
 

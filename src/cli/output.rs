@@ -25,18 +25,18 @@ pub struct Verbosity {
 }
 
 /// Writes a result to stdout. A reader that has had enough (`ulpm … | head`) is no error.
-pub fn say(text: &str) -> anyhow::Result<()> {
+pub(crate) fn say(text: &str) -> anyhow::Result<()> {
     write_out(&shown_lines(text))
 }
 
 /// Writes a result to stdout as one JSON document.
-pub fn say_json(result: &impl Serialize) -> anyhow::Result<()> {
+pub(crate) fn say_json(result: &impl Serialize) -> anyhow::Result<()> {
     let text = serde_json::to_string_pretty(result).context("cannot write the report as JSON")?;
     write_out(&(harmless_json(&text) + "\n"))
 }
 
 /// A line to stderr.
-pub fn tell(text: &str) {
+pub(crate) fn tell(text: &str) {
     // if even stderr is gone, the exit code still tells
     let _ = writeln!(io::stderr(), "ulpm: {}", shown(text));
 }

@@ -16,7 +16,7 @@ use crate::transport::HostPort;
 
 /// A process as it is typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Named {
+pub(crate) enum Named {
     /// By its number.
     Pid(i32),
     /// By the name that `ps` shows, or that of its program's file.
@@ -26,7 +26,7 @@ pub enum Named {
 /// Why a text names no process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("neither a pid (from 1 to 2147483647) nor a name")]
-pub struct NoName;
+pub(crate) struct NoName;
 
 impl TryFrom<OsString> for Named {
     type Error = NoName;
@@ -51,7 +51,7 @@ fn named() -> impl TypedValueParser<Value = Named> {
 
 /// The process of `check`, `live` and `profile`.
 #[derive(Clone, Debug, Args)]
-pub struct Subject {
+pub(crate) struct Subject {
     /// The process: its pid, or its name where only one process has it
     #[arg(value_name = "PID|NAME", value_parser = named())]
     process: Option<Named>,
@@ -62,17 +62,17 @@ pub struct Subject {
 
 impl Subject {
     /// What was typed.
-    pub fn named(&self) -> Option<&Named> {
+    pub(crate) fn named(&self) -> Option<&Named> {
         self.pid.as_ref().or(self.process.as_ref())
     }
 
     /// Its number, if any process was named.
-    pub fn find(&self) -> Result<Option<i32>, Failure> {
+    pub(crate) fn find(&self) -> Result<Option<i32>, Failure> {
         self.named().map(Named::find).transpose()
     }
 
     /// Its number.
-    pub fn required(&self) -> Result<i32, Failure> {
+    pub(crate) fn required(&self) -> Result<i32, Failure> {
         let missing = || Failure::usage(anyhow::anyhow!("which process? name its pid (see --help)"));
         self.find()?.ok_or_else(missing)
     }
@@ -80,7 +80,7 @@ impl Subject {
 
 /// Where `ulpm serve` listens.
 #[derive(Clone, Debug, Args)]
-pub struct Target {
+pub(crate) struct Target {
     /// The host to which it goes, where `ulpm serve` listens
     #[arg(value_name = "HOST[:PORT]")]
     host: Option<HostPort>,
@@ -91,12 +91,12 @@ pub struct Target {
 
 impl Target {
     /// What was typed.
-    pub fn named(&self) -> Option<&HostPort> {
+    pub(crate) fn named(&self) -> Option<&HostPort> {
         self.to.as_ref().or(self.host.as_ref())
     }
 
     /// The same, where there must be one.
-    pub fn required(&self) -> Result<&HostPort, Failure> {
+    pub(crate) fn required(&self) -> Result<&HostPort, Failure> {
         let missing = || Failure::usage(anyhow::anyhow!("to which host? name it (see --help)"));
         self.named().ok_or_else(missing)
     }

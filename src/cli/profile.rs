@@ -34,7 +34,7 @@ docs/profile.md.
 
 Exit codes: 0 done, also if the process ended meanwhile; 1 failed: no such process, or it ended before anything was
 seen; 2 wrong usage; 3 what it is, or your rights, rule it out.")]
-pub struct ProfileArgs {
+pub(crate) struct ProfileArgs {
     #[command(flatten)]
     subject: Subject,
     /// For how long
@@ -58,7 +58,7 @@ pub struct ProfileArgs {
 const WORKER: &str = "ULPM_PROFILE_WORKER";
 
 /// Runs the command, as the one that the user started or as its worker.
-pub fn run(args: &ProfileArgs, quiet: bool) -> Result<Exit, Failure> {
+pub(crate) fn run(args: &ProfileArgs, quiet: bool) -> Result<Exit, Failure> {
     let works = std::env::var_os(WORKER).is_some();
     ending::document(if works { work(args, quiet) } else { watched() }, args.json)
 }

@@ -22,7 +22,7 @@ Where `ulpm serve` runs it says how the processes that came, or did not, stand.
 --force-source and --force-target are for a host that will never answer again, or went down with the process. They take
 your word: with the wrong one, two copies run, or none. They want the migration's id, in full."
 )]
-pub struct RecoverArgs {
+pub(crate) struct RecoverArgs {
     /// Settle this migration only (`ulpm live` named it)
     #[arg(long, value_name = "ID", conflicts_with_all = ["force_source", "force_target"])]
     id: Option<String>,
@@ -35,7 +35,7 @@ pub struct RecoverArgs {
 }
 
 /// Asks the target of every open migration; exit code 5 if one stays open, else 6 if one is lost.
-pub fn run(args: &RecoverArgs) -> Result<Exit, Failure> {
+pub(crate) fn run(args: &RecoverArgs) -> Result<Exit, Failure> {
     let home = Home::open()?;
     match (&args.force_source, &args.force_target) {
         (Some(id), _) => return force(&home, id, true),

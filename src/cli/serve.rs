@@ -26,7 +26,7 @@ use crate::transport::{DEFAULT_PORT, Listener};
     after_help = "Needs root, or CAP_CHECKPOINT_RESTORE and CAP_SYS_PTRACE. Lets in the hosts of `ulpm trust list` only. Says on
 stderr, and by sd_notify, when it is ready. Processes that have arrived live on when it ends."
 )]
-pub struct ServeArgs {
+pub(crate) struct ServeArgs {
     /// Where to listen (UDP); `[::]` takes IPv4 and IPv6
     #[arg(long, value_name = "ADDR:PORT", default_value_t = SocketAddr::from(([0u16; 8], DEFAULT_PORT)))]
     listen: SocketAddr,
@@ -53,7 +53,7 @@ impl ServeArgs {
 }
 
 /// Runs until SIGINT or SIGTERM.
-pub fn run(args: &ServeArgs) -> Result<Exit, Failure> {
+pub(crate) fn run(args: &ServeArgs) -> Result<Exit, Failure> {
     let place = args.place()?;
     place.sweep();
     let home = Home::open()?;

@@ -10,7 +10,7 @@ use crate::transport::{Fingerprint, Identity};
 
 /// `ulpm trust …`
 #[derive(Debug, Args)]
-pub struct TrustArgs {
+pub(crate) struct TrustArgs {
     #[command(subcommand)]
     verb: Verb,
 }
@@ -93,7 +93,7 @@ struct AddArgs {
 }
 
 /// Runs the subcommand.
-pub fn run(args: &TrustArgs) -> Result<Exit, Failure> {
+pub(crate) fn run(args: &TrustArgs) -> Result<Exit, Failure> {
     let home = Home::open()?;
     match &args.verb {
         Verb::Show => say(&format!("{}\n", home.identity()?.fingerprint()))?,

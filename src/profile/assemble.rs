@@ -8,7 +8,7 @@ use super::who::Who;
 use crate::dirty::{Chosen, Kind};
 
 /// The report, without what a move would be like.
-pub fn report(tracker: &Chosen, watched: &Watched) -> ProfileReport {
+pub(crate) fn report(tracker: &Chosen, watched: &Watched) -> ProfileReport {
     let who = &watched.who;
     let sampled = &watched.sampled;
     let seconds = sampled.span.as_secs_f64();
@@ -116,6 +116,6 @@ fn notes(who: &Who, tracker: &Chosen, watched: &Watched) -> Vec<String> {
 }
 
 /// Three decimals are enough for people and programs.
-pub fn rounded(n: f64) -> f64 {
+pub(crate) fn rounded(n: f64) -> f64 {
     if n.is_finite() { (n * 1000.0).round() / 1000.0 } else { 0.0 }
 }

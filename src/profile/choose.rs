@@ -11,7 +11,7 @@ use crate::sys::status::Status;
 const FILTERED: &str = "the process has a seccomp filter, which might kill it for a system call of ours";
 
 /// Probes, and takes what the user asks for, or the best that works here and for this process.
-pub fn choose(pid: i32, choice: Choice) -> Result<Chosen, Unavailable> {
+pub(crate) fn choose(pid: i32, choice: Choice) -> Result<Chosen, Unavailable> {
     let chosen = choice.resolve()?;
     if !chosen.kind.needs_stop() {
         return Ok(chosen);

@@ -10,7 +10,7 @@ use crate::sys::voice;
 
 /// Hashes of the pages as last seen.
 #[derive(Debug)]
-pub struct Contents {
+pub(crate) struct Contents {
     pid: i32,
     mem: ProcMem,
     seen: PageMap<u128>,
@@ -18,13 +18,13 @@ pub struct Contents {
 
 impl Contents {
     /// Nothing is seen yet.
-    pub fn of(pid: i32) -> Result<Self, ProfileError> {
+    pub(crate) fn of(pid: i32) -> Result<Self, ProfileError> {
         let mem = ProcMem::of_process(pid).map_err(|source| PreloadError::Memory { pid, addr: 0, source })?;
         Ok(Contents { pid, mem, seen: PageMap::default() })
     }
 
     /// Those of `pages` that are not what they were when last seen, or were never seen.
-    pub fn changed(&mut self, pages: &RangeSet) -> Result<RangeSet, ProfileError> {
+    pub(crate) fn changed(&mut self, pages: &RangeSet) -> Result<RangeSet, ProfileError> {
         let (pid, mem, seen) = (voice::of(self.pid), &self.mem, &mut self.seen);
         let all = batches(pages.iter().map(|range| (range, How { skip_zero: false, ..How::default() })));
         let mut changed = RangeSet::default();

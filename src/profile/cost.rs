@@ -11,27 +11,27 @@ use serde::Serialize;
 
 /// What `/proc/PID/stat` counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
+pub(crate) struct Counters {
     /// CPU time in user mode and in the kernel, of all threads.
-    pub cpu: Duration,
+    pub(crate) cpu: Duration,
     /// Page faults that needed no I/O.
-    pub faults: u64,
+    pub(crate) faults: u64,
 }
 
 /// What a process used within some time.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Used {
+pub(crate) struct Used {
     /// How long it was looked at.
-    pub span: Duration,
+    pub(crate) span: Duration,
     /// CPU time.
-    pub cpu: Duration,
+    pub(crate) cpu: Duration,
     /// Page faults.
-    pub faults: u64,
+    pub(crate) faults: u64,
 }
 
 impl Used {
     /// Between two readings `span` apart.
-    pub fn between(before: Counters, after: Counters, span: Duration) -> Self {
+    pub(crate) fn between(before: Counters, after: Counters, span: Duration) -> Self {
         Used {
             span,
             cpu: after.cpu.saturating_sub(before.cpu),
@@ -51,36 +51,36 @@ impl Used {
 
 /// What a process used per second.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct Rates {
+pub(crate) struct Rates {
     /// How long it was looked at, in seconds.
-    pub seconds: f64,
+    pub(crate) seconds: f64,
     /// CPU time of all threads, in milliseconds per second.
-    pub cpu_ms_per_s: f64,
+    pub(crate) cpu_ms_per_s: f64,
     /// Minor page faults per second.
-    pub faults_per_s: f64,
+    pub(crate) faults_per_s: f64,
 }
 
 /// What tracking costs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Cost {
+pub(crate) struct Cost {
     /// How long a thread was stopped to install tracking, in milliseconds.
-    pub attach_ms: f64,
+    pub(crate) attach_ms: f64,
     /// Without tracking, before it was installed.
-    pub before: Option<Rates>,
+    pub(crate) before: Option<Rates>,
     /// With tracking.
-    pub tracked: Rates,
+    pub(crate) tracked: Rates,
     /// Without tracking, after it was taken away.
-    pub after: Option<Rates>,
+    pub(crate) after: Option<Rates>,
     /// CPU time per second with tracking beyond that without, in milliseconds. Negative: less.
-    pub extra_cpu_ms_per_s: Option<f64>,
+    pub(crate) extra_cpu_ms_per_s: Option<f64>,
     /// By how much that may be wrong (two standard errors), in milliseconds per second.
-    pub uncertainty_ms_per_s: Option<f64>,
+    pub(crate) uncertainty_ms_per_s: Option<f64>,
     /// Page faults per second with tracking beyond those without.
-    pub extra_faults_per_s: Option<f64>,
+    pub(crate) extra_faults_per_s: Option<f64>,
     /// What the extra faults take at 1.2 to 1.8 microseconds each, in milliseconds per second.
-    pub faults_ms_per_s: Option<[f64; 2]>,
+    pub(crate) faults_ms_per_s: Option<[f64; 2]>,
     /// CPU time that watching took ulpm itself, in percent of one core.
-    pub own_cpu_percent: f64,
+    pub(crate) own_cpu_percent: f64,
 }
 
 /// What a fault on a protected page takes, in microseconds (measured on the test machine).
@@ -88,7 +88,7 @@ const FAULT_US: [f64; 2] = [1.2, 1.8];
 
 impl Cost {
     /// From what was used before, with and after tracking, each in slices.
-    pub fn of(before: &[Used], tracked: &[Used], after: &[Used]) -> Self {
+    pub(crate) fn of(before: &[Used], tracked: &[Used], after: &[Used]) -> Self {
         let without: Vec<Used> = before.iter().chain(after).copied().collect();
         let mut cost = Cost {
             before: total(before).map(|u| u.rates()),
@@ -110,7 +110,7 @@ impl Cost {
     }
 
     /// Whether the difference in CPU time is larger than what it may be wrong by.
-    pub fn is_certain(&self) -> bool {
+    pub(crate) fn is_certain(&self) -> bool {
         matches!((self.extra_cpu_ms_per_s, self.uncertainty_ms_per_s), (Some(e), Some(u)) if e.abs() > u)
     }
 }

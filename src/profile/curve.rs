@@ -9,7 +9,7 @@ use super::windows::Windows;
 
 /// A working-set curve.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Curve {
+pub(crate) struct Curve {
     /// Seconds and pages, both growing, no zeroes.
     points: Vec<(f64, f64)>,
     most: f64,
@@ -17,17 +17,17 @@ pub struct Curve {
 
 impl Curve {
     /// The average one; no more than `present` pages are ever written.
-    pub fn mean(windows: &[Windows], present: u64) -> Self {
+    pub(crate) fn mean(windows: &[Windows], present: u64) -> Self {
         Self::through(windows, present, |w| w.mean)
     }
 
     /// The worst: as many as in the window that had most.
-    pub fn worst(windows: &[Windows], present: u64) -> Self {
+    pub(crate) fn worst(windows: &[Windows], present: u64) -> Self {
         Self::through(windows, present, |w| w.max as f64)
     }
 
     /// The curve from 0.1 ms to about 17 minutes, close enough together for straight lines between.
-    pub fn points(&self) -> Vec<(Duration, f64)> {
+    pub(crate) fn points(&self) -> Vec<(Duration, f64)> {
         const FROM_S: f64 = 1e-4;
         const PER_DECADE: f64 = 8.0;
         (0..=56)
@@ -49,7 +49,7 @@ impl Curve {
     }
 
     /// Distinct pages written within that time.
-    pub fn pages_within(&self, time: Duration) -> f64 {
+    pub(crate) fn pages_within(&self, time: Duration) -> f64 {
         let t = time.as_secs_f64();
         let (Some(first), Some(last)) = (self.points.first(), self.points.last()) else { return 0.0 };
         if t <= 0.0 {

@@ -9,7 +9,7 @@ use crate::tracee::TraceeError;
 
 /// Watching failed; nothing is left in the process.
 #[derive(Debug, thiserror::Error)]
-pub enum ProfileError {
+pub(crate) enum ProfileError {
     /// What the process is rules it out, or nobody has that pid.
     #[error(transparent)]
     Process(#[from] PreloadError),

@@ -9,11 +9,11 @@ use crate::image::{FilePath, PageRange, RangeSet};
 
 /// A mapping and what to call it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Named {
+pub(crate) struct Named {
     /// Where it lies.
-    pub range: PageRange,
+    pub(crate) range: PageRange,
     /// `[heap]`, `[stack]`, a path, `memfd:NAME`; `None` for anonymous memory, which goes by its address.
-    pub name: Option<String>,
+    pub(crate) name: Option<String>,
 }
 
 impl Named {
@@ -32,7 +32,7 @@ impl Named {
 
     /// All mappings of a process. Memory without a file right behind the writable part of one is that program's or
     /// library's own zeroed data (`.bss`), and goes by its name.
-    pub fn all(maps: &[MemoryMap]) -> Vec<Self> {
+    pub(crate) fn all(maps: &[MemoryMap]) -> Vec<Self> {
         let mut all: Vec<Named> = Vec::with_capacity(maps.len());
         let mut file: Option<&MemoryMap> = None;
         for map in maps {
@@ -76,24 +76,24 @@ enum Key {
 
 /// How much was written in one mapping, or in all parts of one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Hot {
+pub(crate) struct Hot {
     /// What to call it.
-    pub name: String,
+    pub(crate) name: String,
     /// Its size now (all parts); 0 if it is gone.
-    pub size: u64,
+    pub(crate) size: u64,
     /// Pages written, counted once per sample.
-    pub pages: u64,
+    pub(crate) pages: u64,
 }
 
 /// Counts written pages by mapping.
 #[derive(Debug, Default)]
-pub struct Heat {
+pub(crate) struct Heat {
     pages: HashMap<Key, u64>,
 }
 
 impl Heat {
     /// Takes in a sample. `maps` is in address order.
-    pub fn add(&mut self, written: &RangeSet, maps: &[Named]) {
+    pub(crate) fn add(&mut self, written: &RangeSet, maps: &[Named]) {
         let mut at = 0;
         for range in written.iter() {
             while maps.get(at).is_some_and(|m| m.range.end <= range.start) {
@@ -107,7 +107,7 @@ impl Heat {
 
     /// The mappings that were written, hottest first. Anonymous areas that grew downwards or were joined count under
     /// where they begin now.
-    pub fn finish(self, now: &[Named]) -> Vec<Hot> {
+    pub(crate) fn finish(self, now: &[Named]) -> Vec<Hot> {
         let mut sums: HashMap<Key, u64> = HashMap::new();
         for (key, pages) in self.pages {
             *sums.entry(settled(key, now)).or_default() += pages;

@@ -17,26 +17,26 @@
 //! | [`report`] | the whole as data; its JSON is a contract |
 //! | `text`, `picture` | the same for people |
 
-pub mod assemble;
-pub mod choose;
-pub mod contents;
-pub mod cost;
-pub mod curve;
-pub mod error;
-pub mod heat;
-pub mod outlook;
+pub(crate) mod assemble;
+pub(crate) mod choose;
+pub(crate) mod contents;
+pub(crate) mod cost;
+pub(crate) mod curve;
+pub(crate) mod error;
+pub(crate) mod heat;
+pub(crate) mod outlook;
 mod picture;
-pub mod report;
-pub mod sampled;
+pub(crate) mod report;
+pub(crate) mod sampled;
 mod text;
-pub mod timeline;
-pub mod watch;
-pub mod who;
-pub mod windows;
+pub(crate) mod timeline;
+pub(crate) mod watch;
+pub(crate) mod who;
+pub(crate) mod windows;
 
-pub use choose::choose;
-pub use error::ProfileError;
-pub use picture::draw;
-pub use report::ProfileReport;
-pub use text::render;
-pub use watch::{Plan, Watched, watch};
+pub(crate) use choose::choose;
+pub(crate) use error::ProfileError;
+pub(crate) use picture::draw;
+pub(crate) use report::ProfileReport;
+pub(crate) use text::render;
+pub(crate) use watch::{Plan, Watched, watch};

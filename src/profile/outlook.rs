@@ -31,7 +31,7 @@ const SEEN_BITS_PER_S: u64 = 3_900_000_000;
 
 /// What a move would cost, and what the process would do meanwhile.
 #[derive(Clone, Debug)]
-pub struct Outlook {
+pub(crate) struct Outlook {
     mean: Workload,
     worst: Workload,
     basis: Basis,
@@ -41,7 +41,7 @@ pub struct Outlook {
 
 impl Outlook {
     /// From what was watched. `correction` is what earlier moves of this host taught.
-    pub fn of(watched: &Watched, correction: Correction) -> Self {
+    pub(crate) fn of(watched: &Watched, correction: Correction) -> Self {
         let who = &watched.who;
         let workload = |curve: Curve| Workload { written: curve.points(), resident_pages: watched.present };
         let windows = &watched.sampled.windows;
@@ -75,7 +75,7 @@ impl Outlook {
     }
 
     /// One cell of the table.
-    pub fn forecast(&self, goal: Option<u32>, bits_per_s: u64) -> Forecast {
+    pub(crate) fn forecast(&self, goal: Option<u32>, bits_per_s: u64) -> Forecast {
         let bits = bits_per_s as f64;
         let plain = self.play(&self.mean, goal, bits, OnDivergence::Freeze);
         let worst = self.play(&self.worst, goal, bits, OnDivergence::Freeze);
@@ -95,12 +95,12 @@ impl Outlook {
     }
 
     /// The table, goal by goal, for these bandwidths.
-    pub fn table(&self, links: &[u64]) -> Vec<Forecast> {
+    pub(crate) fn table(&self, links: &[u64]) -> Vec<Forecast> {
         GOALS_MS.iter().flat_map(|goal| links.iter().map(|link| self.forecast(*goal, *link))).collect()
     }
 
     /// The freeze against bandwidth.
-    pub fn lines(&self) -> Vec<Line> {
+    pub(crate) fn lines(&self) -> Vec<Line> {
         let line = |label, workload, goal, then| {
             let point = |step| {
                 let bits = 5e7 * 10f64.powf(f64::from(step) / f64::from(STEPS.0));
@@ -119,11 +119,11 @@ impl Outlook {
 
 /// What a prediction needs besides what was watched.
 #[derive(Clone, Copy, Debug)]
-pub struct Beyond<'a> {
+pub(crate) struct Beyond<'a> {
     /// `ULPM_HOME`, where earlier moves left what they taught.
-    pub home: &'a Path,
+    pub(crate) home: &'a Path,
     /// A bandwidth that the table shall have besides its own.
-    pub bandwidth: Option<Rate>,
+    pub(crate) bandwidth: Option<Rate>,
 }
 
 impl Beyond<'_> {
@@ -138,7 +138,11 @@ impl Beyond<'_> {
 }
 
 /// The report, and the lines of its picture.
-pub fn complete(tracker: &Chosen, watched: &Watched, beyond: &Beyond<'_>) -> (ProfileReport, Vec<Line>) {
+pub(crate) fn complete(
+    tracker: &Chosen,
+    watched: &Watched,
+    beyond: &Beyond<'_>,
+) -> (ProfileReport, Vec<Line>) {
     let mut report = assemble::report(tracker, watched);
     if watched.sampled.windows.is_empty() {
         report.notes.push("watched too shortly for any prediction".to_owned());
@@ -157,7 +161,7 @@ pub fn complete(tracker: &Chosen, watched: &Watched, beyond: &Beyond<'_>) -> (Pr
 }
 
 /// What to do, in words.
-pub fn recommend(table: &[Forecast]) -> Vec<String> {
+pub(crate) fn recommend(table: &[Forecast]) -> Vec<String> {
     let mut advice: Vec<String> = Vec::new();
     let mut links: Vec<u64> = table.iter().map(|f| f.bandwidth_bits_per_s).collect();
     links.sort_unstable();

@@ -19,17 +19,17 @@ const COLOURS: [RGBColor; 5] = [
 
 /// One line of the lower chart: points of bandwidth (bits per second) and freeze (milliseconds).
 #[derive(Clone, Debug, PartialEq)]
-pub struct Line {
+pub(crate) struct Line {
     /// What it shows.
-    pub label: &'static str,
+    pub(crate) label: &'static str,
     /// Bandwidth and predicted freeze.
-    pub points: Vec<(f64, f64)>,
+    pub(crate) points: Vec<(f64, f64)>,
 }
 
 /// A picture could not be drawn.
 #[derive(Debug, thiserror::Error)]
 #[error("drawing the picture: {0}")]
-pub struct PictureError(String);
+pub(crate) struct PictureError(String);
 
 impl PictureError {
     fn of<E: std::error::Error + Send + Sync>(e: DrawingAreaErrorKind<E>) -> Self {
@@ -40,7 +40,7 @@ impl PictureError {
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 /// Draws a profile.
-pub fn draw(report: &ProfileReport, lines: &[Line]) -> Result<String, PictureError> {
+pub(crate) fn draw(report: &ProfileReport, lines: &[Line]) -> Result<String, PictureError> {
     let mut svg = String::new();
     {
         let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();

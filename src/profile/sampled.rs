@@ -11,7 +11,7 @@ use crate::image::{Backing, RangeSet};
 
 /// The pages among `found` that a move would send: not what a file or the kernel's zero page holds, nor shared mappings of
 /// files, whose content is the file's own.
-pub fn to_send(found: &[Found], layout: &Layout) -> RangeSet {
+pub(crate) fn to_send(found: &[Found], layout: &Layout) -> RangeSet {
     let mut set = RangeSet::default();
     let mut at = 0;
     for f in found.iter().filter(|f| f.written && !f.zero) {
@@ -29,13 +29,13 @@ pub fn to_send(found: &[Found], layout: &Layout) -> RangeSet {
 }
 
 /// Whether something was found where no mapping is known.
-pub fn is_unknown(found: &[Found], known: &RangeSet) -> bool {
+pub(crate) fn is_unknown(found: &[Found], known: &RangeSet) -> bool {
     found.iter().any(|f| f.written && !f.zero && !known.gaps(f.range).is_empty())
 }
 
 /// Collects samples.
 #[derive(Debug)]
-pub struct Samples {
+pub(crate) struct Samples {
     windows: WorkingSet,
     timeline: Timeline,
     heat: Heat,
@@ -47,26 +47,26 @@ pub struct Samples {
 
 /// What the samples say.
 #[derive(Clone, Debug)]
-pub struct Sampled {
+pub(crate) struct Sampled {
     /// How many there were.
-    pub count: u64,
+    pub(crate) count: u64,
     /// The time that they cover.
-    pub span: Duration,
+    pub(crate) span: Duration,
     /// The longest time between two.
-    pub longest: Duration,
+    pub(crate) longest: Duration,
     /// Pages written, counted once per sample.
-    pub pages: u64,
+    pub(crate) pages: u64,
     /// The dirty rate over time.
-    pub steps: Vec<Step>,
+    pub(crate) steps: Vec<Step>,
     /// The working set.
-    pub windows: Vec<Windows>,
+    pub(crate) windows: Vec<Windows>,
     /// Mappings, hottest first.
-    pub hot: Vec<Hot>,
+    pub(crate) hot: Vec<Hot>,
 }
 
 impl Samples {
     /// For a watch that is to take that long, with samples that far apart.
-    pub fn new(whole: Duration, interval: Duration) -> Self {
+    pub(crate) fn new(whole: Duration, interval: Duration) -> Self {
         Samples {
             windows: WorkingSet::default(),
             timeline: Timeline::new(whole, interval),
@@ -79,7 +79,7 @@ impl Samples {
     }
 
     /// Takes in what was written within `span`, which follows the last one.
-    pub fn add(&mut self, span: Duration, written: &RangeSet, maps: &[Named]) {
+    pub(crate) fn add(&mut self, span: Duration, written: &RangeSet, maps: &[Named]) {
         let pages = written.pages();
         self.windows.add(span, written);
         self.timeline.add(span, pages);
@@ -91,7 +91,7 @@ impl Samples {
     }
 
     /// What they say; `maps` are those at the end.
-    pub fn finish(self, maps: &[Named]) -> Sampled {
+    pub(crate) fn finish(self, maps: &[Named]) -> Sampled {
         Sampled {
             count: self.count,
             span: self.span,

@@ -19,7 +19,7 @@ use crate::report::{Size, human_ms};
 const MAPPINGS: usize = 10;
 
 /// The report as text, each line ended by a newline.
-pub fn render(report: &ProfileReport) -> String {
+pub(crate) fn render(report: &ProfileReport) -> String {
     let mut out = String::new();
     head(&mut out, report);
     working_set(&mut out, report);

@@ -7,18 +7,18 @@ const STEPS: u32 = 100;
 
 /// The rate within one step.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Step {
+pub(crate) struct Step {
     /// When it began, after the watch did.
-    pub at: Duration,
+    pub(crate) at: Duration,
     /// How long it was.
-    pub span: Duration,
+    pub(crate) span: Duration,
     /// Pages written per second; one that was written twice between two samples counts once.
-    pub pages_per_s: f64,
+    pub(crate) pages_per_s: f64,
 }
 
 /// Collects samples into steps.
 #[derive(Debug)]
-pub struct Timeline {
+pub(crate) struct Timeline {
     step: Duration,
     steps: Vec<Step>,
     at: Duration,
@@ -28,13 +28,13 @@ pub struct Timeline {
 
 impl Timeline {
     /// For a watch that is to take that long, with samples that far apart.
-    pub fn new(whole: Duration, interval: Duration) -> Self {
+    pub(crate) fn new(whole: Duration, interval: Duration) -> Self {
         let step = (whole / STEPS).max(interval * 2);
         Timeline { step, steps: Vec::new(), at: Duration::ZERO, span: Duration::ZERO, pages: 0 }
     }
 
     /// Takes in that so many pages were written within `span`, which follows the last one.
-    pub fn add(&mut self, span: Duration, pages: u64) {
+    pub(crate) fn add(&mut self, span: Duration, pages: u64) {
         self.span += span;
         self.pages += pages;
         if self.span + span / 2 >= self.step {
@@ -54,7 +54,7 @@ impl Timeline {
     }
 
     /// The steps. A rest that is too short to be one is left out.
-    pub fn finish(mut self) -> Vec<Step> {
+    pub(crate) fn finish(mut self) -> Vec<Step> {
         if self.span >= self.step / 2 {
             self.close();
         }

@@ -31,9 +31,9 @@ use crate::sys::time::{Ticker, now_ns};
 use crate::sys::voice;
 
 /// The time between two samples, if the process is small enough.
-pub const INTERVAL: Duration = Duration::from_millis(10);
+pub(crate) const INTERVAL: Duration = Duration::from_millis(10);
 /// The part of one core that watching may take.
-pub const SHARE: f64 = 0.25;
+pub(crate) const SHARE: f64 = 0.25;
 /// The mappings are read again after this time, and whenever pages are written outside the known ones.
 const SURVEY_EVERY: Duration = Duration::from_secs(1);
 /// CPU time and page faults are counted in slices of this length.
@@ -42,7 +42,7 @@ const SLICE: Duration = Duration::from_millis(250);
 /// Why a watch ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum End {
+pub(crate) enum End {
     /// Its time was over.
     Time,
     /// Somebody asked for it.
@@ -55,43 +55,43 @@ pub enum End {
 
 /// What was seen.
 #[derive(Debug)]
-pub struct Watched {
+pub(crate) struct Watched {
     /// Who it was.
-    pub who: Who,
+    pub(crate) who: Who,
     /// Why it ended.
-    pub end: End,
+    pub(crate) end: End,
     /// How long a thread was stopped to install tracking.
-    pub attach: Duration,
+    pub(crate) attach: Duration,
     /// Pages that a first round would send.
-    pub present: u64,
+    pub(crate) present: u64,
     /// Mappings at the end.
-    pub areas: u64,
+    pub(crate) areas: u64,
     /// Mappings that a move would refuse; what is written there does not count.
-    pub unwatched: usize,
+    pub(crate) unwatched: usize,
     /// What the tracker took for a sample, in the middle of all.
-    pub scan: Duration,
+    pub(crate) scan: Duration,
     /// What a round of a move does besides that and sending: mappings with their flags and descriptors are read.
-    pub survey: Duration,
+    pub(crate) survey: Duration,
     /// What the samples say.
-    pub sampled: Sampled,
+    pub(crate) sampled: Sampled,
     /// Usage without tracking before, with tracking, and without after, in slices.
-    pub used: [Vec<Used>; 3],
+    pub(crate) used: [Vec<Used>; 3],
     /// CPU time that watching took us.
-    pub own: Duration,
+    pub(crate) own: Duration,
 }
 
 /// How to watch.
 #[derive(Clone, Copy, Debug)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// How long with tracking.
-    pub tracked: Duration,
+    pub(crate) tracked: Duration,
     /// How long without, before and after each.
-    pub untracked: Duration,
+    pub(crate) untracked: Duration,
 }
 
 impl Plan {
     /// For that many seconds of tracking.
-    pub fn of(tracked: Duration) -> Self {
+    pub(crate) fn of(tracked: Duration) -> Self {
         let untracked = (tracked / 5).clamp(Duration::from_millis(500), Duration::from_secs(2));
         Plan { tracked, untracked }
     }
@@ -99,7 +99,7 @@ impl Plan {
 
 /// Watches a process. `home` is where the ends of waits that the attaching stop interrupts are remembered for a later
 /// move; `asked_to_end` is looked at all the time.
-pub fn watch(
+pub(crate) fn watch(
     pid: i32,
     kind: Kind,
     plan: Plan,

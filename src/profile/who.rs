@@ -9,24 +9,24 @@ use crate::sys::voice;
 
 /// Who the process is, read while it is there.
 #[derive(Clone, Debug, Default)]
-pub struct Who {
+pub(crate) struct Who {
     /// The process.
-    pub pid: i32,
+    pub(crate) pid: i32,
     /// Its name.
-    pub name: String,
+    pub(crate) name: String,
     /// Its threads.
-    pub threads: u64,
+    pub(crate) threads: u64,
     /// Its open descriptors.
-    pub descriptors: u64,
+    pub(crate) descriptors: u64,
     /// Its resident set in bytes.
-    pub resident: u64,
+    pub(crate) resident: u64,
     /// It has child processes, which are not watched.
-    pub children: usize,
+    pub(crate) children: usize,
 }
 
 impl Who {
     /// Reads `/proc`.
-    pub fn of(pid: i32) -> Self {
+    pub(crate) fn of(pid: i32) -> Self {
         let voice = voice::of(pid);
         let Ok(process) = Process::new(voice) else { return Who { pid, ..Who::default() } };
         let status = Status::of(voice).unwrap_or_default();
@@ -42,6 +42,6 @@ impl Who {
 }
 
 /// Names are the process's own choice; a terminal must not obey them.
-pub fn printable(name: &str) -> String {
+pub(crate) fn printable(name: &str) -> String {
     crate::image::shown(name).into_owned()
 }

@@ -26,17 +26,17 @@ const STRETCHED: f64 = 1.25;
 
 /// What was seen of windows of one length.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Windows {
+pub(crate) struct Windows {
     /// The length they should have.
-    pub window: Duration,
+    pub(crate) window: Duration,
     /// The length that they had on average.
-    pub real: Duration,
+    pub(crate) real: Duration,
     /// How many there were.
-    pub count: u64,
+    pub(crate) count: u64,
     /// Distinct pages written in one, on average.
-    pub mean: f64,
+    pub(crate) mean: f64,
     /// In the one with the most.
-    pub max: u64,
+    pub(crate) max: u64,
 }
 
 #[derive(Debug, Default)]
@@ -63,13 +63,13 @@ impl Level {
 
 /// Collects samples into windows.
 #[derive(Debug, Default)]
-pub struct WorkingSet {
+pub(crate) struct WorkingSet {
     levels: [Level; LEVELS.len()],
 }
 
 impl WorkingSet {
     /// Takes in what was written within `span`, which follows the last one.
-    pub fn add(&mut self, span: Duration, pages: &RangeSet) {
+    pub(crate) fn add(&mut self, span: Duration, pages: &RangeSet) {
         self.add_to(0, span, pages);
     }
 
@@ -92,7 +92,7 @@ impl WorkingSet {
     }
 
     /// All windows that were seen whole and under their true length, shortest first.
-    pub fn finish(mut self) -> Vec<Windows> {
+    pub(crate) fn finish(mut self) -> Vec<Windows> {
         for index in 0..LEVELS.len() {
             let level = &mut self.levels[index];
             if level.span.is_zero() {

@@ -16,6 +16,7 @@ use crate::state::{
 };
 use crate::sys::process::pidfd_of_thread;
 use crate::sys::stat::start_time;
+use crate::sys::status::Status;
 use crate::sys::voice::{self, Life};
 use crate::tracee::freeze::tids;
 
@@ -67,20 +68,10 @@ fn look(
     options: &FilesOptions,
     mut obstacles: Vec<Obstacle>,
 ) -> Result<Described, PreloadError> {
-    // before Linux 6.9 only a main thread has a pidfd
-    if voice != pid && matches!(pidfd_of_thread(voice), Err(Errno::EINVAL | Errno::ENOENT)) {
-        let obstacle =
-            Obstacle::new(format!("process {pid}"), LEADERLESS, "let its main thread wait for the others");
-        return Err(PreloadError::Unfit(obstacle));
-    }
+    insist_reachable(pid, voice)?;
     let status = threads::status_of(voice)?;
     let tids = tids(pid)?;
-    obstacles.extend(seccomp::obstacles(pid, &tids));
-    obstacles.extend(namespaces::obstacles(voice, &tids));
-    obstacles.extend(sharing::obstacles(pid, &tids));
-    obstacles.extend(confinement::obstacles(voice, &tids));
-    obstacles.extend(sysv::obstacles(pid));
-    obstacles.extend(tids.iter().flat_map(|tid| probes::outside(pid, *tid)));
+    obstacles.extend(of_threads(pid, voice, &tids));
     let survey = memory_map::survey(voice)?;
     let exe = program::of(voice)?;
     obstacles.extend(exe.without(survey.obstacles));
@@ -96,12 +87,7 @@ fn look(
     obstacles.extend(shared.obstacles);
     obstacles.extend(crate::state::shared_memory::unreadable(voice, &survey.layout, &files));
     let posix = timers::list(voice)?;
-    let attributes = Attributes {
-        dumpable: 1,
-        confinement: confinement::capture(&voice.to_string()),
-        autogroup: scheduling::autogroup(voice),
-        ..attributes::capture(voice, &status)?
-    };
+    let attributes = attributes_of(voice, &status)?;
     let mappings = survey.layout.vmas.len() + survey.vdso.len();
     obstacles.extend(room::obstacles(voice, mappings, &attributes.limits));
     let huge_pages = huge_pages::needed(voice, &survey.layout, &files)?;
@@ -117,13 +103,7 @@ fn look(
         modes: memory_modes::describe(voice),
         guards: survey.guards,
     };
-    let cpus = scheduling::online_cpus();
-    let thread = |tid: i32| match voice::life(pid, tid) {
-        Life::Lives => thread(voice, tid, &cpus),
-        _ if tid == pid => threads::ended(pid, &cpus),
-        _ => thread(voice, tid, &cpus),
-    };
-    let all: Vec<ThreadImage> = tids.into_iter().filter_map(|tid| thread(tid).ok()).collect();
+    let all = all_threads(pid, voice, tids);
     let own_pid = status.nstgid.last().copied().unwrap_or(pid);
     obstacles.extend(timers::obstacles(&posix, own_pid, all.len()));
     let image = ProcessImage {
@@ -136,14 +116,60 @@ fn look(
         attributes,
         files,
     };
+    let notes = all_notes(pid, voice, &status, &image, shared.notes);
+    Ok(Described { image, obstacles, notes })
+}
+
+fn attributes_of(voice: i32, status: &Status) -> Result<Attributes, PreloadError> {
+    Ok(Attributes {
+        dumpable: 1,
+        confinement: confinement::capture(&voice.to_string()),
+        autogroup: scheduling::autogroup(voice),
+        ..attributes::capture(voice, status)?
+    })
+}
+
+fn all_notes(pid: i32, voice: i32, status: &Status, image: &ProcessImage, shared: Vec<Note>) -> Vec<Note> {
     let mut notes = image.files.notes.clone();
-    notes.extend(attributes::notes(voice, &status));
-    notes.extend(shared.notes);
+    notes.extend(attributes::notes(voice, status));
+    notes.extend(shared);
     notes.extend(confinement::notes(pid, status.uids[0]));
     notes.extend(room::notes(pid));
     notes.push(timers::note(pid));
     notes.extend(overruns::note(&image.timers.posix));
-    Ok(Described { image, obstacles, notes })
+    notes
+}
+
+/// Before Linux 6.9 only a main thread has a pidfd.
+fn insist_reachable(pid: i32, voice: i32) -> Result<(), PreloadError> {
+    if voice != pid && matches!(pidfd_of_thread(voice), Err(Errno::EINVAL | Errno::ENOENT)) {
+        let obstacle =
+            Obstacle::new(format!("process {pid}"), LEADERLESS, "let its main thread wait for the others");
+        return Err(PreloadError::Unfit(obstacle));
+    }
+    Ok(())
+}
+
+/// Obstacles that any one of the threads may be.
+fn of_threads(pid: i32, voice: i32, tids: &[i32]) -> Vec<Obstacle> {
+    let mut obstacles = seccomp::obstacles(pid, tids);
+    obstacles.extend(namespaces::obstacles(voice, tids));
+    obstacles.extend(sharing::obstacles(pid, tids));
+    obstacles.extend(confinement::obstacles(voice, tids));
+    obstacles.extend(sysv::obstacles(pid));
+    obstacles.extend(tids.iter().flat_map(|tid| probes::outside(pid, *tid)));
+    obstacles
+}
+
+/// The threads as far as they can be seen from outside.
+fn all_threads(pid: i32, voice: i32, tids: Vec<i32>) -> Vec<ThreadImage> {
+    let cpus = scheduling::online_cpus();
+    let thread = |tid: i32| match voice::life(pid, tid) {
+        Life::Lives => thread(voice, tid, &cpus),
+        _ if tid == pid => threads::ended(pid, &cpus),
+        _ => thread(voice, tid, &cpus),
+    };
+    tids.into_iter().filter_map(|tid| thread(tid).ok()).collect()
 }
 
 fn mapped_files(

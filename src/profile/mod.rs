@@ -39,4 +39,4 @@ pub(crate) use error::ProfileError;
 pub(crate) use picture::draw;
 pub(crate) use report::ProfileReport;
 pub(crate) use text::render;
-pub(crate) use watch::{Plan, Watched, watch};
+pub(crate) use watch::{Plan, watch};

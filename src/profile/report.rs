@@ -123,13 +123,6 @@ pub(crate) struct Forecast {
     pub(crate) throttle_percent: Option<u8>,
 }
 
-impl ProfileReport {
-    /// The report as one pretty-printed JSON document, without a final newline.
-    pub(crate) fn to_json(&self) -> Result<String, serde_json::Error> {
-        serde_json::to_string_pretty(self)
-    }
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
@@ -203,7 +196,7 @@ pub(super) mod tests {
 
     #[test]
     fn json_is_one_document_with_every_key() {
-        let json: serde_json::Value = serde_json::from_str(&sample().to_json().unwrap()).unwrap();
+        let json: serde_json::Value = serde_json::to_value(sample()).unwrap();
         assert_eq!(json["ended"], "process-ended");
         assert!(json["cost"]["after"].is_null() && json["table"][0]["max_freeze_ms"].is_null());
         assert_eq!(json["table"][2]["throttle_percent"], 40);

@@ -14,7 +14,9 @@ pub(crate) fn files(directory: &str, ending: &str) -> Vec<PathBuf> {
     let mut open = vec![root().join(directory)];
     let mut found = Vec::new();
     while let Some(directory) = open.pop() {
-        for entry in fs::read_dir(&directory).unwrap_or_else(|e| panic!("cannot list {}: {e}", directory.display())) {
+        for entry in
+            fs::read_dir(&directory).unwrap_or_else(|e| panic!("cannot list {}: {e}", directory.display()))
+        {
             let path = entry.expect("an entry of a directory").path();
             if path.is_dir() {
                 open.push(path);
@@ -47,7 +49,9 @@ pub(crate) fn hold(list: &str, rule: &str, found: &[(String, String)]) {
         found.iter().filter(|(entry, _)| !allowed.contains(entry)).map(|(_, told)| told.clone()).collect();
     for entry in &allowed {
         if !found.iter().any(|(it, _)| it == entry) {
-            wrong.push(format!("tests/house/{list} still lists {entry}, which keeps the rule now: take it out"));
+            wrong.push(format!(
+                "tests/house/{list} still lists {entry}, which keeps the rule now: take it out"
+            ));
         }
     }
     say(rule, &wrong);

@@ -40,7 +40,8 @@ fn reached(graph: &Graph, from: &str) -> BTreeSet<String> {
 
 /// Strongly connected components of more than one file.
 fn circles(graph: &Graph) -> Vec<BTreeSet<String>> {
-    let reach: BTreeMap<&String, BTreeSet<String>> = graph.keys().map(|file| (file, reached(graph, file))).collect();
+    let reach: BTreeMap<&String, BTreeSet<String>> =
+        graph.keys().map(|file| (file, reached(graph, file))).collect();
     let mut found: BTreeSet<BTreeSet<String>> = BTreeSet::new();
     for (file, reached) in &reach {
         if reached.contains(*file) {
@@ -73,7 +74,9 @@ fn no_files_use_each_other_in_a_circle() {
     }
     for file in allowed.iter().flatten() {
         if !circles.iter().any(|circle| circle.contains(file)) {
-            wrong.push(format!("tests/house/circles.txt still lists {file}, which is in no circle now: take it out"));
+            wrong.push(format!(
+                "tests/house/circles.txt still lists {file}, which is in no circle now: take it out"
+            ));
         }
     }
     say("no file uses another in a circle", &wrong);

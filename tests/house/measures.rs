@@ -34,8 +34,11 @@ fn rust() -> impl Iterator<Item = PathBuf> {
 
 #[test]
 fn files_are_short() {
-    let long = rust().map(|path| (shown(&path), text(&path).lines().count())).filter(|(_, lines)| *lines > FILE_LINES);
-    let found: Vec<_> = long.map(|(file, lines)| (file.clone(), format!("{file} has {lines} lines"))).collect();
+    let long = rust()
+        .map(|path| (shown(&path), text(&path).lines().count()))
+        .filter(|(_, lines)| *lines > FILE_LINES);
+    let found: Vec<_> =
+        long.map(|(file, lines)| (file.clone(), format!("{file} has {lines} lines"))).collect();
     hold("long_files.txt", &format!("a file has at most {FILE_LINES} lines"), &found);
 }
 
@@ -148,7 +151,8 @@ fn types(items: &[syn::Item], file: &str, into: &mut BTreeMap<String, Vec<String
             if let Some((_, items)) = inner.content.as_ref().filter(|_| !names::is_test(&inner.attrs)) {
                 types(items, file, into);
             }
-        } else if let Some(name) = names::type_name(item).filter(|_| !names::is_test(names::attributes(item))) {
+        } else if let Some(name) = names::type_name(item).filter(|_| !names::is_test(names::attributes(item)))
+        {
             into.entry(name).or_default().push(format!("{file}:{}", item.span().start().line));
         }
     }
@@ -161,7 +165,8 @@ fn a_type_name_is_used_once() {
         types(&parsed(path).items, &shown(path), &mut all);
     }
     let twice = all.iter().filter(|(_, places)| places.len() > 1);
-    let found: Vec<_> = twice.map(|(name, places)| (name.clone(), format!("{name}: {}", places.join(", ")))).collect();
+    let found: Vec<_> =
+        twice.map(|(name, places)| (name.clone(), format!("{name}: {}", places.join(", ")))).collect();
     hold("type_names.txt", "a type name is used once in src/", &found);
 }
 
@@ -187,7 +192,8 @@ fn prose_is_narrow() {
     for page in pages {
         let (file, lines) = (shown(&page), wide(&text(&page)));
         if let Some(first) = lines.first() {
-            let told = format!("{file}:{first}: wider than {PROSE} columns, and {} lines more", lines.len() - 1);
+            let told =
+                format!("{file}:{first}: wider than {PROSE} columns, and {} lines more", lines.len() - 1);
             found.push((file, told));
         }
     }
@@ -205,7 +211,7 @@ fn a_table_and_code_may_be_wide() {
 fn every_file_of_src_belongs_to_the_library_or_the_program() {
     let source = crate::source::Source::read();
     let known: std::collections::BTreeSet<&String> = source.0.values().map(|module| &module.file).collect();
-    let stray = files("src", "rs").iter().map(|path| shown(path)).filter(|file| file != "src/main.rs");
-    let wrong: Vec<String> = stray.filter(|file| !known.contains(file)).collect();
+    let all = files("src", "rs").into_iter().map(|path| shown(&path)).filter(|file| file != "src/main.rs");
+    let wrong: Vec<String> = all.filter(|file| !known.contains(file)).collect();
     say("every file in src/ is a module of the library", &wrong);
 }

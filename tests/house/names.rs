@@ -116,7 +116,8 @@ impl<'ast> Visit<'ast> for Reader<'_> {
 pub(crate) fn is_test(attributes: &[syn::Attribute]) -> bool {
     attributes.iter().any(|attribute| match &attribute.meta {
         syn::Meta::List(list) => {
-            list.path.is_ident("cfg") && list.tokens.to_string().split(|c: char| !c.is_alphanumeric()).any(|it| it == "test")
+            list.path.is_ident("cfg")
+                && list.tokens.to_string().split(|c: char| !c.is_alphanumeric()).any(|it| it == "test")
         }
         syn::Meta::Path(path) => path.is_ident("test"),
         syn::Meta::NameValue(_) => false,

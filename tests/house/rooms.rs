@@ -63,7 +63,8 @@ fn every_arrow_between_rooms_is_in_the_table() {
         for (other, shown) in &uses {
             let below = order.iter().position(|it| it == other).is_some_and(|it| it > place);
             if !below {
-                wrong.push(format!("{shown}: an arrow upwards, `{other}` stands above `{room}` in the table"));
+                wrong
+                    .push(format!("{shown}: an arrow upwards, `{other}` stands above `{room}` in the table"));
             } else if !row.uses.iter().any(|it| it == other || it == ALL) {
                 wrong.push(format!("{shown}: the table does not let `{room}` use `{other}`"));
             }
@@ -81,6 +82,10 @@ fn the_table_has_each_room_once() {
     let once: BTreeSet<&String> = rooms.iter().collect();
     assert_eq!(once.len(), rooms.len(), "a room stands twice in the table of docs/design.md: {rooms:?}");
     let source = Source::read();
-    let missing: Vec<&String> = rooms.iter().filter(|it| !source.0[&Vec::new()].children.contains(*it)).collect();
-    assert!(missing.is_empty(), "rooms of the table in docs/design.md that src/lib.rs does not have: {missing:?}");
+    let missing: Vec<&String> =
+        rooms.iter().filter(|it| !source.0[&Vec::new()].children.contains(*it)).collect();
+    assert!(
+        missing.is_empty(),
+        "rooms of the table in docs/design.md that src/lib.rs does not have: {missing:?}"
+    );
 }

@@ -78,7 +78,8 @@ impl Source {
             if let Some(name) = names::defined(item) {
                 here.items.insert(name);
             }
-            let mut reader = names::Reader { module: &mut here, test: names::is_test(names::attributes(item)) };
+            let mut reader =
+                names::Reader { module: &mut here, test: names::is_test(names::attributes(item)) };
             reader.visit_item(item);
         }
         self.0.insert(module, here);
@@ -128,7 +129,12 @@ impl Source {
     }
 
     /// Module from which the rest of a path is read.
-    fn begin<'a>(&self, from: &[String], segments: &'a [String], depth: usize) -> Option<(Vec<String>, &'a [String])> {
+    fn begin<'a>(
+        &self,
+        from: &[String],
+        segments: &'a [String],
+        depth: usize,
+    ) -> Option<(Vec<String>, &'a [String])> {
         let (first, rest) = segments.split_first()?;
         let module = self.0.get(from)?;
         match first.as_str() {
@@ -137,7 +143,8 @@ impl Source {
             "super" => Some((from[..from.len().checked_sub(1)?].to_vec(), rest)),
             _ if module.children.contains(first) => Some((from.to_vec(), segments)),
             _ => {
-                let import = module.imports.get(first).filter(|import| import.first() != Some(first) && depth < 16)?;
+                let import =
+                    module.imports.get(first).filter(|import| import.first() != Some(first) && depth < 16)?;
                 let (at, item) = self.resolve(from, import, depth + 1)?;
                 // an item's own parts (variants, functions of a type) lead no further
                 Some((at, if item { &segments[1..1] } else { rest })).filter(|_| !item)
@@ -158,7 +165,8 @@ fn child_file(parent: &Path, inner: &syn::ItemMod, _top: bool) -> PathBuf {
         }
     }
     let stem = parent.file_stem().and_then(|it| it.to_str()).expect("a name in UTF-8");
-    let directory = if ["lib", "main", "mod"].contains(&stem) { directory.to_owned() } else { directory.join(stem) };
+    let directory =
+        if ["lib", "main", "mod"].contains(&stem) { directory.to_owned() } else { directory.join(stem) };
     let name = inner.ident.to_string();
     let flat = directory.join(format!("{name}.rs"));
     if flat.exists() { flat } else { directory.join(name).join("mod.rs") }

@@ -1,6 +1,6 @@
 //! The command line: one file per subcommand; text, progress, exit codes.
 //!
-//! Results go to stdout by [`say`] and [`say_json`], everything else to stderr: all of it by `output.rs`. A subcommand returns an [`Exit`], or a
+//! Results go to stdout by `say` and `say_json`, everything else to stderr: all of it by `output.rs`. A subcommand returns an [`Exit`], or a
 //! [`Failure`] that carries one; `main` prints the failure's chain of causes once.
 
 mod abilities;

@@ -124,7 +124,7 @@ impl<'a> Maker<'a> {
     }
 }
 
-/// Gives a new descriptor the status flags of the source's; `O_ASYNC` comes in the process ([`Signalled`]).
+/// Gives a new descriptor the status flags of the source's; `O_ASYNC` comes in the process ([`super::Signalled`]).
 pub(super) fn set_flags(file: &OpenFile, made: impl AsFd) -> Result<(), FilesError> {
     let flags = file.flags as i32 & SETTABLE_FLAGS & !libc::O_ASYNC;
     fds::set_status_flags(made.as_fd(), flags).map_err(failed(file, "set the flags"))

@@ -16,7 +16,6 @@ use std::time::Duration;
 use nix::time::ClockId;
 
 use super::objects::Objects;
-use super::session::since;
 use super::skeleton::Skeleton;
 use super::{RestoreError, descriptors, guards, mapper};
 use crate::image::memory::{MemoryImage, MmFields};
@@ -26,7 +25,7 @@ use crate::state::{
     attributes, credentials, memory_modes, mm_fields, modes, scheduling, signals, threads, timers, waits,
 };
 use crate::sys::regs::from_words;
-use crate::sys::time::now_ns;
+use crate::sys::time::{now_ns, since_boottime};
 use crate::tracee::Remote;
 use crate::tracee::thread::Thread;
 use crate::transport::protocol::Moments;
@@ -123,7 +122,7 @@ fn put_process(
     let clocks = timers::ask_clocks(&mut batch, &image.timers);
     let outcome = skeleton.run(&batch)?;
     let mut batch = skeleton.batch();
-    timers::start(&mut batch, &image.timers, &outcome, &clocks, since(moments.captured_ns));
+    timers::start(&mut batch, &image.timers, &outcome, &clocks, since_boottime(moments.captured_ns));
     skeleton.run(&batch)?;
     skeleton.run_all(epoll, 64, |batch, add| {
         // struct epoll_event is packed: events, data
@@ -185,7 +184,7 @@ fn put_waits_and_registers(
         let tracee = tracee(skeleton, thread.tid)?;
         let mut thread = thread.clone();
         if let Some(wait) = thread.wait.clone() {
-            let left = arm(skeleton, tracee, &wait, &mut thread, since(moments.stopped_ns))?;
+            let left = arm(skeleton, tracee, &wait, &mut thread, since_boottime(moments.stopped_ns))?;
             if let Some(regs) = from_words(&thread.regs) {
                 let end_ns = now_ns(ClockId::CLOCK_MONOTONIC).saturating_add_unsigned(left.left_ns);
                 memory.remember(tracee.0, &regs, left.nr, Some(end_ns));

@@ -33,7 +33,7 @@ use crate::state::files::{Access, FileCheck, RestoreContext, UnixPair, Vetted, c
 use crate::state::{scheduling, waits};
 use crate::sys::process::{only, set_affinity};
 use crate::sys::rights::Rights;
-use crate::sys::time::ClockOffsets;
+use crate::sys::time::{ClockOffsets, since_boottime};
 use crate::tracee::together::{Urgent, UrgentTracee, go_to};
 use crate::transport::lane::LazyPlan;
 use crate::transport::protocol::{AreaDigest, Moments};
@@ -307,7 +307,7 @@ impl Builder {
         let context = RestoreContext {
             vetted: std::mem::take(&mut self.vetted),
             pairs: std::mem::take(&mut member.pairs),
-            since_capture: super::session::since(moments.captured_ns),
+            since_capture: since_boottime(moments.captured_ns),
             ..Default::default()
         };
         let prepared_ms = arrived.elapsed().as_secs_f64() * 1e3;

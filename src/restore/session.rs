@@ -365,11 +365,6 @@ pub(super) fn out_of_turn(message: &ToTarget) -> RestoreError {
     RestoreError::Nonsense(format!("{name} out of turn"))
 }
 
-/// How long ago that reading of our boottime clock was.
-pub fn since(boottime_ns: i64) -> Duration {
-    Duration::from_nanos(initial_clocks().boottime_ns.saturating_sub(boottime_ns).max(0) as u64)
-}
-
 pub(super) fn clock() -> ToSource {
     let now = initial_clocks();
     ToSource::Clock(now.monotonic_ns, now.boottime_ns)

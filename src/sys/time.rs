@@ -53,6 +53,11 @@ pub fn initial_clocks() -> ClockOffsets {
     }
 }
 
+/// How long ago that reading of our boottime clock was, as it is in the initial time namespace.
+pub fn since_boottime(boottime_ns: i64) -> Duration {
+    Duration::from_nanos(initial_clocks().boottime_ns.saturating_sub(boottime_ns).max(0) as u64)
+}
+
 extern "C" fn nothing(_: libc::c_int) {}
 
 /// Sends a harmless signal to the calling thread every so often, so that a blocking `waitpid` returns

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 use super::gather::Gathered;
 use super::places::Places;
 use super::plan::{Plan, Thing};
-use super::space::{Content, Feeder, Private, Shared, Stopped, put};
+use super::space::{Content, Feeder, Interruption, Private, Shared, put};
 use super::stats::Stats;
 use crate::image::{ObjectId, PageRange};
 use crate::sys::uffd::{self, Event};
@@ -236,8 +236,8 @@ impl Pager {
         };
         match done.stopped {
             None => self.stats.count().zero_faults += 1,
-            Some(Stopped::Again) => self.unserved.push((space, here)),
-            Some(Stopped::Dead) => self.forget(space),
+            Some(Interruption::Again) => self.unserved.push((space, here)),
+            Some(Interruption::Dead) => self.forget(space),
         }
     }
 

@@ -38,11 +38,11 @@ pub(super) struct Put {
     /// Pages of them whose mapping is gone.
     pub(super) nowhere: u64,
     /// Why it ended early.
-    pub(super) stopped: Option<Stopped>,
+    pub(super) stopped: Option<Interruption>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stopped {
+pub(super) enum Interruption {
     /// An event must be read first, or memory is short for the moment.
     Again,
     /// The address space is gone.
@@ -77,11 +77,11 @@ pub(super) fn put(uffd: BorrowedFd<'_>, to: u64, len: u64, content: &Content, pa
                 put.nowhere += 1;
             }
             Some(Errno::ESRCH) => {
-                put.stopped = Some(Stopped::Dead);
+                put.stopped = Some(Interruption::Dead);
                 return put;
             }
             Some(Errno::EAGAIN | Errno::ENOENT | Errno::ENOMEM | Errno::ENOSPC) => {
-                put.stopped = Some(Stopped::Again);
+                put.stopped = Some(Interruption::Again);
                 return put;
             }
             Some(error) => {

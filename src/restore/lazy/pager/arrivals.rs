@@ -6,7 +6,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::super::space::{Content, Put, Stopped, put};
+use super::super::space::{Content, Interruption, Put, put};
 use super::{FIRST_CHILD, Pager, PagerError, TELL};
 use crate::image::{ObjectId, PAGE_SIZE, PageRange};
 use crate::transport::lane::{LaneKind, LazyRange, PagesHead};
@@ -115,8 +115,8 @@ impl Pager {
                 let range = PageRange::new(here, here + done.done);
                 private.places.settle(range);
                 in_place.push(range);
-                again |= done.stopped == Some(Stopped::Again);
-                dead |= done.stopped == Some(Stopped::Dead);
+                again |= done.stopped == Some(Interruption::Again);
+                dead |= done.stopped == Some(Interruption::Dead);
                 self.stats.placed(&done, content);
             }
             in_place.into_iter().for_each(|range| self.served(space, range, now));

@@ -99,9 +99,10 @@ pub fn markdown() -> String {
     let mut out = String::from(
         "# What a move carries\n\n\
          Generated from `src/state/verdicts/` (`ULPM_WRITE_DOCS=1 cargo test --lib verdicts`); do not edit.\n\
-         *Carried*: it is at the target as it was. *Limited*: with the limit that the row names, which `ulpm check` and `ulpm live`\n\
-         say as a note. *Refused*: named as an obstacle before anything is stopped. *Harmless*: it may differ, and why that is right.\n\
-         What is not listed is refused where it can be seen. The last column names the victim (`tests/victims`) or trial that shows it.\n",
+         *Carried*: it is at the target as it was. *Limited*: with the limit that the row names, which `ulpm check` and\n\
+         `ulpm live` say as a note. *Refused*: named as an obstacle before anything is stopped. *Harmless*: it may\n\
+         differ, and why that is right. What is not listed is refused where it can be seen. The last column names the\n\
+         victim (`tests/victims`) or trial that shows it.\n",
     );
     for (_, title, rows) in TABLE {
         let _ =

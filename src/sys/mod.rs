@@ -15,7 +15,6 @@
 //! | [`namespaces`] | entering and furnishing namespaces |
 //! | [`maps`] | `/proc/PID/maps` and `smaps`, names by bytes |
 //! | [`pagemap`] | `PAGEMAP_SCAN` on `/proc/PID/pagemap` (Linux 6.7) |
-//! | [`timerfd`] | timer descriptors on any clock |
 //! | [`uffd`] | userfaultfd: handshake, registration |
 //! | [`process`] | pidfds, `process_vm_*`, robust lists, `/proc/PID/mem` |
 //! | [`shared`] | shared anonymous memory of our own |

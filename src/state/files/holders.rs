@@ -123,10 +123,21 @@ fn wanted(source: &Source<'_>) -> HashMap<FilePath, Vec<Wanted>> {
         });
     }
     let pid = source.pid;
-    for many in wanted.values_mut().filter(|many| many.len() > 1) {
-        many.sort_by(|a, b| fds::compare_files((pid, a.fd), (pid, b.fd)).unwrap_or(Ordering::Equal));
-    }
+    wanted.values_mut().for_each(|many| {
+        in_order(many, |a, b| {
+            fds::compare_files((pid, a.fd), (pid, b.fd)).is_ok_and(|order| order == Ordering::Less)
+        })
+    });
     wanted
+}
+
+/// Each in its place. A process that runs closes and opens what is compared, so the answers may contradict each other: `sort_by`
+/// panics then.
+fn in_order<T>(all: &mut Vec<T>, mut is_less: impl FnMut(&T, &T) -> bool) {
+    for one in std::mem::take(all) {
+        let at = all.partition_point(|other| is_less(other, &one));
+        all.insert(at, one);
+    }
 }
 
 /// Looks through the descriptors of a process, as one of its threads has them; whether there are any.
@@ -223,6 +234,21 @@ mod tests {
 
     use super::super::FilesOptions;
     use super::super::walk::describe;
+    use super::in_order;
+
+    #[test]
+    fn whatever_the_answers_are_all_stay() {
+        let mut all: Vec<u32> = (0..100).rev().collect();
+        in_order(&mut all, |a, b| a < b);
+        assert!(all.is_sorted());
+        let mut asked = 0;
+        in_order(&mut all, |_, _| {
+            asked += 1;
+            asked % 3 == 0
+        });
+        all.sort_unstable();
+        assert_eq!(all, (0..100).collect::<Vec<_>>());
+    }
 
     #[test]
     fn the_holder_of_the_other_end_is_named() {

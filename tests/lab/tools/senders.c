@@ -80,29 +80,44 @@ static void by_number(int index)
 	}
 }
 
+/* What was sent to a copy that is going may come as long as its move lasts: it lasts until the board names the other host. */
+static void leave(void)
+{
+	while (board->where == half && !board->over)
+		rest(1000);
+}
+
+static int is_pending(pid_t pid, int number)
+{
+	char text[4096], *at;
+	return proc(pid, "status", text, sizeof text) && (at = strstr(text, "ShdPnd:")) && strtoull(at + 7, NULL, 16) >> (number - 1) & 1;
+}
+
+/* Only one is under way at any time, so that the victim knows its number. */
 static void by_kill(int index)
 {
 	struct lane *lane = &board->lane[index];
 	while (!board->over) {
-		if (board->where != half) {
+		/* in the stopped copy one that has come at the target may be pending yet: the kernel would make the next one the same */
+		if (board->where != half || is_pending(board->pid, SIGUSR1)) {
 			rest(1000);
 			continue;
 		}
 		lane->sent++;
 		if (kill(board->pid, SIGUSR1) != 0) {
 			lane->sent--;
-			rest(1000);
+			leave();
 			continue;
 		}
-		int ending = is_ending(board->pid), us = 0;
-		if (ending)
+		if (is_ending(board->pid)) {
 			doubt(lane, lane->sent);
+			leave();
+			continue;
+		}
 		/* one that does not come is noticed by its number */
-		for (; lane->last < lane->sent && us < (ending ? 300000 : 10000000) && !board->over; us += 100)
-			rest(100);
-		/* as after an answer over a network: in the stopped copy the one that has come may still be pending, and the next one
-		 * coalesces with it */
-		rest(50000);
+		for (long ms = 0; lane->last < lane->sent && ms < 60000 && !board->over; ms++)
+			rest(1000);
+		rest(5000);
 	}
 }
 

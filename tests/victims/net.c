@@ -6,10 +6,14 @@
 #include <poll.h>
 #include <sys/socket.h>
 
+/* So often it is moved at most, and loses what is under way. */
+#define MOVES 8
+
 struct end { int fd; struct sockaddr_storage address; socklen_t length; };
 
 static struct end tcp4, tcp6, udp4, udp6, connected, partner, blocked_on;
-static uint64_t lost, sent;
+static uint64_t sent, lost, given_up[64];
+static _Atomic uint64_t waited_for;
 
 static int option(int fd, int level, int name)
 {
@@ -72,29 +76,46 @@ static void check_listener(const struct end *end, const char *what)
 	CHECK(accept(end->fd, NULL, NULL) == -1 && errno == EAGAIN, "%s: accepts what nobody connected", what);
 }
 
-/* Sends a datagram and takes it; one that is under way during a move may be lost, as UDP may lose any. */
+/* Whether this one was given up; it is expected no more. */
+static int was_given_up(uint64_t number)
+{
+	for (uint64_t i = 0; i < lost; i++)
+		if (given_up[i] == number) {
+			given_up[i] = given_up[--lost];
+			return 1;
+		}
+	return 0;
+}
+
+/* Sends a datagram and takes it. UDP may lose any: one that is under way during a move, or that finds the queue of its CPU full
+ * (netdev_max_backlog, which all that is sent on this machine shares). On a busy machine one may come when it was given up. */
 static void pass_datagram(const struct end *from, const struct end *to, const char *what)
 {
 	uint64_t number = ++sent, got = 0;
 	CHECK(sendto(from->fd, &number, 8, 0, (const struct sockaddr *)&to->address, to->length) == 8, "%s: send", what);
 	struct pollfd fd = { .fd = to->fd, .events = POLLIN };
-	if (MUST(poll(&fd, 1, (int)(TOLERANCE / 6 / MS))) == 0) {
-		lost++;
-		CHECK(lost <= 1 + sent / 50, "%s: %llu of %llu datagrams were lost", what, (unsigned long long)lost,
-		      (unsigned long long)sent);
-		return;
-	}
-	struct sockaddr_storage sender = { 0 };
-	socklen_t length = sizeof sender;
-	CHECK(recvfrom(to->fd, &got, 8, 0, (struct sockaddr *)&sender, &length) == 8, "%s: receive", what);
-	CHECK(got == number, "%s: datagram %llu instead of %llu", what, (unsigned long long)got, (unsigned long long)number);
-	CHECK(length == from->length && memcmp(&sender, &from->address, length) == 0, "%s: sender", what);
+	do {
+		if (MUST(poll(&fd, 1, (int)(TOLERANCE / 20 / MS))) == 0) {
+			CHECK(lost < COUNT(given_up) && lost <= MOVES + sent / 50, "%s: %llu of %llu datagrams were lost", what,
+			      (unsigned long long)lost + 1, (unsigned long long)sent);
+			given_up[lost++] = number;
+			return;
+		}
+		struct sockaddr_storage sender = { 0 };
+		socklen_t length = sizeof sender;
+		CHECK(recvfrom(to->fd, &got, 8, 0, (struct sockaddr *)&sender, &length) == 8, "%s: receive", what);
+		CHECK(length == from->length && memcmp(&sender, &from->address, length) == 0, "%s: sender", what);
+		CHECK(got == number || was_given_up(got), "%s: datagram %llu instead of %llu", what, (unsigned long long)got,
+		      (unsigned long long)number);
+	} while (got != number);
 }
 
 static void *wait_for_datagram(void *argument)
 {
-	uint64_t *got = argument;
-	CHECK(recv(blocked_on.fd, got, 8, 0) == 8, "blocking recv");
+	uint64_t got = 0;
+	(void)argument;
+	CHECK(recv(blocked_on.fd, &got, 8, 0) == 8, "blocking recv");
+	waited_for = got;
 	return NULL;
 }
 
@@ -105,7 +126,7 @@ static void connect_to(const struct end *listener, const char *what)
 	CHECK(connect(client, (const struct sockaddr *)&listener->address, listener->length) == 0, "%s: connect", what);
 	/* connect() is back when the answer has come; what makes the connection complete may still be under way. */
 	struct pollfd fd = { .fd = listener->fd, .events = POLLIN };
-	CHECK(poll(&fd, 1, (int)(TOLERANCE / MS)) == 1, "%s: nobody to accept", what);
+	CHECK(poll(&fd, 1, PATIENCE_MS) == 1, "%s: nobody to accept", what);
 	int server = MUST(accept(listener->fd, NULL, NULL));
 	CHECK(send(client, "x", 1, 0) == 1 && recv(server, &byte, 1, 0) == 1 && byte == 'x', "%s: carries nothing", what);
 	close(client);
@@ -146,17 +167,21 @@ int main(int argc, char **argv)
 	set_option(udp4.fd, SOL_SOCKET, SO_RCVBUF, 65536);
 	set_option(udp4.fd, SOL_SOCKET, SO_BROADCAST, 1);
 	set_option(udp4.fd, IPPROTO_IP, IP_TTL, 33);
-	uint64_t got = 0, number = 99;
-	pthread_t waiter = start_thread(wait_for_datagram, &got);
+	uint64_t number = 99;
+	pthread_t waiter = start_thread(wait_for_datagram, NULL);
 	ready();
 	while (!stopped()) {
 		check();
 		pause_ms(5);
 	}
 	check();
-	MUST(sendto(udp4.fd, &number, 8, 0, (struct sockaddr *)&blocked_on.address, blocked_on.length));
+	/* one alone may be lost, and nobody would say so */
+	for (uint64_t begun = now(); !waited_for; pause_ms(100)) {
+		CHECK(now() - begun < PATIENCE_MS * MS, "the thread in recv gets nothing");
+		MUST(sendto(udp4.fd, &number, 8, 0, (struct sockaddr *)&blocked_on.address, blocked_on.length));
+	}
 	pthread_join(waiter, NULL);
-	CHECK(got == 99, "the thread in recv got %llu", (unsigned long long)got);
+	CHECK(waited_for == 99, "the thread in recv got %llu", (unsigned long long)waited_for);
 	connect_to(&tcp4, "TCP v4");
 	connect_to(&tcp6, "TCP v6");
 	pass();

@@ -4,6 +4,7 @@
 #include "victim.h"
 #include <arpa/inet.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -17,7 +18,18 @@ static unsigned char bytes[20000];
 static void await(int fd, short events)
 {
 	struct pollfd p = { .fd = fd, .events = events };
-	CHECK(poll(&p, 1, 3000) == 1, "the end of a connection does not arrive");
+	CHECK(poll(&p, 1, PATIENCE_MS) == 1, "the end of a connection does not arrive");
+}
+
+/* Also the last acknowledgement of an orderly end, of which poll says nothing. */
+static void await_closed(int fd)
+{
+	struct tcp_info info = { 0 };
+	for (uint64_t begun = now(); info.tcpi_state != TCP_CLOSE; pause_ms(1)) {
+		socklen_t length = sizeof info;
+		MUST(getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &length));
+		CHECK(now() - begun < PATIENCE_MS * MS, "a connection that is over is in state %d", info.tcpi_state);
+	}
 }
 
 static short events_of(int fd)
@@ -67,7 +79,7 @@ static void make(const char *what, int family, int size, enum how how)
 	else
 		end(c, server);
 	await(fd, 0);
-	pause_ms(20); /* the last acknowledgement of an orderly end shows nowhere */
+	await_closed(fd);
 	MUST(setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &(int){ 1 }, sizeof(int)));
 	c->length = sizeof c->name;
 	MUST(getsockname(fd, (void *)&c->name, &c->length));
@@ -111,7 +123,7 @@ static void try_again(struct connection *c)
 	CHECK(connect(c->fd, (void *)&name, length) == -1 && errno == ECONNABORTED, "%s: the first attempt is not over", c->what);
 	CHECK(connect(c->fd, (void *)&name, length) == 0 || errno == EINPROGRESS, "%s: no second attempt", c->what);
 	struct pollfd p = { .fd = c->fd, .events = POLLOUT };
-	CHECK(poll(&p, 1, 3000) == 1 && p.revents == POLLOUT, "%s: the second attempt fails", c->what);
+	CHECK(poll(&p, 1, PATIENCE_MS) == 1 && p.revents == POLLOUT, "%s: the second attempt fails", c->what);
 	close(server);
 }
 

@@ -19,13 +19,14 @@
 #define PAGE 4096ul
 #define MS 1000000ull
 #define SECOND 1000000000ull
-/* The longest silence that a victim accepts: freeze + 1 s, on a busy machine; more on emulated processors. A wrong clock is
- * hours off. */
+/* The longest silence that a victim accepts, on a busy machine; more on emulated processors. A wrong clock is hours off. */
 #define TOLERANCE (tolerance_s * SECOND)
+/* For what is waited for in a single call, in ms: if it does not come by then, it never does. */
+#define PATIENCE_MS ((int)(TOLERANCE / MS) * 3)
 #define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
 static const char *stop_file;
-static uint64_t tolerance_s = 3;
+static uint64_t tolerance_s = 10;
 
 static inline __attribute__((noreturn, format(printf, 1, 2))) void fail(const char *format, ...)
 {

@@ -243,6 +243,8 @@ static void check_corked(void)
 	char got[9] = "";
 	CHECK(send(pair[0], "half", 4, 0) == 4, "send");
 	MUST(set(pair[0], IPPROTO_UDP, UDP_CORK, 0));
+	struct pollfd p = { .fd = pair[0], .events = POLLIN };
+	CHECK(poll(&p, 1, PATIENCE_MS) == 1, "it does not come");
 	CHECK(recv(pair[0], got, 8, MSG_DONTWAIT) == 8 && !memcmp(got, "halfhalf", 8), "it got %s", got);
 }
 
@@ -270,7 +272,7 @@ static void make_datagrams(void)
 	close(closed);
 	CHECK(sendto(fd, "x", 1, 0, (void *)&self, length) == 1, "to nobody");
 	struct pollfd p = { .fd = fd };
-	CHECK(poll(&p, 1, 3000) == 1 && p.revents == POLLERR, "no error comes back");
+	CHECK(poll(&p, 1, PATIENCE_MS) == 1 && p.revents == POLLERR, "no error comes back");
 }
 /* They are dropped, as the note says; the socket works, with its options. */
 static void check_datagrams(void)
@@ -285,6 +287,8 @@ static void check_datagrams(void)
 		;
 	MUST(getsockname(pair[0], (void *)&self, &length));
 	CHECK(sendto(pair[0], "abc", 3, 0, (void *)&self, length) == 3, "to myself");
+	struct pollfd p = { .fd = pair[0], .events = POLLIN };
+	CHECK(poll(&p, 1, PATIENCE_MS) == 1, "it does not come");
 	CHECK(recvmsg(pair[0], &message, 0) == 3, "it does not come");
 	for (struct cmsghdr *one = CMSG_FIRSTHDR(&message); one; one = CMSG_NXTHDR(&message, one))
 		seen++;
@@ -309,7 +313,7 @@ static void make_connection(int family, int protocol, int half)
 	if (half)
 		close(peer);
 	struct pollfd p = { .fd = fd, .events = half ? POLLRDHUP : POLLIN };
-	CHECK(poll(&p, 1, 3000) == 1, "nothing comes");
+	CHECK(poll(&p, 1, PATIENCE_MS) == 1, "nothing comes");
 	for (int i = 0; i < 2; i++) {
 		length = sizeof names[i];
 		MUST((i ? getpeername : getsockname)(fd, (void *)&names[i], &length));
@@ -336,7 +340,7 @@ static void check_half(void)
 	CHECK(recv(pair[0], got, sizeof got, 0) == 0, "no end of file");
 	CHECK(send(pair[0], "x", 1, MSG_NOSIGNAL) == 1, "the first byte");
 	p.events = 0;
-	CHECK(poll(&p, 1, 3000) == 1 && send(pair[0], "x", 1, MSG_NOSIGNAL) == -1 && errno == EPIPE, "it can be written to");
+	CHECK(poll(&p, 1, PATIENCE_MS) == 1 && send(pair[0], "x", 1, MSG_NOSIGNAL) == -1 && errno == EPIPE, "it can be written to");
 }
 /* The move closes it. */
 static void check_closed(void)

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::process::{Ended, Proc};
 
 /// Longest time that a move may take before it is killed and the trial fails.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// How a move ended.
 #[derive(Debug, Clone)]

@@ -34,8 +34,8 @@ use process::{Ended, Proc};
 pub(crate) const ULPM: &str = env!("CARGO_BIN_EXE_ulpm");
 /// The port of the contract.
 pub(crate) const PORT: u16 = 3490;
-/// Patience with a command that should answer at once, on a busy machine.
-pub(crate) const SOON: Duration = Duration::from_secs(20);
+/// Patience with what should come at once, on a machine that is slow and busy: what has not come by then never does.
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 
 /// How a lab differs from the usual one.
 #[derive(Debug, Clone, Default)]

@@ -13,7 +13,7 @@ use ulpm::demo::hosts::Host;
 pub(crate) const MARK: &str = "ULPM_LAB";
 
 /// How long the kernel may take to bury what was killed.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Default)]
 struct Seen {

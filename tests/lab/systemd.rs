@@ -4,7 +4,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use nix::sys::signal::{Signal, kill};
@@ -113,10 +112,10 @@ impl Drop for Systemd {
     fn drop(&mut self) {
         // the kernel ends with it all that lives in its pid namespace
         let _ = kill(Pid::from_raw(self.init), Signal::SIGKILL);
-        let _ = self.process.wait(Duration::from_secs(5));
+        let _ = self.process.wait(crate::lab::SOON);
         let empty =
             || fs::read_to_string(self.group.join("cgroup.events")).is_ok_and(|e| e.contains("populated 0"));
-        let _ = wait_until("all of it has ended", Duration::from_secs(5), empty);
+        let _ = wait_until("all of it has ended", crate::lab::SOON, empty);
         remove_groups(&self.group);
     }
 }

@@ -259,26 +259,21 @@ struct Struck {
 }
 
 impl Struck {
-    fn wait(lab: &mut Lab, case: Case, mut live: Live, link: Option<UdpProxy>) -> Result<Self> {
+    fn wait(lab: &mut Lab, case: Case, live: Live, link: Option<UdpProxy>) -> Result<Self> {
         let word = format!("fault {} in process ", case.name());
         let mut said = String::new();
-        wait_until("the fault", Duration::from_secs(60), || {
-            let here = if case.at_source() {
+        // at the target it may strike when the move has ended
+        let struck = wait_until("the fault", SOON, || {
+            said = if case.at_source() {
                 live.errors()
             } else {
                 lab.server("b").map(|s| s.errors()).unwrap_or_default()
             };
-            said = here;
-            said.contains(&word) || live.has_ended().unwrap_or(true) && !case.at_source()
-        })?;
-        // it may have been the last thing that happened
-        std::thread::sleep(Duration::from_millis(5));
-        if !case.at_source() {
-            said = lab.server("b")?.errors();
-        }
-        let pid =
-            said.split_once(&word).map(|(_, rest)| rest.split_whitespace().next().unwrap_or("").to_owned());
-        let pid = pid.with_context(|| format!("the fault did not strike: {}", live.errors()))?;
+            said.split_once(&word).is_some_and(|(_, rest)| rest.contains('\n'))
+        });
+        struck.with_context(|| format!("the fault did not strike: {}", live.errors()))?;
+        let pid = said.split_once(&word).and_then(|(_, rest)| rest.split_whitespace().next());
+        let pid = pid.context("no pid")?.to_owned();
         Ok(Self { live, pid, link })
     }
 
@@ -392,7 +387,7 @@ pub(super) fn whereabouts(lab: &Lab, case: Case, pid: i32) -> Result<End> {
     };
     let (mut end, mut looks) = (None, 0);
     let both = || (at("a"), at("b"));
-    let waited = wait_until("exactly one copy runs", Duration::from_secs(20), || {
+    let waited = wait_until("exactly one copy runs", SETTLED, || {
         let seen = match both() {
             (Some(a), None) if runs_free(a) => Some(End::Source),
             (None, Some(b)) if runs_free(b) => Some(End::Target),

@@ -17,7 +17,7 @@ use ulpm::transport::protocol::{Moments, ToSource, ToTarget, kind};
 use super::super::trial;
 use super::super::victims::Victim;
 use super::peer::{Source, description};
-use crate::lab::{Lab, wait_until};
+use crate::lab::{Lab, SOON, wait_until};
 
 const OBJECT: ObjectId = ObjectId { dev: 99, ino: 99 };
 /// More than `ulpm serve` may take, whatever it is sent.
@@ -328,7 +328,7 @@ fn many(lab: &mut Lab) -> Result<()> {
     let (sources, early): (Vec<_>, Vec<_>) = (0..70).map(|_| Source::connect(lab)).partition(Result::is_ok);
     let closed = |s: &&Source| s.connection().is_ok_and(|c| c.close_reason().is_some());
     let refused = || sources.iter().flatten().filter(closed).count() + early.len();
-    wait_until("those above the limit are refused", Duration::from_secs(10), || refused() >= 6)?;
+    wait_until("those above the limit are refused", SOON, || refused() >= 6)?;
     let said = lab.server("b")?.errors();
     ensure!(said.contains("too many conversations"), "{said}");
     drop(sources);

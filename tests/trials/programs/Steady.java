@@ -45,12 +45,15 @@ public class Steady {
         var timer = Executors.newSingleThreadScheduledExecutor();
         timer.scheduleAtFixedRate(ticks::incrementAndGet, 20, 20, TimeUnit.MILLISECONDS);
         System.out.println("ready");
+        int idle = 0;
         while (!Files.exists(Path.of(args[0]))) {
             long seen = ticks.get() + rounds.get(), begin = System.nanoTime();
             Thread.sleep(100);
             long took = System.nanoTime() - begin;
-            if (took < 100_000_000L || took > 3_100_000_000L) fail("a sleep of 100 ms took " + took + " ns");
-            if (ticks.get() + rounds.get() == seen && took > 1_000_000_000L) fail("nothing is done any more");
+            if (took < 100_000_000L || took > 10_100_000_000L) fail("a sleep of 100 ms took " + took + " ns");
+            // on a busy machine this thread may be the first to go on, and some more times
+            idle = ticks.get() + rounds.get() == seen ? idle + 1 : 0;
+            if (idle > 100) fail("nothing is done any more");
         }
         done = true;
         for (Thread thread : threads) thread.join();

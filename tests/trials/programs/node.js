@@ -2,7 +2,7 @@
 const fs = require('fs');
 const { Worker } = require('worker_threads');
 const stop = process.argv[process.argv.length - 1];
-const TOLERANCE = 3000;
+const TOLERANCE = 10000;
 
 function fail(reason) {
   fs.writeSync(1, `FAIL: ${reason}\n`);

@@ -1,5 +1,6 @@
 //! The worker of `ulpm live` killed at any moment of attach and freeze: whatever it was doing inside the process, the
-//! process goes on as it was.
+//! process goes on as it was. A kill that came too late, when the process had moved, is repeated after half the time, so that each
+//! hits; the process at the target is looked at, and its copy is gone.
 //!
 //! `ULPM_KILLS=100 cargo test --test moves -- "killed at random"` kills it a hundred times under each workload, at moments
 //! that `ULPM_SEED` (0 if not set) decides.
@@ -14,7 +15,7 @@ use libtest_mimic::Trial;
 use super::aborts::trace_of;
 use super::faults::{Case, End, serve, settle, whereabouts};
 use super::trial_in;
-use super::victims::Victim;
+use super::victims::{Victim, is_gone};
 use crate::lab::{Lab, LabOptions, SOON, wait_until};
 
 /// All registers, the extended ones too; threads that come and go; one in which nothing can be mapped.
@@ -38,41 +39,47 @@ pub(super) fn trials() -> Vec<Trial> {
 fn at_random(lab: &mut Lab, workload: &str, kills: u64, seed: u64) -> Result<()> {
     serve(lab)?;
     let mut victim = Victim::start(lab, workload)?;
-    let mut ends = [0, 0];
-    for i in 0..kills {
+    let (mut hits, mut late) = (0, 0);
+    let mut kills = (0..kills).map(|i| {
         let (point, most) = WINDOWS[(i % WINDOWS.len() as u64) as usize];
+        (point, 1 + scattered(seed, i) % most)
+    });
+    let mut next = kills.next();
+    while let Some((point, moment)) = next {
         let case = Case::some_time_after(point);
-        let moment = 1 + scattered(seed, i) % most;
         let what = format!("{point}, {moment} us later");
-        let mut before = trace_of(victim.outside_pid(lab)?)?;
+        let outside = victim.outside_pid(lab)?;
+        let mut before = trace_of(outside)?;
         // more is blocked in the moment in which it makes a thread
         for _ in 0..5 {
-            let again = trace_of(victim.outside_pid(lab)?)?;
+            let again = trace_of(outside)?;
             if again["SigBlk"] < before["SigBlk"] {
                 before = again;
             }
         }
-        let live =
-            lab.start_live("a", victim.pid, "b:3490", &["--fault", &format!("{point}=late:{moment}")])?;
+        let fault = if moment == 0 { format!("{point}=kill") } else { format!("{point}=late:{moment}") };
+        let live = lab.start_live("a", victim.pid, "b:3490", &["--fault", &fault])?;
         let outcome = live.outcome()?;
         lab.note(format!("{what}: {outcome:?}"));
         settle(lab, case).context(what.clone())?;
         let end = whereabouts(lab, case, victim.pid).context(what.clone())?;
-        ends[usize::from(end == End::Target)] += 1;
         if end == End::Target {
-            // it was too late
+            late += 1;
+            ensure!(moment > 0, "{what}: it was killed at once, and the process has moved");
+            ensure!(is_gone(outside), "{what}: the copy at the source is still there");
             victim.host = "b".to_owned();
+            victim.check_running(lab).context(what.clone())?;
             victim.finish().context(what)?;
             fs::remove_file(lab.dir().join("stop"))?;
             victim = Victim::start(lab, workload)?;
+            next = Some((point, moment / 2));
             continue;
         }
         unharmed(lab, &victim, &before).context(what)?;
+        hits += 1;
+        next = kills.next();
     }
-    println!(
-        "killed {kills} times under {workload}: {} went on at the source, {} had moved",
-        ends[0], ends[1]
-    );
+    println!("killed {hits} times under {workload}, each went on at the source; {late} more were too late");
     victim.finish()
 }
 

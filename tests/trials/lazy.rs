@@ -22,7 +22,7 @@ const LATE: &str = "late";
 pub(super) const WAYS: [(&str, &[&str]); 2] =
     [("lazy", &["--verify", "--lazy"]), ("hybrid", &["--verify", "--lazy-after", "1"])];
 /// Bytes per second through the proxy, so that the lazy phase lasts: the `late` victim has 100 MiB.
-const RATE: u64 = 25_000_000;
+pub(super) const RATE: u64 = 25_000_000;
 
 pub(super) fn trials() -> Vec<Trial> {
     let mut trials = Vec::new();

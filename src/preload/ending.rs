@@ -20,6 +20,10 @@ use crate::tracee::thread::Thread;
 /// How long the stopped copy goes on taking signals that come one after the other, once it has no room for more.
 const FLOWING: Duration = Duration::from_millis(4);
 
+/// How many entries a queue of the copy may have while its memory follows. Each look reads them all, and word of them all is left: more
+/// of them than are handed on would come meanwhile, and then more and more.
+const MANY: usize = 2048;
+
 /// Where no program has anything: the half of the addresses that is the kernel's. Whatever runs from there on, or returns to there,
 /// is a fault.
 const NOWHERE: u64 = 0xffff_8000_0000_0000;
@@ -40,6 +44,9 @@ impl Captive {
                 Vec::new()
             }
         };
+        if self.retired && self.late.as_ref().is_some_and(|late| late.longest() > MANY) {
+            self.take_no_more();
+        }
         if self.held
             && !self.disabled
             && self.late.as_ref().is_some_and(|late| !late.is_held())
@@ -48,6 +55,13 @@ impl Captive {
             tracing::debug!(%error, "the stop was not put up again");
         }
         found
+    }
+
+    /// `sigqueue` to a copy that never runs again is answered by `EAGAIN` from now on.
+    fn take_no_more(&self) {
+        if let Some(frozen) = &self.frozen {
+            let _ = prlimit(frozen.pid, libc::RLIMIT_SIGPENDING, Some((0, 0)));
+        }
     }
 
     /// The process runs elsewhere and needs nothing of this copy: none of its threads will run any more, whoever lets them. They
@@ -61,9 +75,9 @@ impl Captive {
     }
 
     fn lead_nowhere(&mut self) -> Result<(), PreloadError> {
-        let Some(frozen) = &self.frozen else { return Ok(()) };
         // a long queue takes longer to be read than it takes others to fill it
-        let _ = prlimit(frozen.pid, libc::RLIMIT_SIGPENDING, Some((0, 0)));
+        self.take_no_more();
+        let Some(frozen) = &self.frozen else { return Ok(()) };
         for member in &frozen.threads {
             let mut regs = member.thread.regs()?;
             (regs.rip, regs.rsp, regs.rbp, regs.orig_rax) = (NOWHERE, NOWHERE, NOWHERE, u64::MAX);

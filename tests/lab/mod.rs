@@ -25,6 +25,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use ulpm::demo::hosts::{Host, HostOptions, Link, TimeOffsets};
 
 use live::Live;
@@ -289,6 +291,22 @@ impl Lab {
         let pid = pid.to_string();
         let argv = [wrapper, &[ULPM, "live", "--pid", &pid, "--to", to, "--json"], args].concat();
         Ok(Live::new(self.spawn(from, &argv)?))
+    }
+
+    /// Waits until a process that says that it stops itself (a fault of the kind `stop`) has; a `SIGCONT` before that would be lost.
+    /// Its pid outside.
+    pub(crate) fn stopped(&self, name: &str, pid: &str) -> Result<Pid> {
+        let outside = self.host(name).outside_pid(Pid::from_raw(pid.parse()?))?;
+        wait_until("it has stopped itself", SOON, || {
+            let stat = fs::read_to_string(format!("/proc/{outside}/stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+        })?;
+        Ok(outside)
+    }
+
+    /// Lets it go on once it has.
+    pub(crate) fn go_on(&self, name: &str, pid: &str) -> Result<()> {
+        Ok(kill(self.stopped(name, pid)?, Signal::SIGCONT)?)
     }
 
     /// Remembers something for the case of failure.

@@ -107,9 +107,7 @@ fn confined_later(lab: &mut Lab) -> Result<()> {
     let said = live.errors();
     let worker =
         said.split_once(&struck).and_then(|(_, rest)| rest.split_whitespace().next()).context("no pid")?;
-    let stopped = || lab.run("a", &["grep", "-q", "^State:.T", &format!("/proc/{worker}/status")], SOON);
-    wait_until("the worker has stopped", SOON, || stopped().is_ok_and(|grep| grep.exit == 0))?;
-    lab.run("a", &["kill", "-CONT", worker], SOON)?;
+    lab.go_on("a", worker)?;
     live.outcome()?.refused(4, &["thread", "seccomp filter", "runs on here"])?;
     victim.check_running(lab)?;
     victim.finish()
@@ -143,9 +141,7 @@ fn another_program(lab: &mut Lab) -> Result<()> {
             .split_once(&struck)
             .and_then(|(_, rest)| rest.split_whitespace().next())
             .context("no pid")?;
-        let stopped = || lab.run("a", &["grep", "-q", "^State:.T", &format!("/proc/{worker}/status")], SOON);
-        wait_until("the worker has stopped", SOON, || stopped().is_ok_and(|grep| grep.exit == 0))?;
-        lab.run("a", &["kill", "-CONT", worker], SOON)?;
+        lab.go_on("a", worker)?;
         let outcome = live.outcome()?;
         outcome.refused(4, &["has begun another program meanwhile", "runs on here"]).context(fault)?;
         ensure!(outcome.report["outcome"] == "aborted", "{outcome:?}");

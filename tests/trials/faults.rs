@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use libtest_mimic::Trial;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use ulpm::fault::Point;
 
@@ -281,30 +281,33 @@ impl Struck {
         let host = if case.at_source() { "a" } else { "b" };
         match case.kind {
             "power" => {
-                // it has stopped itself, or is about to
-                std::thread::sleep(Duration::from_millis(50));
+                lab.stopped(host, &self.pid)?;
                 lab.power_cut(host)?;
             }
             "kill" if !case.at_source() => {
                 lab.server("b")?.wait(SOON)?.context("a killed ulpm serve does not end")?;
             }
             "stop" => {
+                let stopped = lab.stopped(host, &self.pid)?;
                 std::thread::sleep(HANG);
-                self.goes_on(lab, host)?;
+                kill(stopped, Signal::SIGCONT)?;
             }
             "silent" => {
+                let stopped = lab.stopped(host, &self.pid)?;
                 self.link.as_ref().context("no link of its own")?.cut();
-                self.goes_on(lab, host)?;
+                kill(stopped, Signal::SIGCONT)?;
             }
             "ctrl-c" => {
+                let stopped = lab.stopped(host, &self.pid)?;
                 self.live.signal(Signal::SIGINT)?;
                 let heard = || self.live.errors().contains("ending the migration");
                 wait_until("it heard Ctrl-C", SOON, heard)?;
-                self.goes_on(lab, host)?;
+                kill(stopped, Signal::SIGCONT)?;
             }
             "orphan" => {
+                let stopped = lab.stopped(host, &self.pid)?;
                 self.live.signal(Signal::SIGKILL)?;
-                self.goes_on(lab, host)?;
+                kill(stopped, Signal::SIGCONT)?;
             }
             _ => {}
         }
@@ -326,13 +329,6 @@ impl Struck {
             other => bail!("{other:?}: {}", outcome.stderr),
         }
         Ok((format!("{outcome:?}"), link))
-    }
-
-    /// Lets the process that stopped itself go on.
-    fn goes_on(&self, lab: &Lab, host: &str) -> Result<()> {
-        let woken = lab.run(host, &["kill", "-CONT", &self.pid], SOON)?;
-        ensure!(woken.exit == 0, "{woken:?}");
-        Ok(())
     }
 }
 

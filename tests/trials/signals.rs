@@ -111,13 +111,14 @@ fn sent_at(lab: &mut Lab, point: &str, args: &[&str], whole: bool) -> Result<()>
     let word = format!("fault {fault} in process ");
     let mut worker = String::new();
     wait_until("it waits there", SOON, || {
-        worker = live.errors().split_once(&word).map_or_else(String::new, |(_, rest)| rest.trim().to_owned());
-        !worker.is_empty()
+        let said = live.errors();
+        worker = said.split_once(&word).and_then(|(_, rest)| rest.lines().next()).unwrap_or("").to_owned();
+        !worker.is_empty() && said.ends_with('\n')
     })?;
     let tool = victims::tool("senders")?;
     let sent = lab.run("a", &[&tool, &board.path.display().to_string(), "once"], SOON)?;
     ensure!(sent.exit == 0, "{sent:?}");
-    lab.run("a", &["kill", "-CONT", &worker], SOON)?;
+    lab.go_on("a", &worker)?;
     victim.moved(lab, &live.outcome()?, before, "b")?;
     let came = wait_until("both signals have come", SOON, || {
         board.lost().is_ok_and(|(sent, lost)| sent == 2 && lost.is_empty())

@@ -18,7 +18,7 @@ use crate::tracee::thread::state_of;
 use crate::transport::lane::PagesHead;
 use crate::transport::{Accepted, Listener, accept_wire};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A shell, stopped as the commit leaves a process.
 struct Stopped(Child);

@@ -43,8 +43,9 @@ fn too_few(lab: &mut Lab, how: &str) -> Result<()> {
 
 /// Somebody else takes the pages that preflight saw, between the first pages on the wire and the last.
 fn taken_under_way(lab: &mut Lab) -> Result<()> {
-    /// 40 MiB take three seconds.
+    /// 40 MiB take three seconds, and a minute until the pages are taken.
     const RATE: u64 = 13_000_000;
+    const SLOW: u64 = 600_000;
     lab.hold(HugePages::alone(42)?);
     lab.serve("b")?;
     let tool = victims::tool("huge_pages")?;
@@ -55,11 +56,13 @@ fn taken_under_way(lab: &mut Lab) -> Result<()> {
     wait_until("pages are on their way", SOON, || {
         live.has_ended().unwrap_or(true) || proxy.forwarded() > 4_000_000
     })?;
+    proxy.rate(SLOW);
     ensure!(!live.has_ended()?, "the move is over: {}", live.errors());
     let rest = available()?.to_string();
     let stop = lab.dir().join("stop-thief").display().to_string();
     let thief = lab.spawn("a", &[&tool, "rest", &rest, &stop])?;
     wait_until("the pages are taken", SOON, || thief.output().contains("ready"))?;
+    proxy.rate(RATE);
     let outcome = live.outcome()?;
     outcome.refused(4, &["too few free huge pages of 2048 kb", "sysctl vm.nr_hugepages"])?;
     victim.check_running(lab)?;

@@ -169,7 +169,7 @@ impl Victim {
     pub(crate) fn finish(self) -> Result<()> {
         fs::write(&self.stop, "")?;
         let ended = || ["PASS", "FAIL"].iter().any(|word| self.process.output().contains(word));
-        wait_until("the victim's last word", 2 * SOON, ended)
+        wait_until("the victim's last word", 5 * SOON, ended)
             .with_context(|| format!("the victim said: {}", self.process.output()))?;
         let said = self.process.output();
         ensure!(said.contains("PASS") && !said.contains("FAIL"), "the victim says: {said}");

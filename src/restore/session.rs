@@ -272,7 +272,13 @@ impl Session {
                 // the connection of the move has broken since
                 ToTarget::Signals { id, first, signals } if self.theirs.is_some() => {
                     image_check::id(&id).map_err(RestoreError::Nonsense)?;
-                    return self.signalled(&id, first, &signals);
+                    self.signalled(&id, first, &signals)?;
+                    // there may be more than one message has room for; then it closes the connection
+                    return match self.listen(&id) {
+                        Ok(other) => Err(out_of_turn(&other)),
+                        Err(RestoreError::Nonsense(why)) => Err(RestoreError::Nonsense(why)),
+                        Err(_) => Ok(()),
+                    };
                 }
                 ToTarget::Abort(why) => return Err(aborted(&why)),
                 other => return Err(out_of_turn(&other)),

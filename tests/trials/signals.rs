@@ -144,13 +144,13 @@ fn recovered(lab: &mut Lab, args: &[&str]) -> Result<()> {
     let outcome = lab.start_live("a", victim.pid, &lab.address("b"), &args)?.outcome()?;
     ensure!(outcome.exit != 0 && !is_gone(before), "{outcome:?}");
     let tool = victims::tool("senders")?;
-    let sent = lab.run("a", &[&tool, &board.path.display().to_string(), "once"], SOON)?;
+    let sent = lab.run("a", &[&tool, &board.path.display().to_string(), "many"], SOON)?;
     ensure!(sent.exit == 0, "{sent:?}");
     let said = lab.run("a", &[ULPM, "recover"], SOON)?;
     ensure!(said.exit == 0 && said.stdout.contains("was ended") && is_gone(before), "{said:?}");
     ensure!(!said.stdout.contains("lost"), "{said:?}");
-    let came = wait_until("both signals have come", SOON, || {
-        board.lost().is_ok_and(|(sent, lost)| sent == 2 && lost.is_empty())
+    let came = wait_until("all signals have come", SOON, || {
+        board.lost().is_ok_and(|(sent, lost)| sent == 5002 && lost.is_empty())
     });
     came.with_context(|| format!("lost: {:?}; {said:?}", board.lost()))?;
     victim.finish()

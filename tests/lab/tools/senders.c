@@ -1,6 +1,7 @@
 /* Signals to the victim `signalled`, wherever it is: `senders BOARD HALF` sends in one host (HALF 0 or 1), four lanes of it, until the
  * board says that it is over. A number whose signal was accepted by a process that has been killed since is a doubtful one: it may come.
- * `senders BOARD once`: a SIGUSR1 by kill to the process as its lane 3, a SIGUSR2 by tgkill to its thread as its lane 7. */
+ * `senders BOARD once`: a SIGUSR1 by kill to the process as its lane 3, a SIGUSR2 by tgkill to its thread as its lane 7; `many`: 5,000
+ * numbers before them as lane 0. */
 #define _GNU_SOURCE 1
 #include <errno.h>
 #include <fcntl.h>
@@ -129,12 +130,30 @@ static int once(void)
 	return kill(board->pid, SIGUSR1) || syscall(SYS_tgkill, board->pid, board->tid, SIGUSR2);
 }
 
+/* More than one message of a move has room for. */
+static int many(void)
+{
+	struct lane *lane = &board->lane[0];
+	siginfo_t info = { .si_code = SI_QUEUE };
+	info.si_pid = lane->sender = getpid();
+	info.si_uid = getuid();
+	for (int i = 0; i < 5000; i++) {
+		info.si_value.sival_int = lane->sent + 1;
+		if (queue(0, SIGRTMIN, &info) != 0)
+			return 1;
+		lane->sent++;
+	}
+	return once();
+}
+
 int main(int argc, char **argv)
 {
 	if (argc != 3 || (board = board_at(argv[1])) == MAP_FAILED)
 		return 2;
 	if (strcmp(argv[2], "once") == 0)
 		return once();
+	if (strcmp(argv[2], "many") == 0)
+		return many();
 	half = atoi(argv[2]);
 	prctl(PR_SET_TIMERSLACK, 1000);
 	for (int kind = 0; kind < KINDS; kind++) {

@@ -274,6 +274,7 @@ impl Captive {
             ward::end_dispatch(member.thread)?;
         }
         self.retired = true;
+        self.take_few();
         if self.held
             && let Err(e) = self.unhold()
         {

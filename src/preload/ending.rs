@@ -20,9 +20,9 @@ use crate::tracee::thread::Thread;
 /// How long the stopped copy goes on taking signals that come one after the other, once it has no room for more.
 const FLOWING: Duration = Duration::from_millis(4);
 
-/// How many entries a queue of the copy may have while its memory follows. Each look reads them all, and word of them all is left: more
-/// of them than are handed on would come meanwhile, and then more and more.
-const MANY: usize = 2048;
+/// How many more signals are queued to a copy while its memory follows. To read each the kernel walks from the first one on
+/// (`ptrace_peek_siginfo`): of more of them more would come than are read meanwhile.
+const MANY: u64 = 2048;
 
 /// Where no program has anything: the half of the addresses that is the kernel's. Whatever runs from there on, or returns to there,
 /// is a fault.
@@ -44,9 +44,6 @@ impl Captive {
                 Vec::new()
             }
         };
-        if self.retired && self.late.as_ref().is_some_and(|late| late.longest() > MANY) {
-            self.take_no_more();
-        }
         if self.held
             && !self.disabled
             && self.late.as_ref().is_some_and(|late| !late.is_held())
@@ -57,11 +54,21 @@ impl Captive {
         found
     }
 
-    /// `sigqueue` to a copy that never runs again is answered by `EAGAIN` from now on.
-    fn take_no_more(&self) {
-        if let Some(frozen) = &self.frozen {
-            let _ = prlimit(frozen.pid, libc::RLIMIT_SIGPENDING, Some((0, 0)));
-        }
+    /// `sigqueue` to a copy that never runs again is answered by `EAGAIN` once this many more are queued. (The limit is the process's,
+    /// what counts is all that its user has queued: `SigQ`.)
+    pub(super) fn take_at_most(&self, more: u64) {
+        let Some(frozen) = &self.frozen else { return };
+        let status = crate::sys::lossy(format!("/proc/{}/status", frozen.pid)).unwrap_or_default();
+        let of_user = status.lines().find_map(|line| line.strip_prefix("SigQ:")?.trim().split_once('/'));
+        let queued: u64 = of_user.and_then(|(queued, _)| queued.parse().ok()).unwrap_or(0);
+        let Ok((soft, _)) = prlimit(frozen.pid, libc::RLIMIT_SIGPENDING, None) else { return };
+        let most = if more == 0 { 0 } else { soft.min(queued + more) };
+        let _ = prlimit(frozen.pid, libc::RLIMIT_SIGPENDING, Some((most, most)));
+    }
+
+    /// As [`Captive::take_at_most`], while its memory follows.
+    pub(super) fn take_few(&self) {
+        self.take_at_most(MANY);
     }
 
     /// The process runs elsewhere and needs nothing of this copy: none of its threads will run any more, whoever lets them. They
@@ -76,7 +83,7 @@ impl Captive {
 
     fn lead_nowhere(&mut self) -> Result<(), PreloadError> {
         // a long queue takes longer to be read than it takes others to fill it
-        self.take_no_more();
+        self.take_at_most(0);
         let Some(frozen) = &self.frozen else { return Ok(()) };
         for member in &frozen.threads {
             let mut regs = member.thread.regs()?;

@@ -263,11 +263,6 @@ impl LateSignals {
         foreign.then(|| LateSignal { tid, info: info.to_vec() })
     }
 
-    /// Entries of the queue that has most.
-    pub fn longest(&self) -> usize {
-        self.queues.iter().map(|queue| queue.known.len()).max().unwrap_or(0)
-    }
-
     /// Whether somebody uses `sigqueue` again and again.
     pub fn flows(&self) -> bool {
         self.flows

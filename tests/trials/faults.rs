@@ -307,7 +307,8 @@ impl Struck {
             "orphan" => {
                 let stopped = lab.stopped(host, &self.pid)?;
                 self.live.signal(Signal::SIGKILL)?;
-                kill(stopped, Signal::SIGCONT)?;
+                // its process group being orphaned, the kernel may have done so already
+                let _ = kill(stopped, Signal::SIGCONT);
             }
             _ => {}
         }

@@ -24,6 +24,7 @@ pub(super) fn take_one(
 
 fn take(thread: Thread, signal: i32, mut each: impl FnMut(&SiginfoBytes)) -> Result<(), PreloadError> {
     const STEP: &str = "taking a signal out of the queue";
+    let fault = |info: &SiginfoBytes| i32::from_le_bytes([info[8], info[9], info[10], info[11]]) > 0;
     // interrupted already, it would stop before it takes one (`get_signal` looks for `JOBCTL_TRAP_MASK` first)
     let mut deadline = Deadline::after(Duration::from_millis(50));
     let mut interrupted = false;
@@ -32,8 +33,6 @@ fn take(thread: Thread, signal: i32, mut each: impl FnMut(&SiginfoBytes)) -> Res
         match thread.wait(STEP, deadline) {
             Ok(Stop::Signal(found)) => {
                 let info = crate::sys::ptrace::siginfo(thread.0).ok();
-                let fault =
-                    |info: &SiginfoBytes| i32::from_le_bytes([info[8], info[9], info[10], info[11]]) > 0;
                 // it has run into nowhere: there was none
                 if found != signal && info.as_ref().is_some_and(fault) {
                     break;
@@ -59,8 +58,14 @@ fn take(thread: Thread, signal: i32, mut each: impl FnMut(&SiginfoBytes)) -> Res
     let deadline = Deadline::after(PATIENCE);
     loop {
         thread.resume(Go::Free, 0)?;
-        if let Stop::Trap { .. } = thread.wait(STEP, deadline)? {
-            return Ok(());
+        match thread.wait(STEP, deadline)? {
+            Stop::Trap { .. } => return Ok(()),
+            // the next of its kind, which has come since
+            Stop::Signal(found) => {
+                let info = crate::sys::ptrace::siginfo(thread.0).ok();
+                info.iter().filter(|info| found == signal || !fault(info)).for_each(&mut each);
+            }
+            _ => {}
         }
     }
 }

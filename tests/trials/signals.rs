@@ -1,7 +1,7 @@
 //! Signals that come while a process moves: each for which `kill` or `sigqueue` said 0 arrives, once, in the order of its sender.
 //!
 //! `ULPM_SIGNALS=100000 ULPM_SIGNAL_MOVES=100 cargo test --test moves -- "signals sent"` sends that many in that many moves, and says
-//! how it went; 4,000 in 4 moves if they are not set.
+//! how it went; 4,000 in 4 moves if they are not set. `ULPM_SIGNAL_REST_US` is what lies between two by kill (50,000).
 
 use std::fs;
 use std::os::unix::fs::FileExt as _;

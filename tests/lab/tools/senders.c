@@ -18,6 +18,8 @@
 
 static struct board *board;
 static uint32_t half;
+/* Between two by kill, in microseconds: with fewer more of them meet the end of a copy. */
+static long kill_rest = 50000;
 
 static void rest(long us) { nanosleep(&(struct timespec){ 0, us * 1000 }, NULL); }
 
@@ -118,7 +120,7 @@ static void by_kill(int index)
 		/* one that does not come is noticed by its number */
 		for (long ms = 0; lane->last < lane->sent && ms < 60000 && !board->over; ms++)
 			rest(1000);
-		rest(5000);
+		rest(kill_rest);
 	}
 }
 
@@ -155,6 +157,8 @@ int main(int argc, char **argv)
 	if (strcmp(argv[2], "many") == 0)
 		return many();
 	half = atoi(argv[2]);
+	if (getenv("ULPM_SIGNAL_REST_US"))
+		kill_rest = atol(getenv("ULPM_SIGNAL_REST_US"));
 	prctl(PR_SET_TIMERSLACK, 1000);
 	for (int kind = 0; kind < KINDS; kind++) {
 		int index = half * KINDS + kind;

@@ -209,7 +209,8 @@ fn during(lab: &mut Lab, all: u64, moves: u64, args: &[&str]) -> Result<()> {
     let mut board = Board { path: lab.dir().join("stop.board"), words: Vec::new() };
     let path = board.path.display().to_string();
     let tool = victims::tool("senders")?;
-    let senders = [("a", "0"), ("b", "1")].map(|(host, half)| lab.spawn(host, &[&tool, &path, half]));
+    let rest = std::env::var("ULPM_SIGNAL_REST_US").unwrap_or_else(|_| "50000".to_owned());
+    let senders = [("a", "0"), ("b", "1")].map(|(host, half)| lab.spawn(host, &[&tool, &path, half, &rest]));
     for number in 0..moves {
         // each move has its part of them, before it, in it and after it
         let part = all * number / moves + all / moves / 2;

@@ -1,4 +1,4 @@
-/* Signals to the victim `signalled`, wherever it is: `senders BOARD HALF` sends in one host (HALF 0 or 1), four lanes of it, until the
+/* Signals to the victim `signalled`, wherever it is: `senders BOARD HALF [REST]` sends in one host (HALF 0 or 1), four lanes of it, until the
  * board says that it is over. A number whose signal was accepted by a process that has been killed since is a doubtful one: it may come.
  * `senders BOARD once`: a SIGUSR1 by kill to the process as its lane 3, a SIGUSR2 by tgkill to its thread as its lane 7; `many`: 5,000
  * numbers before them as lane 0. */
@@ -150,15 +150,15 @@ static int many(void)
 
 int main(int argc, char **argv)
 {
-	if (argc != 3 || (board = board_at(argv[1])) == MAP_FAILED)
+	if (argc < 3 || (board = board_at(argv[1])) == MAP_FAILED)
 		return 2;
 	if (strcmp(argv[2], "once") == 0)
 		return once();
 	if (strcmp(argv[2], "many") == 0)
 		return many();
 	half = atoi(argv[2]);
-	if (getenv("ULPM_SIGNAL_REST_US"))
-		kill_rest = atol(getenv("ULPM_SIGNAL_REST_US"));
+	if (argc == 4)
+		kill_rest = atol(argv[3]);
 	prctl(PR_SET_TIMERSLACK, 1000);
 	for (int kind = 0; kind < KINDS; kind++) {
 		int index = half * KINDS + kind;

@@ -18,7 +18,8 @@ use crate::preload::agent::{Agent, Pushed};
 use crate::preload::throttle::Throttle;
 use crate::report::{MigrationReport, Round};
 use crate::state::files;
-use crate::sys::background::{Background, OwnSession, Starving};
+use crate::sys::background::Background;
+use crate::sys::own_session::{OwnSession, Starving};
 use crate::transport::protocol::{ToSource, ToTarget};
 
 /// How often those who watch are told something within a round.
@@ -156,7 +157,7 @@ impl Ahead<'_> {
         let (session, mut starving) = (&mut self.session, Starving::begin());
         let mut look = |meter: &Meter| {
             if starving.look() {
-                session.end();
+                session.starves();
             }
             watch.look(meter)
         };

@@ -30,7 +30,7 @@ use crate::preload::standing;
 use crate::report::{MigrationReport, Outcome, PidMode};
 use crate::state::files::FilesOptions;
 use crate::state::program;
-use crate::sys::background::OwnSession;
+use crate::sys::own_session::OwnSession;
 use crate::sys::stat::dying;
 use crate::sys::time::{ClockOffsets, Ticker};
 use crate::sys::voice;

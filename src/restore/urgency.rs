@@ -11,7 +11,8 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use crate::sys::background::{self, Background, OwnSession, Starving};
+use crate::sys::background::{self, Background};
+use crate::sys::own_session::{OwnSession, Starving};
 use crate::sys::process::{SchedAttr, sched_attr, set_sched_attr};
 use crate::tracee::together::favoured;
 
@@ -85,10 +86,11 @@ impl Stage {
         Stage { rounds: Some((Background::begin(), Starving::begin())) }
     }
 
-    /// Once for each message: in the rounds others may leave us nothing of the CPUs. Then our session is one as any other.
+    /// Once for each message: in the rounds others may leave us nothing of the CPUs. Then our session is one as any other,
+    /// unless somebody watches over that.
     pub fn look(&mut self) {
         if self.rounds.as_mut().is_some_and(|(_, starving)| starving.look()) {
-            with_network(|network| network.session.iter_mut().for_each(OwnSession::end));
+            with_network(|network| network.session.iter_mut().for_each(OwnSession::starves));
         }
     }
 

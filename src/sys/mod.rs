@@ -14,6 +14,7 @@
 //! | [`memory_modes`] | what this kernel can do with memory: locking on fault, sealing |
 //! | [`namespaces`] | entering and furnishing namespaces |
 //! | [`maps`] | `/proc/PID/maps` and `smaps`, names by bytes |
+//! | [`own_session`] | the scheduler's group of our session behind others |
 //! | [`pagemap`] | `PAGEMAP_SCAN` on `/proc/PID/pagemap` (Linux 6.7) |
 //! | [`uffd`] | userfaultfd: handshake, registration |
 //! | [`process`] | pidfds, `process_vm_*`, robust lists, `/proc/PID/mem` |
@@ -38,6 +39,7 @@ pub mod limits;
 pub mod maps;
 pub mod memory_modes;
 pub mod namespaces;
+pub mod own_session;
 pub mod pagemap;
 pub mod process;
 pub mod ptrace;

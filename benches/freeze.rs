@@ -9,7 +9,8 @@
 //! The source's memory of earlier predictions goes from move to move, as it does on a host; the first has none, or the file `ULPM_BENCH_PREDICTIONS` of an earlier run.
 //!
 //! `silence_ms` is the longest silence, during the first round, of a process that has nothing to do with the move and asks for a
-//! millisecond's sleep over and over, in a session of its own.
+//! millisecond's sleep over and over, in a session of its own. `silence_net` is the same less the time in which all CPUs stood still,
+//! which sleepers under `SCHED_FIFO` on each of them tell: that is the hypervisor's doing.
 //!
 //! `-- --verify` hashes all memory inside the freeze. `ULPM_BENCH_MOVES=3` shortens it (20 of each size otherwise).
 //! Nothing is asserted about time.
@@ -21,7 +22,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
@@ -30,7 +31,7 @@ use ulpm::demo::hosts;
 use ulpm::demo::scene::{SceneOptions, Watcher, move_once};
 use ulpm::report::{FreezeParts, MigrationReport, Size};
 
-use sleeper::Sleeper;
+use sleeper::{Longest, Sleeper};
 use spread::Spread;
 
 const DIRTY_RATE: u64 = 1000;
@@ -64,7 +65,7 @@ struct Args {
 struct Move {
     report: MigrationReport,
     /// The longest silence of an unrelated sleeper during the first round.
-    silence_ms: f64,
+    silence: Longest,
 }
 
 /// What was measured at one size.
@@ -86,6 +87,8 @@ struct Series {
     observed_gap_ms: Spread,
     /// The longest silence of an unrelated sleeper during the first round.
     silence_ms: Spread,
+    /// Less the time in which the machine stood still.
+    silence_net_ms: Spread,
     final_pages: Spread,
     rounds: Spread,
     precopy_ms: Spread,
@@ -128,7 +131,8 @@ impl Series {
             real_by_predicted: spread(|r| r.freeze_ms / predicted(r)),
             within_30_percent: reports.iter().filter(|r| foretold(r)).count(),
             observed_gap_ms: spread(|r| r.observed_gap_ms.unwrap_or(f64::NAN)),
-            silence_ms: Spread::of(moves.iter().map(|m| m.silence_ms)),
+            silence_ms: Spread::of(moves.iter().map(|m| m.silence.silence_ms)),
+            silence_net_ms: Spread::of(moves.iter().map(|m| m.silence.net_ms)),
             final_pages: spread(|r| r.final_pages as f64),
             rounds: spread(|r| r.rounds.len() as f64),
             precopy_ms: spread(|r| r.precopy_ms),
@@ -187,12 +191,13 @@ fn measure(moves: usize, args: &Args) -> Result<Findings> {
             let one = one(mem)?;
             let report = &one.report;
             eprintln!(
-                "{}/{moves} {mem}: frozen {:.2} ms, {:.2} ms predicted, {} pages last; silence {:.1} ms ({:.1} s in all)",
+                "{}/{moves} {mem}: frozen {:.2} ms, {:.2} ms predicted, {} pages last; silence {:.1} ms, net {:.1} ({:.1} s in all)",
                 i + 1,
                 report.freeze_ms,
                 predicted(report),
                 report.final_pages,
-                one.silence_ms,
+                one.silence.silence_ms,
+                one.silence.net_ms,
                 begun.elapsed().as_secs_f64()
             );
             if mem == small_mem { small.push(one) } else { large.push(one) }
@@ -233,7 +238,7 @@ fn one(mem: Size, verify: bool, predictions: &Path) -> Result<Move> {
                 line if line.contains("round 0: ") => &ended,
                 _ => return,
             };
-            moment.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(Instant::now);
+            moment.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(sleeper::now);
         })
     };
     let (report, result) = move_once(&options, &watcher).map_err(|error| {
@@ -241,9 +246,9 @@ fn one(mem: Size, verify: bool, predictions: &Path) -> Result<Move> {
         anyhow::Error::from(error).context(format!("a move of {mem} failed; {advice}"))
     })?;
     ensure!(result.passed, "the workload found errors: {}", result.status.first_errors.join("; "));
-    let moment = |of: &Mutex<Option<Instant>>| *of.lock().unwrap_or_else(PoisonError::into_inner);
+    let moment = |of: &Mutex<Option<Duration>>| *of.lock().unwrap_or_else(PoisonError::into_inner);
     let (began, ended) = moment(&began).zip(moment(&ended)).context("no first round was told")?;
-    Ok(Move { report, silence_ms: sleeper.longest(began, ended) })
+    Ok(Move { report, silence: sleeper.longest(began, ended) })
 }
 
 fn load() -> String {
@@ -291,6 +296,7 @@ fn text(findings: &Findings) -> String {
     line(&mut out, "real/predicted", &small.real_by_predicted, &large.real_by_predicted);
     line(&mut out, "observed_gap_ms", &small.observed_gap_ms, &large.observed_gap_ms);
     line(&mut out, "silence_ms", &small.silence_ms, &large.silence_ms);
+    line(&mut out, "silence_net", &small.silence_net_ms, &large.silence_net_ms);
     line(&mut out, "final_pages", &small.final_pages, &large.final_pages);
     line(&mut out, "rounds", &small.rounds, &large.rounds);
     line(&mut out, "precopy_ms", &small.precopy_ms, &large.precopy_ms);

@@ -3,6 +3,7 @@
 mod aborts;
 mod advice;
 mod bad_input;
+mod busy;
 mod commands;
 mod confined;
 mod exit_codes;
@@ -53,6 +54,7 @@ pub(crate) fn all(in_a_machine: bool) -> Vec<Trial> {
     trials.extend(victims::trials());
     trials.extend(variants::trials());
     trials.extend(bad_input::trials());
+    trials.extend(busy::trials());
     trials.extend(versions::trials());
     trials.extend(verdicts::trials());
     trials.extend(commands::trials());

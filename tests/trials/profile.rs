@@ -345,7 +345,8 @@ const LINK: f64 = 400e6;
 const WRITES_PER_S: u64 = 2000;
 
 /// What a profile predicts of redis while a client writes, beside the move that follows over a link of known bandwidth.
-/// Printed for docs/profile.md; judged by its order of magnitude only, since other trials run at the same time.
+/// Printed for docs/profile.md. Times are judged with room for other trials: with a load of 20 on two cores the freeze took 3.4 times as
+/// long as predicted, the whole move 2.2 times.
 fn redis_and_move(lab: &mut Lab) -> Result<()> {
     lab.serve("b")?;
     lab.limit_rate("a", "400mbit")?;
@@ -380,5 +381,5 @@ fn redis_and_move(lab: &mut Lab) -> Result<()> {
     };
     within("pages", number(&report["present_pages"])? / number(&first["pages"])?, 1.25)?;
     within("total", number(&predicted["total_ms"])? / total, 3.0)?;
-    within("freeze", number(&predicted["freeze_ms"])? / number(&real["freeze_ms"])?, 10.0)
+    within("freeze", number(&predicted["freeze_ms"])? / number(&real["freeze_ms"])?, 5.0)
 }

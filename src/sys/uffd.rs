@@ -1,12 +1,16 @@
-//! userfaultfd(2): handshake and registration of a descriptor made inside another process.
+//! userfaultfd(2) on descriptors that were made elsewhere, mostly inside another process: the crate `userfaultfd` wraps them as
+//! they are.
 //!
-//! The crate `userfaultfd` would serve, but its bindings need libclang at build time, which a fresh machine
-//! lacks, and it knows neither `WP_ASYNC` nor a descriptor that was made elsewhere (docs/dependencies.md).
+//! The handshake is ours: the crate does not know features as young as `WP_ASYNC` (Linux 6.7), and would make the
+//! descriptor itself, of our own memory.
 #![allow(unsafe_code)]
 
+use std::ffi::c_void;
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
+use userfaultfd::{Error, EventBuffer, RegisterMode, Uffd};
 
 /// Only faults from user mode are handled: allowed without privileges.
 pub const UFFD_USER_MODE_ONLY: u64 = 1;
@@ -42,21 +46,9 @@ struct ApiArg {
     features: u64,
     ioctls: u64,
 }
-#[repr(C)]
-struct RegisterArg {
-    start: u64,
-    len: u64,
-    mode: u64,
-    ioctls: u64,
-}
-const _: () = assert!(size_of::<ApiArg>() == 24 && size_of::<RegisterArg>() == 32);
 /// `_IOWR(0xaa, 0x3f, struct uffdio_api)`
 const UFFDIO_API: libc::c_ulong = 0xc018_aa3f;
-/// `_IOWR(0xaa, 0x00, struct uffdio_register)`
-const UFFDIO_REGISTER: libc::c_ulong = 0xc020_aa00;
-/// `_IOWR(0xaa, 0x06, struct uffdio_writeprotect)`
-const UFFDIO_WRITEPROTECT: libc::c_ulong = 0xc018_aa06;
-const MODE_WP: u64 = 2;
+const _: () = assert!(size_of::<ApiArg>() == 24);
 
 /// Shakes hands; must be the first call on a fresh descriptor. `EINVAL`: a feature is missing.
 pub fn handshake(uffd: BorrowedFd<'_>, features: Features) -> Result<(), Errno> {
@@ -65,44 +57,55 @@ pub fn handshake(uffd: BorrowedFd<'_>, features: Features) -> Result<(), Errno> 
     Errno::result(unsafe { libc::ioctl(uffd.as_raw_fd(), UFFDIO_API, &raw mut arg) }).map(drop)
 }
 
+/// A descriptor as the crate's object, for one request: it stays its owner's.
+fn wrapped(uffd: BorrowedFd<'_>) -> ManuallyDrop<Uffd> {
+    // SAFETY: the borrow outlives the request, and what is never dropped never closes it.
+    ManuallyDrop::new(unsafe { Uffd::from_raw_fd(uffd.as_raw_fd()) })
+}
+
+/// An address of the other process: never one of ours to be read or written.
+fn address(of: u64) -> *mut c_void {
+    std::ptr::without_provenance_mut(of as usize)
+}
+
+/// The kernel's answer behind an error of the crate.
+fn errno(error: &Error) -> Errno {
+    match error {
+        // its own version of nix, with the same numbers
+        Error::SystemError(e) | Error::CopyFailed(e) | Error::ZeropageFailed(e) => Errno::from_raw(*e as i32),
+        Error::PartiallyCopied(_) => Errno::EAGAIN,
+        Error::ReadEof
+        | Error::IncompleteMsg { .. }
+        | Error::UnrecognizedEvent(_)
+        | Error::UnsupportedIoctls(_)
+        | Error::OpenDevUserfaultfd(_) => Errno::EIO,
+    }
+}
+
 /// Registers `[start, start + len)` for write-protection; ranges that already are stay as they are.
 /// `EINVAL`: nothing is mapped there or the mapping cannot be tracked; `EBUSY`: another userfaultfd has it;
 /// `ENOMEM`: the process is going away.
 pub fn register_write_protect(uffd: BorrowedFd<'_>, start: u64, len: u64) -> Result<(), Errno> {
-    let mut arg = RegisterArg { start, len, mode: MODE_WP, ioctls: 0 };
-    // SAFETY: arg is valid for the size encoded in the request.
-    Errno::result(unsafe { libc::ioctl(uffd.as_raw_fd(), UFFDIO_REGISTER, &raw mut arg) }).map(drop)
+    register(uffd, start, len, RegisterMode::WRITE_PROTECT)
+}
+
+/// Registers a whole mapping for missing faults. Errors as of [`register_write_protect`].
+pub fn register_missing(uffd: BorrowedFd<'_>, start: u64, len: u64) -> Result<(), Errno> {
+    register(uffd, start, len, RegisterMode::MISSING)
+}
+
+fn register(uffd: BorrowedFd<'_>, start: u64, len: u64, mode: RegisterMode) -> Result<(), Errno> {
+    wrapped(uffd).register_with_mode(address(start), len as usize, mode).map(drop).map_err(|e| errno(&e))
 }
 
 /// Takes the protection and its mark off all pages of a range (`UFFDIO_WRITEPROTECT`, mode 0).
 pub fn unprotect(uffd: BorrowedFd<'_>, start: u64, len: u64) -> Result<(), Errno> {
-    let mut arg = [start, len, 0u64];
-    // SAFETY: struct uffdio_writeprotect is three words: start, len, mode.
-    Errno::result(unsafe { libc::ioctl(uffd.as_raw_fd(), UFFDIO_WRITEPROTECT, arg.as_mut_ptr()) }).map(drop)
-}
-
-/// `_IOR(0xaa, 0x01, struct uffdio_range)`
-const UFFDIO_UNREGISTER: libc::c_ulong = 0x8010_aa01;
-/// `_IOR(0xaa, 0x02, struct uffdio_range)`
-const UFFDIO_WAKE: libc::c_ulong = 0x8010_aa02;
-/// `_IOWR(0xaa, 0x03, struct uffdio_copy)`
-const UFFDIO_COPY: libc::c_ulong = 0xc028_aa03;
-/// `_IOWR(0xaa, 0x04, struct uffdio_zeropage)`
-const UFFDIO_ZEROPAGE: libc::c_ulong = 0xc020_aa04;
-const MODE_MISSING: u64 = 1;
-
-/// Registers a whole mapping for missing faults. Errors as of [`register_write_protect`].
-pub fn register_missing(uffd: BorrowedFd<'_>, start: u64, len: u64) -> Result<(), Errno> {
-    let mut arg = RegisterArg { start, len, mode: MODE_MISSING, ioctls: 0 };
-    // SAFETY: arg is valid for the size encoded in the request.
-    Errno::result(unsafe { libc::ioctl(uffd.as_raw_fd(), UFFDIO_REGISTER, &raw mut arg) }).map(drop)
+    wrapped(uffd).remove_write_protection(address(start), len as usize, true).map_err(|e| errno(&e))
 }
 
 /// Ends the registration of a mapping, and wakes who waits there. `EINVAL`: it is of a kind that cannot be registered.
 pub fn unregister(uffd: BorrowedFd<'_>, start: u64, len: u64) -> Result<(), Errno> {
-    let mut arg = [start, len];
-    // SAFETY: struct uffdio_range is two words.
-    Errno::result(unsafe { libc::ioctl(uffd.as_raw_fd(), UFFDIO_UNREGISTER, arg.as_mut_ptr()) }).map(drop)
+    wrapped(uffd).unregister(address(start), len as usize).map_err(|e| errno(&e))
 }
 
 /// Whether the address space behind it is still there: once its process has ended or executed another program, every
@@ -116,28 +119,23 @@ pub fn alive(uffd: BorrowedFd<'_>) -> bool {
 /// bytes were placed, and what stopped it before the end. `EEXIST`: there is a page; `EAGAIN`: the mappings are about to
 /// change, and an event tells how; `ENOENT`: nothing registered is there; `ESRCH`: see [`alive`].
 pub fn copy(uffd: BorrowedFd<'_>, to: u64, data: &[u8]) -> (u64, Option<Errno>) {
-    // dst, src, len, mode, copied
-    let mut arg = [to, data.as_ptr() as u64, data.len() as u64, 0, 0];
-    // SAFETY: struct uffdio_copy is five words; the kernel reads `len` bytes at `src`, which `data` owns.
-    let result = unsafe { libc::ioctl(uffd.as_raw_fd(), UFFDIO_COPY, arg.as_mut_ptr()) };
-    outcome(result, arg[4])
+    // SAFETY: the kernel reads `len` bytes that `data` owns, and writes only into registered memory of the address space
+    // behind the descriptor: pages that nobody has seen yet.
+    match unsafe { wrapped(uffd).copy(data.as_ptr().cast(), address(to), data.len(), true) } {
+        Ok(done) => (done as u64, None),
+        // bytes, or the negative error if there were none
+        Err(Error::PartiallyCopied(done)) => ((done as i64).max(0) as u64, Some(Errno::EAGAIN)),
+        Err(e) => (0, Some(errno(&e))),
+    }
 }
 
-/// Maps zeroes at missing pages. Returns like [`copy`]. Not for hugetlb memory (`EINVAL`).
+/// Maps zeroes at missing pages. Returns like [`copy`], but one that `EAGAIN` stopped in the middle does not say how far
+/// it came: there is a page (`EEXIST`) when it is tried again. Not for hugetlb memory (`EINVAL`).
 pub fn zero(uffd: BorrowedFd<'_>, start: u64, len: u64) -> (u64, Option<Errno>) {
-    // start, len, mode, zeroed
-    let mut arg = [start, len, 0, 0];
-    // SAFETY: struct uffdio_zeropage is four words.
-    let result = unsafe { libc::ioctl(uffd.as_raw_fd(), UFFDIO_ZEROPAGE, arg.as_mut_ptr()) };
-    outcome(result, arg[3])
-}
-
-/// A request that did a part says how much, one that did nothing says the negative error in the same place.
-fn outcome(result: libc::c_int, done: u64) -> (u64, Option<Errno>) {
-    match Errno::result(result) {
-        Ok(_) => (done, None),
-        Err(Errno::EAGAIN) if (done as i64) > 0 => (done, Some(Errno::EAGAIN)),
-        Err(e) => (0, Some(e)),
+    // SAFETY: as in `copy`, without a source.
+    match unsafe { wrapped(uffd).zeropage(address(start), len as usize, true) } {
+        Ok(done) => (done as u64, None),
+        Err(e) => (0, Some(errno(&e))),
     }
 }
 
@@ -150,9 +148,7 @@ pub fn is_settled(uffd: BorrowedFd<'_>) -> bool {
 
 /// Wakes who waits for a page of the range: they look again.
 pub fn wake(uffd: BorrowedFd<'_>, start: u64, len: u64) -> Result<(), Errno> {
-    let mut arg = [start, len];
-    // SAFETY: struct uffdio_range is two words.
-    Errno::result(unsafe { libc::ioctl(uffd.as_raw_fd(), UFFDIO_WAKE, arg.as_mut_ptr()) }).map(drop)
+    wrapped(uffd).wake(address(start), len as usize).map_err(|e| errno(&e))
 }
 
 /// What a userfaultfd tells.
@@ -181,36 +177,34 @@ pub enum Event {
 /// in which their threads came to wait (`find_userfault_in` reads the far end of the queue). Reading an event lets its thread go on,
 /// which may tell the next one before the read is done. The descriptor does not block.
 pub fn events(uffd: BorrowedFd<'_>) -> Result<Vec<Event>, Errno> {
-    /// `struct uffd_msg`: event in the lowest byte, then three words.
-    const WORDS: usize = 4;
-    let mut buffer = [0u64; WORDS * 64];
-    let bytes = loop {
-        // SAFETY: the kernel writes at most the buffer's size into it.
-        let read = unsafe {
-            libc::read(uffd.as_raw_fd(), buffer.as_mut_ptr().cast(), std::mem::size_of_val(&buffer))
-        };
-        match Errno::result(read) {
-            Ok(n) => break n as usize,
-            Err(Errno::EAGAIN) => break 0,
+    const MOST: usize = 64;
+    let (uffd, mut buffer) = (wrapped(uffd), EventBuffer::new(MOST));
+    loop {
+        match uffd.read_events(&mut buffer) {
+            Ok(read) => return Ok(read.filter_map(|told| told.ok().map(event)).collect()),
             // a signal that is there is looked for before O_NONBLOCK (`userfaultfd_ctx_read`)
-            Err(Errno::EINTR) => {}
-            Err(e) => return Err(e),
+            Err(e) if errno(&e) == Errno::EINTR => {}
+            Err(e) => return Err(errno(&e)),
         }
-    };
-    Ok(buffer[..bytes / 8].chunks_exact(WORDS).filter_map(event).collect())
+    }
 }
 
-fn event(message: &[u64]) -> Option<Event> {
-    Some(match message[0] as u8 {
-        // flags, address, thread
-        0x12 => Event::Fault(message[2]),
-        // SAFETY: the kernel has just installed this descriptor for us; nobody else owns it.
-        0x13 => Event::Fork(unsafe { OwnedFd::from_raw_fd(message[1] as u32 as i32) }),
-        0x14 => Event::Remap { from: message[1], to: message[2], len: message[3] },
-        0x15 => Event::Remove(message[1], message[2]),
-        0x16 => Event::Unmap(message[1], message[2]),
-        _ => return None,
-    })
+fn event(told: userfaultfd::Event) -> Event {
+    let number = |place: *mut c_void| place.addr() as u64;
+    match told {
+        userfaultfd::Event::Pagefault { addr, .. } => Event::Fault(number(addr)),
+        userfaultfd::Event::Fork { uffd } => {
+            // not `into_raw_fd`, which drops the object and so closes what it returns (0.9.0)
+            let uffd = ManuallyDrop::new(uffd);
+            // SAFETY: the kernel has just installed this descriptor for us; the object that held it is never dropped.
+            Event::Fork(unsafe { OwnedFd::from_raw_fd(uffd.as_raw_fd()) })
+        }
+        userfaultfd::Event::Remap { from, to, len } => {
+            Event::Remap { from: number(from), to: number(to), len: len as u64 }
+        }
+        userfaultfd::Event::Remove { start, end } => Event::Remove(number(start), number(end)),
+        userfaultfd::Event::Unmap { start, end } => Event::Unmap(number(start), number(end)),
+    }
 }
 
 /// Makes a userfaultfd of our own process.

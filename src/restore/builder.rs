@@ -314,7 +314,7 @@ impl Builder {
         let outstanding = self.outstanding.take().filter(|o| !o.is_empty());
         let keep = match (&self.holder, outstanding) {
             (Some(holder), Some(outstanding)) => {
-                let keep = hold(holder, outstanding, &member.skeleton, &self.objects, image)?;
+                let keep = hold(holder, outstanding, &mut member.skeleton, &self.objects, image)?;
                 self.adopted = true;
                 keep
             }
@@ -383,7 +383,7 @@ impl Builder {
 fn hold(
     holder: &Holder,
     outstanding: Outstanding,
-    skeleton: &Skeleton,
+    skeleton: &mut Skeleton,
     objects: &Objects,
     image: &ProcessImage,
 ) -> Result<Vec<(i32, OwnedFd)>, RestoreError> {

@@ -6,8 +6,10 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
+use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::unistd::{Whence, lseek};
 
 use super::RestoreError;
 use crate::image::memory::MemoryObject;
@@ -84,6 +86,18 @@ impl Objects {
         Ok(())
     }
 
+    /// Takes away what is in these ranges, where there is anything (of huge pages that is not shown: there always).
+    pub fn clear(&self, id: ObjectId, ranges: &[PageRange]) -> Result<(), RestoreError> {
+        let (file, object) = self.file(id)?;
+        for range in ranges {
+            let step = "looking for pages of a memory object";
+            if object.huge() || holds_data(file, *range).map_err(RestoreError::io(step))? {
+                self.punch(id, std::slice::from_ref(range))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Gives memory files owner, mode, times and seals, as `last` has them; nothing can be written afterwards.
     pub fn finish(&self, last: &[MemoryObject]) -> Result<(), RestoreError> {
         for object in last.iter().filter(|object| object.memfd_name.is_some()) {
@@ -121,6 +135,15 @@ fn make(object: &MemoryObject) -> Result<File, RestoreError> {
 /// What a memfd's flags say of its pages.
 fn page_flags(object: &MemoryObject) -> MFdFlags {
     if object.huge() { hugetlb::memfd_flags(object.page_size) } else { MFdFlags::empty() }
+}
+
+/// Whether a range has a page (`SEEK_DATA`). Leaves the file's position where the next one begins: nobody reads by it yet.
+fn holds_data(file: &File, range: PageRange) -> Result<bool, Errno> {
+    match lseek(file, range.start as i64, Whence::SeekData) {
+        Ok(at) => Ok((at as u64) < range.end),
+        Err(Errno::ENXIO) => Ok(false),
+        Err(e) => Err(e),
+    }
 }
 
 fn punch(file: &File, range: PageRange) -> Result<(), RestoreError> {

@@ -313,6 +313,20 @@ pub fn private_pages(
     })
 }
 
+/// Hands over the runs of pages of `[start, end)` that are in memory or in swap, whatever they hold; zero pages, too.
+pub fn held_pages(pagemap: &File, start: u64, end: u64, mut each: impl FnMut(u64, u64)) -> Result<(), Errno> {
+    if can_scan() {
+        let held = Category::PRESENT | Category::SWAPPED;
+        let query = Query { all: Category::empty(), any: held, ..Query::only(held) };
+        return scan(pagemap.as_fd(), start, end, query, |r| each(r.start, r.end));
+    }
+    entries(pagemap, start, end, |at, piece| {
+        for (i, _) in piece.iter().enumerate().filter(|(_, entry)| entry.held()) {
+            each(at + i as u64 * 4096, at + (i as u64 + 1) * 4096);
+        }
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,11 +2,13 @@
 //! victim moved so is in `variants.rs`.
 
 use std::fs;
+use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 
 use super::trial;
 use super::victims::Victim;
@@ -36,6 +38,7 @@ pub(super) fn trials() -> Vec<Trial> {
             .push(trial(&format!("late serve restarted {way}"), &[], move |lab| serve_restarted(lab, args)));
         trials.push(trial(&format!("late live restarted {way}"), &[], move |lab| live_restarted(lab, args)));
     }
+    trials.push(trial("late read first", &[], read_first));
     trials.push(trial("late holder killed", &[], holder_killed));
     trials.push(trial("late source lost", &[], source_lost));
     trials.push(trial("late source lost alone", &[], source_lost_alone));
@@ -95,6 +98,54 @@ pub(super) fn unfinished(lab: &Lab, host: &str) -> Option<serde_json::Value> {
     let files: Vec<_> = fs::read_dir(dir).ok()?.flatten().map(|e| e.path()).collect();
     let path = files.into_iter().find(|p| p.extension().is_some_and(|e| e == "json"))?;
     serde_json::from_slice(&fs::read(path).ok()?).ok()
+}
+
+/// Somebody at the target reads all of its memory, its arguments and its environment before lazy memory is guarded: what was not there
+/// yet must not stay zero.
+fn read_first(lab: &mut Lab) -> Result<()> {
+    lab.trust("a", "b")?;
+    lab.trust("b", "a")?;
+    lab.serve_with_fault("b", "target.state=stop")?;
+    let mut victim = Victim::start(lab, LATE)?;
+    let before = victim.outside_pid(lab)?;
+    let of = |outside: i32, what: &str| fs::read(format!("/proc/{outside}/{what}"));
+    let (arguments, environment) = (of(before, "cmdline")?, of(before, "environ")?);
+    let live = lab.start_live("a", victim.pid, &lab.address("b"), &["--verify", "--lazy"])?;
+    let serve = lab.server("b")?.outside_pid();
+    wait_until("the target has the frozen state", SOON * 3, || is_stopped(serve))?;
+    let skeleton = lab.host("b").outside_pid(Pid::from_raw(victim.pid))?;
+    let read = read_all(skeleton.as_raw())?;
+    nix::sys::signal::kill(Pid::from_raw(serve), Signal::SIGCONT)?;
+    ensure!(read > 64 << 20, "only {read} bytes could be read");
+    let outcome = live.outcome()?;
+    victim.moved(lab, &outcome, before, "b")?;
+    let after = victim.outside_pid(lab)?;
+    ensure!(of(after, "cmdline")? == arguments, "its arguments are lost: {:?}", of(after, "cmdline")?);
+    ensure!(of(after, "environ")? == environment, "its environment is lost: {:?}", of(after, "environ")?);
+    victim.finish()
+}
+
+fn is_stopped(outside: i32) -> bool {
+    fs::read_to_string(format!("/proc/{outside}/stat"))
+        .is_ok_and(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')))
+}
+
+/// Reads whatever a process has mapped, as a debugger would; how many bytes that were.
+fn read_all(outside: i32) -> Result<u64> {
+    let memory = fs::File::open(format!("/proc/{outside}/mem"))?;
+    let maps = fs::read_to_string(format!("/proc/{outside}/maps"))?;
+    let mut page = [0; 4096];
+    let mut read = 0;
+    for line in maps.lines() {
+        let (start, end) =
+            line.split(' ').next().and_then(|range| range.split_once('-')).context("no range")?;
+        let (start, end) = (u64::from_str_radix(start, 16)?, u64::from_str_radix(end, 16)?);
+        // far ones (vsyscall) are no offsets of a file
+        for at in (start..end.min(1 << 47)).step_by(page.len()) {
+            read += memory.read_at(&mut page, at).unwrap_or(0) as u64;
+        }
+    }
+    Ok(read)
 }
 
 fn wild(lab: &mut Lab, args: &[&str]) -> Result<()> {

@@ -19,6 +19,7 @@ use crate::restore::skeleton::Skeleton;
 use crate::restore::{RestoreError, pages};
 use crate::state::memory_modes;
 use crate::sys::handoff;
+use crate::sys::pagemap;
 use crate::sys::process::{pidfd_getfd, pidfd_open, pidfd_send_signal};
 use crate::sys::stat::start_time;
 use crate::sys::uffd::{self, Features};
@@ -153,17 +154,16 @@ impl Holder {
     /// Hands over what is outstanding: from now on faults are served. `inside`: the numbers of [`Holder::userfaultfds`] in the process.
     pub fn adopt(
         &self,
-        skeleton: &Skeleton,
+        skeleton: &mut Skeleton,
         objects: &Objects,
         outstanding: Outstanding,
         inside: &[i32],
     ) -> Result<(), RestoreError> {
-        let register = |uffd: BorrowedFd<'_>, r: &PageRange| {
-            uffd::register_missing(uffd, r.start, r.len())
-                .map_err(RestoreError::io(format!("registering {:#x}-{:#x} for lazy memory", r.start, r.end)))
-        };
         outstanding.areas.iter().try_for_each(|r| register(self.private.as_fd(), r))?;
         outstanding.mappings.iter().try_for_each(|(r, ..)| register(self.shared.as_fd(), r))?;
+        self.take_back(skeleton, &outstanding)?;
+        // what is punched is served from now on: the mappings are registered, and the objects have no descriptor inside yet
+        outstanding.objects.iter().try_for_each(|(id, .., ranges)| objects.clear(*id, ranges))?;
         let adoption = Adoption {
             pid: skeleton.pid,
             private: outstanding.private.iter().collect(),
@@ -176,6 +176,34 @@ impl Holder {
             inside: inside.to_vec(),
         };
         self.hand_over(skeleton, objects, &adoption)
+    }
+
+    /// Drops what is there in spite of being outstanding. Whoever looked at the process before it was registered (`ps` reads its
+    /// arguments and its environment) has had zero pages put there, which would stay: a page that is there is not placed again.
+    ///
+    /// What is registered cannot be dropped (the event would wait for a reader), so for a moment it is not, and somebody
+    /// may look once more: that is looked for again.
+    fn take_back(&self, skeleton: &mut Skeleton, outstanding: &Outstanding) -> Result<(), RestoreError> {
+        const TRIES: usize = 1000;
+        let private = self.private.as_fd();
+        for _ in 0..TRIES {
+            let there = there(skeleton.pid, &outstanding.private)?;
+            if there.is_empty() {
+                return Ok(());
+            }
+            tracing::debug!(pages = there.pages(), "somebody has read what is not there yet");
+            let areas: Vec<_> = outstanding.areas.iter().filter(|area| there.overlaps(**area)).collect();
+            for area in &areas {
+                uffd::unregister(private, area.start, area.len())
+                    .map_err(RestoreError::io("taking back a registration for lazy memory"))?;
+            }
+            pages::drop_pages(skeleton, &there.iter().collect::<Vec<_>>())?;
+            areas.iter().try_for_each(|area| register(private, area))?;
+        }
+        Err(RestoreError::io("preparing lazy memory")(std::io::Error::other(format!(
+            "somebody at the target reads the memory of process {} all the time; try again without that, or without --lazy",
+            skeleton.pid
+        ))))
     }
 
     fn hand_over(
@@ -231,6 +259,25 @@ impl Drop for Holder {
             let _ = self.child.wait();
         }
     }
+}
+
+fn register(uffd: BorrowedFd<'_>, range: &PageRange) -> Result<(), RestoreError> {
+    uffd::register_missing(uffd, range.start, range.len())
+        .map_err(RestoreError::io(format!("registering {:#x}-{:#x} for lazy memory", range.start, range.end)))
+}
+
+/// Pages of these ranges that are in memory or in swap.
+fn there(pid: i32, ranges: &RangeSet) -> Result<RangeSet, RestoreError> {
+    let step = "looking for pages that are not there yet";
+    let pagemap = File::open(format!("/proc/{pid}/pagemap")).map_err(RestoreError::io(step))?;
+    let mut there = RangeSet::default();
+    for range in ranges.iter() {
+        pagemap::held_pages(&pagemap, range.start, range.end, |start, end| {
+            there.insert(PageRange::new(start, end));
+        })
+        .map_err(RestoreError::io(step))?;
+    }
+    Ok(there)
 }
 
 /// Made inside, taken over, closed inside.

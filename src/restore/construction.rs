@@ -292,10 +292,10 @@ fn give_up(work: &mut Work, event: TargetEvent) {
     }
 }
 
-/// Our children are reaped as they end.
+/// Where we are pid 1 it is our child by now, and reaped as it ends.
 fn reap(pid: i32) {
     let started = std::thread::Builder::new().spawn(move || {
-        // not our child (own namespace): its init reaps it
+        // not our child: its init reaps it
         if let Ok(status) = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None) {
             tracing::info!(pid, ?status, "a process that was moved here has ended");
         }

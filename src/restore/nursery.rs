@@ -2,12 +2,15 @@
 //! fork itself.
 //!
 //! ```text
-//! ulpm serve ── spawns ── ulpm __nursery ── clone3(set_tid, CLONE_PARENT) ── skeleton    (same pid namespace)
+//! ulpm serve ── spawns ── ulpm __nursery ── clone3(set_tid) ── skeleton     (same pid namespace)
 //!                              │
 //!                              └─ unshare(PID, NS) ── init, pid 1 ── clone3(set_tid) ── skeleton   (new one)
 //! ```
-//! With `CLONE_PARENT` the skeleton is a child of `ulpm serve`, which reaps it. In a namespace of its own it is
-//! the child of an init that mounts `/proc`, reaps, and ends when it has no children any more.
+//! The nursery ends before anything is put into the skeleton, which is then a child of init (of a subreaper, where there is
+//! one), which reaps it. It is not one of `ulpm serve`: the kernel sends the signal of `PR_SET_PDEATHSIG` when the *thread*
+//! that a process is a child of ends, and with the service all its threads do. Put into a process whose parent stays, that
+//! signal waits as it did. In a namespace of its own the parent is an init that mounts `/proc`, reaps, and ends when it has no
+//! children any more.
 //!
 //! A time namespace can be entered by children only, and its offsets set only before the first one enters
 //! (time_namespaces(7)): so it is made here. In which control group all this happens: [`super::quarters`].
@@ -66,8 +69,7 @@ pub struct Newborn {
     pub socket: OwnedFd,
 }
 
-/// Has a skeleton born. It waits, untraced, and dies with us: at once if nobody holds the other end of its socket any more. That its parent
-/// ends would not tell: `ulpm serve` may have been gone before it was born, and its parent is init then.
+/// Has a skeleton born. It waits, untraced, and dies with us: at once if nobody holds the other end of its socket any more.
 pub fn order(order: &Order, quarters: &Quarters<'_>) -> Result<Newborn, RestoreError> {
     let (ours, theirs) = handoff::pair().map_err(RestoreError::io("making a socket pair"))?;
     let text = serde_json::to_string(order).unwrap_or_default();
@@ -132,7 +134,7 @@ fn nurse(order: &Order, socket: &OwnedFd) -> Result<(), Step> {
         set_clocks(clocks)?;
     }
     if !order.namespace {
-        return bear(order.pid, libc::CLONE_PARENT as u64, socket);
+        return bear(order.pid, socket);
     }
     spawn::unshare(libc::CLONE_NEWPID | libc::CLONE_NEWNS).map_err(|e| ("making a pid namespace", e))?;
     // SAFETY: this process is single-threaded.
@@ -161,7 +163,7 @@ fn init(pid: i32, socket: &OwnedFd) -> Result<(), Step> {
         .map_err(|e| ("making the mounts private", e))?;
     mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), None::<&str>)
         .map_err(|e| ("mounting /proc", e))?;
-    bear(pid, 0, socket)?;
+    bear(pid, socket)?;
     let _ = setsid();
     handoff::close_from(0);
     // ends with the last child
@@ -169,13 +171,13 @@ fn init(pid: i32, socket: &OwnedFd) -> Result<(), Step> {
     std::process::exit(0)
 }
 
-fn bear(pid: i32, flags: u64, socket: &OwnedFd) -> Result<(), Step> {
+fn bear(pid: i32, socket: &OwnedFd) -> Result<(), Step> {
     // what somebody sends it waits until it is the process that was moved; its mask is put with its state
     let open = SigSet::thread_get_mask().map_err(|e| ("reading the signal mask", e))?;
     SigSet::all().thread_block().map_err(|e| ("blocking signals", e))?;
     // SAFETY: this process is single-threaded.
     #[allow(unsafe_code)]
-    let forked = unsafe { spawn::fork_with_pid(pid, flags) }.map_err(|e| ("making the process", e))?;
+    let forked = unsafe { spawn::fork_with_pid(pid) }.map_err(|e| ("making the process", e))?;
     match forked {
         Forked::Parent(_, pidfd) => {
             let _ = open.thread_set_mask();

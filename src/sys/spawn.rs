@@ -48,14 +48,13 @@ pub enum Forked {
 ///
 /// # Safety
 /// The calling process must be single-threaded: the child continues with a copy of its memory.
-pub unsafe fn fork_with_pid(pid: i32, flags: u64) -> Result<Forked, Errno> {
+pub unsafe fn fork_with_pid(pid: i32) -> Result<Forked, Errno> {
     let tids = [pid];
     let mut pidfd = -1i32;
     let args = CloneArgs {
-        flags: flags | libc::CLONE_PIDFD as u64,
+        flags: libc::CLONE_PIDFD as u64,
         pidfd: (&raw mut pidfd) as u64,
-        // with CLONE_PARENT the kernel takes the exit signal of the caller and wants none here
-        exit_signal: if flags & libc::CLONE_PARENT as u64 != 0 { 0 } else { libc::SIGCHLD as u64 },
+        exit_signal: libc::SIGCHLD as u64,
         set_tid: tids.as_ptr() as u64,
         set_tid_size: 1,
         ..CloneArgs::default()

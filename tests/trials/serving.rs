@@ -1,6 +1,7 @@
 //! What `ulpm serve` keeps, says and asks for.
 
 use std::fs;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
@@ -12,11 +13,15 @@ use crate::lab::needs::Need;
 use crate::lab::udp_proxy::UdpProxy;
 use crate::lab::{Lab, LabOptions, PORT, SOON, ULPM, wait_until};
 
+/// How long a process is watched after what could have ended it.
+const WORK: Duration = Duration::from_millis(500);
+
 pub(super) fn trials() -> Vec<Trial> {
     let disks = || LabOptions { disks: true, ..LabOptions::default() };
     vec![
         trial_in(disks(), "serve forgets what is settled", &[], forgets),
         trial("serve says what arrives", &[], says),
+        trial("serve ends without its processes", &[Need::Program("setpriv")], ends_alone),
         trial("serve in control groups", &[Need::MemoryGroup], groups),
         trial("serve out of memory", &[Need::MemoryGroup], out_of_memory),
         trial_in(disks(), "serve with a full disk", &[], full_disk),
@@ -139,6 +144,28 @@ fn groups(lab: &mut Lab) -> Result<()> {
     lab.serve_with("b", &["--cgroup", &group.path()])?;
     ensure!(group.below().is_empty(), "{:?}", group.below());
     Ok(())
+}
+
+/// Neither with the thread that saw it arrive, nor with the service, does a process end that is to be killed with its parent.
+fn ends_alone(lab: &mut Lab) -> Result<()> {
+    lab.serve("b")?;
+    let program = crate::lab::victims::program;
+    let killed = ["setpriv", "--pdeathsig", "KILL", &program("threads")?];
+    let mut victims = Vec::new();
+    for (i, argv) in [&killed[..], &killed, &[&program("bare")?]].into_iter().enumerate() {
+        let mut victim = Victim::start_until(lab, &format!("stop-{i}"), argv)?;
+        let before = victim.outside_pid(lab)?;
+        let mode = if i == 1 { "namespace" } else { "same" };
+        let outcome = lab.live("a", victim.pid, "b", &["--verify", "--pid-mode", mode])?;
+        victim.moved(lab, &outcome, before, "b")?;
+        victims.push(victim);
+    }
+    std::thread::sleep(WORK);
+    stop(lab)?;
+    std::thread::sleep(WORK);
+    victims.iter().try_for_each(|victim| victim.check_running(lab))?;
+    lab.serve("b")?;
+    victims.into_iter().try_for_each(Victim::finish)
 }
 
 fn stop(lab: &mut Lab) -> Result<()> {

@@ -9,11 +9,14 @@
 
 struct modes { int personality, tsc, mce, parent, dumpable, robust, alternate; };
 
-static volatile sig_atomic_t handled[OTHERS + 1];
+static volatile sig_atomic_t handled[OTHERS + 1], orphaned;
 static __thread int number;
 static volatile int started, stop_now;
 
 static void handler(int signal) { (void)signal; handled[number]++; }
+
+/* Whoever started it lives as long as it does, and so does its parent wherever it is. */
+static void on_orphaned(int signal) { orphaned = signal; }
 
 static struct modes look(void)
 {
@@ -41,6 +44,7 @@ static void check(struct modes was)
 	CHECK(is.dumpable == was.dumpable, "dumpable: %d instead of %d", is.dumpable, was.dumpable);
 	CHECK(is.robust == was.robust, "robust list: %d instead of %d", is.robust, was.robust);
 	CHECK(!is.alternate, "there is an alternate stack that nobody asked for");
+	CHECK(!orphaned, "signal %d says that the parent has ended", orphaned);
 	int before = handled[number];
 	CHECK(raise(SIGUSR1) == 0 && handled[number] == before + 1, "the handler did not run");
 }
@@ -94,6 +98,9 @@ int main(int argc, char **argv)
 	victim_begin(argc, argv);
 	struct sigaction action = { .sa_handler = handler, .sa_flags = SA_ONSTACK };
 	MUST(sigaction(SIGUSR1, &action, NULL));
+	action.sa_handler = on_orphaned;
+	MUST(sigaction(SIGURG, &action, NULL));
+	MUST(sigaction(SIGWINCH, &action, NULL));
 	differ(0);
 	struct modes was = look();
 	CHECK(!was.alternate, "an alternate stack from the beginning");

@@ -9,7 +9,12 @@ pub(super) const ROWS: &[Row] = &[
         crate::state::attributes::CORE_FOR_ROOT,
         "bare",
     ),
-    carried("PR_GET_PDEATHSIG", "signal at the parent's death, of each thread", "bare"),
+    limited(
+        "PR_GET_PDEATHSIG",
+        "signal at the parent's death, of each thread",
+        "its parent is init at the target, and does not end: that the one at the source ends is not told there",
+        "bare, trial serve ends without its processes",
+    ),
     carried("PR_GET_TSC", "access to the time stamp counter, of each thread", "bare"),
     carried("PR_MCE_KILL_GET", "policy for memory errors, of each thread", "bare"),
     carried("PR_GET_TID_ADDRESS", "where the end of a thread is told", "threads"),

@@ -9,12 +9,7 @@ const NEVER: &str = "no longer maintained: always 0";
 
 pub(super) const ROWS: &[Row] = &[
     harmless("state", "what it is doing", "differs from moment to moment"),
-    limited(
-        "ppid",
-        "parent",
-        "its parent stays: at the target that is `ulpm serve` or the namespace's init",
-        "parent",
-    ),
+    limited("ppid", "parent", "its parent stays: at the target that is init, or the namespace's", "parent"),
     limited("pgrp", "process group", SESSION, "process"),
     limited("session", "session", SESSION, "process"),
     refused("tty_nr", "controlling terminal", "a terminal stays with this host", "refused terminal"),

@@ -12,7 +12,7 @@ pub(super) const ROWS: &[Row] = &[
     carried("Tgid", "pid: the same, or in a namespace of its own", "trials pid_modes"),
     harmless("Ngid", "group of threads that NUMA balancing found", COUNT),
     carried("Pid", "ids of the threads: the same, or in a namespace of its own", "victim threads"),
-    limited("PPid", "parent", "its parent is `ulpm serve` or the init of its namespace", "trials parents"),
+    limited("PPid", "parent", "its parent is init, or that of its namespace", "trials parents"),
     refused("TracerPid", "tracer", "it is traced by another process", "trial refuse already traced"),
     carried("Uid", "users of each thread", "victim process"),
     carried("Gid", "groups of each thread", "victim process"),

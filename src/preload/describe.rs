@@ -11,8 +11,9 @@ use crate::image::process::{Attributes, ProcessImage, ThreadImage, Timers};
 use crate::image::{Backing, FilePath, Note, Obstacle, Vma};
 use crate::state::files::{self, FilesOptions};
 use crate::state::{
-    StateError, attributes, confinement, credentials, huge_pages, memory_map, memory_modes, mm_fields,
-    namespaces, numa, overruns, probes, program, room, scheduling, seccomp, sharing, sysv, threads, timers,
+    StateError, attributes, confinement, credentials, half_done, huge_pages, memory_map, memory_modes,
+    mm_fields, namespaces, numa, overruns, probes, program, room, scheduling, seccomp, sharing, sysv,
+    threads, timers,
 };
 use crate::sys::process::pidfd_of_thread;
 use crate::sys::stat::start_time;
@@ -132,6 +133,7 @@ fn attributes_of(voice: i32, status: &Status) -> Result<Attributes, PreloadError
 fn all_notes(pid: i32, voice: i32, status: &Status, image: &ProcessImage, shared: Vec<Note>) -> Vec<Note> {
     let mut notes = image.files.notes.clone();
     notes.extend(attributes::notes(voice, status));
+    notes.extend(half_done::notes(pid, &tids(pid).unwrap_or_default()));
     notes.extend(shared);
     notes.extend(confinement::notes(pid, status.uids[0]));
     notes.extend(room::notes(pid));

@@ -81,7 +81,7 @@ fn mappings(sampled: &Sampled) -> Vec<Mapping> {
 }
 
 fn notes(who: &Who, tracker: &Chosen, watched: &Watched) -> Vec<String> {
-    let mut notes = Vec::new();
+    let mut notes = watched.half_done.clone();
     let sampled = &watched.sampled;
     let interval = sampled.span.as_secs_f64() * 1e3 / sampled.count.max(1) as f64;
     if sampled.count == 0 {

@@ -25,10 +25,11 @@ use crate::image::RangeSet;
 use crate::image::memory::Layout;
 use crate::preload::agent::install;
 use crate::state::files::{self, FilesOptions};
-use crate::state::{StateError, memory_map, waits};
+use crate::state::{StateError, half_done, memory_map, waits};
 use crate::sys::process::{ends_within, pidfd_open};
 use crate::sys::time::{Ticker, now_ns};
 use crate::sys::voice;
+use crate::tracee::freeze::tids;
 
 /// The time between two samples, if the process is small enough.
 pub(crate) const INTERVAL: Duration = Duration::from_millis(10);
@@ -58,6 +59,8 @@ pub(crate) enum End {
 pub(crate) struct Watched {
     /// Who it was.
     pub(crate) who: Who,
+    /// Calls of its threads that the attaching stop may have cut short.
+    pub(crate) half_done: Vec<String>,
     /// Why it ended.
     pub(crate) end: End,
     /// How long a thread was stopped to install tracking.
@@ -118,6 +121,11 @@ pub(crate) fn watch(
     // until now it may have begun another program unnoticed
     subject.stack = stack(pid).map_err(|e| subject.explain(e))?;
     let who = Who::of(pid);
+    let tids = tids(pid).unwrap_or_default();
+    let half_done = match kind.needs_stop() {
+        true => half_done::notes(pid, &tids).iter().map(ToString::to_string).collect(),
+        false => Vec::new(),
+    };
     let begun = Instant::now();
     let mut tracker = attach(pid, kind, home).map_err(|e| subject.explain(e))?;
     let attach = if kind.needs_stop() { begun.elapsed() } else { Duration::ZERO };
@@ -138,7 +146,7 @@ pub(crate) fn watch(
         after = usage.slices;
     }
     let used = [before, with.slices, after];
-    Ok(Watched { who, end, attach, present, areas, unwatched, scan, survey, sampled, used, own })
+    Ok(Watched { who, half_done, end, attach, present, areas, unwatched, scan, survey, sampled, used, own })
 }
 
 /// How long it takes to look at mappings and descriptors as each round of a move does: the middle of three times.

@@ -5,6 +5,7 @@
 //! | [`memory_map`] | mappings, their flags, the vDSO |
 //! | [`vm_flags`] | flags of mappings |
 //! | [`guard_pages`] | guard pages without a mapping of their own |
+//! | [`half_done`] | calls that return a part when they are stopped |
 //! | [`huge_pages`] | how many huge pages (hugetlb) it all takes |
 //! | [`memory_modes`] | modes of the address space: huge pages off, merging, MDWE, locking of what comes |
 //! | [`mm_fields`] | brk, arguments, environment, auxiliary vector, exe link |
@@ -43,6 +44,7 @@ pub mod digest;
 pub mod error;
 pub mod files;
 pub mod guard_pages;
+pub mod half_done;
 pub mod huge_pages;
 pub mod inode;
 pub mod memory_map;

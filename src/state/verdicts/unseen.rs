@@ -59,6 +59,12 @@ pub(super) const ROWS: &[Row] = &[
     carried("membarrier", "registrations for membarrier(2)", "victim perthread"),
     carried("sigaltstack", "alternate signal stack of each thread, or that there is none", "signals, bare"),
     limited(
+        "calls that are half done",
+        "write, send, splice on a pipe or stream that blocks; recv with MSG_WAITALL",
+        crate::state::half_done::LIMIT,
+        "trial check names a half-done call",
+    ),
+    limited(
         "signals that come while it moves",
         "what others send to the stopped copy, until it is killed",
         "those that come once it runs at the target look like those of sigqueue, of the same sender; what is sent to the killed copy is dropped by the kernel",

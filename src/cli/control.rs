@@ -59,10 +59,19 @@ pub(crate) fn run(args: &ControlArgs) -> Result<Exit, Failure> {
     }
 }
 
+/// The kernel refuses to connect to any other file with the same words.
+fn is_socket(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt as _;
+    std::fs::metadata(path).is_ok_and(|file| file.file_type().is_socket())
+}
+
 fn ask(path: &Path, line: &str) -> anyhow::Result<String> {
     let mut stream = UnixStream::connect(path).map_err(|e| match e.kind() {
         io::ErrorKind::NotFound => {
             anyhow!("no migration is under way at {} (ulpm live --control makes it)", path.display())
+        }
+        io::ErrorKind::ConnectionRefused if !is_socket(path) => {
+            anyhow!("{} is not the socket of a migration (ulpm live --control makes it)", path.display())
         }
         io::ErrorKind::ConnectionRefused => {
             anyhow!("the migration at {} is over: nobody listens there any more", path.display())

@@ -5,6 +5,7 @@ use clap::Args;
 use super::home::Home;
 use super::progress::Display;
 use super::{Exit, Failure, say};
+use crate::handover::journal::Journal;
 use crate::image::shown;
 use crate::precopy::MigrateError;
 use crate::precopy::settle::{self, recover};
@@ -78,6 +79,11 @@ pub(crate) fn run(args: &RecoverArgs) -> Result<Exit, Failure> {
 
 /// Carries the user's word out, on whichever side this host is of it.
 fn force(home: &Home, id: &str, source: bool) -> Result<Exit, Failure> {
+    let dirs = [(home.path().join("journal"), true), (target::directory(home.path()), false)];
+    let known = dirs.iter().any(|(dir, ours)| !matches!(Journal::open(dir, id, *ours), Ok(None)));
+    if !known {
+        return Err(unknown(id));
+    }
     tracing::warn!(
         "taking your word for migration {id}: the copy at the {} is the one",
         if source { "source" } else { "target" }
@@ -87,11 +93,13 @@ fn force(home: &Home, id: &str, source: bool) -> Result<Exit, Failure> {
         Some(said) => Some(said),
         None => target::force(&target::directory(home.path()), id, !source)?,
     };
-    let Some(said) = said else {
-        return Err(Failure::from(anyhow::anyhow!(
-            "no migration {id} is open on this host (the id must be typed in full); nothing was done"
-        )));
-    };
+    let said = said.ok_or_else(|| unknown(id))?;
     say(&format!("{id}: {said}\n"))?;
     Ok(Exit::Done)
+}
+
+fn unknown(id: &str) -> Failure {
+    Failure::from(anyhow::anyhow!(
+        "no migration {id} is open on this host (the id must be typed in full); nothing was done"
+    ))
 }

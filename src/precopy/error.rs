@@ -3,6 +3,10 @@
 use crate::handover::Source;
 use crate::image::Obstacle;
 use crate::preload::PreloadError;
+use crate::state::StateError;
+use crate::sys::voice;
+use crate::tracee::TraceeError;
+use crate::tracee::thread::state_of;
 use crate::transport::{ConnectError, WireError};
 
 /// A migration failed.
@@ -62,13 +66,23 @@ pub enum MigrateError {
     /// The process writes faster than the link carries, or what was asked for is out of reach.
     #[error("given up (--on-divergence abort): {0}")]
     Diverged(String),
-    /// The process came to its own end.
-    #[error("process {pid} ended by itself before it could be moved")]
+    /// The process came to its own end, or was killed.
+    #[error("process {pid} ended by itself, or was killed, before it could be moved")]
     Ended {
         /// The process.
         pid: i32,
-        /// How that was noticed.
-        source: Box<MigrateError>,
+        /// How that was noticed; nothing for the user.
+        noticed: Box<MigrateError>,
+    },
+    /// Somebody stopped it, or let it go on, just then.
+    #[error(
+        "somebody stopped process {pid} (SIGSTOP, Ctrl-Z), or let it go on, while it was about to be moved; try again when it runs"
+    )]
+    Stopped {
+        /// The process.
+        pid: i32,
+        /// How that was noticed; nothing for the user.
+        noticed: Box<MigrateError>,
     },
     /// What had not been sent of the memory of a process that runs at the target is lost.
     #[error("{0}: the process at the target cannot live without the rest of its memory and was ended there")]
@@ -160,7 +174,21 @@ impl MigrateError {
         match self {
             refused @ MigrateError::Refused(_) => refused,
             error if !ours || error.is_about_nobody() => error,
-            error => MigrateError::Ended { pid, source: Box::new(error) },
+            error => MigrateError::Ended { pid, noticed: Box::new(error) },
+        }
+    }
+
+    /// The same error in plain words, if job control came in between.
+    pub(super) fn of_stopped(self, pid: i32) -> Self {
+        if self.is_job_control() { MigrateError::Stopped { pid, noticed: Box::new(self) } } else { self }
+    }
+
+    pub(super) fn is_job_control(&self) -> bool {
+        match self {
+            MigrateError::Source(PreloadError::Tracee(e) | PreloadError::State(StateError::Tracee(e))) => {
+                e.is_job_control()
+            }
+            _ => false,
         }
     }
 
@@ -189,8 +217,23 @@ impl From<PreloadError> for MigrateError {
                 Ok(ours) => *ours,
                 Err(inner) => MigrateError::Source(PreloadError::Sink(inner)),
             },
-            other => MigrateError::Source(other),
+            other => MigrateError::Source(of_exec(other)),
         }
+    }
+}
+
+/// Its memory was exchanged while it was looked at: what `/proc/PID/maps` said of the vDSO is of the program before.
+fn of_exec(error: PreloadError) -> PreloadError {
+    const STEP: &str = "reading the vDSO";
+    let gone = |e: &std::io::Error| matches!(e.raw_os_error(), Some(libc::EFAULT | libc::EIO));
+    match error {
+        PreloadError::State(StateError::Io { pid, step, source }) if step == STEP && gone(&source) => {
+            PreloadError::Exec(pid)
+        }
+        PreloadError::Tracee(TraceeError::Memory { pid, step: STEP, source, .. }) if gone(&source) => {
+            PreloadError::Exec(pid)
+        }
+        other => other,
     }
 }
 
@@ -211,6 +254,11 @@ pub fn whereabouts(error: &MigrateError, state: Source, touched: bool, pid: i32)
         return None;
     }
     Some(match state {
+        Source::Moving | Source::Resumed if touched && state_of(voice::of(pid)) == 'T' => {
+            format!(
+                "process {pid} stays here, and is stopped by job control (`kill -CONT {pid}` lets it go on)"
+            )
+        }
         Source::Moving | Source::Resumed if touched => format!("process {pid} runs on here"),
         Source::Moving | Source::Resumed => format!("process {pid} was not touched"),
         Source::Done => "the process runs at the target; `ulpm recover` clears up here".to_owned(),

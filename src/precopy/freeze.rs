@@ -114,7 +114,14 @@ impl Freezer<'_> {
             let urgent = Urgent::begin();
             let frozen_at = initial_clocks().boottime_ns;
             let begun = Instant::now();
-            let mut captive = poised.freeze()?;
+            let mut captive = match poised.freeze().map_err(MigrateError::from) {
+                Err(e) if e.is_job_control() && attempt < ATTEMPTS => {
+                    tracing::info!(error = %e, attempt, "stopped by somebody else just now; frozen again in a moment");
+                    std::thread::sleep(PAUSE * attempt);
+                    continue;
+                }
+                frozen => frozen?,
+            };
             self.report.freeze_parts.stop = ms(begun);
             let stopped_ns = initial_clocks().boottime_ns;
             let captured = MigrateError::point(Point::SourceFrozen)

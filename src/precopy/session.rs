@@ -93,10 +93,11 @@ impl<'a> Migration<'a> {
     ) -> (MigrationReport, Option<MigrateError>) {
         let error = match Ticker::start(Duration::from_millis(100)) {
             Ok(_ticker) => carry_out(&mut self).err(),
-            Err(e) => Some(MigrateError::Here { step: "starting a timer", source: e.into() }),
+            Err(e) => Some(MigrateError::Here { step: "starting a timer", source: e }),
         };
         let pid = self.options.pid;
-        let error = error.map(|e| if is_there(pid) { e } else { e.of_ended(self.state, pid) });
+        let error =
+            error.map(|e| if has_ended(&e, pid) { e.of_ended(self.state, pid) } else { e.of_stopped(pid) });
         if let Some(e) = &error {
             let touched = self.report.outcome != Outcome::Failed;
             self.report.outcome = outcome(e, self.report.outcome);
@@ -150,6 +151,7 @@ impl<'a> Migration<'a> {
             && matches!(self.state, Source::Moving)
         {
             self.report.outcome = Outcome::Aborted;
+            self.forget();
             for action in self.state.on(e.event()) {
                 if *action == SourceAction::SendAbort {
                     to.ignore_cancel();
@@ -158,6 +160,14 @@ impl<'a> Migration<'a> {
             }
         }
         done
+    }
+
+    /// Nothing was decided, and nothing is to be recovered.
+    fn forget(&self) {
+        let entry = Journal::open(&self.options.home.join("journal"), &self.report.id, true);
+        if let Err(e) = entry.and_then(|entry| entry.map_or(Ok(()), Journal::close)) {
+            tracing::warn!(error = %e, "the entry of a move that came to nothing stays");
+        }
     }
 
     /// Everything that can be known before anything is stopped.
@@ -424,9 +434,16 @@ fn unasked(to: &str, e: &MigrateError) -> Obstacle {
     )
 }
 
-/// Whether a process of that number is there and has not ended.
-fn is_there(pid: i32) -> bool {
-    !dying(pid)
+/// Whether a process that something went wrong with is there no more. One that is being killed has lost its `SIGKILL` already, and not
+/// begun to end, for a moment: what is read of it then fails at once.
+fn has_ended(error: &MigrateError, pid: i32) -> bool {
+    const MOMENT: Duration = Duration::from_millis(20);
+    let looked_at = matches!(error, MigrateError::Source(_));
+    dying(pid)
+        || looked_at && {
+            std::thread::sleep(MOMENT);
+            dying(pid)
+        }
 }
 
 /// Names one migration for ever.

@@ -91,7 +91,8 @@ fn unfit(pid: i32, status: &Status<'_>) -> Option<(String, String)> {
     }
     if pid == 1 {
         return say(
-            "it is the init process: with it, every process of this host or container would end",
+            "it is the init process, which is neither moved nor stopped for a look: if it ended, so would every process of this host \
+             or container",
             "name the process behind it that does the work",
         );
     }

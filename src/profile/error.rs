@@ -38,5 +38,5 @@ pub(crate) enum ProfileError {
     State(#[from] StateError),
     /// A timer of our own.
     #[error("starting a timer")]
-    Timer(#[source] Errno),
+    Timer(#[source] std::io::Error),
 }

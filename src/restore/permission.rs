@@ -199,6 +199,7 @@ impl Authority {
             return;
         }
         let mut asked: BTreeSet<u32> = BTreeSet::new();
+        let mut capable = Vec::new();
         for thread in &image.threads {
             let creds = &thread.creds;
             for uid in creds.uids {
@@ -219,8 +220,15 @@ impl Authority {
                 );
             }
             if [0, 1, 2, 4].iter().any(|set| creds.caps[*set] != 0) {
-                found.add("capabilities", format!("thread {} has some", thread.tid), "--users any");
+                capable.push(thread.tid);
             }
+        }
+        if let Some(first) = capable.first() {
+            let why = match capable.len() {
+                1 => format!("thread {first} has some"),
+                many => format!("{many} threads have some, thread {first} and others"),
+            };
+            found.add("capabilities", why, "--users any");
         }
     }
 

@@ -1,5 +1,6 @@
 //! Preflight at the target: what is missing here for the process, all at once.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::RestoreError;
@@ -221,17 +222,30 @@ fn check_vdso(process: &ProcessImage, found: &mut Reservation) {
     let theirs = &process.memory.vdso;
     // what it has unmapped is compared with nothing, and goes at the target, too
     let has = |name: &str| theirs.areas.iter().any(|area| area.0 == name);
-    let same = theirs.areas.is_empty()
-        || ours.is_ok_and(|o| {
-            // length, and distance from the first
-            let shape = |areas: &[(String, u64, u64)]| -> Vec<(String, u64, u64)> {
-                let kept: Vec<_> = areas.iter().filter(|(name, ..)| has(name)).collect();
-                let first = kept.first().map_or(0, |area| area.1);
-                kept.into_iter().map(|(n, s, e)| (n.clone(), e - s, s - first)).collect()
-            };
-            (!has("[vdso]") || o.hash == theirs.hash) && shape(&o.areas) == shape(&theirs.areas)
-        });
-    if !same {
+    // length, and distance from the first
+    let shape = |areas: &[(String, u64, u64)]| -> Vec<(String, u64, u64)> {
+        let kept: Vec<_> = areas.iter().filter(|(name, ..)| has(name)).collect();
+        let first = kept.first().map_or(0, |area| area.1);
+        kept.into_iter().map(|(n, s, e)| (n.clone(), e - s, s.wrapping_sub(first))).collect()
+    };
+    let lengths = |areas: &[(String, u64, u64)]| -> BTreeMap<String, u64> {
+        shape(areas).into_iter().map(|(name, length, _)| (name, length)).collect()
+    };
+    let (same, moved) = ours.map_or((false, false), |ours| {
+        let code = !has("[vdso]") || ours.hash == theirs.hash;
+        let moved = lengths(&ours.areas) == lengths(&theirs.areas);
+        (code && shape(&ours.areas) == shape(&theirs.areas), code && moved)
+    });
+    if theirs.areas.is_empty() || same {
+        return;
+    }
+    if moved {
+        found.obstacles.push(Obstacle::new(
+            "vDSO",
+            "the process has moved it away from the pages that it reads ([vvar]), and it is made in one piece only",
+            "let the program move both, or neither",
+        ));
+    } else {
         found.obstacles.push(Obstacle::new(
             "vDSO",
             "the two kernels give their processes different vDSO code, and calls through the old one cannot be redirected yet",

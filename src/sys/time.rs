@@ -1,6 +1,7 @@
 //! Clocks across time namespaces, and a ticker that breaks blocking waits.
 #![allow(unsafe_code)]
 
+use std::io;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -82,7 +83,7 @@ pub fn interruptible<T>(wait: impl FnOnce() -> T) -> T {
 
 impl Ticker {
     /// Starts ticking for the calling thread; dropping stops it.
-    pub fn start(period: Duration) -> Result<Self, Errno> {
+    pub fn start(period: Duration) -> io::Result<Self> {
         let mut tick = SigSet::empty();
         tick.add(TICK);
         tick.thread_block()?;
@@ -94,13 +95,13 @@ impl Ticker {
             thread_id: nix::unistd::gettid().as_raw(),
             si_value: 0,
         };
-        let mut timer = Timer::new(ClockId::CLOCK_MONOTONIC, SigEvent::new(notify)).inspect_err(|e| {
-            if *e == Errno::EAGAIN {
-                tracing::error!(
-                    "timers and queued signals of this user have reached their limit (RLIMIT_SIGPENDING, ulimit -i; SigQ in \
-                     /proc/self/status): raise it, or end who queues so many"
-                );
-            }
+        let timer = Timer::new(ClockId::CLOCK_MONOTONIC, SigEvent::new(notify));
+        let mut timer = timer.map_err(|e| match e {
+            Errno::EAGAIN => io::Error::other(
+                "timers and queued signals of this user have reached their limit (RLIMIT_SIGPENDING; `SigQ:` in \
+                 /proc/self/status): raise it (`ulimit -i`), or end the process that queues so many",
+            ),
+            other => other.into(),
         })?;
         timer.set(Expiration::Interval(period.into()), TimerSetTimeFlags::empty())?;
         Ok(Ticker { _timer: timer })

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use nix::time::ClockId;
 
-use super::error::TraceeError;
+use super::error::{JOB_CONTROL, TraceeError};
 use super::restart::{CpuClocks, Interrupted, SleepSample, reissue};
 use super::thread::{Go, Stop, Thread, state_of};
 use crate::sys::process::ProcMem;
@@ -240,7 +240,7 @@ impl Armed {
                     thread.interrupt()?;
                 }
                 Stop::Trap { signal } => {
-                    let stop = format!("job control: signal {signal}");
+                    let stop = format!("{JOB_CONTROL}: signal {signal}");
                     return Err(TraceeError::UnexpectedStop { tid: thread.0, step: STEP, stop });
                 }
                 Stop::Signal(signal) => {

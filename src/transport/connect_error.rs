@@ -131,7 +131,7 @@ pub enum ConnectError {
     /// The target does not trust us.
     #[error(
         "{host} does not trust this host, whose key is {ours}; to allow it, run on {}: \
-         ulpm trust add {ours} --name {our_name} (it said: {reason})", host.host
+         ulpm trust add {ours} --name {our_name}, with --users any if processes of root are to go there (it said: {reason})", host.host
     )]
     RefusedByPeer {
         /// The target.

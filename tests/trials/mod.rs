@@ -8,6 +8,7 @@ mod commands;
 mod confined;
 mod exit_codes;
 pub(crate) mod faults;
+mod half_way;
 mod hostile;
 mod hosts;
 mod huge_pages;
@@ -61,6 +62,7 @@ pub(crate) fn all(in_a_machine: bool) -> Vec<Trial> {
     trials.extend(confined::trials());
     trials.extend(aborts::trials());
     trials.extend(hostile::trials());
+    trials.extend(half_way::trials());
     trials.extend(huge_pages::trials());
     trials.extend(lazy::trials());
     trials.extend(leaders::trials());

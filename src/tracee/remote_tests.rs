@@ -36,7 +36,10 @@ fn stopped(script: &str) -> (Ended, Thread) {
     let thread = Thread(pid);
     thread.seize(pid, Options::SOURCE).unwrap();
     thread.interrupt().unwrap();
-    thread.wait("stopping", deadline()).unwrap();
+    // it may have been in the middle of its execve, whose own stops come first
+    if !matches!(thread.wait("stopping", deadline()).unwrap(), Stop::Trap { .. }) {
+        thread.to_trap(deadline()).unwrap();
+    }
     (child, thread)
 }
 

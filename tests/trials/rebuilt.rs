@@ -71,6 +71,8 @@ pub(crate) fn answer_hidden_calls() -> Option<ExitCode> {
 }
 
 fn there_and_back(program: &str, dir: &Path) -> Result<()> {
+    // what is built is a child of init, or of whoever asks for that
+    nix::sys::prctl::set_child_subreaper(true)?;
     let (stop, home, words) = (dir.join("stop"), dir.join("home-of-none"), dir.join("said"));
     fs::create_dir_all(&home)?;
     let said = || fs::read_to_string(&words).unwrap_or_default();

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::RestoreError;
 use super::nursery::{self, Newborn, Order, SOCKET};
@@ -18,7 +18,7 @@ use crate::image::{PAGE_SIZE, PageRange, RangeSet};
 use crate::state::robust::Emptied;
 use crate::state::{memory_map, memory_modes};
 use crate::sys::handoff;
-use crate::sys::process::prlimit;
+use crate::sys::process::{prlimit, reaped_within};
 use crate::sys::ptrace::{self, Options};
 use crate::sys::rights::Rights;
 use crate::sys::spawn::CloneArgs;
@@ -32,8 +32,6 @@ const DATA: usize = 1024 * 1024;
 const RLIMIT_MEMLOCK: u32 = 8;
 const VDSO: &str = "[vdso]";
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long init may take to reap what has ended; some never do.
-const REAPING: Duration = Duration::from_millis(500);
 /// Above `vm.mmap_min_addr`, below where programs are usually loaded.
 const LOWEST: u64 = 0x10_0000;
 const HIGHEST: u64 = 0x7fff_0000_0000;
@@ -446,17 +444,11 @@ impl Skeleton {
         {
             tracing::error!(pid = self.pid, error = %e, "the unfinished process could not be killed");
         }
-        // takes the death notice of each traced thread
+        // the death notice of each thread; then its number must be free, for whoever moves the process again at once
         for thread in self.threads.values().rev() {
             let _ = thread.wait("ending the skeleton", Deadline::after(Duration::from_secs(2)));
         }
-        // its parent reaps it: until then its number is taken, and whoever moves the process again at once wants it
-        let begun = Instant::now();
-        while begun.elapsed() < REAPING
-            && crate::sys::process::pidfd_send_signal(self.pidfd.as_fd(), 0).is_ok()
-        {
-            std::thread::sleep(Duration::from_millis(1));
-        }
+        reaped_within(self.pidfd.as_fd(), Duration::from_millis(500));
     }
 }
 

@@ -88,6 +88,18 @@ pub fn ends_within(pidfd: BorrowedFd<'_>, time: Duration) -> bool {
     }
 }
 
+/// Whether what has ended is reaped within that time: until then its number is taken.
+pub fn reaped_within(pidfd: BorrowedFd<'_>, time: Duration) -> bool {
+    let begun = Instant::now();
+    while pidfd_send_signal(pidfd, 0).is_ok() {
+        if begun.elapsed() >= time {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    true
+}
+
 /// Head and length of the robust futex list of a thread.
 pub fn robust_list(tid: i32) -> Result<(u64, u64), Errno> {
     let mut head = 0u64;

@@ -131,12 +131,6 @@ pub enum TraceeError {
 pub(super) const JOB_CONTROL: &str = "job control";
 
 impl TraceeError {
-    /// Whether job control came in between: it stands still, or was about to. Debug text of [`super::thread::Stop`].
-    pub fn is_job_control(&self) -> bool {
-        let TraceeError::UnexpectedStop { stop, .. } = self else { return false };
-        stop.starts_with(JOB_CONTROL) || *stop == format!("{:?}", super::thread::Stop::Signal(libc::SIGSTOP))
-    }
-
     /// Whether the tracee is gone.
     pub fn died(&self) -> bool {
         matches!(self, TraceeError::Died { .. })

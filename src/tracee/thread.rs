@@ -163,6 +163,14 @@ impl Thread {
     }
 }
 
+impl TraceeError {
+    /// Whether job control came in between: it stands still, or was about to. Debug text of [`Stop`].
+    pub fn is_job_control(&self) -> bool {
+        let TraceeError::UnexpectedStop { stop, .. } = self else { return false };
+        stop.starts_with(super::error::JOB_CONTROL) || *stop == format!("{:?}", Stop::Signal(libc::SIGSTOP))
+    }
+}
+
 fn decode(status: WaitStatus) -> Stop {
     match status {
         WaitStatus::Syscall => Stop::Syscall,

@@ -218,7 +218,7 @@ static void of_task(const char *where)
 struct area {
 	unsigned long start, end, offset, inode, page;
 	char perms[8], name[4200], flags[128];
-	int locked;
+	int resident, locked;
 };
 
 static int continues(const struct area *a, const struct area *b)
@@ -273,6 +273,8 @@ static void mappings(void)
 		} else if (!strncmp(line, "VmFlags:", 8)) {
 			/* the last line of an area */
 			snprintf(now.flags, sizeof now.flags, "%s", line + 8);
+			/* "Locked:" is a share of its pages as "Pss:" is, and rounded down: none at all of a library that many have mapped */
+			now.locked = now.resident && strstr(now.flags, " lo");
 			/* whether it counts as committed memory follows from what it could be once: what was made read-only still does */
 			char *account = strstr(now.flags, " ac ");
 			if (account && !strchr(now.perms, 'w'))
@@ -287,8 +289,8 @@ static void mappings(void)
 			pss += size;
 		} else if (sscanf(line, "Swap: %lu", &size) == 1) {
 			swap += size;
-		} else if (sscanf(line, "Locked: %lu", &size) == 1) {
-			now.locked = size > 0;
+		} else if (sscanf(line, "Rss: %lu", &size) == 1) {
+			now.resident = size > 0;
 		} else if (sscanf(line, "KernelPageSize: %lu", &size) == 1) {
 			now.page = size;
 		}

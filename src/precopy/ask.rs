@@ -5,9 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::MigrateError;
 use super::cancel::Cancel;
-use super::destination::{Destination as _, out_of_turn};
+use super::destination::{Destination, out_of_turn};
 use super::link::Link;
-use super::options::Options;
 use crate::handover::SourceEvent;
 use crate::transport::protocol::{ToSource, ToTarget};
 
@@ -15,6 +14,8 @@ use crate::transport::protocol::{ToSource, ToTarget};
 const TRIES: u32 = 3;
 /// How long a session at the target may be about to decide.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a connection for a question may take.
+const CONNECTING: Duration = Duration::from_secs(5);
 
 /// What the target says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,11 +41,11 @@ impl Answer {
     }
 }
 
-/// Asks the target how a migration ended, a few times.
-pub fn ask(options: &Options, id: &str) -> Result<Answer, MigrateError> {
+/// Asks the target how a migration ended, a few times, each by a conversation begun anew.
+pub(crate) fn ask(to: &mut dyn Destination, id: &str) -> Result<Answer, MigrateError> {
     let mut last = None;
     for _ in 0..TRIES {
-        match ask_once(&options.home, &options.to, id) {
+        match to.reconnect().and_then(|()| ask_once(to, id)) {
             Ok(answer) => return Ok(answer),
             Err(e) => last = Some(e),
         }
@@ -52,24 +53,25 @@ pub fn ask(options: &Options, id: &str) -> Result<Answer, MigrateError> {
     Err(last.unwrap_or(MigrateError::Cancelled))
 }
 
-/// As [`ask`], once.
-pub fn ask_once(home: &Path, to: &str, id: &str) -> Result<Answer, MigrateError> {
+/// As [`ask`], once, in a conversation that has just begun. It goes on if the process runs there.
+pub(crate) fn ask_once(to: &mut dyn Destination, id: &str) -> Result<Answer, MigrateError> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let mut link = Link::open(home, to, &Cancel::default(), Duration::from_secs(5))?;
-        link.say(&ToTarget::Settle(id.to_owned()))?;
-        let answer = match link.hear("asking for the outcome")? {
-            ToSource::Settled(Some(pid)) => Some(Answer::Running(pid)),
-            ToSource::SettledLazy(pid) => Some(Answer::RunsLazily(pid)),
-            ToSource::Settled(None) => Some(Answer::Never),
-            ToSource::SettledDown(_) => Some(Answer::Down),
-            ToSource::SettledLater if Instant::now() < deadline => None,
+        to.say(&ToTarget::Settle(id.to_owned()))?;
+        match to.hear("asking for the outcome")? {
+            ToSource::Settled(Some(pid)) => return Ok(Answer::Running(pid)),
+            ToSource::SettledLazy(pid) => return Ok(Answer::RunsLazily(pid)),
+            ToSource::Settled(None) => return Ok(Answer::Never),
+            ToSource::SettledDown(_) => return Ok(Answer::Down),
+            ToSource::SettledLater if Instant::now() < deadline => {}
             other => return Err(out_of_turn(&other)),
-        };
-        link.close("settled");
-        if let Some(answer) = answer {
-            return Ok(answer);
         }
         std::thread::sleep(Duration::from_millis(200));
+        to.reconnect()?;
     }
+}
+
+/// A connection to a target for a question about an earlier migration.
+pub(crate) fn connect(home: &Path, to: &str) -> Result<Link, MigrateError> {
+    Link::open(home, to, &Cancel::default(), CONNECTING)
 }

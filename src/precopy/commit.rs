@@ -183,7 +183,7 @@ impl Freezer<'_> {
         tracing::warn!(error = ?e, "the target did not answer the commit; asking again");
         let id = self.report.id.clone();
         self.state.on(SourceEvent::Lost);
-        let answer = ask(self.options, &id);
+        let answer = ask(to, &id);
         self.state.on(answer.as_ref().map_or(SourceEvent::Unsettled, |answer| answer.event()));
         match answer {
             Ok(Answer::Running(pid) | Answer::RunsLazily(pid)) => {

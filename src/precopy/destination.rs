@@ -43,7 +43,11 @@ pub trait Destination: PageSink {
     /// From now on the user's wish to cancel ends nothing here any more.
     fn ignore_cancel(&mut self);
 
-    /// Bytes sent so far.
+    /// Begins the conversation anew, where it broke after `Commit` was said: what follows is about that migration
+    /// (`Settle`, `Signals`, `Goodbye`). Cancelling does not end it.
+    fn reconnect(&mut self) -> Result<(), MigrateError>;
+
+    /// Bytes sent so far, by all connections.
     fn bytes_sent(&self) -> u64;
 
     /// Whether the other end has this kernel, and so its clocks.

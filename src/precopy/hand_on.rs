@@ -1,14 +1,11 @@
 //! The stopped copy at the source once its process runs at the target: what it is signalled goes there, what it holds is freed.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::MigrateError;
-use super::cancel::Cancel;
 use super::destination::{Destination, out_of_turn};
-use super::link::Link;
 use super::options::Options;
 use crate::handover::journal::signals_file;
 use crate::image::Note;
@@ -23,8 +20,6 @@ use crate::transport::protocol::{ToSource, ToTarget};
 
 /// Signals in one message.
 const SOME: usize = 4096;
-/// How long a new connection may take where the old one broke.
-const AGAIN: Duration = Duration::from_secs(5);
 
 /// What `ulpm recover` is left of a move's signals, should we end. Written without waiting for the disk: if the host goes down, so
 /// does the copy.
@@ -47,7 +42,6 @@ impl Left {
 #[derive(Debug)]
 pub struct Signals {
     home: PathBuf,
-    to: String,
     id: String,
     /// So many are queued there.
     taken: u32,
@@ -58,13 +52,13 @@ pub struct Signals {
 impl Signals {
     /// Of this migration.
     pub fn of(options: &Options, id: &str) -> Self {
-        Self::resume(&options.home, &options.to, id, None)
+        Self::resume(&options.home, id, None)
     }
 
     /// Those that a move has left.
-    pub fn resume(home: &Path, to: &str, id: &str, left: Option<Left>) -> Self {
+    pub fn resume(home: &Path, id: &str, left: Option<Left>) -> Self {
         let (taken, waiting) = left.map(|left| (left.taken, left.waiting)).unwrap_or_default();
-        Signals { home: home.to_owned(), to: to.to_owned(), id: id.to_owned(), taken, waiting }
+        Signals { home: home.to_owned(), id: id.to_owned(), taken, waiting }
     }
 
     /// Leaves word of them. A target that has taken some of them already passes over those.
@@ -115,10 +109,16 @@ impl Signals {
         Ok(())
     }
 
-    /// Sends what is left, by a connection of its own if need be, and says what could not be.
+    /// Sends what is left, in a conversation begun anew if need be, and says what could not be.
     pub fn finish(mut self, to: &mut dyn Destination) -> Option<Note> {
         self.send(Some(to), Vec::new(), None);
-        let lost = self.send_again().len();
+        if !self.waiting.is_empty() {
+            match to.reconnect() {
+                Ok(()) => self.send(Some(to), Vec::new(), None),
+                Err(error) => tracing::info!(error = %crate::sys::chain(&error), "signals cannot be handed on"),
+            }
+        }
+        let lost = self.waiting.len();
         (lost > 0).then(|| {
             tracing::warn!(lost, "signals to the process could not be handed on");
             Note::new(
@@ -130,16 +130,9 @@ impl Signals {
 }
 
 impl Signals {
-    /// Sends what is left by a connection of its own; those that could not be.
-    pub fn send_again(mut self) -> Vec<LateSignal> {
-        if !self.waiting.is_empty() {
-            let again = Link::open(&self.home, &self.to, &Cancel::default(), AGAIN)
-                .and_then(|mut link| self.send_by(&mut link).map(|()| link.close("handed on")));
-            if let Err(error) = again {
-                tracing::info!(error = %crate::sys::chain(&error), "signals cannot be handed on");
-            }
-        }
-        self.waiting
+    /// Signals that have not been handed on.
+    pub fn waiting(&self) -> &[LateSignal] {
+        &self.waiting
     }
 
     /// More of them.

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::MigrateError;
-use super::ask::{Answer, ask_once};
+use super::ask::{Answer, ask_once, connect};
 use super::control::{Control, Phase};
 use super::destination::Destination;
 use super::hand_on::Tended;
@@ -123,9 +123,7 @@ impl Late {
                     Heard::Refused(why) if asked.is_none_or(|at| at.elapsed() > ASK) => {
                         tracing::info!(%why, "a lane is refused: asking how the move stands");
                         asked = Some(Instant::now());
-                        if let Ok(Answer::Running(_)) =
-                            ask_once(&self.road.home, &self.road.to, &self.road.id)
-                        {
+                        if let Ok(Answer::Running(_)) = self.ask() {
                             return Ok(Arrived::Whole(None));
                         }
                     }
@@ -152,6 +150,14 @@ impl Late {
             self.note(control, begun.elapsed());
             tell(Progress::Now(&control.status()));
         }
+    }
+
+    /// By a connection of its own: that of the move may have broken.
+    fn ask(&self) -> Result<Answer, MigrateError> {
+        let mut link = connect(&self.road.home, &self.road.to)?;
+        let answer = ask_once(&mut link, &self.road.id);
+        link.close("asked");
+        answer
     }
 
     /// What is in place there is not needed here.

@@ -9,12 +9,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::MigrateError;
+use super::ask::connect;
 use super::hand_on::{Left, Signals};
 use crate::handover::journal::Entry;
 use crate::image::process::LateSignal;
 use crate::preload::late_signals::{LastLook, LateSignals};
 use crate::state::robust;
 use crate::state::signals::{number, sendable, told};
+use crate::sys::chain;
 use crate::sys::process::{ends_within, pidfd_open, pidfd_queue_signal, pidfd_send_signal, queue_to_thread};
 use crate::sys::ptrace::Options;
 use crate::sys::status::Status;
@@ -29,7 +31,7 @@ const DYING: Duration = Duration::from_secs(10);
 pub(super) fn end(home: &Path, entry: &Entry) -> Result<String, MigrateError> {
     let mut left = Left::read(&home.join("journal"), &entry.id);
     let late = left.as_mut().and_then(|left| left.accounts.take()).map(LateSignals::resume);
-    let mut signals = Signals::resume(home, &entry.peer, &entry.id, left);
+    let mut signals = Signals::resume(home, &entry.id, left);
     let mut lost = Vec::new();
     if let Ok(pidfd) = pidfd_open(entry.pid)
         && entry.process_lives()
@@ -56,7 +58,16 @@ pub(super) fn end(home: &Path, entry: &Entry) -> Result<String, MigrateError> {
         }
         signals.add(late.map(|late| late.last(seen)).unwrap_or_default());
     }
-    lost.extend(signals.send_again().iter().map(|signal| number(&signal.info)));
+    if !signals.waiting().is_empty() {
+        match connect(home, &entry.peer) {
+            Ok(mut link) => {
+                signals.send(Some(&mut link), Vec::new(), None);
+                link.close("handed on");
+            }
+            Err(error) => tracing::info!(error = %chain(&error), "signals cannot be handed on"),
+        }
+    }
+    lost.extend(signals.waiting().iter().map(|signal| number(&signal.info)));
     Ok(match lost.is_empty() {
         true => String::new(),
         false => {

@@ -2,7 +2,7 @@
 //! itself (a current-thread runtime): no message waits for another thread to wake up.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -29,6 +29,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// process shall not wait for QUIC's patience.
 const SIGN_OF_LIFE: Duration = Duration::from_millis(1500);
 
+/// How long a connection may take that is made in the place of one that broke.
+const AGAIN: Duration = Duration::from_secs(5);
+
 /// How long our last words may take.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -45,6 +48,14 @@ pub struct Link {
     watched: bool,
     /// Whether it was given up for silence.
     vigil: Vigil,
+    /// `ULPM_HOME`.
+    home: PathBuf,
+    /// The target as the user named it.
+    to: String,
+    /// The first connection, if it broke. It is closed with the others: who is cut off would wait for that now.
+    broken: Option<Box<Link>>,
+    /// Bytes sent by earlier connections.
+    sent_before: u64,
     /// What the target is.
     pub theirs: Hello,
     /// What we are.
@@ -83,6 +94,10 @@ impl Link {
             heed_cancel: true,
             watched: false,
             vigil,
+            home: home.to_owned(),
+            to: to.to_owned(),
+            broken: None,
+            sent_before: 0,
             theirs: ours.clone(),
             ours: ours.clone(),
         };
@@ -151,6 +166,9 @@ impl Link {
 
     /// Closes the connection when the target has all that was said, or will not have it: what is under way would be lost.
     pub fn close(mut self, reason: &str) {
+        if let Some(broken) = self.broken.take() {
+            broken.close(reason);
+        }
         let send = self.wire.send;
         if let Some(connected) = self.connected.take() {
             self.runtime.block_on(async {
@@ -244,8 +262,23 @@ impl Destination for Link {
         self.heed_cancel = false;
     }
 
+    fn reconnect(&mut self) -> Result<(), MigrateError> {
+        let mut again = Link::open(&self.home, &self.to, &Cancel::default(), AGAIN)?;
+        again.heed_cancel = false;
+        again.sent_before = self.bytes_sent();
+        let mut old = std::mem::replace(self, again);
+        match old.broken.take() {
+            None => self.broken = Some(Box::new(old)),
+            first => {
+                self.broken = first;
+                old.close("asked again");
+            }
+        }
+        Ok(())
+    }
+
     fn bytes_sent(&self) -> u64 {
-        self.wire.send.bytes()
+        self.sent_before + self.wire.send.bytes()
     }
 
     fn same_machine(&self) -> bool {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::MigrateError;
-use super::ask::{Answer, ask_once};
+use super::ask::{Answer, ask_once, connect};
 use super::control::Control;
 use super::hand_on::Left;
 use super::lanes::Road;
@@ -78,7 +78,7 @@ fn settle(home: &Path, mut journal: Journal, tell: &dyn Fn(Progress<'_>)) -> Res
         carry_out(home, actions, &journal)?;
         return Ok(format!("the commit was never sent: {}", here(&entry, "was left running here")));
     }
-    let answer = ask_once(home, &entry.peer, &entry.id)?;
+    let answer = asked_by(home, &entry)?;
     let followed = match answer {
         Answer::RunsLazily(_) => follow(home, &entry, tell),
         _ => Ok(()),
@@ -96,6 +96,13 @@ fn settle(home: &Path, mut journal: Journal, tell: &dyn Fn(Progress<'_>)) -> Res
         Answer::Never => Ok(format!("{} never let it run: {}", entry.peer, here(&entry, "goes on here"))),
         Answer::Down => Err(MigrateError::Down { id: entry.id }),
     }
+}
+
+fn asked_by(home: &Path, entry: &Entry) -> Result<Answer, MigrateError> {
+    let mut link = connect(home, &entry.peer)?;
+    let answer = ask_once(&mut link, &entry.id);
+    link.close("asked");
+    answer
 }
 
 fn here(entry: &Entry, what: &str) -> String {
@@ -138,7 +145,7 @@ pub fn force(home: &Path, id: &str, here: bool) -> Result<Option<String>, Migrat
     let (mut state, _) = reopened(entry.phase);
     let lost;
     // what can be known is not for the user to decide
-    let event = match ask_once(home, &entry.peer, id) {
+    let event = match asked_by(home, &entry) {
         Ok(answer @ (Answer::Running(_) | Answer::Never)) if state == Source::Open => {
             let here_is_right = answer == Answer::Never;
             if here != here_is_right {

@@ -201,22 +201,27 @@ impl Session {
             // it says goodbye when its copy is gone, which may take as long as giving much memory back does, or sending it
             self.patience = if self.lazy { Duration::from_secs(u64::from(u32::MAX)) } else { SILENCE };
             match self.listen(&id) {
-                Ok(ToTarget::Goodbye) => {
-                    for action in Target::Running.on(TargetEvent::Goodbye) {
-                        debug_assert_eq!(*action, TargetAction::JournalRemoved);
-                        let entry = Journal::open(&self.server.journal, &id, false);
-                        if let Err(e) = entry.and_then(|entry| entry.map_or(Ok(()), |entry| entry.remove())) {
-                            tracing::warn!(error = %e, "the entry of a process that has arrived stays");
-                        }
-                    }
-                    self.server.taken.forget(&id);
-                }
+                Ok(ToTarget::Goodbye) => self.goodbye(&id),
                 // it may still ask
                 other => tracing::debug!(?other, "the source ends without a goodbye: the entry is kept"),
             }
         }
         let closed = accepted.connection.closed();
         let _ = self.server.handle.block_on(async { tokio::time::timeout(PARTING, closed).await });
+    }
+
+    /// Its copy is gone, and nobody will ask any more.
+    fn goodbye(&self, id: &str) {
+        for action in Target::Running.on(TargetEvent::Goodbye) {
+            debug_assert_eq!(*action, TargetAction::JournalRemoved);
+            // by another connection than the move's it may be anybody's
+            let own = |entry: &Journal| entry.entry().key == self.key.to_string();
+            let entry = Journal::open(&self.server.journal, id, false).map(|entry| entry.filter(own));
+            if let Err(e) = entry.and_then(|entry| entry.map_or(Ok(()), |entry| entry.remove())) {
+                tracing::warn!(error = %e, "the entry of a process that has arrived stays");
+            }
+        }
+        self.server.taken.forget(id);
     }
 
     /// The next message of a source whose process runs here that is not about signals.
@@ -258,10 +263,11 @@ impl Session {
                     RestoreError::point(Point::TargetAsked)?;
                     let answer = super::settle::settle(&self.server.journal, &id, &self.key)?;
                     RestoreError::point(Point::TargetSettled)?;
+                    self.lazy = lazy::is_outstanding(&self.server.home, &id);
+                    // a source that ends its copy now has signals for us perhaps, and says goodbye
+                    self.settled = matches!(answer, (Answer::Running, _)).then_some(id);
                     self.say(&match answer {
-                        (Answer::Running, pid) if lazy::is_outstanding(&self.server.home, &id) => {
-                            ToSource::SettledLazy(pid)
-                        }
+                        (Answer::Running, pid) if self.lazy => ToSource::SettledLazy(pid),
                         (Answer::Running, pid) => ToSource::Settled(Some(pid)),
                         (Answer::Never, _) => ToSource::Settled(None),
                         (Answer::Later, _) => ToSource::SettledLater,
@@ -275,6 +281,10 @@ impl Session {
                     self.signalled(&id, first, &signals)?;
                     // there may be more than one message has room for; then it closes the connection
                     return match self.listen(&id) {
+                        Ok(ToTarget::Goodbye) => {
+                            self.goodbye(&id);
+                            Ok(())
+                        }
                         Ok(other) => Err(out_of_turn(&other)),
                         Err(RestoreError::Nonsense(why)) => Err(RestoreError::Nonsense(why)),
                         Err(_) => Ok(()),

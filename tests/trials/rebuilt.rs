@@ -274,6 +274,10 @@ impl Destination for Drawer {
 
     fn ignore_cancel(&mut self) {}
 
+    fn reconnect(&mut self) -> Result<(), MigrateError> {
+        Ok(())
+    }
+
     fn bytes_sent(&self) -> u64 {
         self.bytes
     }

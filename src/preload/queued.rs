@@ -6,7 +6,8 @@ use super::{PATIENCE, PreloadError};
 use crate::sys::ptrace::SiginfoBytes;
 use crate::sys::time::Deadline;
 use crate::tracee::TraceeError;
-use crate::tracee::thread::{Go, Stop, Thread};
+use crate::tracee::stop::Stop;
+use crate::tracee::thread::{Go, Thread};
 
 /// Lets a stopped thread take one signal of this number, which is queued to it or to its process. All other signals stay, but
 /// `SIGSTOP`, which cannot be blocked. It executes nothing.

@@ -4,7 +4,7 @@ use crate::state::StateError;
 use crate::state::files::FilesError;
 use crate::state::signals::told;
 use crate::tracee::TraceeError;
-use crate::tracee::thread::Stop;
+use crate::tracee::stop::Stop;
 use crate::transport::WireError;
 
 /// Building or activating the skeleton failed.
@@ -96,7 +96,7 @@ impl RestoreError {
                 TraceeError::Died { .. } => Some("somebody or the kernel killed the process".to_owned()),
                 TraceeError::UnexpectedStop { stop, .. } => [libc::SIGSTOP, libc::SIGTRAP]
                     .into_iter()
-                    .find(|signal| *stop == format!("{:?}", Stop::Signal(*signal)))
+                    .find(|signal| *stop == Stop::Signal(*signal))
                     .map(|signal| format!("somebody sent {} to the process", told(signal))),
                 _ => None,
             },

@@ -24,7 +24,8 @@ use crate::sys::rights::Rights;
 use crate::sys::spawn::CloneArgs;
 use crate::sys::time::Deadline;
 use crate::sys::voice;
-use crate::tracee::thread::{Stop, Thread};
+use crate::tracee::stop::Stop;
+use crate::tracee::thread::Thread;
 use crate::tracee::{Batch, Outcome, Place, Remote, Scratch, Site, TraceeError};
 
 const TABLE: usize = 256 * 1024;
@@ -366,8 +367,7 @@ impl Skeleton {
             let thread = Thread(child);
             match thread.wait("waiting for a new thread", Deadline::after(PATIENCE))? {
                 Stop::Trap { .. } => {}
-                other => {
-                    let stop = format!("{other:?}");
+                stop => {
                     return Err(
                         TraceeError::UnexpectedStop { tid: child, step: "making a thread", stop }.into()
                     );
@@ -464,10 +464,7 @@ fn seize_stopped(leader: Thread, pid: i32) -> Result<(), RestoreError> {
     leader.interrupt()?;
     match leader.wait(STEP, Deadline::after(PATIENCE))? {
         Stop::Trap { .. } => Ok(()),
-        other => {
-            let stop = format!("{other:?}");
-            Err(TraceeError::UnexpectedStop { tid: leader.0, step: STEP, stop }.into())
-        }
+        stop => Err(TraceeError::UnexpectedStop { tid: leader.0, step: STEP, stop }.into()),
     }
 }
 

@@ -23,7 +23,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::thread::{Go, Stop, Thread};
+use super::stop::Stop;
+use super::thread::{Go, Thread};
 use super::together::{Urgent, UrgentTracee, go_to};
 use crate::fault::{Point, point};
 use crate::sys::process::{only, set_affinity};

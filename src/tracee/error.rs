@@ -2,6 +2,8 @@
 
 use nix::errno::Errno;
 
+use super::stop::Stop;
+
 /// An operation on a traced thread failed.
 #[derive(Debug, thiserror::Error)]
 pub enum TraceeError {
@@ -87,7 +89,7 @@ pub enum TraceeError {
         /// What was being done.
         step: &'static str,
         /// The stop.
-        stop: String,
+        stop: Stop,
     },
     /// The process has no usable `syscall` instruction.
     #[error("process {pid} has no system call instruction, neither in a vDSO nor in a library")]
@@ -127,12 +129,14 @@ pub enum TraceeError {
     },
 }
 
-/// What the stop of a thread begins with that stands still by job control.
-pub(super) const JOB_CONTROL: &str = "job control";
-
 impl TraceeError {
     /// Whether the tracee is gone.
     pub fn died(&self) -> bool {
         matches!(self, TraceeError::Died { .. })
+    }
+
+    /// Whether job control came in between.
+    pub fn is_job_control(&self) -> bool {
+        matches!(self, TraceeError::UnexpectedStop { stop, .. } if stop.is_job_control())
     }
 }

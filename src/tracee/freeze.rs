@@ -21,9 +21,10 @@ use std::time::Duration;
 
 use nix::time::ClockId;
 
-use super::error::{JOB_CONTROL, TraceeError};
+use super::error::TraceeError;
 use super::restart::{CpuClocks, Interrupted, SleepSample, reissue};
-use super::thread::{Go, Stop, Thread, state_of};
+use super::stop::Stop;
+use super::thread::{Go, Thread, state_of};
 use crate::sys::process::ProcMem;
 use crate::sys::ptrace::{Options, Regs};
 use crate::sys::time::{Deadline, now_ns};
@@ -239,8 +240,7 @@ impl Armed {
                     std::thread::sleep(MOMENT);
                     thread.interrupt()?;
                 }
-                Stop::Trap { signal } => {
-                    let stop = format!("{JOB_CONTROL}: signal {signal}");
+                stop @ Stop::Trap { .. } => {
                     return Err(TraceeError::UnexpectedStop { tid: thread.0, step: STEP, stop });
                 }
                 Stop::Signal(signal) => {

@@ -6,6 +6,7 @@
 //! | file | owns |
 //! |---|---|
 //! | [`thread`] | the choke points: one function resumes a thread, one waits for its stop |
+//! | [`stop`] | where a thread stopped, decoded once |
 //! | [`freeze`] | stopping every thread of a process, letting them go |
 //! | [`batch`] | a table of system calls and its data |
 //! | [`remote`] | making a stopped thread execute it |
@@ -30,6 +31,7 @@ pub mod scratch;
 pub mod shelter;
 mod sigframe;
 pub mod site;
+pub mod stop;
 pub mod thread;
 pub mod together;
 pub mod ward;

@@ -23,7 +23,8 @@ use super::restart::Continued;
 use super::scratch::{self, CALL_AT, PAGE, Place, RESTORE_AT, Scratch};
 use super::shelter::{self, Bell, Code, NO_FLAGS, Own, Shelter};
 use super::site::{SIGTRAP_BIT, Site, leave_critical_section};
-use super::thread::{Go, Stop, Thread};
+use super::stop::Stop;
+use super::thread::{Go, Thread};
 use super::together::Plain;
 use super::ward;
 use crate::fault::Point;
@@ -247,13 +248,7 @@ impl<'a> Remote<'a> {
                     self.put_off(signal)?;
                     self.thread.resume(how, signal)?;
                 }
-                other => {
-                    return Err(TraceeError::UnexpectedStop {
-                        tid: self.thread.0,
-                        step,
-                        stop: format!("{other:?}"),
-                    });
-                }
+                stop => return Err(TraceeError::UnexpectedStop { tid: self.thread.0, step, stop }),
             }
         }
     }

@@ -4,7 +4,8 @@
 use super::error::TraceeError;
 use super::scratch::{PAGE, Place};
 use super::shelter::{Ground, area};
-use super::thread::{Go, Stop, Thread};
+use super::stop::Stop;
+use super::thread::{Go, Thread};
 use crate::sys::process::ProcMem;
 use crate::sys::ptrace::Regs;
 use crate::sys::time::Deadline;

@@ -3,33 +3,13 @@
 use nix::errno::Errno;
 
 use super::error::TraceeError;
-use crate::sys::ptrace::{self, EVENT_STOP, Options, Regs, WaitStatus};
+use super::stop::Stop;
+use crate::sys::ptrace::{self, Options, Regs, WaitStatus};
 use crate::sys::time::{Deadline, interruptible};
 
 /// A seized thread, named by its tid in the tracer's pid namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Thread(pub i32);
-
-/// Where a thread stopped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stop {
-    /// `PTRACE_INTERRUPT`, the initial stop of an auto-attached thread, or a group stop (`signal` is then a
-    /// stop signal). All of these lie in the signal delivery path, where an interrupted call can restart.
-    Trap {
-        /// `SIGTRAP`, or the stop signal of a group stop.
-        signal: i32,
-    },
-    /// About to receive a signal.
-    Signal(i32),
-    /// Entry or exit of a system call.
-    Syscall,
-    /// It made a new thread, whose tid is the event message.
-    Clone,
-    /// It has executed another program.
-    Exec,
-    /// Another event.
-    Event(i32),
-}
 
 /// How a thread goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,7 +74,7 @@ impl Thread {
     pub fn wait_a_tick(self, step: &'static str, block: bool) -> Result<Option<Stop>, TraceeError> {
         match interruptible(|| ptrace::wait(self.0, block)) {
             Ok(Some(WaitStatus::Gone)) | Err(Errno::ECHILD) => Err(TraceeError::Died { tid: self.0, step }),
-            Ok(Some(status)) => Ok(Some(decode(status))),
+            Ok(Some(status)) => Ok(Some(Stop::from(status))),
             Ok(None) | Err(Errno::EINTR) => Ok(None),
             Err(e) => Err(self.error(step, e)),
         }
@@ -154,32 +134,8 @@ impl Thread {
         match self.wait("bringing it to rest", deadline)? {
             Stop::Trap { .. } => Ok(None),
             Stop::Signal(s) => Ok(Some(s)),
-            other => Err(TraceeError::UnexpectedStop {
-                tid: self.0,
-                step: "bringing it to rest",
-                stop: format!("{other:?}"),
-            }),
+            stop => Err(TraceeError::UnexpectedStop { tid: self.0, step: "bringing it to rest", stop }),
         }
-    }
-}
-
-impl TraceeError {
-    /// Whether job control came in between: it stands still, or was about to. Debug text of [`Stop`].
-    pub fn is_job_control(&self) -> bool {
-        let TraceeError::UnexpectedStop { stop, .. } = self else { return false };
-        stop.starts_with(super::error::JOB_CONTROL) || *stop == format!("{:?}", Stop::Signal(libc::SIGSTOP))
-    }
-}
-
-fn decode(status: WaitStatus) -> Stop {
-    match status {
-        WaitStatus::Syscall => Stop::Syscall,
-        WaitStatus::Signal(s) => Stop::Signal(s),
-        WaitStatus::Event(EVENT_STOP, signal) => Stop::Trap { signal },
-        WaitStatus::Event(libc::PTRACE_EVENT_CLONE, _) => Stop::Clone,
-        WaitStatus::Event(libc::PTRACE_EVENT_EXEC, _) => Stop::Exec,
-        WaitStatus::Event(e, _) => Stop::Event(e),
-        WaitStatus::Gone => Stop::Event(0),
     }
 }
 

@@ -6,7 +6,8 @@ use crate::tracee::batch::{Batch, ENTRY, Outcome};
 use crate::tracee::error::TraceeError;
 use crate::tracee::scratch::{SHELTERED_AT, Scratch};
 use crate::tracee::shelter::Bell;
-use crate::tracee::thread::{Go, Stop};
+use crate::tracee::stop::Stop;
+use crate::tracee::thread::Go;
 
 impl Remote<'_> {
     /// Executes a batch: one round trip.
@@ -44,8 +45,7 @@ impl Remote<'_> {
         self.wait_for(STEP, Go::Free, |s| s == end)?;
         // by `kill -TRAP` of somebody, in the middle of it: what was not called yet looks as if it had returned 0
         if self.is_of_somebody()? {
-            let stop = format!("{end:?}");
-            return Err(TraceeError::UnexpectedStop { tid: self.thread.0, step: STEP, stop });
+            return Err(TraceeError::UnexpectedStop { tid: self.thread.0, step: STEP, stop: end });
         }
         self.results(scratch, batch)
     }

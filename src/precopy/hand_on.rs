@@ -115,7 +115,9 @@ impl Signals {
         if !self.waiting.is_empty() {
             match to.reconnect() {
                 Ok(()) => self.send(Some(to), Vec::new(), None),
-                Err(error) => tracing::info!(error = %crate::sys::chain(&error), "signals cannot be handed on"),
+                Err(error) => {
+                    tracing::info!(error = %crate::sys::chain(&error), "signals cannot be handed on")
+                }
             }
         }
         let lost = self.waiting.len();

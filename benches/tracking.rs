@@ -23,6 +23,7 @@ use ulpm::image::{ObjectId, PageRange};
 use ulpm::preload::push::PageSink;
 use ulpm::preload::{Agent, PreloadError, describe::describe};
 use ulpm::state::files::FilesOptions;
+use ulpm::sys::kernel::Kernel;
 
 const PAGE: usize = 4096;
 /// How long each state of the writer is measured.
@@ -73,7 +74,7 @@ fn main() -> Result<()> {
     if args.writer {
         return write_for_ever((args.memory << 20) / PAGE);
     }
-    let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(|k| k.probe().is_ok()).collect();
+    let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(|k| k.usable(Kernel::here()).is_ok()).collect();
     let mut all = Vec::new();
     let writer = Writer::start(args.memory)?;
     let workload = format!("writer of {} MiB", args.memory);

@@ -1,11 +1,10 @@
 //! What this host and this user can do, and what each ability is needed for.
 
-use std::path::Path;
-
 use serde::Serialize;
 
 use crate::dirty::{Kind, TrackError};
 use crate::sys::chain;
+use crate::sys::kernel::Kernel;
 
 /// Capability numbers of `linux/capability.h`.
 const CAP_SYS_PTRACE: u32 = 19;
@@ -35,8 +34,8 @@ pub(super) struct Ability {
     pub(super) why: String,
 }
 
-/// All abilities, probed by doing.
-pub(super) fn here() -> Vec<Ability> {
+/// All abilities.
+pub(super) fn here(kernel: &Kernel) -> Vec<Ability> {
     let caps = crate::state::credentials_of_self().map(|own| own.caps[2]).unwrap_or(0);
     let has = |bit: u32| caps >> bit & 1 == 1;
     let or = |there: bool, why: &str| if there { Ok(()) } else { Err(why.to_owned()) };
@@ -46,7 +45,6 @@ pub(super) fn here() -> Vec<Ability> {
         there: result.is_ok(),
         why: result.err().unwrap_or_default(),
     };
-    let clone3 = crate::sys::spawn::clone3_works();
     vec![
         ability(
             "trace processes of every user",
@@ -59,7 +57,7 @@ pub(super) fn here() -> Vec<Ability> {
         ability(
             "create processes with a chosen pid",
             Needed::Receive,
-            or(clone3, "clone3 is missing (Linux 5.5) or filtered").and_then(|()| {
+            or(kernel.clone3, "clone3 is missing (Linux 5.5) or filtered").and_then(|()| {
                 or(
                     has(CAP_CHECKPOINT_RESTORE) || has(CAP_SYS_ADMIN),
                     "you lack CAP_CHECKPOINT_RESTORE; run `ulpm serve` as root",
@@ -69,10 +67,7 @@ pub(super) fn here() -> Vec<Ability> {
         ability(
             "let clocks go on without a jump",
             Needed::Receive,
-            or(
-                Path::new("/proc/self/timens_offsets").exists(),
-                "the kernel has no time namespaces (CONFIG_TIME_NS)",
-            ),
+            or(kernel.time_namespaces, "the kernel has no time namespaces (CONFIG_TIME_NS)"),
         ),
     ]
 }
@@ -90,9 +85,9 @@ pub(super) struct Tracking {
     pub(super) why: String,
 }
 
-/// All trackers, probed by doing, best first.
-pub(super) fn trackers() -> Vec<Tracking> {
-    let probed = Kind::ALL.map(|kind| (kind, kind.probe()));
+/// All trackers, best first.
+pub(super) fn trackers(kernel: &Kernel) -> Vec<Tracking> {
+    let probed = Kind::ALL.map(|kind| (kind, kind.usable(kernel)));
     // what `Choice::Auto` takes
     let best = probed.iter().find(|(_, result)| result.is_ok()).map(|(kind, _)| *kind);
     let one = |(kind, result): (Kind, Result<(), TrackError>)| {

@@ -19,6 +19,7 @@ use crate::precopy::{self, Control, MigrateError, Migration, Options};
 use crate::report::{Schema, listed, outcome_word};
 use crate::state::files::FilesOptions;
 use crate::sys::chain;
+use crate::sys::kernel::{Capability, Kernel};
 use crate::transport::HostPort;
 
 /// Arguments of `ulpm check`.
@@ -62,6 +63,7 @@ pub(crate) struct CheckArgs {
 struct Findings {
     host: Vec<Ability>,
     trackers: Vec<Tracking>,
+    kernel: Vec<Capability>,
     pid: Option<i32>,
     target: Option<String>,
     obstacles: Vec<Obstacle>,
@@ -86,9 +88,11 @@ fn find(args: &CheckArgs, in_full: bool) -> Result<Exit, Failure> {
         }
         _ => {}
     }
+    let kernel = Kernel::here();
     let mut findings = Findings {
-        host: abilities::here(),
-        trackers: abilities::trackers(),
+        host: abilities::here(kernel),
+        trackers: abilities::trackers(kernel),
+        kernel: kernel.lines(),
         pid,
         target: to.map(ToString::to_string),
         obstacles: Vec::new(),
@@ -179,6 +183,7 @@ fn text(findings: &Findings, in_full: bool) -> String {
     for t in &findings.trackers {
         let _ = writeln!(out, "  {} {}{}", if t.there { "yes" } else { "no " }, t.name, reason(&t.why));
     }
+    out.push_str(&of_kernel(&findings.kernel));
     if let Some(pid) = findings.pid.filter(|_| findings.error.is_none()) {
         let whither = findings.target.as_ref().map(|t| format!(" to {t}")).unwrap_or_default();
         if findings.obstacles.is_empty() {
@@ -192,6 +197,18 @@ fn text(findings: &Findings, in_full: bool) -> String {
         for line in listed::notes(&findings.notes, in_full) {
             let _ = writeln!(out, "  note: {line}");
         }
+    }
+    out
+}
+
+/// What the kernel has and what it lacks, a line each.
+fn of_kernel(all: &[Capability]) -> String {
+    let names = |there: bool| all.iter().filter(move |c| c.there == there);
+    let has: Vec<&str> = names(true).map(|c| c.name).collect();
+    let lacks: Vec<String> = names(false).map(|c| format!("{} ({})", c.name, c.since)).collect();
+    let mut out = format!("this kernel has: {}\n", has.join(", "));
+    if !lacks.is_empty() {
+        let _ = writeln!(out, "this kernel lacks: {}", lacks.join(", "));
     }
     out
 }

@@ -18,6 +18,7 @@ use crate::restore::late_signals::Taken;
 use crate::restore::quarters::{self, Place};
 use crate::restore::session::{self, Server};
 use crate::restore::urgency;
+use crate::sys::kernel::Kernel;
 use crate::transport::{DEFAULT_PORT, Listener};
 
 /// Arguments of `ulpm serve`.
@@ -62,7 +63,9 @@ pub(crate) fn run(args: &ServeArgs) -> Result<Exit, Failure> {
     for own in crate::restore::settle::own_side(&journal, None)? {
         tell(&format!("migration {}: {}", own.id, own.text));
     }
-    for ability in abilities::here().iter().filter(|a| a.needed_to == Needed::Receive && !a.there) {
+    for ability in
+        abilities::here(Kernel::here()).iter().filter(|a| a.needed_to == Needed::Receive && !a.there)
+    {
         tracing::warn!("this host cannot {}: {}", ability.name, ability.why);
     }
     crate::restore::lazy::adopt::sweep(home.path());

@@ -5,6 +5,7 @@ use std::fmt;
 use super::inside::Inside;
 use super::{Checksum, DirtyTracker, SoftDirty, TrackError, WpScan};
 use crate::sys::chain;
+use crate::sys::kernel::{Kernel, SoftDirtyBits};
 
 /// A way to track.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -30,11 +31,20 @@ impl Kind {
         }
     }
 
-    /// Whether it works on this host, for this user: tried on ourselves.
-    pub fn probe(self) -> Result<(), TrackError> {
+    /// Whether it works on this host, for this user.
+    pub fn usable(self, kernel: &Kernel) -> Result<(), TrackError> {
         match self {
-            Kind::WpScan => WpScan::probe(),
-            Kind::SoftDirty => SoftDirty::probe(),
+            Kind::WpScan => kernel.write_protect.map_err(TrackError::Unsupported),
+            Kind::SoftDirty => match kernel.soft_dirty {
+                SoftDirtyBits::Shown => Ok(()),
+                SoftDirtyBits::WithoutFrames => {
+                    Err(TrackError::Lacking("page frames are hidden from us: CAP_SYS_ADMIN is needed"))
+                }
+                SoftDirtyBits::Absent => {
+                    Err(TrackError::Lacking("this kernel has no soft-dirty bits (CONFIG_MEM_SOFT_DIRTY)"))
+                }
+                SoftDirtyBits::Failed(e) => Err(TrackError::Untried(e)),
+            },
             Kind::Checksum => Ok(()),
         }
     }
@@ -47,11 +57,12 @@ impl Kind {
     /// Makes the tracker of a process. `inside`: by a stopped thread, where [one is needed](Kind::needs_stop).
     pub fn install(
         self,
+        kernel: &Kernel,
         pid: i32,
         inside: Option<Inside<'_, '_>>,
     ) -> Result<Box<dyn DirtyTracker>, TrackError> {
         Ok(match (self, inside) {
-            (Kind::WpScan, Some(inside)) => Box::new(WpScan::install(pid, inside)?),
+            (Kind::WpScan, Some(inside)) => Box::new(WpScan::install(kernel, pid, inside)?),
             (Kind::WpScan, None) => return Err(TrackError::Lacking("no thread of the process is stopped")),
             (Kind::SoftDirty, _) => Box::new(SoftDirty::new(pid)?),
             (Kind::Checksum, _) => Box::new(Checksum::new(pid)?),
@@ -95,11 +106,11 @@ pub struct Unavailable {
 }
 
 impl Choice {
-    /// Probes, and takes the first that works.
-    pub fn resolve(self) -> Result<Chosen, Unavailable> {
+    /// The first that works.
+    pub fn resolve(self, kernel: &Kernel) -> Result<Chosen, Unavailable> {
         match self {
-            Choice::Auto => Ok(best(Kind::probe)),
-            Choice::Forced(kind) => match kind.probe() {
+            Choice::Auto => Ok(best(|kind| kind.usable(kernel))),
+            Choice::Forced(kind) => match kind.usable(kernel) {
                 Ok(()) => Ok(Chosen { kind, reason: "as asked for".to_owned() }),
                 Err(source) => Err(Unavailable { kind, source }),
             },
@@ -109,11 +120,11 @@ impl Choice {
 
 impl Chosen {
     /// The best that needs no call inside the process, for one in which a call cannot be made (`why`).
-    pub fn outside(self, choice: Choice, why: &'static str) -> Result<Self, Unavailable> {
+    pub fn outside(self, kernel: &Kernel, choice: Choice, why: &'static str) -> Result<Self, Unavailable> {
         if !self.kind.needs_stop() {
             return Ok(self);
         }
-        let other = Kind::ALL.into_iter().find(|kind| !kind.needs_stop() && kind.probe().is_ok());
+        let other = Kind::ALL.into_iter().find(|kind| !kind.needs_stop() && kind.usable(kernel).is_ok());
         match (choice, other) {
             (Choice::Auto, Some(kind)) => Ok(Chosen { kind, reason: format!("no {}: {why}", self.kind) }),
             _ => Err(Unavailable { kind: self.kind, source: TrackError::Lacking(why) }),
@@ -121,10 +132,10 @@ impl Chosen {
     }
 }
 
-fn best(probe: impl Fn(Kind) -> Result<(), TrackError>) -> Chosen {
+fn best(usable: impl Fn(Kind) -> Result<(), TrackError>) -> Chosen {
     let mut lacking = Vec::new();
     for kind in Kind::ALL {
-        match probe(kind) {
+        match usable(kind) {
             Ok(()) if lacking.is_empty() => {
                 return Chosen { kind, reason: "the best there is, and it works here".to_owned() };
             }

@@ -15,6 +15,9 @@ pub enum TrackError {
         "this kernel cannot track writes with userfaultfd write-protection (Linux 6.7 or later is needed)"
     )]
     Unsupported(#[source] Errno),
+    /// Whether it works could not be tried.
+    #[error("whether this kernel has soft-dirty bits could not be tried")]
+    Untried(#[source] Errno),
     /// Something else that the tracker needs is not there.
     #[error("{0}")]
     Lacking(&'static str),

@@ -29,16 +29,13 @@
 use std::fs::File;
 use std::io::Write as _;
 
-use nix::errno::Errno;
-use nix::sys::memfd::{MFdFlags, memfd_create};
-
 use super::walk::{Judged, Walk, add_entries, side_by_side, span};
 use super::zero_frames::ZeroFrames;
 use super::{DirtyTracker, Found, Last, TrackError, open_pagemap};
 use crate::image::memory::Layout;
 use crate::image::page_map::{PIECE_PAGES, place};
-use crate::image::{PAGE_SIZE, PageMap, RangeSet, Vma};
-use crate::sys::pagemap::{self, Entry};
+use crate::image::{PageMap, RangeSet, Vma};
+use crate::sys::pagemap::Entry;
 use crate::sys::voice;
 
 /// The tracker. Leaves nothing behind but cleared bits.
@@ -52,41 +49,7 @@ pub struct SoftDirty {
     begun: bool,
 }
 
-/// A page in an area that no other one merges with. An area that grows counts as written all over (`VM_SOFTDIRTY`), and anonymous
-/// memory does whenever another thread maps some beside it: so it is a copy of a file that nobody else has.
-fn page_of_its_own() -> std::io::Result<memmap2::MmapMut> {
-    let file = File::from(memfd_create("ulpm-probe", MFdFlags::MFD_CLOEXEC)?);
-    file.set_len(PAGE_SIZE)?;
-    // SAFETY: nobody else has the file: its content cannot change, nor its length.
-    #[allow(unsafe_code)]
-    unsafe {
-        memmap2::MmapOptions::new().map_copy(&file)
-    }
-}
-
 impl SoftDirty {
-    /// Whether this kernel has the bits, and we may see page frames: tried on ourselves.
-    pub fn probe() -> Result<(), TrackError> {
-        let own = std::process::id() as i32;
-        let map = open_pagemap(own)?;
-        let mut memory = page_of_its_own().map_err(|e| {
-            TrackError::kernel(own, "mapping a page to try")(Errno::from_raw(e.raw_os_error().unwrap_or(0)))
-        })?;
-        let page = memory.as_ptr() as u64;
-        memory[0] = 1;
-        clear(own)?;
-        let before = entry(&map, own, page)?;
-        *std::hint::black_box(&mut memory[0]) = 2;
-        let after = entry(&map, own, page)?;
-        if before.soft_dirty() || !after.soft_dirty() {
-            return Err(TrackError::Lacking("this kernel has no soft-dirty bits (CONFIG_MEM_SOFT_DIRTY)"));
-        }
-        if after.frame() == 0 {
-            return Err(TrackError::Lacking("page frames are hidden from us: CAP_SYS_ADMIN is needed"));
-        }
-        Ok(())
-    }
-
     /// Opens what is needed; the process is not touched.
     pub fn new(pid: i32) -> Result<Self, TrackError> {
         let (pagemap, zero) = (open_pagemap(pid)?, ZeroFrames::find()?);
@@ -143,13 +106,6 @@ fn clear(pid: i32) -> Result<(), TrackError> {
         file.and_then(|mut file| file.write_all(b"4"))
     };
     voice::by(pid, write).map_err(|source| TrackError::ClearRefs { pid, source })
-}
-
-fn entry(pagemap: &File, pid: i32, addr: u64) -> Result<Entry, TrackError> {
-    let mut found = None;
-    pagemap::entries(pagemap, addr, addr + PAGE_SIZE, |_, piece| found = piece.first().copied())
-        .map_err(TrackError::kernel(pid, "reading the page map"))?;
-    found.ok_or(TrackError::Lacking("the page map shows nothing"))
 }
 
 impl DirtyTracker for SoftDirty {

@@ -21,7 +21,6 @@ mod last;
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::OnceLock;
 
 use nix::errno::Errno;
 
@@ -30,13 +29,12 @@ use super::walk::{span, tracked};
 use super::{DirtyTracker, Found, Last, TrackError, open_pagemap};
 use crate::image::memory::Layout;
 use crate::image::{Backing, PAGE_SIZE, PageRange, RangeSet, Vma, VmaFlags};
+use crate::sys::kernel::Kernel;
 use crate::sys::pagemap::{self, Category, Query, Region};
 use crate::sys::process::{ProcMem, pidfd_getfd, pidfd_of_thread};
 use crate::sys::uffd::{self, Features, UFFD_USER_MODE_ONLY};
 use crate::sys::voice;
 
-const FEATURES: Features =
-    Features::WP_ASYNC.union(Features::WP_UNPOPULATED).union(Features::WP_HUGETLBFS_SHMEM);
 const HELD: Category = Category::PRESENT.union(Category::SWAPPED);
 
 /// The tracker; dropping it leaves no trace in the process.
@@ -45,22 +43,15 @@ pub struct WpScan {
     pid: i32,
     uffd: OwnedFd,
     pagemap: File,
-    /// See [`reports_holes`].
+    /// [`Category::GUARD`], where scans may name it.
+    guards: Category,
+    /// [`Kernel::holes_reported`]
     reports_holes: bool,
 }
 
 impl WpScan {
-    /// Whether this kernel can do it: tried on ourselves.
-    pub fn probe() -> Result<(), TrackError> {
-        let own = uffd::create_own(UFFD_USER_MODE_ONLY).map_err(TrackError::Unsupported)?;
-        uffd::handshake(own.as_fd(), FEATURES).map_err(TrackError::Unsupported)?;
-        let pagemap = open_pagemap(std::process::id() as i32)?;
-        pagemap::scan(pagemap.as_fd(), 0x1000, 0x2000, everything(Category::FILE), |_| {})
-            .map_err(TrackError::Unsupported)
-    }
-
     /// Makes the userfaultfd inside the process by means of a stopped thread.
-    pub fn install(pid: i32, inside: Inside<'_, '_>) -> Result<Self, TrackError> {
+    pub fn install(kernel: &Kernel, pid: i32, inside: Inside<'_, '_>) -> Result<Self, TrackError> {
         let flags = (libc::O_CLOEXEC | libc::O_NONBLOCK) as u64 | UFFD_USER_MODE_ONLY;
         // closed inside whether or not we get it: no trace
         let taken = inside.remote.make_and_close(
@@ -69,8 +60,13 @@ impl WpScan {
             |fd| pidfd_of_thread(voice::of(pid)).and_then(|pidfd| pidfd_getfd(pidfd.as_fd(), fd)),
         )?;
         let uffd = taken.map_err(TrackError::kernel(pid, "taking over the userfaultfd"))?;
-        uffd::handshake(uffd.as_fd(), FEATURES).map_err(TrackError::Unsupported)?;
-        Ok(WpScan { pid, uffd, pagemap: open_pagemap(pid)?, reports_holes: reports_holes() })
+        uffd::handshake(uffd.as_fd(), Features::TRACKING).map_err(TrackError::Unsupported)?;
+        Ok(Self::of(kernel, pid, uffd, open_pagemap(pid)?))
+    }
+
+    fn of(kernel: &Kernel, pid: i32, uffd: OwnedFd, pagemap: File) -> Self {
+        let guards = Category::guards_of(kernel);
+        WpScan { pid, uffd, pagemap, guards, reports_holes: kernel.holes_reported }
     }
 
     fn scan(&self, range: PageRange, query: Query, each: impl FnMut(Region)) -> Result<(), TrackError> {
@@ -143,26 +139,6 @@ impl WpScan {
     }
 }
 
-/// Whether the fast path reports what has no page table, too, in a registered area: kernels since a patch of 2026 do ("reads as
-/// written"; stable ones got it, so the version says nothing). Tried on ourselves, once.
-fn reports_holes() -> bool {
-    static REPORTS: OnceLock<bool> = OnceLock::new();
-    const LEN: u64 = 8 << 20;
-    let tried = || {
-        let memory = memmap2::MmapMut::map_anon(LEN as usize).ok()?;
-        let own = uffd::create_own(UFFD_USER_MODE_ONLY).ok()?;
-        uffd::handshake(own.as_fd(), FEATURES).ok()?;
-        let start = memory.as_ptr() as u64;
-        uffd::register_write_protect(own.as_fd(), start, LEN).ok()?;
-        let pagemap = open_pagemap(std::process::id() as i32).ok()?;
-        let mut reported = 0;
-        pagemap::scan(pagemap.as_fd(), start, start + LEN, fast_ones(), |r| reported += r.end - r.start)
-            .ok()?;
-        Some(reported == LEN)
-    };
-    *REPORTS.get_or_init(|| tried().unwrap_or(false))
-}
-
 /// Everything between areas that cannot be registered (the vDSO's) or need not be, to its full width: an area that
 /// has grown into the free space beside it is still whole.
 fn spans(layout: &Layout) -> Vec<PageRange> {
@@ -210,24 +186,24 @@ fn by_page_size(layout: &Layout, range: PageRange) -> Vec<PageRange> {
     all
 }
 
-fn everything(file: Category) -> Query {
+fn everything(guards: Category, file: Category) -> Query {
     Query {
         all: Category::empty(),
         any: HELD,
         inverted: Category::empty(),
-        report: Category::WPALLOWED | Category::WRITTEN | Category::PFNZERO | pagemap::guards() | file,
+        report: Category::WPALLOWED | Category::WRITTEN | Category::PFNZERO | guards | file,
         protect: false,
     }
 }
 
 /// Pages of files in private mappings are left alone: once written they are no file pages any more. Protecting them would
 /// leave a marker for each that is dropped or reclaimed, which looks like a swapped page.
-fn written_ones(file: Category, protect: bool) -> Query {
+fn written_ones(guards: Category, file: Category, protect: bool) -> Query {
     Query {
         all: Category::WRITTEN | file,
         any: HELD,
         inverted: file,
-        report: Category::WRITTEN | Category::PFNZERO | pagemap::guards() | file,
+        report: Category::WRITTEN | Category::PFNZERO | guards | file,
         protect,
     }
 }
@@ -259,20 +235,16 @@ fn swapped_ones() -> Query {
 }
 
 /// Present or not.
-fn pages_of_unregistered() -> Query {
-    Query {
-        any: Category::empty(),
-        report: HELD | Category::PFNZERO | pagemap::guards(),
-        ..unregistered_ones()
-    }
+fn pages_of_unregistered(guards: Category) -> Query {
+    Query { any: Category::empty(), report: HELD | Category::PFNZERO | guards, ..unregistered_ones(guards) }
 }
 
-fn unregistered_ones() -> Query {
+fn unregistered_ones(guards: Category) -> Query {
     Query {
         all: Category::WPALLOWED,
         any: HELD,
         inverted: Category::WPALLOWED,
-        report: Category::FILE | Category::PFNZERO | pagemap::guards(),
+        report: Category::FILE | Category::PFNZERO | guards,
         protect: false,
     }
 }
@@ -301,7 +273,7 @@ impl DirtyTracker for WpScan {
         let whole = span(layout);
         let mut new = RangeSet::default();
         let mut all = Vec::new();
-        self.scan(whole, unregistered_ones(), |r| {
+        self.scan(whole, unregistered_ones(self.guards), |r| {
             let found = found(r, true);
             // what is no data yet may become some before the second scan, which then must not be passed over
             if found.private_data() {
@@ -319,10 +291,10 @@ impl DirtyTracker for WpScan {
         let gigantic = gigantic(layout);
         for (range, file) in by_file(layout, whole) {
             for part in gigantic.gaps(range) {
-                self.scan(part, written_ones(file, true), |r| again.push(found(r, true)))?;
+                self.scan(part, written_ones(self.guards, file, true), |r| again.push(found(r, true)))?;
             }
             for part in gigantic.within(range) {
-                self.scan(part, everything(file), |r| again.push(found(r, true)))?;
+                self.scan(part, everything(self.guards, file), |r| again.push(found(r, true)))?;
             }
         }
         // the pages of new areas carry no marks, so most of them come a second time

@@ -12,15 +12,17 @@ use crate::dirty::{Choice, Chosen, Kind};
 use crate::image::Obstacle;
 use crate::image::files::FilesImage;
 use crate::preload::PreloadError;
+use crate::sys::kernel::Kernel;
 use crate::sys::limits;
 
 /// Resolves the choice of a tracker for a process with these files.
 pub fn tracker(choice: Choice, pid: i32, files: &FilesImage) -> Result<Chosen, Obstacle> {
-    let chosen = choice.resolve().and_then(|chosen| match limits::no_descriptor(pid) {
-        Some(why) => chosen.outside(choice, why),
+    let kernel = Kernel::here();
+    let chosen = choice.resolve(kernel).and_then(|chosen| match limits::no_descriptor(pid) {
+        Some(why) => chosen.outside(kernel, choice, why),
         None => Ok(chosen),
     });
-    let chosen = chosen.map_err(|e| unavailable(&e))?;
+    let chosen = chosen.map_err(|e| unavailable(kernel, &e))?;
     match (choice, unseen(chosen.kind, files)) {
         (_, None) => Ok(chosen),
         (Choice::Auto, Some(file)) => Ok(Chosen {
@@ -57,8 +59,8 @@ fn obstacle(kind: Kind, file: &str) -> Obstacle {
 }
 
 /// The tracker that was asked for does not work here.
-fn unavailable(e: &Unavailable) -> Obstacle {
-    let others: Vec<&str> = Kind::ALL.iter().filter(|k| k.probe().is_ok()).map(|k| k.name()).collect();
+fn unavailable(kernel: &Kernel, e: &Unavailable) -> Obstacle {
+    let others: Vec<&str> = Kind::ALL.iter().filter(|k| k.usable(kernel).is_ok()).map(|k| k.name()).collect();
     Obstacle::new(
         format!("tracker {}", e.kind),
         crate::sys::chain(&e.source),

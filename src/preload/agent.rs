@@ -25,6 +25,7 @@ use crate::state::files::identity::identity_of_path;
 use crate::state::room::NoRoom;
 use crate::state::threads::inner_tid;
 use crate::state::{StateError, credentials, guard_pages, memory_map, probes, room, threads, waits};
+use crate::sys::kernel::Kernel;
 use crate::sys::voice;
 use crate::sys::witness::Witness;
 use crate::tracee::freeze::Member;
@@ -272,7 +273,7 @@ pub fn install(
     to_move: bool,
 ) -> Result<(Box<dyn DirtyTracker>, Duration), PreloadError> {
     if !kind.needs_stop() {
-        return Ok((kind.install(pid, None)?, Duration::ZERO));
+        return Ok((kind.install(Kernel::here(), pid, None)?, Duration::ZERO));
     }
     let site = Site::of_running(pid)?;
     let creds = credentials::of_status(&threads::status_of(voice::of(pid))?);
@@ -337,7 +338,7 @@ fn install_inside(
     let inside = Inside { remote: &mut remote, scratch: &scratch, pid: tid };
     // a descriptor is made inside
     let room = crate::sys::limits::Raised::descriptors(pid);
-    let installed = kind.install(pid, Some(inside));
+    let installed = kind.install(Kernel::here(), pid, Some(inside));
     drop(room);
     drop(urgent);
     let given_back = remote.finish();

@@ -5,22 +5,24 @@
 
 use crate::dirty::choice::Unavailable;
 use crate::dirty::{Choice, Chosen};
+use crate::sys::kernel::Kernel;
 use crate::sys::limits;
 use crate::sys::status::Status;
 
 const FILTERED: &str = "the process has a seccomp filter, which might kill it for a system call of ours";
 
-/// Probes, and takes what the user asks for, or the best that works here and for this process.
+/// What the user asks for, or the best that works here and for this process.
 pub(crate) fn choose(pid: i32, choice: Choice) -> Result<Chosen, Unavailable> {
-    let chosen = choice.resolve()?;
+    let kernel = Kernel::here();
+    let chosen = choice.resolve(kernel)?;
     if !chosen.kind.needs_stop() {
         return Ok(chosen);
     }
     if filtered(pid) {
-        return chosen.outside(choice, FILTERED);
+        return chosen.outside(kernel, choice, FILTERED);
     }
     match limits::no_descriptor(pid) {
-        Some(why) => chosen.outside(choice, why),
+        Some(why) => chosen.outside(kernel, choice, why),
         None => Ok(chosen),
     }
 }

@@ -24,6 +24,7 @@ use crate::state::files::{EpollAdd, RestoreContext};
 use crate::state::{
     attributes, credentials, memory_modes, mm_fields, modes, scheduling, signals, threads, timers, waits,
 };
+use crate::sys::kernel::Kernel;
 use crate::sys::regs::from_words;
 use crate::sys::time::{now_ns, since_boottime};
 use crate::tracee::Remote;
@@ -118,7 +119,7 @@ fn put_process(
     signals::put_queued(&mut batch, image.pid, 0, &queued);
     skeleton.run(&batch)?;
     let mut batch = skeleton.batch();
-    timers::create(&mut batch, &image.timers, crate::sys::kernel_at_least(6, 15));
+    timers::create(&mut batch, &image.timers, Kernel::here().timer_ids);
     let clocks = timers::ask_clocks(&mut batch, &image.timers);
     let outcome = skeleton.run(&batch)?;
     let mut batch = skeleton.batch();

@@ -8,13 +8,14 @@ use std::path::Path;
 use crate::image::Obstacle;
 use crate::image::memory::HugePages;
 use crate::sys::hugetlb::{self, Pool};
+use crate::sys::kernel::Kernel;
 
 /// What stands in the way of having all these here.
-pub fn obstacles(needed: &[HugePages]) -> Vec<Obstacle> {
+pub fn obstacles(kernel: &Kernel, needed: &[HugePages]) -> Vec<Obstacle> {
     let groups = crate::sys::lossy("/proc/self/cgroup").unwrap_or_default();
     let lack = |need: &HugePages| {
         let name = format!("huge pages of {}", size(need.page_size));
-        if !hugetlb::sizes().iter().any(|s| s.bytes == need.page_size) {
+        if !kernel.has_huge_pages_of(need.page_size) {
             return Some(Obstacle::new(
                 name,
                 "the target's kernel offers none of this size",
@@ -138,7 +139,7 @@ mod tests {
 
     #[test]
     fn a_size_that_no_kernel_has_is_refused() {
-        let said = obstacles(&[HugePages { page_size: 1 << 40, count: 1 }])[0].to_string();
+        let said = obstacles(Kernel::here(), &[HugePages { page_size: 1 << 40, count: 1 }])[0].to_string();
         assert!(said.contains("offers none of this size"), "{said}");
     }
 }

@@ -16,6 +16,7 @@ use super::{RestoreError, locking, pages};
 use crate::image::memory::Layout;
 use crate::image::{Backing, FilePath, PAGE_SIZE, PageRange, RangeSet, Vma, VmaFlags};
 use crate::sys::hugetlb;
+use crate::sys::kernel::Kernel;
 use crate::sys::memory_modes::SYS_MSEAL;
 use crate::tracee::Batch;
 
@@ -183,7 +184,7 @@ fn without(vmas: &[Vma], ranges: &[PageRange]) -> Vec<Vma> {
 fn check(layout: &Layout) -> Result<(), RestoreError> {
     let mut last = 0;
     for v in &layout.vmas {
-        let known = !v.huge() || hugetlb::sizes().iter().any(|s| s.bytes == v.page_size);
+        let known = !v.huge() || Kernel::here().has_huge_pages_of(v.page_size);
         let aligned = known
             && v.page_size >= PAGE_SIZE
             && [v.start, v.end, v.offset].iter().all(|x| x % v.page_size == 0);

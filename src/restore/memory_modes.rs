@@ -3,6 +3,7 @@
 use crate::image::process::ProcessImage;
 use crate::image::{Obstacle, Vma, VmaFlags};
 use crate::state::{guard_pages, room};
+use crate::sys::kernel::Kernel;
 use crate::sys::memory_modes;
 use crate::sys::process::prlimit;
 
@@ -10,25 +11,25 @@ const RLIMIT_MEMLOCK: u32 = 8;
 const CAP_IPC_LOCK: u32 = 14;
 
 /// All that stands in the way.
-pub(super) fn obstacles(process: &ProcessImage) -> Vec<Obstacle> {
+pub(super) fn obstacles(kernel: &Kernel, process: &ProcessImage) -> Vec<Obstacle> {
     let vmas = &process.memory.layout.vmas;
     let with = |flag| vmas.iter().filter(move |v: &&Vma| v.has(flag));
     let mut found = Vec::new();
     let at = |vma: &Vma| format!("mapping {:#x}-{:#x}", vma.start, vma.end);
     if let Some(vma) = with(VmaFlags::SEALED).next()
-        && !memory_modes::can_seal()
+        && !kernel.sealing
     {
         let why = "it is sealed (mseal), which the target's kernel does not know";
         found.push(Obstacle::new(at(vma), why, "use a target with Linux 6.10 or later"));
     }
     if let Some(vma) = with(VmaFlags::DROPPABLE).next()
-        && !crate::sys::kernel_at_least(6, 11)
+        && !kernel.droppable
     {
         let why = "it is droppable (MAP_DROPPABLE), which the target's kernel does not know";
         found.push(Obstacle::new(at(vma), why, "use a target with Linux 6.11 or later"));
     }
     if let Some(guard) = process.memory.guards.first()
-        && !memory_modes::can_guard()
+        && !kernel.guards
     {
         let advice = "use a target with Linux 6.13 or later";
         found.push(Obstacle::new(
@@ -43,7 +44,7 @@ pub(super) fn obstacles(process: &ProcessImage) -> Vec<Obstacle> {
         found.push(Obstacle::new("memory", why, "raise the sysctl vm.max_map_count at the target"));
     }
     let merges = process.memory.modes.merge || with(VmaFlags::MERGEABLE).next().is_some();
-    if merges && !memory_modes::can_merge() {
+    if merges && !kernel.merging {
         let why = "equal pages are to be merged (KSM), which the target's kernel does not do";
         found.push(Obstacle::new("memory", why, "use a target whose kernel has CONFIG_KSM"));
     }

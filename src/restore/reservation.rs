@@ -12,6 +12,7 @@ use crate::image::process::ProcessImage;
 use crate::image::{FilePath, Note, Obstacle};
 use crate::state::files::{self, Access, FileCheck, Vetted};
 use crate::state::{attributes, confinement, credentials, program, reasons, scheduling, timers};
+use crate::sys::kernel::Kernel;
 use crate::sys::time::ClockOffsets;
 use crate::transport::protocol::{Description, PidChoice};
 
@@ -42,8 +43,9 @@ pub fn check(
     if description.tree.version != crate::image::IMAGE_VERSION {
         return Err(RestoreError::Nonsense(format!("an image of version {}", description.tree.version)));
     }
+    let kernel = Kernel::here();
     for process in &description.tree.processes {
-        check_process(description, process, &mut found);
+        check_process(kernel, description, process, &mut found);
         found.obstacles.extend(authority.obstacles(process));
         found.obstacles.extend(room::obstacles(process, place, home));
         match authority.rights(process) {
@@ -69,9 +71,14 @@ pub fn check(
     Ok(found)
 }
 
-fn check_process(description: &Description, process: &ProcessImage, found: &mut Reservation) {
+fn check_process(
+    kernel: &Kernel,
+    description: &Description,
+    process: &ProcessImage,
+    found: &mut Reservation,
+) {
     check_pid(description, process, found);
-    check_rights(process, found);
+    check_rights(kernel, process, found);
     found.obstacles.extend(attributes::limit_obstacles(&process.attributes));
     found.obstacles.extend(confinement::obstacle_here(process.pid, &process.attributes));
     found.notes.extend(confinement::notes_here(process.pid, &process.attributes));
@@ -86,15 +93,15 @@ fn check_process(description: &Description, process: &ProcessImage, found: &mut 
     }
     found.obstacles.extend(scheduling::obstacles(&process.threads, &cpus));
     check_vdso(process, found);
-    if !crate::sys::kernel_at_least(6, 15) && !timers::countable(&process.timers.posix) {
+    if !kernel.timer_ids && !timers::countable(&process.timers.posix) {
         found.obstacles.push(Obstacle::new(
             "POSIX timers",
             "their ids are too high to be brought back on this kernel",
             "use a target with Linux 6.15 or later",
         ));
     }
-    found.obstacles.extend(super::memory_modes::obstacles(process));
-    found.obstacles.extend(super::huge_pages::obstacles(&process.memory.huge_pages));
+    found.obstacles.extend(super::memory_modes::obstacles(kernel, process));
+    found.obstacles.extend(super::huge_pages::obstacles(kernel, &process.memory.huge_pages));
 }
 
 /// With the rights of the process's user, where the peer may send no other.
@@ -166,7 +173,7 @@ fn check_pid(description: &Description, process: &ProcessImage, found: &mut Rese
 }
 
 /// `CAP_CHECKPOINT_RESTORE` or `CAP_SYS_ADMIN` for `set_tid`; whether `clone3` works at all.
-fn check_rights(process: &ProcessImage, found: &mut Reservation) {
+fn check_rights(kernel: &Kernel, process: &ProcessImage, found: &mut Reservation) {
     const CAP_SYS_ADMIN: u32 = 21;
     const CAP_CHECKPOINT_RESTORE: u32 = 40;
     let Ok(own) = crate::state::credentials_of_self() else { return };
@@ -178,7 +185,7 @@ fn check_rights(process: &ProcessImage, found: &mut Reservation) {
             "run `ulpm serve` as root, or give it CAP_CHECKPOINT_RESTORE and CAP_SYS_PTRACE",
         ));
     }
-    if !crate::sys::spawn::clone3_works() {
+    if !kernel.clone3 {
         found.obstacles.push(Obstacle::new(
             format!("pid {}", process.pid),
             "the target's kernel, or a filter there, does not allow clone3 (Linux 5.5)",

@@ -25,6 +25,7 @@ use crate::image::process::LateSignal;
 use crate::image::{Note, Obstacle, check as image_check};
 use crate::state::threads;
 use crate::sys::chain;
+use crate::sys::kernel::Kernel;
 use crate::sys::time::{Ticker, initial_clocks};
 use crate::tracee::together::Haste;
 use crate::transport::lane::LaneKind;
@@ -315,7 +316,7 @@ impl Session {
             checked.obstacles.extend(strangers.iter().cloned());
             checked.notes.extend(foreign.iter().cloned());
             if description.lazy {
-                checked.obstacles.extend(adopt::obstacle());
+                checked.obstacles.extend(adopt::obstacle(Kernel::here()));
             }
             if let Some(theirs) = &self.theirs {
                 checked.obstacles.extend(threads::cpu_obstacles(theirs.cpu_components, &theirs.cpu_features));

@@ -13,6 +13,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::error::StateError;
 use crate::image::memory::Layout;
 use crate::image::{Backing, ObjectId, PAGE_SIZE, PageRange, RangeSet, Vma};
+use crate::sys::kernel::Kernel;
 use crate::sys::pagemap;
 use crate::sys::process::{ProcMem, read_memory};
 use crate::sys::voice;
@@ -57,8 +58,10 @@ fn private_vma(
     mem: &ProcMem,
 ) -> Result<Digest, StateError> {
     let mut ranges = Vec::new();
-    pagemap::private_pages(pagemap, vma.start, vma.end, |start, end| ranges.push(PageRange::new(start, end)))
-        .map_err(StateError::errno(pid, "scanning the pages"))?;
+    pagemap::private_pages(Kernel::here(), pagemap, vma.start, vma.end, |start, end| {
+        ranges.push(PageRange::new(start, end))
+    })
+    .map_err(StateError::errno(pid, "scanning the pages"))?;
     let mut hasher = PageHasher::new(vma.backing == Backing::Anonymous);
     let mut buffer = vec![0; PIECE as usize];
     for piece in ranges.into_iter().flat_map(|r| except.gaps(r)).flat_map(|r| r.chunks(PIECE)) {

@@ -11,6 +11,7 @@ use std::os::fd::AsFd;
 use super::StateError;
 use crate::image::memory::Layout;
 use crate::image::{Obstacle, PageRange};
+use crate::sys::kernel::Kernel;
 use crate::sys::pagemap::{self, Category, Query};
 use crate::sys::voice;
 
@@ -29,9 +30,9 @@ pub struct Guards {
 }
 
 /// Looks for all of them. None, where the kernel does not show them.
-pub fn look(pid: i32, layout: &Layout) -> Result<Guards, StateError> {
+pub fn look(kernel: &Kernel, pid: i32, layout: &Layout) -> Result<Guards, StateError> {
     let mut all = Guards::default();
-    if pagemap::guards().is_empty() {
+    if !kernel.guards_shown {
         return Ok(all);
     }
     let pagemap = voice::by(pid, |voice| File::open(format!("/proc/{voice}/pagemap")))

@@ -78,14 +78,14 @@ mod tests {
     use super::*;
     use crate::image::{Backing, PAGE_SIZE};
     use crate::state::memory_map::survey;
-    use crate::sys::hugetlb;
+    use crate::sys::kernel::Kernel;
     use crate::sys::shared::SharedAnonymous;
 
     /// A mapping that was promised nothing and is not touched needs no page, so this runs where there are none.
     #[test]
     fn huge_mappings_are_seen_as_what_they_are() {
         let own = std::process::id() as i32;
-        for size in hugetlb::sizes() {
+        for size in &Kernel::here().huge_pages {
             let map = SharedAnonymous::new(2 * size.bytes, size.bytes).unwrap();
             let seen = survey(own).unwrap();
             let vma = seen.layout.vmas.iter().find(|v| v.start == map.range().0).unwrap();

@@ -18,7 +18,8 @@ use super::error::StateError;
 use super::{guard_pages, inode, shm, vm_flags};
 use crate::image::memory::{Layout, MemoryObject, Vdso};
 use crate::image::{Backing, FilePath, ObjectId, Obstacle, PAGE_SIZE, PageRange, Vma, VmaFlags};
-use crate::sys::{hugetlb, maps, voice};
+use crate::sys::kernel::Kernel;
+use crate::sys::{maps, voice};
 
 /// What the kernel adds to the name of a file that is gone.
 pub const DELETED: &str = " (deleted)";
@@ -51,13 +52,14 @@ fn survey_by(pid: i32) -> Result<Survey, StateError> {
     }
     let marks: HashMap<u64, vm_flags::Marks> = maps.iter().map(|map| map.address.0).zip(marks).collect();
     let mut obstacles = Vec::new();
-    let mut survey = digest(pid, &maps, |map| {
+    let kernel = Kernel::here();
+    let mut survey = digest(kernel, pid, &maps, |map| {
         let marks = marks.get(&map.address.0).cloned().unwrap_or_default();
         obstacles.extend(marks.obstacles(map.address));
-        marks.flags()
+        marks.flags(kernel)
     });
     survey.obstacles.extend(obstacles);
-    let guards = guard_pages::look(pid, &survey.layout)?;
+    let guards = guard_pages::look(kernel, pid, &survey.layout)?;
     for guard in &guards.private {
         let at = survey.layout.vmas.partition_point(|v| v.end <= guard.start);
         if let Some(vma) = survey.layout.vmas.get_mut(at) {
@@ -78,7 +80,7 @@ pub fn quick(pid: i32, previous: &Layout) -> Result<(Survey, bool), StateError> 
 fn quick_by(pid: i32, previous: &Layout) -> Result<(Survey, bool), StateError> {
     let maps = maps::maps(pid).map_err(StateError::io(pid, "reading the maps"))?;
     let mut unknown = false;
-    let survey = digest(pid, &maps, |map| match same(&previous.vmas, map) {
+    let survey = digest(Kernel::here(), pid, &maps, |map| match same(&previous.vmas, map) {
         Some(old) => old.flags,
         None => {
             unknown = true;
@@ -107,12 +109,17 @@ fn same<'a>(old: &'a [Vma], map: &MemoryMap) -> Option<&'a Vma> {
         .max_by_key(|v| v.end.min(end) - v.start.max(start))
 }
 
-fn digest(pid: i32, maps: &[MemoryMap], mut flags: impl FnMut(&MemoryMap) -> VmaFlags) -> Survey {
+fn digest(
+    kernel: &Kernel,
+    pid: i32,
+    maps: &[MemoryMap],
+    mut flags: impl FnMut(&MemoryMap) -> VmaFlags,
+) -> Survey {
     let mut survey =
         Survey { layout: Layout::default(), guards: Vec::new(), vdso: Vec::new(), obstacles: Vec::new() };
     let mut seen = HashSet::new();
     for map in maps {
-        match backing(map) {
+        match backing(kernel, map) {
             Kind::Skip => {}
             Kind::Special(name) => {
                 survey.layout.special.push(PageRange::new(map.address.0, map.address.1));
@@ -143,12 +150,12 @@ fn digest(pid: i32, maps: &[MemoryMap], mut flags: impl FnMut(&MemoryMap) -> Vma
                     },
                     backing,
                     flags: flags(map),
-                    page_size: page_size(map),
+                    page_size: page_size(kernel, map),
                 };
                 if let Some(id) = vma.object()
                     && seen.insert(id)
                 {
-                    survey.layout.objects.push(object(pid, map, id, maps));
+                    survey.layout.objects.push(object(kernel, pid, map, id, maps));
                 }
                 survey.layout.vmas.push(vma);
             }
@@ -164,7 +171,7 @@ enum Kind {
     Unsupported(String, &'static str),
 }
 
-fn backing(map: &MemoryMap) -> Kind {
+fn backing(kernel: &Kernel, map: &MemoryMap) -> Kind {
     let id = ObjectId { dev: device(map), ino: map.inode };
     match &map.pathname {
         MMapPath::Vsyscall => Kind::Skip,
@@ -184,8 +191,8 @@ fn backing(map: &MemoryMap) -> Kind {
             "System V shared memory is not carried yet".to_owned(),
             "use POSIX shared memory or a memfd",
         ),
-        MMapPath::Path(path) if hugetlb::page_size_of(id.dev).is_some() => huge_backing(path, id, map),
-        MMapPath::Path(path) if on_hugetlbfs(path, map) => Kind::Unsupported(
+        MMapPath::Path(path) if kernel.huge_page_of(id.dev).is_some() => huge_backing(path, id, map),
+        MMapPath::Path(path) if on_hugetlbfs(kernel, path, map) => Kind::Unsupported(
             format!("the mapped file {} is on hugetlbfs, whose files are not carried", path.display()),
             "use a memfd with MFD_HUGETLB, or anonymous memory with MAP_HUGETLB",
         ),
@@ -204,8 +211,8 @@ fn device(map: &MemoryMap) -> u64 {
     nix::sys::stat::makedev(map.dev.0 as u64, map.dev.1 as u64)
 }
 
-fn page_size(map: &MemoryMap) -> u64 {
-    hugetlb::page_size_of(device(map)).unwrap_or(PAGE_SIZE)
+fn page_size(kernel: &Kernel, map: &MemoryMap) -> u64 {
+    kernel.huge_page_of(device(map)).unwrap_or(PAGE_SIZE)
 }
 
 /// Memory of one of the kernel's own file systems of huge pages. Anonymous memory is a file there, too: each mapping
@@ -223,8 +230,8 @@ fn huge_backing(path: &Path, id: ObjectId, map: &MemoryMap) -> Kind {
 }
 
 /// Whether it is a file of a mounted hugetlbfs. The file system is asked only where the borders allow it.
-fn on_hugetlbfs(path: &Path, map: &MemoryMap) -> bool {
-    let Some(smallest) = hugetlb::sizes().first() else { return false };
+fn on_hugetlbfs(kernel: &Kernel, path: &Path, map: &MemoryMap) -> bool {
+    let Some(smallest) = kernel.huge_pages.first() else { return false };
     let aligned = [map.address.0, map.address.1].iter().all(|a| a.is_multiple_of(smallest.bytes));
     aligned && statfs(path).is_ok_and(|fs| fs.filesystem_type() == HUGETLBFS_MAGIC)
 }
@@ -285,7 +292,7 @@ fn protection(map: &MemoryMap) -> u8 {
 
 /// The object behind a shared mapping. Its size comes from `map_files` where we may look there, else it is as
 /// large as the mappings that show it.
-fn object(pid: i32, map: &MemoryMap, id: ObjectId, maps: &[MemoryMap]) -> MemoryObject {
+fn object(kernel: &Kernel, pid: i32, map: &MemoryMap, id: ObjectId, maps: &[MemoryMap]) -> MemoryObject {
     // by now the process may show something else there
     let is_it = |m: &std::fs::Metadata| m.dev() == id.dev && m.ino() == id.ino;
     let by_link = std::fs::metadata(map_file(pid, map.address)).ok().filter(is_it);
@@ -311,7 +318,7 @@ fn object(pid: i32, map: &MemoryMap, id: ObjectId, maps: &[MemoryMap]) -> Memory
         memfd_name,
         // of one that has a descriptor, too, they are asked again there
         seals: by_link.filter(|_| is_memfd).map_or(0, |_| seals(pid, map)),
-        page_size: page_size(map),
+        page_size: page_size(kernel, map),
         shm,
     }
 }

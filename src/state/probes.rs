@@ -12,8 +12,9 @@
 
 use crate::image::Obstacle;
 use crate::image::process::Credentials;
+use crate::sys::kernel::Kernel;
 use crate::sys::status::Status;
-use crate::sys::witness::{Witness, knows_landlock};
+use crate::sys::witness::Witness;
 use crate::tracee::{Batch, Outcome};
 
 const KEYCTL_GET_KEYRING_ID: u64 = 0;
@@ -35,7 +36,7 @@ pub struct Question {
 
 /// Somebody to be looked at, where Landlock is to be asked about. `None`: there is no Landlock here, or no way to ask.
 pub fn witness(pid: i32, creds: &Credentials) -> Option<Witness> {
-    if !knows_landlock() {
+    if !Kernel::here().landlock {
         return None;
     }
     Witness::start((creds.uids[0], creds.gids[0]), pid)

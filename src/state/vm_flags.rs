@@ -5,11 +5,9 @@
 //! A locked area whose pages are locked as they come (`MLOCK_ONFAULT`) says `lf` beside `lo`. Older kernels say only `lo`: there
 //! an area that is locked and lacks pages counts as one, so that nothing comes in at the target that was not there.
 
-use std::sync::OnceLock;
-
 use super::verdicts::{self, Area, Verdict};
 use crate::image::{Obstacle, VmaFlags};
-use crate::sys::memory_modes::shows_lock_on_fault;
+use crate::sys::kernel::Kernel;
 
 /// What `smaps` says of one mapping beside its line of `maps`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,7 +49,7 @@ impl Marks {
     }
 
     /// What is carried of it.
-    pub fn flags(&self) -> VmaFlags {
+    pub fn flags(&self, kernel: &Kernel) -> VmaFlags {
         let mut flags: VmaFlags = [
             ("gd", VmaFlags::GROWS_DOWN),
             ("lo", VmaFlags::LOCKED),
@@ -73,11 +71,10 @@ impl Marks {
         .filter(|(word, _)| self.has(word))
         .map(|(_, flag)| flag)
         .collect();
-        static TOLD: OnceLock<bool> = OnceLock::new();
         if flags.contains(VmaFlags::LOCKED) && !flags.contains(VmaFlags::LOCK_ON_FAULT) {
             if self.present >= self.size {
                 flags |= VmaFlags::POPULATED;
-            } else if !*TOLD.get_or_init(shows_lock_on_fault) {
+            } else if !kernel.lock_on_fault_shown {
                 flags |= VmaFlags::LOCK_ON_FAULT;
             }
         }
@@ -115,12 +112,12 @@ mod tests {
     fn every_word_has_a_verdict_or_is_an_obstacle() {
         let all = marks(SMAPS.as_bytes());
         assert_eq!(all.len(), 2);
-        assert_eq!(all[0].flags(), VmaFlags::LOCKED | VmaFlags::LOCK_ON_FAULT);
+        assert_eq!(all[0].flags(Kernel::here()), VmaFlags::LOCKED | VmaFlags::LOCK_ON_FAULT);
         let why: Vec<String> = all[0].obstacles((0x1000, 0x2000)).iter().map(ToString::to_string).collect();
         assert_eq!(why.len(), 3, "{why:?}");
         assert!(why[0].starts_with("mapping 0x1000-0x2000: it has the flag xy"), "{why:?}");
         assert!(why[2].contains("protection key 2"), "{why:?}");
-        assert_eq!(all[1].flags(), VmaFlags::DROPPABLE);
+        assert_eq!(all[1].flags(Kernel::here()), VmaFlags::DROPPABLE);
         assert_eq!(all[1].obstacles((0, 1)), []);
     }
 

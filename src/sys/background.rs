@@ -7,13 +7,12 @@
 //! they have at work: there the nice value of the group counts ([`super::own_session`]). Control groups with the controller `cpu` compete in
 //! the same way; their weights are the administrator's, and are left alone.
 
-use std::sync::OnceLock;
-
 use nix::errno::Errno;
 
+use super::kernel::Kernel;
 use super::process::{SchedAttr, sched_attr, set_sched_attr};
 
-const NICE: i32 = 10;
+pub(super) const NICE: i32 = 10;
 /// The shortest that the kernel takes.
 const SLICE_NS: u64 = 100_000;
 
@@ -56,20 +55,9 @@ pub fn put(tid: i32) -> Result<Option<SchedAttr>, Errno> {
     if own.policy != libc::SCHED_OTHER as u32 && own.policy != libc::SCHED_BATCH as u32 {
         return Ok(None);
     }
-    let nice = if may_return() { own.nice.max(NICE) } else { own.nice };
+    let nice = if Kernel::here().nice_returns { own.nice.max(NICE) } else { own.nice };
     set_sched_attr(tid, &SchedAttr { policy: libc::SCHED_BATCH as u32, nice, runtime: SLICE_NS, ..own })?;
     Ok(Some(own))
-}
-
-/// Whether a thread of ours may lower its nice value again (`CAP_SYS_NICE`, `RLIMIT_NICE`): tried, once, by one that ends then.
-fn may_return() -> bool {
-    static MAY: OnceLock<bool> = OnceLock::new();
-    let tried = || {
-        let own = sched_attr(0)?;
-        set_sched_attr(0, &SchedAttr { nice: own.nice.max(NICE), ..own })?;
-        set_sched_attr(0, &own)
-    };
-    *MAY.get_or_init(|| std::thread::spawn(tried).join().is_ok_and(|done| done.is_ok()))
 }
 
 #[cfg(test)]
@@ -85,7 +73,7 @@ mod tests {
             let child = std::thread::spawn(attr).join().unwrap();
             for behind in [attr(), child] {
                 assert_eq!(behind.policy, libc::SCHED_BATCH as u32);
-                assert_eq!(behind.nice, if may_return() { NICE } else { before.nice });
+                assert_eq!(behind.nice, if Kernel::here().nice_returns { NICE } else { before.nice });
             }
             drop(background);
             assert_eq!((attr().policy, attr().nice), (before.policy, before.nice));

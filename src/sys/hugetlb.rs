@@ -13,7 +13,6 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::os::unix::fs::MetadataExt;
 use std::ptr::NonNull;
-use std::sync::OnceLock;
 
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -30,24 +29,16 @@ pub struct Size {
     pub dev: u64,
 }
 
-/// All sizes, smallest first.
-pub fn sizes() -> &'static [Size] {
-    static SIZES: OnceLock<Vec<Size>> = OnceLock::new();
+/// All sizes, smallest first: each is tried.
+pub(super) fn sizes() -> Vec<Size> {
     const SMALLEST: u32 = 16;
     const LARGEST: u32 = 34;
-    SIZES.get_or_init(|| {
-        let probe = |shift: u32| {
-            let bytes = 1u64 << shift;
-            let fd = memfd_create("ulpm-probe", MFdFlags::MFD_CLOEXEC | memfd_flags(bytes)).ok()?;
-            Some(Size { bytes, dev: File::from(fd).metadata().ok()?.dev() })
-        };
-        (SMALLEST..=LARGEST).filter_map(probe).collect()
-    })
-}
-
-/// The page size of mappings and memfds that show this device, if it is one of hugetlb.
-pub fn page_size_of(dev: u64) -> Option<u64> {
-    sizes().iter().find(|s| s.dev == dev).map(|s| s.bytes)
+    let probe = |shift: u32| {
+        let bytes = 1u64 << shift;
+        let fd = memfd_create("ulpm-probe", MFdFlags::MFD_CLOEXEC | memfd_flags(bytes)).ok()?;
+        Some(Size { bytes, dev: File::from(fd).metadata().ok()?.dev() })
+    };
+    (SMALLEST..=LARGEST).filter_map(probe).collect()
 }
 
 /// What `memfd_create` wants for pages of this size.
@@ -161,14 +152,13 @@ mod tests {
     #[test]
     fn sizes_are_told_by_their_devices() {
         for size in sizes() {
-            assert_eq!(page_size_of(size.dev), Some(size.bytes));
             assert!(Pool::read(size.bytes).is_some(), "{size:?}");
         }
         if let Some(usual) = usual_size() {
             assert!(sizes().iter().any(|s| s.bytes == usual), "{usual} is not among {:?}", sizes());
         }
         let ordinary = fs::metadata("/proc/self/exe").unwrap();
-        assert_eq!(page_size_of(ordinary.dev()), None);
+        assert!(sizes().iter().all(|s| s.dev != ordinary.dev()));
     }
 
     #[test]
@@ -181,7 +171,8 @@ mod tests {
     /// Without a page to be had it must be an error, never a signal.
     #[test]
     fn a_page_that_cannot_be_had_is_an_error() {
-        let Some(size) = sizes().iter().find(|s| Pool::read(s.bytes).is_some_and(|p| p.available() == 0))
+        let Some(size) =
+            sizes().into_iter().find(|s| Pool::read(s.bytes).is_some_and(|p| p.available() == 0))
         else {
             eprintln!("every pool has a free page: nothing to be seen");
             return;

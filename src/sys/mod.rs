@@ -9,9 +9,10 @@
 //! | [`fds`] | descriptors of another process, seen and duplicated |
 //! | [`hugetlb`] | huge pages: sizes, pools, files of them |
 //! | [`kcmp`] | what two tasks share |
+//! | [`kernel`] | the record of what this kernel can do; [`probe`] fills it |
 //! | [`limits`] | a resource limit raised for a moment |
 //! | [`handoff`] | descriptors over unix sockets |
-//! | [`memory_modes`] | what this kernel can do with memory: locking on fault, sealing |
+//! | [`memory_modes`] | guard pages, sealing, what may be executable |
 //! | [`namespaces`] | entering and furnishing namespaces |
 //! | [`maps`] | `/proc/PID/maps` and `smaps`, names by bytes |
 //! | [`own_session`] | the scheduler's group of our session behind others |
@@ -35,12 +36,14 @@ pub mod fds;
 pub mod handoff;
 pub mod hugetlb;
 pub mod kcmp;
+pub mod kernel;
 pub mod limits;
 pub mod maps;
 pub mod memory_modes;
 pub mod namespaces;
 pub mod own_session;
 pub mod pagemap;
+pub mod probe;
 pub mod process;
 pub mod ptrace;
 pub mod regs;
@@ -56,15 +59,6 @@ pub mod uffd;
 pub mod voice;
 pub mod witness;
 pub mod xsave;
-
-/// Whether the running kernel is at least this version (`uname -r`). For interfaces that cannot be probed without
-/// side effects.
-pub fn kernel_at_least(major: u32, minor: u32) -> bool {
-    let Ok(name) = nix::sys::utsname::uname() else { return false };
-    let release = name.release().to_string_lossy().into_owned();
-    let mut parts = release.split(|c: char| !c.is_ascii_digit()).map_while(|p| p.parse::<u32>().ok());
-    (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) >= (major, minor)
-}
 
 /// A file of `/proc` as text, for what stands beside the names in it: those may be any bytes, and are not told by this.
 pub fn lossy(path: impl AsRef<std::path::Path>) -> std::io::Result<String> {

@@ -14,9 +14,10 @@
 use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::FileExt;
-use std::sync::OnceLock;
 
 use nix::errno::Errno;
+
+use super::kernel::Kernel;
 
 bitflags::bitflags! {
     /// Page categories (`PAGE_IS_*`).
@@ -40,6 +41,13 @@ bitflags::bitflags! {
         const SOFT_DIRTY = 1 << 7;
         /// A guard page made by `MADV_GUARD_INSTALL` (Linux 6.15).
         const GUARD = 1 << 8;
+    }
+}
+
+impl Category {
+    /// [`Category::GUARD`], where the kernel knows it; scans that name what it does not know are refused.
+    pub fn guards_of(kernel: &Kernel) -> Self {
+        if kernel.guards_shown { Category::GUARD } else { Category::empty() }
     }
 }
 
@@ -260,38 +268,21 @@ pub fn is_held(pagemap: &File, page: u64) -> Result<bool, Errno> {
     }
 }
 
-/// Whether this kernel has `PAGEMAP_SCAN`.
-pub fn can_scan() -> bool {
-    static CAN: OnceLock<bool> = OnceLock::new();
-    *CAN.get_or_init(|| can_scan_for(Category::PRESENT))
-}
-
-/// [`Category::GUARD`], where the kernel knows it.
-pub fn guards() -> Category {
-    static SEES: OnceLock<bool> = OnceLock::new();
-    if *SEES.get_or_init(|| can_scan_for(Category::GUARD)) { Category::GUARD } else { Category::empty() }
-}
-
-/// Tries it: a kernel refuses a scan with a category that it does not know.
-fn can_scan_for(category: Category) -> bool {
-    File::open("/proc/self/pagemap")
-        .is_ok_and(|own| scan(own.as_fd(), 0x1000, 0x2000, Query::only(category), |_| {}).is_ok())
-}
-
 /// Hands over the runs of pages of `[start, end)` that hold private data (in memory or in swap, no page of a file, no guard page),
 /// however this kernel shows it. Pages of zeroes may be among them.
 pub fn private_pages(
+    kernel: &Kernel,
     pagemap: &File,
     start: u64,
     end: u64,
     mut each: impl FnMut(u64, u64),
 ) -> Result<(), Errno> {
-    if can_scan() {
+    if kernel.pagemap_scan {
         let query = Query {
             all: Category::empty(),
             any: Category::PRESENT | Category::SWAPPED,
             inverted: Category::empty(),
-            report: Category::FILE | Category::PFNZERO | guards(),
+            report: Category::FILE | Category::PFNZERO | Category::guards_of(kernel),
             protect: false,
         };
         return scan(pagemap.as_fd(), start, end, query, |r| {
@@ -314,8 +305,14 @@ pub fn private_pages(
 }
 
 /// Hands over the runs of pages of `[start, end)` that are in memory or in swap, whatever they hold; zero pages, too.
-pub fn held_pages(pagemap: &File, start: u64, end: u64, mut each: impl FnMut(u64, u64)) -> Result<(), Errno> {
-    if can_scan() {
+pub fn held_pages(
+    kernel: &Kernel,
+    pagemap: &File,
+    start: u64,
+    end: u64,
+    mut each: impl FnMut(u64, u64),
+) -> Result<(), Errno> {
+    if kernel.pagemap_scan {
         let held = Category::PRESENT | Category::SWAPPED;
         let query = Query { all: Category::empty(), any: held, ..Query::only(held) };
         return scan(pagemap.as_fd(), start, end, query, |r| each(r.start, r.end));
@@ -333,7 +330,8 @@ mod tests {
 
     #[test]
     fn regions_come_once_however_many_there_are() {
-        if !can_scan() {
+        let kernel = Kernel::here();
+        if !kernel.pagemap_scan {
             return;
         }
         let pages = 24_000;
@@ -343,7 +341,7 @@ mod tests {
         let (start, end) = (map.as_ptr() as u64, map.as_ptr() as u64 + map.len() as u64);
         let own = File::open("/proc/self/pagemap").unwrap();
         let mut regions = Vec::new();
-        private_pages(&own, start, end, |from, to| regions.push((from, to))).unwrap();
+        private_pages(kernel, &own, start, end, |from, to| regions.push((from, to))).unwrap();
         assert!(regions.windows(2).all(|w| w[0].1 <= w[1].0), "regions overlap");
         let found: u64 = regions.iter().map(|(from, to)| (to - from) / 4096).sum();
         assert_eq!(found, pages as u64 / 2);

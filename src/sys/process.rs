@@ -19,14 +19,16 @@ pub fn pidfd_open(pid: i32) -> Result<OwnedFd, Errno> {
     open_pidfd(pid, 0)
 }
 
+/// `PIDFD_THREAD` (Linux 6.9)
+pub(super) const PIDFD_THREAD: i32 = libc::O_EXCL;
+
 /// Opens a pidfd of any thread (`PIDFD_THREAD`, Linux 6.9): by that of a main thread that has ended no descriptor can be duplicated.
 /// Older kernels have those of main threads only.
 pub fn pidfd_of_thread(tid: i32) -> Result<OwnedFd, Errno> {
-    const PIDFD_THREAD: i32 = libc::O_EXCL;
     open_pidfd(tid, PIDFD_THREAD).or_else(|_| open_pidfd(tid, 0))
 }
 
-fn open_pidfd(id: i32, flags: i32) -> Result<OwnedFd, Errno> {
+pub(super) fn open_pidfd(id: i32, flags: i32) -> Result<OwnedFd, Errno> {
     // SAFETY: no pointers.
     let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, id, flags) })?;
     // SAFETY: a fresh descriptor that nobody else owns.

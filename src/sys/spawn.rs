@@ -90,7 +90,7 @@ pub fn unshare(flags: i32) -> Result<(), Errno> {
 }
 
 /// Whether `clone3(2)` exists and is let through: asked with arguments that cannot succeed.
-pub fn clone3_works() -> bool {
+pub(super) fn clone3_works() -> bool {
     // SAFETY: a size of 0 is refused before anything is read.
     let r = unsafe { libc::syscall(libc::SYS_clone3, std::ptr::null::<CloneArgs>(), 0) };
     r == -1 && Errno::last() == Errno::EINVAL

@@ -40,6 +40,19 @@ bitflags::bitflags! {
     }
 }
 
+impl Features {
+    /// What finds written pages without a fault that anybody must serve.
+    pub const TRACKING: Self = Self::WP_ASYNC.union(Self::WP_UNPOPULATED).union(Self::WP_HUGETLBFS_SHMEM);
+    /// What serves the faults of private memory from outside, and hears of every change of the mappings.
+    pub const SERVING: Self = Self::SERVING_SHARED.union(Self::EVENT_REMOVE);
+    /// The same of mappings of shared objects, where removing is not told.
+    pub const SERVING_SHARED: Self = Self::EVENT_FORK
+        .union(Self::EVENT_REMAP)
+        .union(Self::EVENT_UNMAP)
+        .union(Self::MISSING_HUGETLBFS)
+        .union(Self::MISSING_SHMEM);
+}
+
 #[repr(C)]
 struct ApiArg {
     api: u64,

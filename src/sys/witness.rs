@@ -99,7 +99,7 @@ fn live((uid, gid): (u32, u32), until: i32, say: i32) -> ! {
 }
 
 /// Whether this kernel knows Landlock.
-pub fn knows_landlock() -> bool {
+pub(super) fn knows_landlock() -> bool {
     const VERSION: u32 = 1;
     // SAFETY: with this flag the call takes no memory and makes nothing.
     unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>(), 0, VERSION) > 0 }

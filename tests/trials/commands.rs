@@ -34,7 +34,11 @@ fn check(lab: &mut Lab) -> Result<()> {
     lab.serve("b")?;
     let victim = Victim::start(lab, "threads")?;
     let (pid, address) = (victim.pid.to_string(), lab.address("b"));
-    expect(&lab.run("a", &[ULPM, "check"], SOON)?, 0, &["to send", "to receive"])?;
+    expect(
+        &lab.run("a", &[ULPM, "check"], SOON)?,
+        0,
+        &["to send", "to receive", "this kernel has: ", "clone3"],
+    )?;
     expect(&lab.run("a", &[ULPM, "check", "--pid", &pid], SOON)?, 0, &["can be moved"])?;
     let there = lab.run("a", &[ULPM, "check", "--pid", &pid, "--to", &address, "--json"], SOON)?;
     expect(&there, 0, &[])?;

@@ -88,7 +88,7 @@ impl Scan<'_> {
     fn list(&mut self, range: PageRange, file: Category) -> Result<(), TrackError> {
         let mut own = RangeSet::default();
         let written = &mut self.written;
-        self.tracker.scan(range, everything(file), |r| {
+        self.tracker.scan(range, everything(self.tracker.guards, file), |r| {
             let clean =
                 r.categories().contains(Category::WPALLOWED) && !r.categories().contains(Category::WRITTEN);
             let found = found(r, !clean);
@@ -109,7 +109,7 @@ impl Scan<'_> {
         // nor does any kernel report a missing page table there
         let mut new = RangeSet::default();
         let (written, gone) = (&mut self.written, &mut self.gone);
-        self.tracker.scan(range, pages_of_unregistered(), |r| {
+        self.tracker.scan(range, pages_of_unregistered(self.tracker.guards), |r| {
             let found = found(r, true);
             if r.categories().intersects(HELD) {
                 new.insert(found.range);
@@ -136,7 +136,7 @@ impl Scan<'_> {
         let all = PageRange::new(first.start, unmarked[unmarked.len() - 1].end);
         let mut present = Vec::new();
         let written = &mut self.written;
-        self.tracker.scan(all, written_ones(Category::empty(), false), |r| {
+        self.tracker.scan(all, written_ones(self.tracker.guards, Category::empty(), false), |r| {
             let found = found(r, true);
             if !found.guard {
                 present.push(found.range);
@@ -182,11 +182,11 @@ mod tests {
 
     use memmap2::{MmapMut, UncheckedAdvice};
 
-    use super::super::reports_holes;
     use super::*;
     use crate::dirty::{DirtyTracker as _, open_pagemap};
     use crate::image::{Backing, Vma, VmaFlags};
-    use crate::sys::uffd::{self, UFFD_USER_MODE_ONLY};
+    use crate::sys::kernel::Kernel;
+    use crate::sys::uffd::{self, Features, UFFD_USER_MODE_ONLY};
 
     const PAGES: usize = 8 * 512;
     const PAGE: usize = PAGE_SIZE as usize;
@@ -206,15 +206,15 @@ mod tests {
 
     /// A tracker of this process, and a layout in which nothing but `memory` can be registered.
     fn tracker_of(memory: &[u8]) -> Option<(WpScan, Layout)> {
-        WpScan::probe().ok()?;
+        Kernel::here().write_protect.ok()?;
         let uffd = uffd::create_own(UFFD_USER_MODE_ONLY).ok()?;
-        uffd::handshake(uffd.as_fd(), super::super::FEATURES).ok()?;
+        uffd::handshake(uffd.as_fd(), Features::TRACKING).ok()?;
         let pid = std::process::id() as i32;
         let start = memory.as_ptr() as u64;
         let end = start + memory.len() as u64;
         let special = vec![PageRange::new(0x10000, start), PageRange::new(end, 0x7fff_ffff_f000)];
         let layout = Layout { vmas: vec![vma(start, end)], special, ..Layout::default() };
-        Some((WpScan { pid, uffd, pagemap: open_pagemap(pid).ok()?, reports_holes: reports_holes() }, layout))
+        Some((WpScan::of(Kernel::here(), pid, uffd, open_pagemap(pid).ok()?), layout))
     }
 
     /// Numbers of the pages in some ranges.
@@ -251,11 +251,11 @@ mod tests {
                     .unwrap();
             }
             // the longer way must be right on every kernel
-            tracker.reports_holes = turn % 2 == 0 && reports_holes();
+            tracker.reports_holes = turn % 2 == 0 && Kernel::here().holes_reported;
             let last = tracker.last(&layout, &known).unwrap();
             let mut present = Vec::new();
             tracker
-                .scan(layout.vmas[0].range(), everything(Category::empty()), |r| {
+                .scan(layout.vmas[0].range(), everything(tracker.guards, Category::empty()), |r| {
                     present.push(found(r, r.categories().contains(Category::WRITTEN)));
                 })
                 .unwrap();
@@ -280,7 +280,7 @@ mod tests {
         let known: RangeSet = std::iter::once(PageRange::new(start, end)).collect();
         layout.vmas.push(vma(start + (TRACKED * PAGE) as u64, end));
         memory[(TRACKED + 5) * PAGE] = 7;
-        for reports_holes in [reports_holes(), false] {
+        for reports_holes in [Kernel::here().holes_reported, false] {
             tracker.reports_holes = reports_holes;
             let last = tracker.last(&layout, &known).unwrap();
             assert_eq!(pages(start, last.written.iter().map(|f| f.range)), [TRACKED as u64 + 5]);

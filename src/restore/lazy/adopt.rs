@@ -10,7 +10,7 @@ use std::process::{Child, Stdio};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
 
-use super::{PRIVATE, SHARED, Unfinished, directory};
+use super::{Unfinished, directory};
 use crate::image::memory::Layout;
 use crate::image::{Backing, ObjectId, Obstacle, PageRange, RangeSet};
 use crate::restore::objects::Objects;
@@ -19,6 +19,7 @@ use crate::restore::skeleton::Skeleton;
 use crate::restore::{RestoreError, pages};
 use crate::state::memory_modes;
 use crate::sys::handoff;
+use crate::sys::kernel::Kernel;
 use crate::sys::pagemap;
 use crate::sys::process::{pidfd_getfd, pidfd_open, pidfd_send_signal};
 use crate::sys::stat::start_time;
@@ -74,10 +75,8 @@ pub fn clear(
 }
 
 /// What stands in the way of lazy moves here.
-pub fn obstacle() -> Option<Obstacle> {
-    let tried =
-        uffd::create_own(libc::O_NONBLOCK as u64).and_then(|own| uffd::handshake(own.as_fd(), PRIVATE));
-    let (why, remedy) = match tried {
+pub fn obstacle(kernel: &Kernel) -> Option<Obstacle> {
+    let (why, remedy) = match kernel.faults_served {
         Ok(()) => return None,
         Err(nix::errno::Errno::EPERM) => (
             "ulpm serve may not serve the faults of a process: that needs CAP_SYS_PTRACE, since the kernel's own faults \
@@ -272,7 +271,7 @@ fn there(pid: i32, ranges: &RangeSet) -> Result<RangeSet, RestoreError> {
     let pagemap = File::open(format!("/proc/{pid}/pagemap")).map_err(RestoreError::io(step))?;
     let mut there = RangeSet::default();
     for range in ranges.iter() {
-        pagemap::held_pages(&pagemap, range.start, range.end, |start, end| {
+        pagemap::held_pages(Kernel::here(), &pagemap, range.start, range.end, |start, end| {
             there.insert(PageRange::new(start, end));
         })
         .map_err(RestoreError::io(step))?;
@@ -293,7 +292,7 @@ fn userfaultfds(skeleton: &Skeleton) -> Result<(OwnedFd, OwnedFd), RestoreError>
         uffd::handshake(fd.as_fd(), features).map_err(RestoreError::io(step))?;
         Ok::<_, RestoreError>(fd)
     };
-    let taken = (take(made[0], PRIVATE)?, take(made[1], SHARED)?);
+    let taken = (take(made[0], Features::SERVING)?, take(made[1], Features::SERVING_SHARED)?);
     let mut batch = skeleton.batch();
     made.iter().for_each(|fd| {
         batch.call("close", libc::SYS_close, &[*fd as u64]);

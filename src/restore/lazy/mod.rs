@@ -44,23 +44,6 @@ mod wire;
 
 use std::path::{Path, PathBuf};
 
-use crate::sys::uffd::Features;
-
-/// What a userfaultfd of private memory must tell.
-const PRIVATE: Features = Features::EVENT_FORK
-    .union(Features::EVENT_REMAP)
-    .union(Features::EVENT_REMOVE)
-    .union(Features::EVENT_UNMAP)
-    .union(Features::MISSING_HUGETLBFS)
-    .union(Features::MISSING_SHMEM);
-
-/// The same of mappings of shared objects: see `pager` about removing.
-const SHARED: Features = Features::EVENT_FORK
-    .union(Features::EVENT_REMAP)
-    .union(Features::EVENT_UNMAP)
-    .union(Features::MISSING_HUGETLBFS)
-    .union(Features::MISSING_SHMEM);
-
 /// `ULPM_HOME/lazy`: a socket `ID.sock` for each holder, and `ID.json` about its process.
 pub fn directory(home: &Path) -> PathBuf {
     home.join("lazy")

@@ -16,7 +16,7 @@ use super::places::Places;
 use super::plan::Plan;
 use super::space::{Area, Feeder, Shared};
 use crate::image::{ObjectId, PAGE_SIZE, PageRange};
-use crate::sys::uffd;
+use crate::sys::uffd::{self, Features};
 use crate::transport::lane::{LaneKind, LazyRange, PagesHead};
 
 const PAGES: u64 = 512;
@@ -97,7 +97,7 @@ fn read_all(map: &MmapRaw, origin: u64, wrong: &AtomicU64) {
 #[test]
 fn threads_find_what_the_source_had() {
     let map = MmapRaw::from(memmap2::MmapMut::map_anon((PAGES * PAGE_SIZE) as usize).unwrap());
-    let uffd = private_uffd(super::PRIVATE, &map);
+    let uffd = private_uffd(Features::SERVING, &map);
     let base = map.as_ptr() as u64;
     let all = PageRange::new(base, base + PAGES * PAGE_SIZE);
     let plan = Plan::new([LazyRange { object: None, range: all }], Vec::new(), Vec::new());
@@ -122,7 +122,7 @@ fn shared_objects_are_filled_wherever_they_are_mapped() {
     let file = std::fs::File::from(fd.try_clone().unwrap());
     file.set_len(PAGES * PAGE_SIZE).unwrap();
     let maps = [MmapRaw::map_raw(&file).unwrap(), MmapRaw::map_raw(&file).unwrap()];
-    let uffd = private_uffd(super::SHARED, &maps[0]);
+    let uffd = private_uffd(Features::SERVING_SHARED, &maps[0]);
     let at = |m: &MmapRaw| PageRange::new(m.as_ptr() as u64, m.as_ptr() as u64 + m.len() as u64);
     uffd::register_missing(uffd.as_fd(), maps[1].as_ptr() as u64, maps[1].len() as u64).unwrap();
     let areas = maps.iter().map(|m| Area { range: at(m), object: ID, offset: 0 }).collect();
@@ -147,7 +147,7 @@ fn what_is_given_up_is_not_waited_for() {
     let map = memmap2::MmapMut::map_anon((PAGES * PAGE_SIZE) as usize).unwrap();
     let base = map.as_ptr() as u64;
     let raw = MmapRaw::from(map);
-    let uffd = private_uffd(super::PRIVATE, &raw);
+    let uffd = private_uffd(Features::SERVING, &raw);
     let all = PageRange::new(base, base + PAGES * PAGE_SIZE);
     let plan = Plan::new([LazyRange { object: None, range: all }], Vec::new(), Vec::new());
     let mut pager =
@@ -177,7 +177,7 @@ fn what_is_given_up_is_not_waited_for() {
 #[test]
 fn a_page_without_a_place_is_not_waited_for() {
     let map = MmapRaw::from(memmap2::MmapMut::map_anon((PAGES * PAGE_SIZE) as usize).unwrap());
-    let uffd = private_uffd(super::PRIVATE, &map);
+    let uffd = private_uffd(Features::SERVING, &map);
     let base = map.as_ptr() as u64;
     let all = PageRange::new(base, base + PAGES * PAGE_SIZE);
     // as in a child: the parent had moved this part before it forked, and told it afterwards

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use clap::Parser;
 use serde::Serialize;
 use ulpm::dirty::{Chosen, Kind};
-use ulpm::image::{ObjectId, PageRange};
+use ulpm::image::{FIRST, ObjectId, PageRange, ProcessIndex};
 use ulpm::preload::push::PageSink;
 use ulpm::preload::{Agent, PreloadError, describe::describe};
 use ulpm::state::files::FilesOptions;
@@ -171,7 +171,7 @@ fn track(pid: i32, kind: Kind, stop: &AtomicBool) -> Result<usize> {
     let home = tempfile::tempdir()?;
     let described = describe(pid, &FilesOptions { tcp_close: true, ..FilesOptions::default() })?;
     let chosen = Chosen { kind, reason: String::new() };
-    let mut agent = Agent::attach(&described.image, pid, home.path(), &chosen)?;
+    let mut agent = Agent::attach(&described.image, (pid, FIRST), home.path(), &chosen)?;
     let mut rounds = 0;
     while !stop.load(Ordering::Relaxed) {
         let begun = Instant::now();
@@ -187,13 +187,13 @@ fn track(pid: i32, kind: Kind, stop: &AtomicBool) -> Result<usize> {
 struct Nowhere;
 
 impl PageSink for Nowhere {
-    fn pages(&mut self, _: u64, _: Bytes) -> Result<(), PreloadError> {
+    fn pages(&mut self, _: ProcessIndex, _: u64, _: Bytes) -> Result<(), PreloadError> {
         Ok(())
     }
-    fn zero(&mut self, _: Vec<PageRange>) -> Result<(), PreloadError> {
+    fn zero(&mut self, _: ProcessIndex, _: Vec<PageRange>) -> Result<(), PreloadError> {
         Ok(())
     }
-    fn gone(&mut self, _: Vec<PageRange>) -> Result<(), PreloadError> {
+    fn gone(&mut self, _: ProcessIndex, _: Vec<PageRange>) -> Result<(), PreloadError> {
         Ok(())
     }
     fn object_pages(&mut self, _: ObjectId, _: u64, _: Bytes) -> Result<(), PreloadError> {

@@ -70,7 +70,7 @@ fn to_target(bytes: &[u8]) {
             let _ = check::id(&description.id).and_then(|()| check::tree(&description.tree, false));
         }
         Some(ToTarget::State(tree, _)) => drop(check::tree(&tree, true)),
-        Some(ToTarget::Zero(ranges) | ToTarget::Drop(ranges) | ToTarget::ObjectHoles(_, ranges)) => {
+        Some(ToTarget::Zero(_, ranges) | ToTarget::Drop(_, ranges) | ToTarget::ObjectHoles(_, ranges)) => {
             for range in ranges {
                 let _ = (range.len(), range.pages(), range.chunks(1 << 18).next());
             }

@@ -6,6 +6,7 @@ use super::PAGE_SIZE;
 use super::file_path::FilePath;
 use super::files::FileIdentity;
 use super::inode::Inode;
+use super::process_index::ProcessIndex;
 use super::ranges::{PageRange, RangeSet};
 
 /// A kernel object that holds memory beyond one address space (shared anonymous memory, memfd), named by the
@@ -16,6 +17,25 @@ pub struct ObjectId {
     pub dev: u64,
     /// Inode number.
     pub ino: u64,
+}
+
+/// Whose a page is: of one process alone, or of an object that several may show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum PageOwner {
+    /// Private memory of this process, by address.
+    Process(ProcessIndex),
+    /// A memory object, by offset.
+    Object(ObjectId),
+}
+
+impl PageOwner {
+    /// The object, if it is one.
+    pub fn object(self) -> Option<ObjectId> {
+        match self {
+            PageOwner::Process(_) => None,
+            PageOwner::Object(id) => Some(id),
+        }
+    }
 }
 
 /// What a mapping shows.

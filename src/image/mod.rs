@@ -18,16 +18,18 @@ pub mod note;
 pub mod obstacle;
 pub mod page_map;
 pub mod process;
+pub mod process_index;
 pub mod ranges;
 pub mod shown;
 pub mod sockets;
 
 pub use file_path::FilePath;
-pub use memory::{Backing, MemoryImage, ObjectId, Vma, VmaFlags};
+pub use memory::{Backing, MemoryImage, ObjectId, PageOwner, Vma, VmaFlags};
 pub use note::Note;
 pub use obstacle::Obstacle;
 pub use page_map::PageMap;
 pub use process::{ProcessImage, ThreadImage, TreeImage};
+pub use process_index::{FIRST, ProcessIndex};
 pub use ranges::{PageRange, RangeSet};
 pub use shown::{shown, shown_lines};
 

@@ -77,7 +77,7 @@ impl Ahead<'_> {
                 files = self.descriptors(files)?;
             }
             meter.next_round();
-            let done = self.round(described.pid, &files, &assessed, scanned, begun, &mut meter)?;
+            let done = self.round(&files, &assessed, scanned, begun, &mut meter)?;
             scanned = done.scanned;
             let measured = Measured { throttle, ..done.measured };
             let rounds: Vec<Measured> = assessed.iter().map(|a| a.round).chain([measured]).collect();
@@ -140,7 +140,6 @@ impl Ahead<'_> {
 
     fn round(
         &mut self,
-        pid: i32,
         files: &FilesImage,
         before: &[Assessed],
         scanned: Instant,
@@ -151,7 +150,8 @@ impl Ahead<'_> {
         let bytes_before = self.to.bytes_sent();
         self.agent.survey(files)?;
         let new_files = self.agent.new_files();
-        self.to.say(&ToTarget::Layout { pid, layout: self.agent.layout.clone(), new_files })?;
+        let (of, layout) = (self.agent.of, self.agent.layout.clone());
+        self.to.say(&ToTarget::Layout { of, layout, new_files })?;
         let number = before.len();
         let mut watch = Watch::new(self.control, self.tell, &self.basis, before, begun, bytes_before);
         let (session, mut starving) = (&mut self.session, Starving::begin());

@@ -48,7 +48,7 @@ impl Freezer<'_> {
                     })
                     .map_err(MigrateError::from)
                     .and_then(|come| {
-                        signals = come;
+                        signals = vec![(agent.of, come)];
                         MigrateError::point(Point::SourceHeld)
                     }),
                 _ => to.say(&ToTarget::Commit(std::mem::take(&mut signals))).and_then(|()| {

@@ -173,7 +173,7 @@ impl Freezer<'_> {
         };
         let begun = Instant::now();
         let new_files = agent.new_files();
-        to.say(&ToTarget::Layout { pid: image.pid, layout: agent.layout.clone(), new_files })?;
+        to.say(&ToTarget::Layout { of: agent.of, layout: agent.layout.clone(), new_files })?;
         let layout_ms = ms(begun);
         let later = self.last_pages(to, agent, &image, found)?;
         image.memory.guards = agent.guards()?;
@@ -223,7 +223,8 @@ impl Freezer<'_> {
         match &mut self.late {
             Some(late) if !later.is_empty() => {
                 let patience = self.options.lazy.patience;
-                let plan = plan(&later, &touched.unwrap_or_default(), self.options.verify, patience);
+                let plan =
+                    plan(agent.of, &later, &touched.unwrap_or_default(), self.options.verify, patience);
                 late.begin(to, agent, &later, plan)?;
             }
             // nothing is left: a move like any other

@@ -8,9 +8,9 @@ use super::MigrateError;
 use super::destination::{Destination, out_of_turn};
 use super::options::Options;
 use crate::handover::journal::signals_file;
-use crate::image::Note;
 use crate::image::memory::Layout;
 use crate::image::process::LateSignal;
+use crate::image::{FIRST, Note};
 use crate::preload::PreloadError;
 use crate::preload::capture::Captive;
 use crate::preload::late_signals::Accounts;
@@ -94,7 +94,7 @@ impl Signals {
         while !self.waiting.is_empty() {
             let some = self.waiting[..self.waiting.len().min(SOME)].to_vec();
             let (first, count) = (self.taken, some.len());
-            to.say(&ToTarget::Signals { id: self.id.clone(), first, signals: some })?;
+            to.say(&ToTarget::Signals { id: self.id.clone(), of: FIRST, first, signals: some })?;
             let taken = match to.hear("handing signals on")? {
                 ToSource::SignalsTaken(taken) => taken.saturating_sub(first) as usize,
                 other => return Err(out_of_turn(&other)),

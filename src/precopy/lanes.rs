@@ -414,7 +414,7 @@ impl Lane {
 /// What one piece ends with, the next may go on with.
 fn append(zero: &mut Vec<LazyRange>, range: LazyRange) {
     match zero.last_mut() {
-        Some(last) if last.object == range.object && last.range.end == range.range.start => {
+        Some(last) if last.owner == range.owner && last.range.end == range.range.start => {
             last.range.end = range.range.end;
         }
         _ => zero.push(range),

@@ -8,7 +8,7 @@ use std::time::Instant;
 use tempfile::TempDir;
 
 use super::*;
-use crate::image::{PageRange, RangeSet};
+use crate::image::{FIRST, PageOwner, PageRange, RangeSet};
 use crate::preload::lazy;
 use crate::state::memory_map;
 use crate::sys::process::ProcMem;
@@ -19,6 +19,7 @@ use crate::transport::lane::PagesHead;
 use crate::transport::{Accepted, Listener, accept_wire};
 
 const PATIENCE: Duration = Duration::from_secs(60);
+const OWN: PageOwner = PageOwner::Process(FIRST);
 
 /// A shell, stopped as the commit leaves a process.
 struct Stopped(Child);
@@ -123,7 +124,7 @@ impl End {
 
     /// Asks for these, and checks that every page is answered once, in order, and as the stopped process has it.
     async fn want(&mut self, pid: i32, wanted: &[PageRange]) -> (u64, u64) {
-        let ranges = wanted.iter().map(|r| LazyRange { object: None, range: *r }).collect();
+        let ranges = wanted.iter().map(|r| LazyRange { owner: OWN, range: *r }).collect();
         self.say(&FromHolder::Want(ranges)).await;
         let mem = ProcMem::open(pid).unwrap();
         let (mut content, mut zero) = (0, 0);
@@ -134,7 +135,7 @@ impl End {
                 let answered = match frame.kind {
                     kind::LAZY_PAGES => {
                         let (head, bytes) = PagesHead::decode(&frame.body).unwrap();
-                        assert_eq!((head.object, head.start), (None, next));
+                        assert_eq!((head.owner, head.start), (OWN, next));
                         assert_eq!(head.digest, xxhash_rust::xxh3::xxh3_128(bytes));
                         let mut there = vec![0; bytes.len()];
                         mem.read(next, &mut there).unwrap();
@@ -192,7 +193,7 @@ async fn a_stopped_process_is_served_on_both_lanes_and_over_a_cut() {
     assert_eq!(traffic.pages.load(Ordering::Relaxed), content + 1);
 
     // cut in the middle of an answer: the lane comes back and has forgotten nothing, as it never knew anything
-    bulk.say(&FromHolder::Want(all.iter().map(|r| LazyRange { object: None, range: *r }).collect())).await;
+    bulk.say(&FromHolder::Want(all.iter().map(|r| LazyRange { owner: OWN, range: *r }).collect())).await;
     bulk.accepted.connection.close(0u32.into(), b"cut");
     let mut bulk = End::new(hosts.accept().await).await;
     assert_eq!(bulk.kind, LaneKind::Bulk);
@@ -219,7 +220,7 @@ async fn what_is_not_late_is_not_shown() {
     let (mut urgent, _bulk) = both(&mut hosts, &lanes, stopped.memory()).await;
     let layout = memory_map::survey(stopped.pid()).unwrap().layout;
     let code = layout.vmas.iter().find(|v| !lazy::lazy_able(v)).unwrap().range();
-    urgent.say(&FromHolder::Want(vec![LazyRange { object: None, range: code }])).await;
+    urgent.say(&FromHolder::Want(vec![LazyRange { owner: OWN, range: code }])).await;
     urgent.accepted.connection.closed().await;
     let again = End::new(hosts.accept().await).await;
     assert_eq!(again.kind, LaneKind::Urgent);
@@ -239,7 +240,7 @@ async fn the_target_hears_of_a_copy_that_was_ended() {
             other => panic!("{other:?}"),
         }
         // asked before it heard
-        let first = LazyRange { object: None, range: PageRange::new(0, PAGE_SIZE) };
+        let first = LazyRange { owner: OWN, range: PageRange::new(0, PAGE_SIZE) };
         end.say(&FromHolder::Want(vec![first])).await;
     }
     // that it was said is not enough

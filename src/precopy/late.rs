@@ -12,12 +12,12 @@ use super::hand_on::Tended;
 use super::lanes::{Heard, Lanes, Road};
 use super::options::Progress;
 use super::page_server::Memory;
-use crate::image::RangeSet;
 use crate::image::memory::Layout;
+use crate::image::{ProcessIndex, RangeSet};
 use crate::preload::agent::Agent;
 use crate::preload::lazy::Later;
 use crate::report::LazyStats;
-use crate::transport::lane::{LazyPlan, LazyRange, LazyReport};
+use crate::transport::lane::{LazyPlan, LazyProcess, LazyRange, LazyReport};
 use crate::transport::protocol::ToTarget;
 
 /// How often those who watch are told something.
@@ -87,7 +87,8 @@ impl Late {
         let failed =
             |source| MigrateError::Here { step: "opening the memory of the stopped process", source };
         let objects = agent.shown_objects().map_err(failed)?;
-        let memory = Memory::of(agent.pid, &agent.layout, objects, plan.verify).map_err(failed)?;
+        let memory =
+            Memory::of((agent.pid, agent.of), &agent.layout, objects, plan.verify).map_err(failed)?;
         let memory = Arc::new(memory);
         self.memory = Some(memory.clone());
         self.layout = agent.layout.clone();
@@ -231,12 +232,18 @@ fn stats(report: &LazyReport) -> LazyStats {
 }
 
 /// What the target is told of it.
-pub fn plan(later: &Later, touched: &RangeSet, verify: bool, patience: Duration) -> LazyPlan {
+pub fn plan(
+    of: ProcessIndex,
+    later: &Later,
+    touched: &RangeSet,
+    verify: bool,
+    patience: Duration,
+) -> LazyPlan {
     let objects = later.objects.iter().filter(|(_, set)| !set.is_empty());
+    let own = LazyProcess { of, outstanding: later.private.iter().collect(), order: later.order(touched) };
     LazyPlan {
-        outstanding: later.private.iter().collect(),
+        processes: vec![own],
         objects: objects.map(|(id, set)| (*id, set.iter().collect())).collect(),
-        order: later.order(touched),
         verify,
         patience_ms: u64::try_from(patience.as_millis()).unwrap_or(u64::MAX),
     }

@@ -12,10 +12,11 @@ use super::MigrateError;
 use super::cancel::Cancel;
 use super::destination::{Destination, out_of_turn};
 use crate::image::files::FileKind;
-use crate::image::{FilePath, ObjectId, PageRange, ProcessImage};
+use crate::image::{FilePath, ObjectId, PageRange, ProcessImage, ProcessIndex};
 use crate::preload::PreloadError;
 use crate::preload::push::PageSink;
 use crate::transport::hello;
+use crate::transport::page_head::{ObjectHead, PrivateHead};
 use crate::transport::protocol::{Hello, ToSource, ToTarget, answer_cap, cap, kind};
 use crate::transport::vigil::{self, Vigil};
 use crate::transport::wire::Frame;
@@ -340,22 +341,22 @@ fn sink(e: MigrateError) -> PreloadError {
 }
 
 impl PageSink for Link {
-    fn pages(&mut self, addr: u64, data: Bytes) -> Result<(), PreloadError> {
-        let head = addr.to_le_bytes();
+    fn pages(&mut self, of: ProcessIndex, addr: u64, data: Bytes) -> Result<(), PreloadError> {
+        let head = PrivateHead { of, start: addr }.encode();
         self.within("sending pages", async |wire| wire.send.send_bytes(kind::PAGES, &head, data).await)
             .map_err(sink)
     }
 
-    fn zero(&mut self, ranges: Vec<PageRange>) -> Result<(), PreloadError> {
-        self.say(&ToTarget::Zero(ranges)).map_err(sink)
+    fn zero(&mut self, of: ProcessIndex, ranges: Vec<PageRange>) -> Result<(), PreloadError> {
+        self.say(&ToTarget::Zero(of, ranges)).map_err(sink)
     }
 
-    fn gone(&mut self, ranges: Vec<PageRange>) -> Result<(), PreloadError> {
-        self.say(&ToTarget::Drop(ranges)).map_err(sink)
+    fn gone(&mut self, of: ProcessIndex, ranges: Vec<PageRange>) -> Result<(), PreloadError> {
+        self.say(&ToTarget::Drop(of, ranges)).map_err(sink)
     }
 
     fn object_pages(&mut self, id: ObjectId, offset: u64, data: Bytes) -> Result<(), PreloadError> {
-        let head = [id.dev.to_le_bytes(), id.ino.to_le_bytes(), offset.to_le_bytes()].concat();
+        let head = ObjectHead { id, start: offset }.encode();
         self.within("sending pages", async |wire| wire.send.send_bytes(kind::OBJECT_PAGES, &head, data).await)
             .map_err(sink)
     }

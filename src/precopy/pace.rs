@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::MigrateError;
 use super::control::Control;
 use super::destination::Destination;
-use crate::image::{ObjectId, PageRange};
+use crate::image::{ObjectId, PageRange, ProcessIndex};
 use crate::preload::PreloadError;
 use crate::preload::push::PageSink;
 use crate::report::Rate;
@@ -144,19 +144,19 @@ impl<'a> Paced<'a> {
 }
 
 impl PageSink for Paced<'_> {
-    fn pages(&mut self, addr: u64, data: Bytes) -> Result<(), PreloadError> {
+    fn pages(&mut self, of: ProcessIndex, addr: u64, data: Bytes) -> Result<(), PreloadError> {
         let bytes = data.len();
         self.meter.sending.get_or_insert_with(Instant::now);
-        self.to.pages(addr, data)?;
+        self.to.pages(of, addr, data)?;
         self.sent(bytes)
     }
 
-    fn zero(&mut self, ranges: Vec<PageRange>) -> Result<(), PreloadError> {
-        self.to.zero(ranges)
+    fn zero(&mut self, of: ProcessIndex, ranges: Vec<PageRange>) -> Result<(), PreloadError> {
+        self.to.zero(of, ranges)
     }
 
-    fn gone(&mut self, ranges: Vec<PageRange>) -> Result<(), PreloadError> {
-        self.to.gone(ranges)
+    fn gone(&mut self, of: ProcessIndex, ranges: Vec<PageRange>) -> Result<(), PreloadError> {
+        self.to.gone(of, ranges)
     }
 
     fn object_pages(&mut self, id: ObjectId, offset: u64, data: Bytes) -> Result<(), PreloadError> {

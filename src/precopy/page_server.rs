@@ -16,7 +16,7 @@ use bytes::{Bytes, BytesMut};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::image::memory::Layout;
-use crate::image::{ObjectId, PAGE_SIZE, PageRange, RangeSet};
+use crate::image::{FIRST, ObjectId, PAGE_SIZE, PageOwner, PageRange, ProcessIndex, RangeSet};
 use crate::preload::PreloadError;
 use crate::preload::lazy;
 use crate::preload::objects::{ObjectPusher, Shown};
@@ -32,6 +32,8 @@ use crate::transport::protocol::PAGES_MAX;
 #[derive(Debug)]
 pub struct Memory {
     pid: i32,
+    /// Its name in the tree.
+    of: ProcessIndex,
     /// A thread of it that lives.
     voice: i32,
     pidfd: OwnedFd,
@@ -44,7 +46,7 @@ pub struct Memory {
     /// Contents go with their hash.
     verify: bool,
     /// Freed here, since it is there.
-    released: Mutex<HashMap<Option<ObjectId>, RangeSet>>,
+    released: Mutex<HashMap<PageOwner, RangeSet>>,
 }
 
 /// Why something cannot be answered.
@@ -86,10 +88,16 @@ pub enum Answer {
 
 impl Memory {
     /// Of a process that is stopped and has this layout.
-    pub fn of(pid: i32, layout: &Layout, objects: Vec<Shown>, verify: bool) -> io::Result<Self> {
+    pub fn of(
+        (pid, of): (i32, ProcessIndex),
+        layout: &Layout,
+        objects: Vec<Shown>,
+        verify: bool,
+    ) -> io::Result<Self> {
         let huge = |v: &&crate::image::Vma| v.huge() && lazy::lazy_able(v);
         Ok(Memory {
             pid,
+            of,
             voice: voice::of(pid),
             pidfd: pidfd_open(pid)?,
             mem: ProcMem::of_process(pid)?,
@@ -107,7 +115,8 @@ impl Memory {
         let layout = memory_map::survey(pid)?.layout;
         let mut objects = ObjectPusher::default();
         objects.update(voice::of(pid), &layout, &BTreeMap::new());
-        let memory = Memory::of(pid, &layout, objects.shown().map_err(failed)?, verify).map_err(failed)?;
+        let memory =
+            Memory::of((pid, FIRST), &layout, objects.shown().map_err(failed)?, verify).map_err(failed)?;
         // what has been opened is of that process only if the process is still that one
         if start_time(pid) == Some(began) { Ok(memory) } else { Err(PreloadError::NoSuchProcess(pid)) }
     }
@@ -126,10 +135,10 @@ impl Memory {
     /// These are about to be freed here: they cannot be shown any more.
     pub fn release(&self, ranges: &[LazyRange]) {
         let mut released = self.released();
-        ranges.iter().for_each(|r| released.entry(r.object).or_default().insert(r.range));
+        ranges.iter().for_each(|r| released.entry(r.owner).or_default().insert(r.range));
     }
 
-    fn released(&self) -> MutexGuard<'_, HashMap<Option<ObjectId>, RangeSet>> {
+    fn released(&self) -> MutexGuard<'_, HashMap<PageOwner, RangeSet>> {
         self.released.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -137,30 +146,32 @@ impl Memory {
     pub fn pieces(&self, wanted: LazyRange) -> Result<impl Iterator<Item = Piece> + use<>, Unanswerable> {
         let range = wanted.range;
         let aligned = range.start.is_multiple_of(PAGE_SIZE) && range.end.is_multiple_of(PAGE_SIZE);
-        let (known, parts) = match wanted.object {
-            None => (self.private.gaps(range).is_empty(), by_page_size(range, &self.huge)),
-            Some(id) => {
+        let (known, parts) = match wanted.owner {
+            PageOwner::Process(of) => {
+                (of == self.of && self.private.gaps(range).is_empty(), by_page_size(range, &self.huge))
+            }
+            PageOwner::Object(id) => {
                 let shown = self.objects.get(&id);
                 let within = |s: &Shown| range.intersection(&s.range()) == range;
                 (shown.is_some_and(within), vec![(range, shown.map_or(PAGE_SIZE, Shown::page_size))])
             }
         };
-        let released = self.released().get(&wanted.object).is_some_and(|set| set.overlaps(range));
+        let released = self.released().get(&wanted.owner).is_some_and(|set| set.overlaps(range));
         if !aligned || range.is_empty() || !known || released {
             return Err(Unanswerable::Foreign(wanted));
         }
-        let object = wanted.object;
+        let owner = wanted.owner;
         Ok(parts.into_iter().flat_map(move |(part, page_size)| {
             cut(part, page_size)
-                .map(move |range| Piece { of: LazyRange { object, range }, whole: page_size > PAGE_SIZE })
+                .map(move |range| Piece { of: LazyRange { owner, range }, whole: page_size > PAGE_SIZE })
         }))
     }
 
     /// Reads a piece.
     pub fn answer(&self, piece: &Piece) -> Result<Vec<Answer>, Unanswerable> {
-        let LazyRange { object, range } = piece.of;
+        let LazyRange { owner, range } = piece.of;
         let mut buffer = BytesMut::zeroed(range.len() as usize);
-        let read = match object.and_then(|id| self.objects.get(&id)) {
+        let read = match owner.object().and_then(|id| self.objects.get(&id)) {
             Some(shown) => shown.read(range, &mut buffer).map_err(|e| (range.start, crate::sys::chain(&e))),
             None => self.read(range, &mut buffer),
         };
@@ -185,7 +196,7 @@ impl Memory {
     }
 
     fn sorted(&self, piece: &Piece, data: Bytes) -> Vec<Answer> {
-        let LazyRange { object, range } = piece.of;
+        let LazyRange { owner, range } = piece.of;
         let mut runs = runs_of_zero(&data, true);
         if piece.whole && runs.iter().any(|(_, _, zero)| !zero) {
             runs = vec![(0, data.len(), false)];
@@ -194,14 +205,14 @@ impl Memory {
         for (from, to, zero) in runs {
             let run = PageRange::new(range.start + from as u64, range.start + to as u64);
             if zero {
-                answers.push(Answer::Zero(LazyRange { object, range: run }));
+                answers.push(Answer::Zero(LazyRange { owner, range: run }));
                 continue;
             }
             for part in run.chunks(PAGES_MAX as u64) {
                 let at = (part.start - range.start) as usize;
                 let content = data.slice(at..at + part.len() as usize);
                 let digest = if self.verify { xxh3_128(&content) } else { 0 };
-                answers.push(Answer::Pages(PagesHead { object, start: part.start, digest }, content));
+                answers.push(Answer::Pages(PagesHead { owner, start: part.start, digest }, content));
             }
         }
         answers

@@ -1,6 +1,7 @@
 use super::*;
 
 const HUGE: u64 = 2 << 20;
+const OWN: PageOwner = PageOwner::Process(FIRST);
 
 fn pages(from: u64, to: u64) -> PageRange {
     PageRange::new(from * PAGE_SIZE, to * PAGE_SIZE)
@@ -42,11 +43,11 @@ fn mappings_of_different_pages_are_told_apart() {
 fn own() -> Memory {
     let pid = std::process::id() as i32;
     let layout = memory_map::survey(pid).unwrap().layout;
-    Memory::of(pid, &layout, Vec::new(), true).unwrap()
+    Memory::of((pid, FIRST), &layout, Vec::new(), true).unwrap()
 }
 
 fn piece(range: PageRange, whole: bool) -> Piece {
-    Piece { of: LazyRange { object: None, range }, whole }
+    Piece { of: LazyRange { owner: OWN, range }, whole }
 }
 
 #[test]
@@ -55,10 +56,10 @@ fn zeroes_are_not_content_except_within_a_huge_page() {
     let mut data = vec![0; 8 * PAGE_SIZE as usize];
     data[3 * PAGE_SIZE as usize] = 1;
     let data = Bytes::from(data);
-    let zero = |range| Answer::Zero(LazyRange { object: None, range });
+    let zero = |range| Answer::Zero(LazyRange { owner: OWN, range });
     let page = |from: u64, to: u64| {
         let content = data.slice(((from - 10) * PAGE_SIZE) as usize..((to - 10) * PAGE_SIZE) as usize);
-        let head = PagesHead { object: None, start: from * PAGE_SIZE, digest: xxh3_128(&content) };
+        let head = PagesHead { owner: OWN, start: from * PAGE_SIZE, digest: xxh3_128(&content) };
         Answer::Pages(head, content)
     };
     let range = pages(10, 18);
@@ -79,13 +80,15 @@ fn only_memory_that_comes_late_is_shown() {
     let memory = own();
     let code = only_memory_that_comes_late_is_shown as fn() as usize as u64 / PAGE_SIZE;
     let heap = memory.private.iter().next().unwrap();
-    let ask = |range| memory.pieces(LazyRange { object: None, range }).map(Iterator::count);
+    let ask = |range| memory.pieces(LazyRange { owner: OWN, range }).map(Iterator::count);
     assert!(ask(heap).unwrap() > 0);
     let odd = PageRange::new(heap.start, heap.start + 7);
     let beyond = PageRange::new(heap.start, heap.end + PAGE_SIZE * (1 << 40));
     for foreign in [pages(code, code + 1), pages(0, 1), odd, beyond, pages(5, 5)] {
         assert!(matches!(ask(foreign), Err(Unanswerable::Foreign(_))), "{foreign:?}");
     }
-    let object = Some(ObjectId { dev: 1, ino: 1 });
-    assert!(memory.pieces(LazyRange { object, range: pages(0, 1) }).is_err());
+    let object = PageOwner::Object(ObjectId { dev: 1, ino: 1 });
+    assert!(memory.pieces(LazyRange { owner: object, range: pages(0, 1) }).is_err());
+    let other = PageOwner::Process(ProcessIndex(1));
+    assert!(memory.pieces(LazyRange { owner: other, range: heap }).is_err());
 }

@@ -21,7 +21,7 @@ use crate::fault::Point;
 use crate::handover::journal::{Entry, Journal, try_writing};
 use crate::handover::{Source, SourceAction};
 use crate::image::process::ProcessImage;
-use crate::image::{Note, Obstacle, TreeImage};
+use crate::image::{FIRST, Note, Obstacle, TreeImage};
 use crate::preload::agent::Agent;
 use crate::preload::claim::{self, Claim};
 use crate::preload::describe::{Described, describe};
@@ -322,7 +322,11 @@ impl<'a> Migration<'a> {
     fn begin(&mut self, to: &mut dyn Destination, difference: ClockOffsets) -> Result<(), MigrateError> {
         to.say(&ToTarget::Begin { difference })?;
         match to.hear("making the process there")? {
-            ToSource::Ready(pid, namespace) => {
+            ToSource::Ready { pids, namespace } => {
+                let [pid] = pids[..] else {
+                    let count = pids.len();
+                    return Err(MigrateError::Nonsense(format!("{count} processes made of one")));
+                };
                 self.report.target_pid = Some(pid);
                 self.report.pid_mode = if namespace { PidMode::Namespace } else { PidMode::Same };
             }
@@ -336,7 +340,7 @@ impl<'a> Migration<'a> {
         let chosen = direct::tracker(self.options.tracker, self.options.pid, &described.files)
             .map_err(|obstacle| MigrateError::Refused(vec![obstacle]))?;
         self.report.tracker_reason = chosen.reason.clone();
-        let mut agent = Agent::attach(described, self.options.pid, &self.options.home, &chosen)?;
+        let mut agent = Agent::attach(described, (self.options.pid, FIRST), &self.options.home, &chosen)?;
         self.report.attach_ms = agent.attach.as_secs_f64() * 1e3;
         self.report.tracker = agent.tracker().to_owned();
         if self.options.lazy.from_start {

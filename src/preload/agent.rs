@@ -19,7 +19,9 @@ use crate::dirty::{Chosen, DirtyTracker, Found, Kind, Last, TrackError};
 use crate::image::files::{FileIdentity, FilesImage};
 use crate::image::memory::{Layout, MemoryObject, discontinued};
 use crate::image::process::{Credentials, ProcessImage};
-use crate::image::{Backing, FilePath, ObjectId, Obstacle, PAGE_SIZE, PageRange, RangeSet, Vma};
+use crate::image::{
+    Backing, FilePath, ObjectId, Obstacle, PAGE_SIZE, PageRange, ProcessIndex, RangeSet, Vma,
+};
 use crate::state::digest::Digest;
 use crate::state::files::identity::identity_of_path;
 use crate::state::room::NoRoom;
@@ -51,6 +53,8 @@ pub struct Pushed {
 pub struct Agent {
     /// The process.
     pub pid: i32,
+    /// Its name in the tree.
+    pub of: ProcessIndex,
     /// Waits that we interrupted, and the right to stop the process.
     pub waits: Waits,
     /// The mappings as last seen.
@@ -86,7 +90,7 @@ impl Agent {
     /// Attaches, installs tracking, lets go.
     pub fn attach(
         described: &ProcessImage,
-        pid: i32,
+        (pid, of): (i32, ProcessIndex),
         home: &Path,
         tracker: &Chosen,
     ) -> Result<Self, PreloadError> {
@@ -95,12 +99,13 @@ impl Agent {
         let layout = with_descriptors(described.memory.layout.clone(), &described.files);
         Ok(Agent {
             pid,
+            of,
             waits: Waits::new(memory),
             layout,
             attach,
             told: Vec::new(),
             files: described.memory.files.iter().map(|(path, _)| path.clone()).collect(),
-            pages: Pusher::new(pid, installed.exact())?,
+            pages: Pusher::new(pid, of, installed.exact())?,
             tracker: installed,
             objects: ObjectPusher::default(),
             renewal_due: false,

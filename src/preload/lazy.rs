@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 use crate::image::memory::{Layout, VmaFlags};
 use crate::image::process::ThreadImage;
-use crate::image::{Backing, ObjectId, PAGE_SIZE, PageRange, RangeSet, Vma};
+use crate::image::{Backing, ObjectId, PAGE_SIZE, PageOwner, PageRange, RangeSet, Vma};
 use crate::sys::regs::from_words;
 use crate::transport::lane::LazyRange;
 
@@ -117,18 +117,18 @@ pub fn whole(range: PageRange, page_size: u64) -> PageRange {
     PageRange::new(range.start / page_size * page_size, range.end.next_multiple_of(page_size))
 }
 
-/// How memory that is not needed here any more is freed: addresses, lengths, `MADV_*`. Only what may come late is.
+/// How memory of a process that is not needed here any more is freed: addresses, lengths, `MADV_*`. Only what may come late is.
 pub fn freeing(layout: &Layout, ranges: &[LazyRange]) -> Vec<(u64, u64, i32)> {
     let mut calls = Vec::new();
-    for LazyRange { object, range } in ranges {
+    for LazyRange { owner, range } in ranges {
         for vma in &layout.vmas {
-            match object {
-                None if lazy_able(vma) => {
+            match owner {
+                PageOwner::Process(_) if lazy_able(vma) => {
                     let part = vma.range().intersection(range);
                     calls.push((part.start, part.len(), libc::MADV_DONTNEED));
                 }
                 // one mapping is enough: the object itself loses its pages
-                Some(id) if vma.object() == Some(*id) && vma.shared => {
+                PageOwner::Object(id) if vma.object() == Some(*id) && vma.shared => {
                     let shown = PageRange::new(vma.offset, vma.offset + (vma.end - vma.start));
                     let part = shown.intersection(range);
                     calls.push((
@@ -186,6 +186,7 @@ fn places(thread: &ThreadImage) -> Vec<(u64, u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::FIRST;
 
     fn pages(from: u64, to: u64) -> PageRange {
         PageRange::new(from * PAGE_SIZE, to * PAGE_SIZE)
@@ -278,8 +279,8 @@ mod tests {
         };
         let code = Vma { backing: Backing::File { path: "/x".into() }, ..vma(pages(6, 9)) };
         let layout = Layout { vmas: vec![vma(pages(1, 6)), code, shared], ..Layout::default() };
-        let of = |object, range| LazyRange { object, range };
-        let wanted = [of(None, pages(4, 8)), of(Some(id), pages(0, 5))];
+        let of = |owner, range| LazyRange { owner, range };
+        let wanted = [of(PageOwner::Process(FIRST), pages(4, 8)), of(PageOwner::Object(id), pages(0, 5))];
         let page = PAGE_SIZE;
         assert_eq!(
             freeing(&layout, &wanted),

@@ -17,7 +17,7 @@ use super::objects::ObjectPusher;
 use super::push::{PageSink, Pusher};
 use crate::dirty::{Found, Last};
 use crate::image::memory::{Layout, MemoryObject, VmaFlags};
-use crate::image::{Backing, ObjectId, PAGE_SIZE, PageRange, RangeSet, Vma};
+use crate::image::{Backing, FIRST, ObjectId, PAGE_SIZE, PageOwner, PageRange, ProcessIndex, RangeSet, Vma};
 use crate::state::memory_map;
 use crate::sys::process::ProcMem;
 use crate::sys::spawn::quietly;
@@ -51,19 +51,19 @@ impl Notes {
 }
 
 impl PageSink for Notes {
-    fn pages(&mut self, addr: u64, data: Bytes) -> Result<(), PreloadError> {
+    fn pages(&mut self, _: ProcessIndex, addr: u64, data: Bytes) -> Result<(), PreloadError> {
         let numbers = self.numbers([PageRange::new(addr, addr + data.len() as u64)]);
         self.pages.extend(numbers);
         Ok(())
     }
 
-    fn zero(&mut self, ranges: Vec<PageRange>) -> Result<(), PreloadError> {
+    fn zero(&mut self, _: ProcessIndex, ranges: Vec<PageRange>) -> Result<(), PreloadError> {
         let numbers = self.numbers(ranges);
         self.zero.extend(numbers);
         Ok(())
     }
 
-    fn gone(&mut self, ranges: Vec<PageRange>) -> Result<(), PreloadError> {
+    fn gone(&mut self, _: ProcessIndex, ranges: Vec<PageRange>) -> Result<(), PreloadError> {
         let numbers = self.numbers(ranges);
         self.gone.extend(numbers);
         Ok(())
@@ -99,7 +99,7 @@ impl Ours {
         }
         let base = memory.as_ptr() as u64;
         let layout = Layout { vmas: vec![vma(base, PAGES, Backing::Anonymous)], ..Layout::default() };
-        let pusher = Pusher::new(std::process::id() as i32, exact).unwrap();
+        let pusher = Pusher::new(std::process::id() as i32, FIRST, exact).unwrap();
         Ours { memory, layout, notes: Notes { base, ..Notes::default() }, pusher }
     }
 
@@ -371,7 +371,7 @@ fn a_retired_copy_is_memory_and_nothing_else() {
     };
     let before = read(kept);
     assert!(read(freed).iter().any(|b| *b != 0));
-    let ranges = [LazyRange { object: None, range: freed }];
+    let ranges = [LazyRange { owner: PageOwner::Process(FIRST), range: freed }];
     captive.free(&lazy::freeing(&layout, &ranges)).unwrap();
     assert!(read(freed).iter().all(|b| *b == 0));
     // the tracer goes: it sleeps for ever, and signals do not wake it

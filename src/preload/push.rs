@@ -13,18 +13,18 @@ use super::lazy;
 use super::look::{Batch, How, Look, batches, cut, look};
 use crate::dirty::{Found, Last};
 use crate::image::memory::Layout;
-use crate::image::{Backing, ObjectId, PAGE_SIZE, PageMap, PageRange, RangeSet};
+use crate::image::{Backing, ObjectId, PAGE_SIZE, PageMap, PageRange, ProcessIndex, RangeSet};
 use crate::sys::process::{ProcMem, read_memory, read_scattered};
 use crate::sys::voice;
 
 /// Where pages go.
 pub trait PageSink {
-    /// Pages of private memory.
-    fn pages(&mut self, addr: u64, data: Bytes) -> Result<(), PreloadError>;
+    /// Pages of private memory, from this address on.
+    fn pages(&mut self, of: ProcessIndex, addr: u64, data: Bytes) -> Result<(), PreloadError>;
     /// These are zero now.
-    fn zero(&mut self, ranges: Vec<PageRange>) -> Result<(), PreloadError>;
+    fn zero(&mut self, of: ProcessIndex, ranges: Vec<PageRange>) -> Result<(), PreloadError>;
     /// These are gone.
-    fn gone(&mut self, ranges: Vec<PageRange>) -> Result<(), PreloadError>;
+    fn gone(&mut self, of: ProcessIndex, ranges: Vec<PageRange>) -> Result<(), PreloadError>;
     /// Pages of a shared object.
     fn object_pages(&mut self, id: ObjectId, offset: u64, data: Bytes) -> Result<(), PreloadError>;
     /// These parts of an object are holes now.
@@ -35,6 +35,8 @@ pub trait PageSink {
 #[derive(Debug)]
 pub struct Pusher {
     pid: i32,
+    /// Its name in the tree.
+    of: ProcessIndex,
     mem: ProcMem,
     /// What the target has.
     sent: RangeSet,
@@ -97,12 +99,12 @@ struct Round {
 
 impl Pusher {
     /// Nothing is sent yet. `exact`: whether the tracker is; contents are compared where it is not.
-    pub fn new(pid: i32, exact: bool) -> Result<Self, PreloadError> {
+    pub fn new(pid: i32, of: ProcessIndex, exact: bool) -> Result<Self, PreloadError> {
         let mem = ProcMem::of_process(pid).map_err(|source| PreloadError::Memory { pid, addr: 0, source })?;
         let (sent, zeroes, owed) = (RangeSet::default(), RangeSet::default(), RangeSet::default());
         let guards = RangeSet::default();
         let (seen, heat, withheld) = (PageMap::default(), Heat::default(), RangeSet::default());
-        Ok(Pusher { pid, mem, sent, zeroes, owed, guards, seen, exact, heat, begun: false, withheld })
+        Ok(Pusher { pid, of, mem, sent, zeroes, owed, guards, seen, exact, heat, begun: false, withheld })
     }
 
     /// The target is about to lose what was in place there: it is owed again, should it still exist. The layouts of a
@@ -136,7 +138,7 @@ impl Pusher {
             self.heat.forget(range);
             self.seen.clear(range);
         }
-        if lost.is_empty() { Ok(()) } else { sink.gone(lost) }
+        if lost.is_empty() { Ok(()) } else { sink.gone(self.of, lost) }
     }
 
     /// The guard pages that the process has, after [`Pusher::last`].
@@ -210,7 +212,7 @@ impl Pusher {
             self.sent.common(&lazy::ordinary(layout)).common(&written).union(&self.sent.common(&zero));
         self.sent.subtract(&stale);
         if !stale.is_empty() {
-            sink.gone(stale.iter().collect())?;
+            sink.gone(self.of, stale.iter().collect())?;
         }
         Ok(stale.pages())
     }
@@ -266,7 +268,7 @@ impl Pusher {
         let gone: Vec<PageRange> = self.sent.common(gone).common(&private).iter().collect();
         if !gone.is_empty() {
             gone.iter().for_each(|g| self.sent.remove(*g));
-            sink.gone(gone)?;
+            sink.gone(self.of, gone)?;
         }
         round.sent.written = round.sent.pages;
         Ok((round.sent, round.later, often))
@@ -364,7 +366,7 @@ impl Pusher {
         look(&batches(runs), &read, |look| self.settle(&look, round, sink))?;
         // not what was the zero page when the scan passed, and has been written and sent since
         let zeroed: Vec<PageRange> = round.zeroed.drain(..).flat_map(|z| self.sent.gaps(z)).collect();
-        if zeroed.is_empty() { Ok(()) } else { sink.zero(zeroed) }
+        if zeroed.is_empty() { Ok(()) } else { sink.zero(self.of, zeroed) }
     }
 
     /// Does with each page of a run what must be done.
@@ -391,7 +393,7 @@ impl Pusher {
                     round.sent.pages += range.pages();
                     self.sent.insert(range);
                     self.zeroes.remove(range);
-                    sink.pages(range.start, look.data.slice(from..to))?;
+                    sink.pages(self.of, range.start, look.data.slice(from..to))?;
                 }
                 Verdict::Unchanged => round.sent.unchanged += range.pages(),
                 Verdict::Later => round.later.insert(range),

@@ -27,7 +27,8 @@ use crate::image::files::{ContentHashes, FileIdentity};
 use crate::image::memory::{Layout, Vdso};
 use crate::image::process::{LateSignal, ProcessImage};
 use crate::image::{
-    FilePath, IMAGE_VERSION, ObjectId, PAGE_SIZE, PageRange, TreeImage, check as image_check,
+    FIRST, FilePath, IMAGE_VERSION, ObjectId, PAGE_SIZE, PageRange, ProcessIndex, TreeImage,
+    check as image_check,
 };
 use crate::state::files::{Access, FileCheck, RestoreContext, UnixPair, Vetted, check_file};
 use crate::state::{scheduling, waits};
@@ -37,13 +38,6 @@ use crate::sys::time::{ClockOffsets, since_boottime};
 use crate::tracee::together::{Urgent, UrgentTracee, go_to};
 use crate::transport::lane::LazyPlan;
 use crate::transport::protocol::{AreaDigest, Moments};
-
-/// A process of the tree: its place in the list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ProcessIndex(pub usize);
-
-/// The one process that trees have today.
-pub const FIRST: ProcessIndex = ProcessIndex(0);
 
 /// What is to be built, and how it is to live here.
 #[derive(Debug)]
@@ -79,7 +73,7 @@ impl StoppedTree {
 
     /// Its processes, in order.
     pub fn processes(&mut self) -> impl Iterator<Item = (ProcessIndex, &mut ProcessImage)> {
-        self.0.processes.iter_mut().enumerate().map(|(at, process)| (ProcessIndex(at), process))
+        ProcessIndex::all(self.0.processes.len()).zip(&mut self.0.processes)
     }
 }
 
@@ -101,6 +95,7 @@ struct Member {
 /// Processes in the making.
 #[derive(Debug)]
 pub struct Builder {
+    /// In the order of the tree.
     members: Vec<Member>,
     objects: Objects,
     vetted: Vec<Vetted>,
@@ -169,19 +164,17 @@ impl Builder {
     }
 
     fn member(&mut self, at: ProcessIndex) -> Result<&mut Member, RestoreError> {
-        self.members.get_mut(at.0).ok_or_else(|| no_such(at))
+        self.members.get_mut(at.at()).ok_or_else(|| no_such(at))
     }
 
-    /// The process that has this pid in the images.
-    pub fn find(&self, pid: i32) -> Result<ProcessIndex, RestoreError> {
-        let at = self.members.iter().position(|member| member.pid == pid);
-        at.map(ProcessIndex)
-            .ok_or_else(|| RestoreError::Nonsense(format!("the memory of another process ({pid})")))
+    /// Pids as this host sees them, in the order of the tree.
+    pub fn pids(&self) -> Vec<i32> {
+        self.members.iter().map(|member| member.skeleton.pid).collect()
     }
 
     /// Its pid as this host sees it.
     pub fn pid(&self, at: ProcessIndex) -> Result<i32, RestoreError> {
-        self.members.get(at.0).map(|member| member.skeleton.pid).ok_or_else(|| no_such(at))
+        self.members.get(at.at()).map(|member| member.skeleton.pid).ok_or_else(|| no_such(at))
     }
 
     /// Whether they live in a pid namespace of their own.
@@ -222,7 +215,7 @@ impl Builder {
         if self.outstanding.is_some() {
             return Err(RestoreError::Nonsense("other mappings than those of its lazy memory".to_owned()));
         }
-        let Some(member) = self.members.get_mut(at.0) else { return Err(no_such(at)) };
+        let Some(member) = self.members.get_mut(at.at()) else { return Err(no_such(at)) };
         image_check::layout(&layout, &member.vdso).map_err(RestoreError::Nonsense)?;
         compare(new_files)?;
         let objects = &mut self.objects;
@@ -262,12 +255,15 @@ impl Builder {
         self.objects.punch(id, ranges)
     }
 
-    /// What of its memory comes after it: the mappings stay as they are from now on.
-    pub fn postpone(&mut self, at: ProcessIndex, plan: LazyPlan) -> Result<(), RestoreError> {
+    /// What of their memory comes after them: the mappings stay as they are from now on.
+    pub fn postpone(&mut self, plan: LazyPlan) -> Result<(), RestoreError> {
         if self.holder.is_none() {
             return Err(RestoreError::Nonsense("lazy memory that was not announced".to_owned()));
         }
-        let Some(member) = self.members.get_mut(at.0) else { return Err(no_such(at)) };
+        if let Some(other) = plan.processes.iter().find(|process| process.of.at() >= self.members.len()) {
+            return Err(no_such(other.of));
+        }
+        let Some(member) = self.members.first_mut() else { return Err(no_such(FIRST)) };
         self.outstanding = Some(adopt::clear(&mut member.skeleton, &self.objects, plan)?);
         Ok(())
     }
@@ -275,9 +271,10 @@ impl Builder {
     /// Hashes all memory, which is complete now.
     pub fn hash(&mut self) -> Result<(), RestoreError> {
         self.own_digests.clear();
-        for member in &self.members {
-            self.own_digests.extend(verify::hash(&member.skeleton, &self.objects)?);
+        for (at, member) in ProcessIndex::all(self.members.len()).zip(&self.members) {
+            self.own_digests.extend(verify::private(at, &member.skeleton)?);
         }
+        self.own_digests.extend(verify::objects(&self.objects)?);
         Ok(())
     }
 
@@ -296,7 +293,7 @@ impl Builder {
     pub fn state(&mut self, tree: &StoppedTree, moments: &Moments) -> Result<(), RestoreError> {
         let arrived = Instant::now();
         let image = single(&tree.0)?;
-        let member = self.members.get_mut(FIRST.0).filter(|member| member.pid == image.pid);
+        let member = self.members.get_mut(FIRST.at()).filter(|member| member.pid == image.pid);
         let member =
             member.ok_or_else(|| RestoreError::Nonsense("the state of another process".to_owned()))?;
         if self.verify {
@@ -422,7 +419,7 @@ fn compare(files: &[(FilePath, FileIdentity)]) -> Result<(), RestoreError> {
 }
 
 fn no_such(at: ProcessIndex) -> RestoreError {
-    RestoreError::Nonsense(format!("something of process {} of a tree of one", at.0 + 1))
+    RestoreError::Nonsense(format!("something of {at} of a tree of one"))
 }
 
 /// The one process of a tree: more are not carried yet.

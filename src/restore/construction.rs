@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::RestoreError;
-use super::builder::{Blueprint, Builder, FIRST, StoppedTree};
+use super::builder::{Blueprint, Builder, StoppedTree};
 use super::incoming::{MAX_ROUNDS, UNWEIGHED, aborted, endless, place};
 use super::lazy::adopt::Holder;
 use super::quarters::Quarters;
@@ -15,7 +15,7 @@ use crate::fault::Point;
 use crate::handover::journal::{Entry, Journal, Phase};
 use crate::handover::{Target, TargetAction, TargetEvent};
 use crate::image::process::LateSignal;
-use crate::image::{FilePath, TreeImage};
+use crate::image::{FIRST, FilePath, ProcessIndex, TreeImage};
 use crate::sys::time::{ClockOffsets, initial_clocks};
 use crate::tracee::together::Urgent;
 use crate::transport::protocol::{Description, Moments, PidChoice, ToSource, ToTarget, kind};
@@ -59,7 +59,7 @@ impl Session {
                 return Err(e);
             }
         };
-        self.say(&ToSource::Ready(builder.pid(FIRST)?, builder.has_namespace()))?;
+        self.say(&ToSource::Ready { pids: builder.pids(), namespace: builder.has_namespace() })?;
         Ok(Work {
             id: description.id.clone(),
             builder,
@@ -201,14 +201,18 @@ impl Session {
         }
     }
 
-    fn commit(&mut self, work: &mut Work, signals: &[LateSignal]) -> Result<(), RestoreError> {
+    fn commit(
+        &mut self,
+        work: &mut Work,
+        signals: &[(ProcessIndex, Vec<LateSignal>)],
+    ) -> Result<(), RestoreError> {
         let begun = Instant::now();
         // threads that run already must not keep us from letting go of the others
         let mut urgent = Some(Urgent::begin());
         RestoreError::point(Point::TargetCommit)?;
         let ms = |since: Instant| since.elapsed().as_secs_f64() * 1e3;
         // nothing is decided yet: what fails here fails the move
-        work.builder.queue(FIRST, signals)?;
+        signals.iter().try_for_each(|(of, signals)| work.builder.queue(*of, signals))?;
         for action in work.state.on(TargetEvent::Commit) {
             debug_assert_eq!(*action, TargetAction::JournalCommitted);
             work.journal.set(Phase::Committed).map_err(RestoreError::io("writing the journal"))?;

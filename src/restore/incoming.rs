@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use super::RestoreError;
-use super::builder::{Builder, FIRST};
-use crate::image::{FilePath, ObjectId};
+use super::builder::Builder;
+use crate::image::FilePath;
+use crate::transport::page_head::{ObjectHead, PrivateHead};
 use crate::transport::protocol::{ToTarget, kind};
 use crate::transport::{Frame, words};
 
@@ -38,24 +39,22 @@ pub fn place(
 ) -> Result<Option<ToTarget>, RestoreError> {
     match frame.kind {
         kind::PAGES => {
-            let (addr, content) = frame.body.split_at_checked(8).ok_or_else(short)?;
-            builder.pages(FIRST, word(addr), content)?;
+            let (head, content) = PrivateHead::decode(&frame.body).ok_or_else(short)?;
+            builder.pages(head.of, head.start, content)?;
         }
         kind::OBJECT_PAGES => {
-            let (head, content) = frame.body.split_at_checked(24).ok_or_else(short)?;
-            let id = ObjectId { dev: word(&head[..8]), ino: word(&head[8..16]) };
-            builder.object_pages(id, word(&head[16..]), content)?;
+            let (head, content) = ObjectHead::decode(&frame.body).ok_or_else(short)?;
+            builder.object_pages(head.id, head.start, content)?;
         }
         _ => match frame.decode::<ToTarget>()? {
-            ToTarget::Layout { pid, layout, new_files } => {
-                let at = builder.find(pid)?;
+            ToTarget::Layout { of, layout, new_files } => {
                 new_files.iter().try_for_each(|(path, _)| permit(path))?;
-                builder.layout(at, layout, &new_files)?;
+                builder.layout(of, layout, &new_files)?;
             }
-            ToTarget::Zero(ranges) => builder.zero(FIRST, &ranges)?,
-            ToTarget::Drop(ranges) => builder.drop_pages(FIRST, &ranges)?,
+            ToTarget::Zero(of, ranges) => builder.zero(of, &ranges)?,
+            ToTarget::Drop(of, ranges) => builder.drop_pages(of, &ranges)?,
             ToTarget::ObjectHoles(id, ranges) => builder.object_holes(id, &ranges)?,
-            ToTarget::Lazy(plan) => builder.postpone(FIRST, plan)?,
+            ToTarget::Lazy(plan) => builder.postpone(plan)?,
             ToTarget::Digests(digests) => builder.digests(digests),
             other => return Ok(Some(other)),
         },
@@ -65,8 +64,4 @@ pub fn place(
 
 fn short() -> RestoreError {
     RestoreError::Nonsense("a page frame without an address".to_owned())
-}
-
-fn word(bytes: &[u8]) -> u64 {
-    bytes.iter().rev().fold(0, |w, b| w << 8 | u64::from(*b))
 }

@@ -18,8 +18,8 @@ use super::RestoreError;
 use super::skeleton::Skeleton;
 use crate::handover::journal::Journal;
 use crate::handover::settle::Phase;
-use crate::image::PAGE_SIZE;
 use crate::image::process::LateSignal;
+use crate::image::{FIRST, PAGE_SIZE, ProcessIndex};
 use crate::state::signals::{number, sendable};
 use crate::sys::process::{pidfd_open, pidfd_queue_signal, prlimit, queue_to_thread};
 use crate::sys::ptrace;
@@ -70,9 +70,13 @@ pub fn queue_of(
     taken: &Taken,
     dir: &std::path::Path,
     (id, key): (&str, &Fingerprint),
-    first: u32,
+    (of, first): (ProcessIndex, u32),
     signals: &[LateSignal],
 ) -> Result<u32, RestoreError> {
+    // the journal names one process
+    if of != FIRST {
+        return Err(RestoreError::Nonsense(format!("signals to {of} of a tree of one")));
+    }
     let journal = Journal::open(dir, id, false).map_err(RestoreError::io("reading the journal"))?;
     let running = journal.as_ref().map(Journal::entry).filter(|entry| {
         let runs = matches!(entry.phase, Phase::Releasing | Phase::Released);

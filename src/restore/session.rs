@@ -22,7 +22,7 @@ use crate::handover::settle::Answer;
 use crate::handover::{Target, TargetAction, TargetEvent};
 use crate::image::files::ContentHashes;
 use crate::image::process::LateSignal;
-use crate::image::{Note, Obstacle, check as image_check};
+use crate::image::{Note, Obstacle, ProcessIndex, check as image_check};
 use crate::state::threads;
 use crate::sys::chain;
 use crate::sys::kernel::Kernel;
@@ -229,18 +229,24 @@ impl Session {
     fn listen(&mut self, ours: &str) -> Result<ToTarget, RestoreError> {
         loop {
             match self.message()? {
-                ToTarget::Signals { id, first, signals } if id == ours => {
-                    self.signalled(&id, first, &signals)?
+                ToTarget::Signals { id, of, first, signals } if id == ours => {
+                    self.signalled(&id, of, first, &signals)?
                 }
                 other => return Ok(other),
             }
         }
     }
 
-    fn signalled(&mut self, id: &str, first: u32, signals: &[LateSignal]) -> Result<(), RestoreError> {
+    fn signalled(
+        &mut self,
+        id: &str,
+        of: ProcessIndex,
+        first: u32,
+        signals: &[LateSignal],
+    ) -> Result<(), RestoreError> {
         image_check::signals(signals).map_err(RestoreError::Nonsense)?;
         let (taken, dir) = (&self.server.taken, &self.server.journal);
-        let queued = late_signals::queue_of(taken, dir, (id, &self.key), first, signals)?;
+        let queued = late_signals::queue_of(taken, dir, (id, &self.key), (of, first), signals)?;
         self.say(&ToSource::SignalsTaken(queued))
     }
 
@@ -277,9 +283,9 @@ impl Session {
                     return Ok(());
                 }
                 // the connection of the move has broken since
-                ToTarget::Signals { id, first, signals } if self.theirs.is_some() => {
+                ToTarget::Signals { id, of, first, signals } if self.theirs.is_some() => {
                     image_check::id(&id).map_err(RestoreError::Nonsense)?;
-                    self.signalled(&id, first, &signals)?;
+                    self.signalled(&id, of, first, &signals)?;
                     // there may be more than one message has room for; then it closes the connection
                     return match self.listen(&id) {
                         Ok(ToTarget::Goodbye) => {

@@ -7,21 +7,24 @@ use super::RestoreError;
 use super::objects::Objects;
 use super::skeleton::Skeleton;
 use crate::image::memory::Layout;
-use crate::image::{ObjectId, RangeSet};
+use crate::image::{PageOwner, ProcessIndex, RangeSet};
 use crate::state::digest;
 use crate::transport::protocol::AreaDigest;
 
-/// Hashes of all memory here.
-pub fn hash(skeleton: &Skeleton, objects: &Objects) -> Result<Vec<AreaDigest>, RestoreError> {
-    let mut all: Vec<AreaDigest> = digest::private(skeleton.pid, &skeleton.layout, &RangeSet::default())?
-        .into_iter()
-        .map(|(start, pages, hash)| AreaDigest { start, object: None, pages, hash })
-        .collect();
-    for (id, file) in objects.iter() {
+/// Hashes of the private memory of a process here.
+pub fn private(of: ProcessIndex, skeleton: &Skeleton) -> Result<Vec<AreaDigest>, RestoreError> {
+    let owner = PageOwner::Process(of);
+    let all = digest::private(skeleton.pid, &skeleton.layout, &RangeSet::default())?;
+    Ok(all.into_iter().map(|(start, pages, hash)| AreaDigest { owner, start, pages, hash }).collect())
+}
+
+/// Hashes of all memory objects here.
+pub fn objects(objects: &Objects) -> Result<Vec<AreaDigest>, RestoreError> {
+    let hash = |(id, file): (_, &_)| {
         let (start, pages, hash) = digest::object(id, file, &RangeSet::default())?;
-        all.push(AreaDigest { start, object: Some(id), pages, hash });
-    }
-    Ok(all)
+        Ok(AreaDigest { owner: PageOwner::Object(id), start, pages, hash })
+    };
+    objects.iter().map(hash).collect()
 }
 
 /// Compares them with the source's; names every area that differs.
@@ -32,8 +35,10 @@ pub fn compare(ours: &[AreaDigest], theirs: &[AreaDigest], layout: &Layout) -> R
     let wrong: Vec<String> = differing
         .map(|place| {
             let what = match place {
-                (Some(id), _) => layout.objects.iter().find(|o| o.id == *id).map(|o| format!("{o:?}")),
-                (None, at) => layout
+                (PageOwner::Object(id), _) => {
+                    layout.objects.iter().find(|o| o.id == *id).map(|o| format!("{o:?}"))
+                }
+                (PageOwner::Process(_), at) => layout
                     .vmas
                     .iter()
                     .find(|v| v.start <= *at && *at < v.end)
@@ -50,17 +55,18 @@ pub fn compare(ours: &[AreaDigest], theirs: &[AreaDigest], layout: &Layout) -> R
     if wrong.is_empty() { Ok(()) } else { Err(RestoreError::Differs(wrong.join(", "))) }
 }
 
-fn by_place(all: &[AreaDigest]) -> BTreeMap<(Option<ObjectId>, u64), &AreaDigest> {
-    all.iter().map(|area| ((area.object, area.start), area)).collect()
+fn by_place(all: &[AreaDigest]) -> BTreeMap<(PageOwner, u64), &AreaDigest> {
+    all.iter().map(|area| ((area.owner, area.start), area)).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::FIRST;
 
     #[test]
     fn a_differing_area_is_named() {
-        let area = |hash| AreaDigest { start: 0x7000, object: None, pages: 3, hash };
+        let area = |hash| AreaDigest { owner: PageOwner::Process(FIRST), start: 0x7000, pages: 3, hash };
         let layout = Layout::default();
         assert!(compare(&[area(1)], &[area(1)], &layout).is_ok());
         let error = compare(&[area(2)], &[area(1)], &layout).unwrap_err().to_string();

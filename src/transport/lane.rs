@@ -19,7 +19,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::image::{ObjectId, PageRange};
+use crate::image::{ObjectId, PageOwner, PageRange, ProcessIndex};
 
 /// Which lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -30,26 +30,35 @@ pub enum LaneKind {
     Bulk,
 }
 
-/// What of a frozen process's memory comes after it.
+/// What of the memory of frozen processes comes after them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LazyPlan {
-    /// Pages of private memory that the target does not have. What it has at these places is out of date.
-    pub outstanding: Vec<PageRange>,
-    /// The same of shared objects, as offsets.
+    /// Private memory, of each process that lacks some.
+    pub processes: Vec<LazyProcess>,
+    /// Pages of memory objects that the target does not have, as offsets.
     pub objects: Vec<(ObjectId, Vec<PageRange>)>,
-    /// Private pages in the order in which they are likely to be needed; what is not in it comes afterwards, by address.
-    pub order: Vec<PageRange>,
     /// Pages come with the hash of their content, which is checked before they are placed.
     pub verify: bool,
     /// How long the process may wait for a source that does not answer, in milliseconds, before it is given up and killed.
     pub patience_ms: u64,
 }
 
+/// What of one process's private memory comes after it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LazyProcess {
+    /// The process.
+    pub of: ProcessIndex,
+    /// Pages that the target does not have. What it has at these places is out of date.
+    pub outstanding: Vec<PageRange>,
+    /// Pages in the order in which they are likely to be needed; what is not in it comes afterwards, by address.
+    pub order: Vec<PageRange>,
+}
+
 /// A piece of lazy memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct LazyRange {
-    /// The shared object; `None`: private memory of the process.
-    pub object: Option<ObjectId>,
+    /// Whose it is.
+    pub owner: PageOwner,
     /// The address at the source, or the offset in the object; and its end.
     pub range: PageRange,
 }
@@ -83,8 +92,8 @@ pub enum FromSource {
 /// What comes before the content in a frame of pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PagesHead {
-    /// The shared object; `None`: private memory.
-    pub object: Option<ObjectId>,
+    /// Whose they are.
+    pub owner: PageOwner,
     /// Address at the source, or offset in the object.
     pub start: u64,
     /// xxh3 (128 bits) of the content; 0 if it is not to be checked.
@@ -93,27 +102,43 @@ pub struct PagesHead {
 
 impl PagesHead {
     /// Bytes of an encoded head.
-    pub const LEN: usize = 40;
+    pub const LEN: usize = 48;
+    /// An owner that is a process, or an object. 0 is none.
+    const OWNERS: (u32, u32) = (1, 2);
 
-    /// As it is on the wire: dev, ino (both 0: private memory), start, digest; little-endian.
+    /// As it is on the wire: what the owner is (u32), process (u32), dev, ino, start (u64 each), digest; little-endian. What does not
+    /// belong to an owner of that kind is 0.
     pub fn encode(&self) -> [u8; Self::LEN] {
-        let id = self.object.unwrap_or(ObjectId { dev: 0, ino: 0 });
+        let none = ObjectId { dev: 0, ino: 0 };
+        let (what, process, id) = match self.owner {
+            PageOwner::Process(process) => (Self::OWNERS.0, process.0, none),
+            PageOwner::Object(id) => (Self::OWNERS.1, 0, id),
+        };
         let mut bytes = [0; Self::LEN];
-        bytes[..8].copy_from_slice(&id.dev.to_le_bytes());
-        bytes[8..16].copy_from_slice(&id.ino.to_le_bytes());
-        bytes[16..24].copy_from_slice(&self.start.to_le_bytes());
-        bytes[24..].copy_from_slice(&self.digest.to_le_bytes());
+        bytes[..4].copy_from_slice(&what.to_le_bytes());
+        bytes[4..8].copy_from_slice(&process.to_le_bytes());
+        bytes[8..16].copy_from_slice(&id.dev.to_le_bytes());
+        bytes[16..24].copy_from_slice(&id.ino.to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.start.to_le_bytes());
+        bytes[32..].copy_from_slice(&self.digest.to_le_bytes());
         bytes
     }
 
-    /// Splits the body of a frame; `None` if it is too short.
+    /// Splits the body of a frame; `None` if it is too short, or nobody's.
     pub fn decode(body: &[u8]) -> Option<(Self, &[u8])> {
         let (head, content) = body.split_at_checked(Self::LEN)?;
         let word = |i: usize| head[i..i + 8].iter().rev().fold(0u64, |w, b| w << 8 | u64::from(*b));
-        let id = ObjectId { dev: word(0), ino: word(8) };
-        let object = (id != ObjectId { dev: 0, ino: 0 }).then_some(id);
-        let digest = u128::from(word(32)) << 64 | u128::from(word(24));
-        Some((PagesHead { object, start: word(16), digest }, content))
+        let (what, process) = (word(0) as u32, (word(0) >> 32) as u32);
+        let id = ObjectId { dev: word(8), ino: word(16) };
+        let owner = if what == Self::OWNERS.0 && id == (ObjectId { dev: 0, ino: 0 }) {
+            PageOwner::Process(ProcessIndex(process))
+        } else if what == Self::OWNERS.1 && process == 0 {
+            PageOwner::Object(id)
+        } else {
+            return None;
+        };
+        let digest = u128::from(word(40)) << 64 | u128::from(word(32));
+        Some((PagesHead { owner, start: word(24), digest }, content))
     }
 }
 
@@ -152,11 +177,17 @@ mod tests {
 
     #[test]
     fn heads_survive_the_wire() {
-        for object in [None, Some(ObjectId { dev: 7, ino: u64::MAX })] {
-            let head = PagesHead { object, start: 0x7fff_1234_5000, digest: u128::MAX - 5 };
+        let object = ObjectId { dev: 7, ino: u64::MAX };
+        for owner in [PageOwner::Process(ProcessIndex(u32::MAX - 3)), PageOwner::Object(object)] {
+            let head = PagesHead { owner, start: 0x7fff_1234_5000, digest: u128::MAX - 5 };
             let body = [&head.encode()[..], b"content"].concat();
             assert_eq!(PagesHead::decode(&body), Some((head, &b"content"[..])));
+            for what in [0, 3, 1 + 2 - body[0]] {
+                let mut nobody = body.clone();
+                nobody[0] = what;
+                assert_eq!(PagesHead::decode(&nobody), None, "{what}");
+            }
         }
-        assert_eq!(PagesHead::decode(&[0; PagesHead::LEN - 1]), None);
+        assert_eq!(PagesHead::decode(&[1; PagesHead::LEN - 1]), None);
     }
 }

@@ -240,14 +240,14 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Meter<'_, A> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::{PageRange, TreeImage};
+    use crate::image::{FIRST, PageRange, TreeImage};
     use crate::transport::protocol::ToTarget;
 
     #[test]
     fn decodes_as_postcard_does() {
         let ranges = (0..5000).map(|i| PageRange::new(i << 13, (i << 13) + 4096)).collect();
         let messages = [
-            ToTarget::Zero(ranges),
+            ToTarget::Zero(FIRST, ranges),
             ToTarget::Abort("why".to_owned()),
             ToTarget::State(
                 Box::new(TreeImage::new(Vec::new())),

@@ -21,6 +21,7 @@
 //! | [`hello`] | what a side is; whether two sides can talk |
 //! | [`frame`] | the eight bytes before every body; pure |
 //! | [`meter`] | decoding with a bound on memory |
+//! | [`page_head`] | whose the pages of a frame are; pure |
 //! | [`protocol`] | what the two sides say to each other |
 //! | [`vigil`] | silence, noticed by both sides at once |
 //! | [`wire`] | frames over one bidirectional stream |
@@ -41,6 +42,7 @@ pub mod identity;
 pub mod lane;
 pub mod listener;
 pub mod meter;
+pub mod page_head;
 pub mod permit;
 pub mod private_dir;
 pub mod protocol;

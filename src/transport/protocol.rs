@@ -27,10 +27,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::page_head::{ObjectHead, PrivateHead};
 use crate::image::files::{ContentHashes, FileIdentity};
 use crate::image::memory::Layout;
 use crate::image::process::LateSignal;
-use crate::image::{FilePath, Note, ObjectId, Obstacle, PageRange, TreeImage};
+use crate::image::{FilePath, Note, ObjectId, Obstacle, PageOwner, PageRange, ProcessIndex, TreeImage};
 use crate::sys::time::ClockOffsets;
 
 /// Version of this protocol; both ends must have the same.
@@ -40,9 +41,9 @@ pub const PROTOCOL_VERSION: u32 = 5;
 pub mod kind {
     /// A [`super::ToTarget`] or [`super::ToSource`].
     pub const CONTROL: u16 = 1;
-    /// Pages of private memory: address (u64), content.
+    /// Pages of private memory: [`PrivateHead`](super::PrivateHead), content.
     pub const PAGES: u16 = 2;
-    /// Pages of a shared object: dev, ino, offset (u64 each), content.
+    /// Pages of a memory object: [`ObjectHead`](super::ObjectHead), content.
     pub const OBJECT_PAGES: u16 = 3;
     /// Pages that were asked for on a lane: [`super::super::lane::PagesHead`], content.
     pub const LAZY_PAGES: u16 = 4;
@@ -63,8 +64,8 @@ const GREETING_MAX: u32 = 64 * 1024;
 pub fn cap(kind: u16) -> Option<u32> {
     match kind {
         kind::CONTROL => Some(CONTROL_MAX),
-        kind::PAGES => Some(PAGES_MAX as u32 + 8),
-        kind::OBJECT_PAGES => Some(PAGES_MAX as u32 + 24),
+        kind::PAGES => Some((PAGES_MAX + PrivateHead::LEN) as u32),
+        kind::OBJECT_PAGES => Some((PAGES_MAX + ObjectHead::LEN) as u32),
         kind::LAZY_PAGES => Some((PAGES_MAX + super::lane::PagesHead::LEN) as u32),
         _ => None,
     }
@@ -158,10 +159,10 @@ pub struct Moments {
 /// Hash of one piece of memory, for `--verify`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AreaDigest {
+    /// Whose memory it is.
+    pub owner: PageOwner,
     /// The mapping's start; or the object's inode.
     pub start: u64,
-    /// The object, if it is one.
-    pub object: Option<ObjectId>,
     /// Pages that are not zero.
     pub pages: u64,
     /// xxh3 over addresses and contents.
@@ -187,21 +188,21 @@ pub enum ToTarget {
     /// The mappings, before the pages that need them.
     Layout {
         /// Which process.
-        pid: i32,
+        of: ProcessIndex,
         /// All of them.
         layout: Layout,
         /// Mapped files that were not in the description.
         new_files: Vec<(FilePath, FileIdentity)>,
     },
-    /// These pages are zero now.
-    Zero(Vec<PageRange>),
-    /// These pages are gone: whatever was sent for them goes too.
-    Drop(Vec<PageRange>),
+    /// These pages of a process are zero now.
+    Zero(ProcessIndex, Vec<PageRange>),
+    /// These pages of a process are gone: whatever was sent for them goes too.
+    Drop(ProcessIndex, Vec<PageRange>),
     /// These parts of an object are holes now.
     ObjectHoles(ObjectId, Vec<PageRange>),
     /// All pages of a round are sent.
     RoundEnd(u32),
-    /// What of its memory comes later, on [lanes](super::lane). Before `State`.
+    /// What of their memory comes later, on [lanes](super::lane). Before `State`.
     Lazy(super::lane::LazyPlan),
     /// First and last on a connection of its own: what follows on this stream are the frames of a lane.
     Lane {
@@ -216,15 +217,17 @@ pub enum ToTarget {
     State(Box<TreeImage>, Moments),
     /// All pages are sent, and the process is frozen: hash them, as the source does meanwhile.
     Verify,
-    /// Hashes of its memory.
+    /// Hashes of all processes' memory.
     Digests(Vec<AreaDigest>),
-    /// Let it go, with these signals beside those of its state.
-    Commit(Vec<LateSignal>),
-    /// It runs there, and these signals have reached its copy here. Also first on a connection of its own.
+    /// Let them go, each with these signals beside those of its state.
+    Commit(Vec<(ProcessIndex, Vec<LateSignal>)>),
+    /// They run there, and these signals have reached one's copy here. Also first on a connection of its own.
     Signals {
         /// Which migration.
         id: MigrationId,
-        /// So many came before these: what is said twice is queued once.
+        /// Which process.
+        of: ProcessIndex,
+        /// So many came before these to it: what is said twice is queued once.
         first: u32,
         /// In the order in which they came.
         signals: Vec<LateSignal>,
@@ -253,8 +256,13 @@ pub enum ToSource {
         /// What will differ there without standing in the way.
         notes: Vec<Note>,
     },
-    /// The skeleton stands: pid as the target host sees it, whether a namespace was made.
-    Ready(i32, bool),
+    /// The skeletons stand.
+    Ready {
+        /// Their pids as the target host sees them, in the order of the tree.
+        pids: Vec<i32>,
+        /// They live in a pid namespace that was made for them.
+        namespace: bool,
+    },
     /// All pages of that round are in place.
     RoundApplied(u32),
     /// All is applied; it only needs to be let go. Milliseconds spent.
@@ -266,9 +274,9 @@ pub enum ToSource {
         /// Whether every page was compared.
         verified: bool,
     },
-    /// It runs.
+    /// All run.
     Running {
-        /// Pid as the target host sees it.
+        /// Pid of the tree's root as the target host sees it.
         pid: i32,
         /// When the last thread was let go, on the target's boottime clock.
         at_boottime_ns: i64,
@@ -277,7 +285,7 @@ pub enum ToSource {
         /// See `journal_ms`.
         resume_ms: f64,
     },
-    /// So many of all [`ToTarget::Signals`] are queued to it.
+    /// So many of all [`ToTarget::Signals`] to that process are queued to it.
     SignalsTaken(u32),
     /// It did not work; nothing runs here.
     Failed(String),

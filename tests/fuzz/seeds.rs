@@ -11,12 +11,14 @@ use ulpm::image::inode::Inode;
 use ulpm::image::memory::{HugePages, Layout, MemoryModes, MemoryObject, MmFields, Vdso};
 use ulpm::image::process::{Attributes, LateSignal, PosixTimer, Timers, Wait};
 use ulpm::image::{
-    Backing, MemoryImage, Note, ObjectId, Obstacle, PageRange, ProcessImage, ThreadImage, TreeImage, Vma,
-    VmaFlags,
+    Backing, FIRST, MemoryImage, Note, ObjectId, Obstacle, PageOwner, PageRange, ProcessImage, ProcessIndex,
+    ThreadImage, TreeImage, Vma, VmaFlags,
 };
 use ulpm::sys::time::ClockOffsets;
 use ulpm::transport::frame::Header;
-use ulpm::transport::lane::{FromHolder, FromSource, LaneKind, LazyPlan, LazyRange, LazyReport, PagesHead};
+use ulpm::transport::lane::{
+    FromHolder, FromSource, LaneKind, LazyPlan, LazyProcess, LazyRange, LazyReport, PagesHead,
+};
 use ulpm::transport::protocol::{AreaDigest, Description, Hello, Moments, PidChoice, ToSource, ToTarget};
 
 const OBJECT: ObjectId = ObjectId { dev: 1, ino: 77 };
@@ -29,7 +31,7 @@ pub(crate) fn all() -> Vec<(&'static str, usize, Vec<u8>)> {
     };
     add(
         "frame",
-        [(1, 100), (2, 4104), (3, 4120), (4, 4136)]
+        [(1, 100), (2, 4108), (3, 4120), (4, 4144)]
             .map(|(kind, len)| Header { kind, len }.encode().to_vec())
             .into(),
     );
@@ -259,9 +261,8 @@ fn to_target() -> Vec<ToTarget> {
         only_asks: false,
     };
     let plan = LazyPlan {
-        outstanding: ranges(),
+        processes: vec![LazyProcess { of: FIRST, outstanding: ranges(), order: ranges() }],
         objects: vec![(OBJECT, ranges())],
-        order: ranges(),
         verify: true,
         patience_ms: 5,
     };
@@ -271,18 +272,24 @@ fn to_target() -> Vec<ToTarget> {
         ToTarget::Describe(Box::new(description)),
         ToTarget::Hashes(BTreeMap::from([("/bin/x".into(), [3; 32])])),
         ToTarget::Begin { difference: offsets },
-        ToTarget::Layout { pid: 7, layout: layouts().1, new_files: vec![("/bin/y".into(), identity())] },
-        ToTarget::Zero(ranges()),
-        ToTarget::Drop(ranges()),
+        ToTarget::Layout { of: FIRST, layout: layouts().1, new_files: vec![("/bin/y".into(), identity())] },
+        ToTarget::Zero(FIRST, ranges()),
+        ToTarget::Drop(ProcessIndex(1), ranges()),
         ToTarget::ObjectHoles(OBJECT, ranges()),
         ToTarget::RoundEnd(3),
         ToTarget::Lazy(plan),
         ToTarget::Lane { id: "i".to_owned(), lane: LaneKind::Urgent },
         ToTarget::State(Box::new(tree()), Moments { frozen_ns: 0, stopped_ns: 1, captured_ns: 2 }),
-        ToTarget::Digests(vec![AreaDigest { start: 0x1000, object: Some(OBJECT), pages: 1, hash: 9 }]),
-        ToTarget::Commit(vec![LateSignal { tid: 0, info: vec![15; 128] }]),
+        ToTarget::Digests(vec![AreaDigest {
+            owner: PageOwner::Object(OBJECT),
+            start: 0x1000,
+            pages: 1,
+            hash: 9,
+        }]),
+        ToTarget::Commit(vec![(FIRST, vec![LateSignal { tid: 0, info: vec![15; 128] }])]),
         ToTarget::Signals {
             id: "i".to_owned(),
+            of: FIRST,
             first: 2,
             signals: vec![LateSignal { tid: 8, info: vec![15; 128] }],
         },
@@ -301,7 +308,7 @@ fn to_source() -> Vec<ToSource> {
             obstacles: vec![Obstacle::new("fd 3", "why", "advice")],
             notes: vec![Note::new("fd 4", "what")],
         },
-        ToSource::Ready(7, false),
+        ToSource::Ready { pids: vec![7], namespace: false },
         ToSource::RoundApplied(1),
         ToSource::Prepared { apply_ms: 1.5, verify_ms: 2.5, verified: true },
         ToSource::Running { pid: 7, at_boottime_ns: 8, journal_ms: 0.5, resume_ms: 0.25 },
@@ -314,10 +321,10 @@ fn to_source() -> Vec<ToSource> {
 
 fn lane() -> Vec<Vec<u8>> {
     let pieces = vec![
-        LazyRange { object: None, range: PageRange::new(0x1000, 0x2000) },
-        LazyRange { object: Some(OBJECT), range: PageRange::new(0, 0x1000) },
+        LazyRange { owner: PageOwner::Process(FIRST), range: PageRange::new(0x1000, 0x2000) },
+        LazyRange { owner: PageOwner::Object(OBJECT), range: PageRange::new(0, 0x1000) },
     ];
-    let head = PagesHead { object: Some(OBJECT), start: 0x1000, digest: 5 };
+    let head = PagesHead { owner: PageOwner::Object(OBJECT), start: 0x1000, digest: 5 };
     vec![
         [&head.encode()[..], b"content"].concat(),
         encode(&FromHolder::Want(pieces.clone())),

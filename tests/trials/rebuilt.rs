@@ -16,18 +16,19 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 use ulpm::convergence::policy::Limits;
 use ulpm::dirty::Choice;
-use ulpm::image::{ObjectId, PageRange};
+use ulpm::image::{FIRST, ObjectId, PageRange, ProcessIndex};
 use ulpm::precopy::destination::Destination;
 use ulpm::precopy::{Control, MigrateError, Migration, Options};
 use ulpm::preload::PreloadError;
 use ulpm::preload::push::PageSink;
 use ulpm::report::{Outcome, PidMode};
-use ulpm::restore::builder::{Blueprint, Builder, FIRST, ProcessIndex, StoppedTree};
+use ulpm::restore::builder::{Blueprint, Builder, StoppedTree};
 use ulpm::restore::incoming::place;
 use ulpm::restore::quarters::{Place, Quarters};
 use ulpm::restore::{nursery, reservation};
 use ulpm::sys::time::{ClockOffsets, Ticker};
 use ulpm::transport::Frame;
+use ulpm::transport::page_head::{ObjectHead, PrivateHead};
 use ulpm::transport::protocol::{Description, PidChoice, ToSource, ToTarget, kind};
 
 use super::trial;
@@ -150,7 +151,7 @@ fn read_out(frames: &[Frame], builder: &mut Builder) -> Result<()> {
             Some(ToTarget::Verify) => builder.hash()?,
             Some(ToTarget::State(tree, moments)) => builder.state(&StoppedTree::check(*tree)?, &moments)?,
             Some(ToTarget::Commit(signals)) => {
-                builder.queue(FIRST, &signals)?;
+                signals.iter().try_for_each(|(of, signals)| builder.queue(*of, signals))?;
                 builder.outlive()?;
                 builder.let_go();
             }
@@ -171,8 +172,6 @@ fn cut_short(drawer: &Drawer) -> Result<()> {
     ensure!(early.to_string().contains("no state"), "{early}");
     let other = builder.zero(ProcessIndex(1), &[]).err().context("a second process")?;
     ensure!(other.to_string().contains("process 2 of a tree of one"), "{other}");
-    let other = builder.find(1).err().context("another process")?;
-    ensure!(other.to_string().contains("another process (1)"), "{other}");
     let pid = builder.pid(FIRST)?;
     drop(builder);
     ensure!(!Path::new(&format!("/proc/{pid}")).exists(), "something is left of it");
@@ -181,7 +180,7 @@ fn cut_short(drawer: &Drawer) -> Result<()> {
     let mut frames = drawer.frames.clone();
     let last = &mut frames[changed];
     let mut body = last.body.to_vec();
-    body[8 + 4095] ^= 1;
+    body[PrivateHead::LEN + 4095] ^= 1;
     last.body = Bytes::from(body);
     let mut builder = begun(drawer)?;
     let differs = read_out(&frames[..=whole], &mut builder).err().context("a changed page is not found")?;
@@ -218,7 +217,7 @@ impl Destination for Drawer {
             }
             ToTarget::Begin { .. } => {
                 let first = self.description.iter().flat_map(|d| &d.tree.processes).next();
-                first.map(|process| ToSource::Ready(process.pid, false))
+                first.map(|process| ToSource::Ready { pids: vec![process.pid], namespace: false })
             }
             ToTarget::RoundEnd(n) => Some(ToSource::RoundApplied(*n)),
             ToTarget::State(..) => {
@@ -288,21 +287,21 @@ impl Destination for Drawer {
 }
 
 impl PageSink for Drawer {
-    fn pages(&mut self, addr: u64, data: Bytes) -> Result<(), PreloadError> {
-        self.keep(kind::PAGES, [&addr.to_le_bytes()[..], &data].concat());
+    fn pages(&mut self, of: ProcessIndex, addr: u64, data: Bytes) -> Result<(), PreloadError> {
+        self.keep(kind::PAGES, [&PrivateHead { of, start: addr }.encode()[..], &data].concat());
         Ok(())
     }
 
-    fn zero(&mut self, ranges: Vec<PageRange>) -> Result<(), PreloadError> {
-        self.say(&ToTarget::Zero(ranges)).map_err(|e| PreloadError::Sink(Box::new(e)))
+    fn zero(&mut self, of: ProcessIndex, ranges: Vec<PageRange>) -> Result<(), PreloadError> {
+        self.say(&ToTarget::Zero(of, ranges)).map_err(|e| PreloadError::Sink(Box::new(e)))
     }
 
-    fn gone(&mut self, ranges: Vec<PageRange>) -> Result<(), PreloadError> {
-        self.say(&ToTarget::Drop(ranges)).map_err(|e| PreloadError::Sink(Box::new(e)))
+    fn gone(&mut self, of: ProcessIndex, ranges: Vec<PageRange>) -> Result<(), PreloadError> {
+        self.say(&ToTarget::Drop(of, ranges)).map_err(|e| PreloadError::Sink(Box::new(e)))
     }
 
     fn object_pages(&mut self, id: ObjectId, offset: u64, data: Bytes) -> Result<(), PreloadError> {
-        let head = [id.dev.to_le_bytes(), id.ino.to_le_bytes(), offset.to_le_bytes()].concat();
+        let head = ObjectHead { id, start: offset }.encode();
         self.keep(kind::OBJECT_PAGES, [&head[..], &data].concat());
         Ok(())
     }

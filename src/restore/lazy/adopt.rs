@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Unfinished, directory};
 use crate::image::memory::Layout;
-use crate::image::{Backing, ObjectId, Obstacle, PageRange, RangeSet};
+use crate::image::{Backing, ObjectId, Obstacle, PageRange, ProcessIndex, RangeSet};
 use crate::restore::objects::Objects;
 use crate::restore::quarters::Quarters;
 use crate::restore::skeleton::Skeleton;
@@ -25,7 +25,7 @@ use crate::sys::process::{pidfd_getfd, pidfd_open, pidfd_send_signal};
 use crate::sys::stat::start_time;
 use crate::sys::uffd::{self, Features};
 use crate::transport::Fingerprint;
-use crate::transport::lane::LazyPlan;
+use crate::transport::lane::{LazyPlan, LazyProcess};
 
 /// The hidden argument that makes `ulpm` a holder.
 pub const ARGUMENT: &str = "__holder";
@@ -46,6 +46,8 @@ pub(super) struct Start {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Adoption {
     pub(super) pid: i32,
+    /// Its name in the tree.
+    pub(super) of: ProcessIndex,
     /// Outstanding private pages.
     pub(super) private: Vec<PageRange>,
     /// Private areas of huge pages, and the size of theirs.
@@ -165,6 +167,7 @@ impl Holder {
         outstanding.objects.iter().try_for_each(|(id, .., ranges)| objects.clear(*id, ranges))?;
         let adoption = Adoption {
             pid: skeleton.pid,
+            of: outstanding.of,
             private: outstanding.private.iter().collect(),
             huge: outstanding.huge,
             areas: outstanding.mappings,
@@ -312,8 +315,9 @@ fn blob(adoption: &Adoption) -> Result<File, RestoreError> {
 }
 
 /// What is outstanding, held against the layout: a peer reaches nothing else.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Outstanding {
+    of: ProcessIndex,
     private: RangeSet,
     areas: Vec<PageRange>,
     huge: Vec<(PageRange, u64)>,
@@ -331,9 +335,22 @@ impl Outstanding {
     }
 
     fn of(layout: &Layout, plan: LazyPlan) -> Result<Self, RestoreError> {
-        let wanted: RangeSet = plan.outstanding.into_iter().collect();
-        let LazyPlan { order, verify, patience_ms, .. } = plan;
-        let mut out = Outstanding { order, verify, patience_ms, ..Outstanding::default() };
+        let LazyPlan { processes, objects, verify, patience_ms } = plan;
+        let [LazyProcess { of, outstanding, order }] = <[_; 1]>::try_from(processes).map_err(|all| {
+            RestoreError::Nonsense(format!("lazy memory of {} processes of a tree of one", all.len()))
+        })?;
+        let wanted: RangeSet = outstanding.into_iter().collect();
+        let mut out = Outstanding {
+            of,
+            private: RangeSet::default(),
+            areas: Vec::new(),
+            huge: Vec::new(),
+            mappings: Vec::new(),
+            objects: Vec::new(),
+            order,
+            verify,
+            patience_ms,
+        };
         let mut private = Vec::new();
         let lazy = |v: &&crate::image::Vma| v.private() && v.backing == Backing::Anonymous;
         for vma in layout.vmas.iter().filter(lazy).filter(|v| wanted.overlaps(v.range())) {
@@ -352,7 +369,7 @@ impl Outstanding {
                 stray.start
             )));
         }
-        for (id, ranges) in &plan.objects {
+        for (id, ranges) in &objects {
             let object = layout.objects.iter().find(|o| o.id == *id);
             let Some(object) = object else {
                 return Err(RestoreError::Nonsense(format!(

@@ -12,8 +12,8 @@ use super::guard::{Guard, close_in_family, close_inside, while_reading};
 use super::pager::Pager;
 use super::places::Places;
 use super::plan::Plan;
-use super::space::{Area, Feeder, Shared};
-use crate::image::{PAGE_SIZE, PageRange};
+use super::space::{Area, Feeder, Private, Shared};
+use crate::image::{PAGE_SIZE, PageOwner, PageRange};
 use crate::sys::process::{ends_within, pidfd_send_signal};
 use crate::sys::{handoff, uffd, voice};
 use crate::transport::lane::LazyRange;
@@ -128,27 +128,24 @@ impl Held {
 
 fn pager(adoption: &Adoption, private: OwnedFd, shared: OwnedFd, objects: &[OwnedFd]) -> io::Result<Pager> {
     let mut feeders = BTreeMap::new();
-    let mut owed: Vec<LazyRange> =
-        adoption.private.iter().map(|range| LazyRange { object: None, range: *range }).collect();
-    let mut huge: Vec<(LazyRange, u64)> = adoption
-        .huge
-        .iter()
-        .map(|(range, size)| (LazyRange { object: None, range: *range }, *size))
-        .collect();
+    let own = |range: &PageRange| LazyRange { owner: PageOwner::Process(adoption.of), range: *range };
+    let mut owed: Vec<LazyRange> = adoption.private.iter().map(own).collect();
+    let mut huge: Vec<(LazyRange, u64)> =
+        adoption.huge.iter().map(|(range, size)| (own(range), *size)).collect();
     for ((id, size, page_size, outstanding), fd) in adoption.objects.iter().zip(objects) {
         feeders.insert(*id, Feeder::new(fd, *size, *page_size)?);
-        let object = Some(*id);
-        owed.extend(outstanding.iter().map(|range| LazyRange { object, range: *range }));
+        let owner = PageOwner::Object(*id);
+        owed.extend(outstanding.iter().map(|range| LazyRange { owner, range: *range }));
         if *page_size > PAGE_SIZE {
             let range = PageRange::new(0, size.next_multiple_of(*page_size));
-            huge.push((LazyRange { object, range }, *page_size));
+            huge.push((LazyRange { owner, range }, *page_size));
         }
     }
     let places = Places::new(&adoption.private, adoption.huge.clone());
     let area = |(range, object, offset): &(_, _, _)| Area { range: *range, object: *object, offset: *offset };
     let mappings = Shared { uffd: shared, areas: adoption.areas.iter().map(area).collect() };
-    let plan = Plan::new(owed, adoption.order.clone(), huge);
-    let private = (!places.is_empty()).then_some((private, places));
+    let plan = Plan::new(owed, adoption.order.iter().map(own).collect(), huge);
+    let private = (!places.is_empty()).then_some(Private { of: adoption.of, uffd: private, places });
     let mappings = (!mappings.areas.is_empty()).then_some(mappings);
     Ok(Pager::new(private, mappings, feeders, plan, adoption.verify))
 }

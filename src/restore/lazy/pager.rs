@@ -25,11 +25,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::gather::Gathered;
-use super::places::Places;
-use super::plan::{Plan, Thing};
+use super::plan::Plan;
 use super::space::{Content, Feeder, Interruption, Private, Shared, put};
 use super::stats::Stats;
-use crate::image::{ObjectId, PageRange};
+use crate::image::{ObjectId, PageOwner, PageRange, ProcessIndex};
 use crate::sys::uffd::{self, Event};
 use crate::transport::lane::{LaneKind, LazyRange, LazyReport};
 
@@ -46,7 +45,7 @@ struct Waiting {
     space: usize,
     here: PageRange,
     /// The page by its address at the source. For a shared object, its offset.
-    object: Thing,
+    owner: PageOwner,
     source: u64,
     since: Instant,
 }
@@ -87,14 +86,13 @@ pub(super) enum PagerError {
 
 impl Pager {
     pub(super) fn new(
-        private: Option<(OwnedFd, Places)>,
+        private: Option<Private>,
         shared: Option<Shared>,
         feeders: BTreeMap<ObjectId, Feeder>,
         plan: Plan,
         verify: bool,
     ) -> Self {
-        let private: BTreeMap<_, _> =
-            private.into_iter().map(|(uffd, places)| (0, Private { uffd, places })).collect();
+        let private = private.into_iter().map(|p| (0, p)).collect();
         let shared = shared.into_iter().map(|s| (1, s)).collect();
         Pager {
             private,
@@ -193,12 +191,12 @@ impl Pager {
     }
 
     fn fault(&mut self, space: usize, at: u64, now: Instant) {
-        let (object, source, here) = if let Some(private) = self.private.get(&space) {
+        let (owner, source, here) = if let Some(private) = self.private.get(&space) {
             let size = private.places.page_size(at);
             let start = at / size * size;
             let here = PageRange::new(start, start + size);
             match private.places.of_page(here) {
-                Some(source) => (None, source, here),
+                Some(source) => (PageOwner::Process(private.of), source, here),
                 None => return self.serve_zero(space, here),
             }
         } else if let Some(shared) = self.shared.get(&space) {
@@ -206,18 +204,19 @@ impl Pager {
             let size = self.feeders.get(&id).map_or(crate::image::PAGE_SIZE, |f| f.page_size);
             let source = offset / size * size;
             let start = at - (offset - source);
-            let page = LazyRange { object: Some(id), range: PageRange::new(source, source + size) };
+            let owner = PageOwner::Object(id);
+            let page = LazyRange { owner, range: PageRange::new(source, source + size) };
             let here = PageRange::new(start, start + size);
             if !self.plan.owes(page) {
                 return self.serve_zero(space, here);
             }
-            (Some(id), source, here)
+            (owner, source, here)
         } else {
             return;
         };
         self.stats.count().faults += 1;
-        self.waiting.push(Waiting { space, here, object, source, since: now });
-        self.plan.fault(object, source);
+        self.waiting.push(Waiting { space, here, owner, source, since: now });
+        self.plan.fault(owner, source);
     }
 
     /// Nothing was there at the source: what a fresh page holds.
@@ -248,8 +247,8 @@ impl Pager {
         let name = self.next_space;
         self.next_space += 1;
         if let Some(parent) = self.private.get(&space) {
-            let places = parent.places.clone();
-            self.private.insert(name, Private { uffd: child, places });
+            let (of, places) = (parent.of, parent.places.clone());
+            self.private.insert(name, Private { of, uffd: child, places });
         } else if let Some(parent) = self.shared.get(&space) {
             let areas = parent.areas.clone();
             self.shared.insert(name, Shared { uffd: child, areas });
@@ -258,8 +257,8 @@ impl Pager {
 
     fn moved(&mut self, space: usize, from: u64, to: u64, len: u64) {
         if let Some(private) = self.private.get_mut(&space) {
-            let lost = private.places.moved(from, to, len);
-            self.give_up(&lost);
+            let (of, lost) = (private.of, private.places.moved(from, to, len));
+            self.give_up(of, &lost);
         } else if let Some(shared) = self.shared.get_mut(&space) {
             shared.moved(from, to, len);
         }
@@ -270,8 +269,8 @@ impl Pager {
 
     fn gone(&mut self, space: usize, range: PageRange, unmapped: bool) {
         if let Some(private) = self.private.get_mut(&space) {
-            let lost = private.places.settle(range);
-            self.give_up(&lost);
+            let (of, lost) = (private.of, private.places.settle(range));
+            self.give_up(of, &lost);
         } else if let Some(shared) = self.shared.get_mut(&space)
             && unmapped
         {
@@ -295,15 +294,15 @@ impl Pager {
     }
 
     /// One address space needs these pages no more. Do others?
-    fn give_up(&mut self, sources: &[PageRange]) {
+    fn give_up(&mut self, of: ProcessIndex, sources: &[PageRange]) {
         for source in sources {
             let mut left: crate::image::RangeSet = [*source].into_iter().collect();
-            for private in self.private.values() {
+            for private in self.private.values().filter(|private| private.of == of) {
                 private.places.of_source(*source).into_iter().for_each(|(_, r)| left.remove(r));
             }
             for range in left.iter() {
                 self.stats.count().dropped_pages += range.pages();
-                self.plan.settled(LazyRange { object: None, range });
+                self.plan.settled(LazyRange { owner: PageOwner::Process(of), range });
             }
         }
     }
@@ -316,7 +315,7 @@ impl Pager {
         if let Some(private) = self.private.remove(&space) {
             let all = PageRange::new(0, u64::MAX);
             let owed: Vec<PageRange> = private.places.of_source(all).into_iter().map(|(_, r)| r).collect();
-            self.give_up(&owed);
+            self.give_up(private.of, &owed);
         }
     }
 
@@ -331,11 +330,11 @@ impl Pager {
     pub(super) fn lane_lost(&mut self, lane: LaneKind) {
         self.plan.lost(lane);
         // huge pages that came in part come again as wholes
-        for (object, start) in self.gathered.lost(lane) {
-            self.plan.unpark(LazyRange { object, range: self.plan.page(object, start) });
+        for (owner, start) in self.gathered.lost(lane) {
+            self.plan.unpark(LazyRange { owner, range: self.plan.page(owner, start) });
         }
         for w in &self.waiting {
-            self.plan.fault(w.object, w.source);
+            self.plan.fault(w.owner, w.source);
         }
     }
 }

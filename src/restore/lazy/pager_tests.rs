@@ -14,13 +14,14 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::pager::Pager;
 use super::places::Places;
 use super::plan::Plan;
-use super::space::{Area, Feeder, Shared};
-use crate::image::{ObjectId, PAGE_SIZE, PageRange};
+use super::space::{Area, Feeder, Private, Shared};
+use crate::image::{FIRST, ObjectId, PAGE_SIZE, PageOwner, PageRange};
 use crate::sys::uffd::{self, Features};
 use crate::transport::lane::{LaneKind, LazyRange, PagesHead};
 
 const PAGES: u64 = 512;
 const ID: ObjectId = ObjectId { dev: 1, ino: 2 };
+const OWN: PageOwner = PageOwner::Process(FIRST);
 
 /// What the source has at an address: each fourth page is zero.
 fn word(addr: u64) -> u64 {
@@ -72,7 +73,7 @@ fn answer(pager: &mut Pager, lane: LaneKind, want: LazyRange) {
             continue;
         }
         let content = content(page);
-        let head = PagesHead { object: want.object, start: page.start, digest: xxh3_128(&content) };
+        let head = PagesHead { owner: want.owner, start: page.start, digest: xxh3_128(&content) };
         pager.pages(lane, &head, content, Instant::now()).unwrap();
     }
 }
@@ -100,9 +101,9 @@ fn threads_find_what_the_source_had() {
     let uffd = private_uffd(Features::SERVING, &map);
     let base = map.as_ptr() as u64;
     let all = PageRange::new(base, base + PAGES * PAGE_SIZE);
-    let plan = Plan::new([LazyRange { object: None, range: all }], Vec::new(), Vec::new());
+    let plan = Plan::new([LazyRange { owner: OWN, range: all }], Vec::new(), Vec::new());
     let places = Places::new(&[all], Vec::new());
-    let mut pager = Pager::new(Some((uffd, places)), None, BTreeMap::new(), plan, true);
+    let mut pager = Pager::new(Some(Private { of: FIRST, uffd, places }), None, BTreeMap::new(), plan, true);
     let (done, wrong) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|s| {
         s.spawn(|| {
@@ -127,7 +128,7 @@ fn shared_objects_are_filled_wherever_they_are_mapped() {
     uffd::register_missing(uffd.as_fd(), maps[1].as_ptr() as u64, maps[1].len() as u64).unwrap();
     let areas = maps.iter().map(|m| Area { range: at(m), object: ID, offset: 0 }).collect();
     let all = PageRange::new(0, PAGES * PAGE_SIZE);
-    let plan = Plan::new([LazyRange { object: Some(ID), range: all }], Vec::new(), Vec::new());
+    let plan = Plan::new([LazyRange { owner: PageOwner::Object(ID), range: all }], Vec::new(), Vec::new());
     let feeders = BTreeMap::from([(ID, Feeder::new(&fd, PAGES * PAGE_SIZE, PAGE_SIZE).unwrap())]);
     let mut pager = Pager::new(None, Some(Shared { uffd, areas }), feeders, plan, true);
     let (done, wrong) = (AtomicBool::new(false), AtomicU64::new(0));
@@ -149,9 +150,14 @@ fn what_is_given_up_is_not_waited_for() {
     let raw = MmapRaw::from(map);
     let uffd = private_uffd(Features::SERVING, &raw);
     let all = PageRange::new(base, base + PAGES * PAGE_SIZE);
-    let plan = Plan::new([LazyRange { object: None, range: all }], Vec::new(), Vec::new());
-    let mut pager =
-        Pager::new(Some((uffd, Places::new(&[all], Vec::new()))), None, BTreeMap::new(), plan, false);
+    let plan = Plan::new([LazyRange { owner: OWN, range: all }], Vec::new(), Vec::new());
+    let mut pager = Pager::new(
+        Some(Private { of: FIRST, uffd, places: Places::new(&[all], Vec::new()) }),
+        None,
+        BTreeMap::new(),
+        plan,
+        false,
+    );
     let done = AtomicBool::new(false);
     let found = AtomicU64::new(u64::MAX);
     thread::scope(|s| {
@@ -183,9 +189,9 @@ fn a_page_without_a_place_is_not_waited_for() {
     // as in a child: the parent had moved this part before it forked, and told it afterwards
     let part = PageRange::new(base + 100 * PAGE_SIZE, base + 200 * PAGE_SIZE);
     uffd::unregister(uffd.as_fd(), part.start, part.len()).unwrap();
-    let plan = Plan::new([LazyRange { object: None, range: all }], Vec::new(), Vec::new());
+    let plan = Plan::new([LazyRange { owner: OWN, range: all }], Vec::new(), Vec::new());
     let places = Places::new(&[all], Vec::new());
-    let mut pager = Pager::new(Some((uffd, places)), None, BTreeMap::new(), plan, false);
+    let mut pager = Pager::new(Some(Private { of: FIRST, uffd, places }), None, BTreeMap::new(), plan, false);
     serve(&mut pager, &AtomicBool::new(true));
     let report = pager.report();
     assert_eq!((report.dropped_pages, report.twice), (100, 0), "{report:?}");

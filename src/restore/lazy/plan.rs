@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use crate::image::{ObjectId, PAGE_SIZE, PageRange, RangeSet};
+use crate::image::{PAGE_SIZE, PageOwner, PageRange, RangeSet};
 use crate::transport::lane::{LaneKind, LazyRange};
 
 /// Most bytes asked for in one piece.
@@ -15,41 +15,38 @@ const PIECE: u64 = 256 * 1024;
 /// How far around a fault the neighbours reach, in bytes.
 const NEAR: u64 = 64 * 1024;
 
-/// Private memory (`None`), or a shared object.
-pub(super) type Thing = Option<ObjectId>;
-
-/// Pages of several things.
+/// Pages of several owners.
 #[derive(Clone, Debug, Default)]
-struct Sets(BTreeMap<Thing, RangeSet>);
+struct Sets(BTreeMap<PageOwner, RangeSet>);
 
 impl FromIterator<LazyRange> for Sets {
     fn from_iter<I: IntoIterator<Item = LazyRange>>(ranges: I) -> Self {
-        let mut lists: BTreeMap<Thing, Vec<PageRange>> = BTreeMap::new();
-        ranges.into_iter().for_each(|r| lists.entry(r.object).or_default().push(r.range));
-        Sets(lists.into_iter().map(|(thing, list)| (thing, list.into_iter().collect())).collect())
+        let mut lists: BTreeMap<PageOwner, Vec<PageRange>> = BTreeMap::new();
+        ranges.into_iter().for_each(|r| lists.entry(r.owner).or_default().push(r.range));
+        Sets(lists.into_iter().map(|(owner, list)| (owner, list.into_iter().collect())).collect())
     }
 }
 
 impl Sets {
     fn insert(&mut self, r: LazyRange) {
-        self.0.entry(r.object).or_default().insert(r.range);
+        self.0.entry(r.owner).or_default().insert(r.range);
     }
 
     fn remove(&mut self, r: LazyRange) {
-        if let Some(set) = self.0.get_mut(&r.object) {
+        if let Some(set) = self.0.get_mut(&r.owner) {
             set.remove(r.range);
             if set.is_empty() {
-                self.0.remove(&r.object);
+                self.0.remove(&r.owner);
             }
         }
     }
 
     fn overlaps(&self, r: LazyRange) -> bool {
-        self.0.get(&r.object).is_some_and(|set| set.overlaps(r.range))
+        self.0.get(&r.owner).is_some_and(|set| set.overlaps(r.range))
     }
 
     fn within(&self, r: LazyRange) -> Vec<PageRange> {
-        self.0.get(&r.object).map(|set| set.within(r.range).collect()).unwrap_or_default()
+        self.0.get(&r.owner).map(|set| set.within(r.range).collect()).unwrap_or_default()
     }
 }
 
@@ -62,8 +59,8 @@ pub(super) struct Plan {
     parked: Sets,
     urgent: Vec<LazyRange>,
     near: VecDeque<LazyRange>,
-    order: VecDeque<PageRange>,
-    cursor: Option<(Thing, u64)>,
+    order: VecDeque<LazyRange>,
+    cursor: Option<(PageOwner, u64)>,
     /// Huge pages (hugetlb): they come as wholes.
     huge: Vec<(LazyRange, u64)>,
     window: Window,
@@ -148,14 +145,13 @@ impl Plan {
     /// Nothing is asked for yet.
     pub(super) fn new(
         outstanding: impl IntoIterator<Item = LazyRange>,
-        order: Vec<PageRange>,
+        order: Vec<LazyRange>,
         huge: Vec<(LazyRange, u64)>,
     ) -> Self {
-        let wholes = |r: PageRange| {
-            let size =
-                |at| huge.iter().find(|(h, _)| h.object.is_none() && h.range.start <= at && at < h.range.end);
-            let size = size(r.start).map_or(PAGE_SIZE, |(_, size)| *size);
-            PageRange::new(r.start / size * size, r.end.next_multiple_of(size))
+        let wholes = |r: LazyRange| {
+            let size = page_size(&huge, r.owner, r.range.start);
+            let range = PageRange::new(r.range.start / size * size, r.range.end.next_multiple_of(size));
+            LazyRange { range, ..r }
         };
         let order = order.into_iter().map(wholes).collect();
         Plan {
@@ -185,23 +181,21 @@ impl Plan {
     }
 
     /// The whole page around an address, and its size.
-    pub(super) fn page(&self, object: Thing, addr: u64) -> PageRange {
-        let at =
-            |(r, _): &&(LazyRange, u64)| r.object == object && r.range.start <= addr && addr < r.range.end;
-        let size = self.huge.iter().find(at).map_or(PAGE_SIZE, |(_, size)| *size);
+    pub(super) fn page(&self, owner: PageOwner, addr: u64) -> PageRange {
+        let size = page_size(&self.huge, owner, addr);
         let start = addr / size * size;
         PageRange::new(start, start + size)
     }
 
     /// How far from `addr` there are no huge pages, at most to `end`.
-    pub(super) fn plain_until(&self, object: Thing, addr: u64, end: u64) -> u64 {
-        let starts = self.huge.iter().filter(|(r, _)| r.object == object).map(|(r, _)| r.range.start);
+    pub(super) fn plain_until(&self, owner: PageOwner, addr: u64, end: u64) -> u64 {
+        let starts = self.huge.iter().filter(|(r, _)| r.owner == owner).map(|(r, _)| r.range.start);
         starts.filter(|start| *start > addr).fold(end, u64::min)
     }
 
     /// A thread waits for the page at this address of the source. Does nothing if it is on its way.
-    pub(super) fn fault(&mut self, object: Thing, addr: u64) {
-        let page = LazyRange { object, range: self.page(object, addr) };
+    pub(super) fn fault(&mut self, owner: PageOwner, addr: u64) {
+        let page = LazyRange { owner, range: self.page(owner, addr) };
         for part in self.missing(page) {
             self.urgent.push(part);
         }
@@ -209,14 +203,14 @@ impl Plan {
             return;
         }
         let start = addr / NEAR * NEAR;
-        self.near.push_front(LazyRange { object, range: PageRange::new(start, start + NEAR) });
+        self.near.push_front(LazyRange { owner, range: PageRange::new(start, start + NEAR) });
         self.near.truncate(256);
     }
 
     /// What of a range is owed and neither on its way nor about to be asked for.
     fn missing(&self, r: LazyRange) -> Vec<LazyRange> {
         let mut missing: RangeSet = self.owed.within(r).into_iter().collect();
-        let about = self.urgent.iter().filter(|u| u.object == r.object).map(|u| u.range);
+        let about = self.urgent.iter().filter(|u| u.owner == r.owner).map(|u| u.range);
         self.underway(r).into_iter().chain(about).for_each(|known| missing.remove(known));
         missing.iter().map(|range| LazyRange { range, ..r }).collect()
     }
@@ -264,8 +258,8 @@ impl Plan {
                 None => self.near.pop_front(),
             };
         }
-        while let Some(range) = self.order.front().copied() {
-            match self.first_missing(LazyRange { object: None, range }, chosen) {
+        while let Some(next) = self.order.front().copied() {
+            match self.first_missing(next, chosen) {
                 Some(piece) => return Some(piece),
                 None => self.order.pop_front(),
             };
@@ -280,16 +274,16 @@ impl Plan {
 
     fn next_by_address(&mut self, chosen: &[LazyRange]) -> Option<LazyRange> {
         let from = self.cursor;
-        let things: Vec<Thing> = self.owed.0.keys().copied().collect();
-        for object in things {
+        let owners: Vec<PageOwner> = self.owed.0.keys().copied().collect();
+        for owner in owners {
             let start = match from {
-                Some((thing, _)) if object < thing => continue,
-                Some((thing, at)) if object == thing => at,
+                Some((last, _)) if owner < last => continue,
+                Some((last, at)) if owner == last => at,
                 _ => 0,
             };
-            let rest = LazyRange { object, range: PageRange::new(start, u64::MAX) };
+            let rest = LazyRange { owner, range: PageRange::new(start, u64::MAX) };
             if let Some(piece) = self.first_missing(rest, chosen) {
-                self.cursor = Some((object, piece.range.end));
+                self.cursor = Some((owner, piece.range.end));
                 return Some(piece);
             }
         }
@@ -298,17 +292,16 @@ impl Plan {
 
     /// The first piece of a range that is owed, not on its way and not chosen.
     fn first_missing(&self, r: LazyRange, chosen: &[LazyRange]) -> Option<LazyRange> {
-        let set = self.owed.0.get(&r.object)?;
+        let set = self.owed.0.get(&r.owner)?;
         for owed in set.within(r.range) {
-            let page = self.page(r.object, owed.start);
+            let page = self.page(r.owner, owed.start);
             let most = self.window.piece().max(page.len());
             let mut at = owed.start;
             while at < owed.end {
                 let piece = LazyRange { range: PageRange::new(at, owed.end.min(at + most)), ..r };
                 let mut free: RangeSet = [piece.range].into_iter().collect();
                 let known = self.underway(piece).into_iter();
-                let about =
-                    chosen.iter().chain(&self.urgent).filter(|c| c.object == r.object).map(|c| c.range);
+                let about = chosen.iter().chain(&self.urgent).filter(|c| c.owner == r.owner).map(|c| c.range);
                 known.chain(about).for_each(|k| free.remove(k));
                 if let Some(range) = free.iter().next() {
                     return Some(LazyRange { range, ..r });
@@ -375,12 +368,21 @@ impl Plan {
     }
 }
 
+/// Bytes of the page at an address.
+fn page_size(huge: &[(LazyRange, u64)], owner: PageOwner, addr: u64) -> u64 {
+    let at = |(r, _): &&(LazyRange, u64)| r.owner == owner && r.range.start <= addr && addr < r.range.end;
+    huge.iter().find(at).map_or(PAGE_SIZE, |(_, size)| *size)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::{FIRST, ProcessIndex};
+
+    const OWN: PageOwner = PageOwner::Process(FIRST);
 
     fn pages(start: u64, end: u64) -> LazyRange {
-        LazyRange { object: None, range: PageRange::new(start << 12, end << 12) }
+        LazyRange { owner: OWN, range: PageRange::new(start << 12, end << 12) }
     }
 
     fn all_of(plan: &mut Plan, lane: LaneKind) -> Vec<LazyRange> {
@@ -400,10 +402,10 @@ mod tests {
 
     #[test]
     fn everything_comes_once_and_the_touched_first() {
-        let order = vec![PageRange::new(600 << 12, 620 << 12)];
+        let order = vec![pages(600, 620)];
         let mut plan = Plan::new([pages(0, 1000)], order, Vec::new());
-        plan.fault(None, (500 << 12) + 77);
-        plan.fault(None, 500 << 12);
+        plan.fault(OWN, (500 << 12) + 77);
+        plan.fault(OWN, 500 << 12);
         assert_eq!(plan.wants(LaneKind::Urgent, Instant::now()), [pages(500, 501)]);
         let came = all_of(&mut plan, LaneKind::Bulk);
         assert_eq!(came[0], pages(496, 500), "{came:?}");
@@ -425,19 +427,24 @@ mod tests {
         assert!(plan.arrived(LaneKind::Urgent, pages(0, 10), Instant::now()).is_empty());
         assert_eq!(plan.arrived(LaneKind::Bulk, pages(5, 20), Instant::now()), [pages(5, 10).range]);
         assert!(plan.arrived(LaneKind::Bulk, pages(5, 20), Instant::now()).is_empty());
+        let other = LazyRange { owner: PageOwner::Process(ProcessIndex(1)), ..pages(0, 5) };
+        assert!(
+            plan.arrived(LaneKind::Bulk, other, Instant::now()).is_empty(),
+            "of a process that is not there"
+        );
     }
 
     #[test]
     fn a_broken_lane_is_asked_again() {
         let mut plan = Plan::new([pages(0, 10)], Vec::new(), Vec::new());
         assert_eq!(plan.wants(LaneKind::Bulk, Instant::now()), [pages(0, 10)]);
-        plan.fault(None, 3 << 12);
+        plan.fault(OWN, 3 << 12);
         assert!(plan.wants(LaneKind::Urgent, Instant::now()).is_empty(), "it is on its way");
         plan.lost(LaneKind::Bulk);
-        plan.fault(None, 3 << 12);
+        plan.fault(OWN, 3 << 12);
         assert_eq!(plan.wants(LaneKind::Urgent, Instant::now()), [pages(3, 4)]);
         plan.lost(LaneKind::Urgent);
-        plan.fault(None, 3 << 12);
+        plan.fault(OWN, 3 << 12);
         assert_eq!(plan.wants(LaneKind::Urgent, Instant::now()), [pages(3, 4)]);
         let rest = all_of(&mut plan, LaneKind::Bulk);
         assert_eq!(rest.iter().map(|r| r.range.pages()).sum::<u64>(), 9);
@@ -447,7 +454,7 @@ mod tests {
     fn huge_pages_come_as_wholes() {
         let huge = pages(512, 1536);
         let mut plan = Plan::new([huge, pages(0, 4)], Vec::new(), vec![(huge, 512 << 12)]);
-        plan.fault(None, 700 << 12);
+        plan.fault(OWN, 700 << 12);
         assert_eq!(plan.wants(LaneKind::Urgent, Instant::now()), [pages(512, 1024)]);
         let rest = all_of(&mut plan, LaneKind::Bulk);
         assert!(rest.contains(&pages(1024, 1536)), "{rest:?}");

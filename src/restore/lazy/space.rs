@@ -6,7 +6,7 @@ use memmap2::{MmapOptions, MmapRaw};
 use nix::errno::Errno;
 
 use super::places::Places;
-use crate::image::{ObjectId, PAGE_SIZE, PageRange};
+use crate::image::{ObjectId, PAGE_SIZE, PageRange, ProcessIndex};
 use crate::sys::uffd::{self, Features};
 
 /// Zeroes for huge pages, which cannot be zeroed otherwise.
@@ -114,6 +114,8 @@ fn put_piece(
 /// Private memory of one process: the one that was moved, or a child of it.
 #[derive(Debug)]
 pub(super) struct Private {
+    /// Whose it is, or was before a fork.
+    pub(super) of: ProcessIndex,
     pub(super) uffd: OwnedFd,
     pub(super) places: Places,
 }

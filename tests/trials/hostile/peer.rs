@@ -121,7 +121,7 @@ impl Source {
         }
         self.say(&ToTarget::Begin { difference: ClockOffsets::default() })?;
         match self.hear()? {
-            ToSource::Ready(pid, _) => Ok(pid),
+            ToSource::Ready { pids, .. } => pids.first().copied().context("no pid"),
             other => bail!("no skeleton: {other:?}"),
         }
     }
@@ -237,7 +237,7 @@ fn honest(message: &ToTarget) -> Option<ToSource> {
         ToTarget::Hello(_) => Some(ToSource::Hello(hello::ours())),
         ToTarget::Clock => Some(ToSource::Clock(1, 1)),
         ToTarget::Describe(_) => Some(ToSource::Preflight { obstacles: Vec::new(), notes: Vec::new() }),
-        ToTarget::Begin { .. } => Some(ToSource::Ready(7, false)),
+        ToTarget::Begin { .. } => Some(ToSource::Ready { pids: vec![7], namespace: false }),
         ToTarget::RoundEnd(n) => Some(ToSource::RoundApplied(*n)),
         ToTarget::State(..) => Some(ToSource::Prepared { apply_ms: 1.0, verify_ms: 0.0, verified: false }),
         ToTarget::Settle(_) => Some(ToSource::Settled(None)),

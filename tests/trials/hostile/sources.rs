@@ -9,9 +9,12 @@ use libtest_mimic::Trial;
 use ulpm::image::files::{FdSlot, FileIdentity, FileKind, FileOwner, OpenFile, OwnerKind};
 use ulpm::image::memory::MemoryObject;
 use ulpm::image::process::Wait;
-use ulpm::image::{Backing, ObjectId, PageRange, ProcessImage, TreeImage, Vma, VmaFlags};
+use ulpm::image::{
+    Backing, FIRST, ObjectId, PageRange, ProcessImage, ProcessIndex, TreeImage, Vma, VmaFlags,
+};
 use ulpm::transport::Identity;
 use ulpm::transport::hello;
+use ulpm::transport::page_head::PrivateHead;
 use ulpm::transport::protocol::{Moments, ToSource, ToTarget, kind};
 
 use super::super::trial;
@@ -65,7 +68,7 @@ fn greetings(lab: &mut Lab) -> Result<()> {
         // as long as a description may be, but nobody has been greeted
         header(1, 0, 32 << 20),
         header(1, 1, 4),
-        header(2, 0, 4104),
+        header(2, 0, 4108),
         header(4, 0, 40),
         [header(1, 0, 3), vec![0xff; 3]].concat(),
         [header(1, 0, 10), vec![0]].concat(),
@@ -87,7 +90,7 @@ fn greetings(lab: &mut Lab) -> Result<()> {
         ToTarget::Goodbye,
         ToTarget::RoundEnd(1),
         ToTarget::Verify,
-        ToTarget::Zero(Vec::new()),
+        ToTarget::Zero(FIRST, Vec::new()),
     ] {
         let mut source = Source::greet(lab)?;
         source.say(&message)?;
@@ -216,7 +219,7 @@ fn begun(lab: &Lab, victim: &Victim) -> Result<(Source, i32, ProcessImage)> {
     let mut source = Source::greet(lab)?;
     let pid = source.begin(truth)?;
     source.say(&ToTarget::Layout {
-        pid: image.pid,
+        of: FIRST,
         layout: image.memory.layout.clone(),
         new_files: Vec::new(),
     })?;
@@ -244,16 +247,16 @@ fn pages(lab: &mut Lab) -> Result<()> {
         [0, 0x1000, last, 0x7fff_ffff_f000, 1 << 47, 0xffff_ffff_ff60_0000, u64::MAX - 4095, 0x1234_5001];
     for address in own.into_iter().chain(elsewhere) {
         let (mut source, ..) = begun(lab, &victim)?;
-        source.frame(kind::PAGES, &[&address.to_le_bytes()[..], &[7; 4096]].concat())?;
+        source.frame(kind::PAGES, &page(FIRST, address))?;
         let said = source.failure()?;
         ensure!(said.contains("pages"), "{address:#x}: {said}");
     }
     let whole = PageRange::new(0, u64::MAX);
     let beyond = PageRange::new(u64::MAX - 8191, u64::MAX);
     for message in [
-        ToTarget::Zero(vec![whole]),
-        ToTarget::Zero(vec![beyond]),
-        ToTarget::Drop(vec![whole]),
+        ToTarget::Zero(FIRST, vec![whole]),
+        ToTarget::Zero(FIRST, vec![beyond]),
+        ToTarget::Drop(FIRST, vec![whole]),
         ToTarget::ObjectHoles(OBJECT, vec![whole]),
     ] {
         let (mut source, ..) = begun(lab, &victim)?;
@@ -266,7 +269,36 @@ fn pages(lab: &mut Lab) -> Result<()> {
     let (mut source, ..) = begun(lab, &victim)?;
     source.frame(kind::PAGES, &[1, 2, 3])?;
     ensure!(source.failure()?.contains("without an address"), "a short frame");
+    of_others(lab, &victim)?;
     still_works(lab, victim)
+}
+
+/// Memory of processes that are not in the tree.
+fn of_others(lab: &Lab, victim: &Victim) -> Result<()> {
+    let range = || vec![PageRange::new(0x1000, 0x2000)];
+    for other in [ProcessIndex(1), ProcessIndex(u32::MAX)] {
+        let (mut source, _, image) = begun(lab, victim)?;
+        source.frame(kind::PAGES, &page(other, image.memory.layout.vmas[0].start))?;
+        let words = format!("{other} of a tree of one");
+        let said = source.failure()?;
+        ensure!(said.contains(&words), "pages of {other}: {said}");
+        for message in [
+            ToTarget::Zero(other, range()),
+            ToTarget::Drop(other, range()),
+            ToTarget::Layout { of: other, layout: image.memory.layout.clone(), new_files: Vec::new() },
+        ] {
+            let (mut source, ..) = begun(lab, victim)?;
+            source.say(&message)?;
+            let said = source.failure()?;
+            ensure!(said.contains(&words), "{message:?}: {said}");
+        }
+    }
+    Ok(())
+}
+
+/// A page of sevens as a frame's body.
+fn page(of: ProcessIndex, start: u64) -> Vec<u8> {
+    [&PrivateHead { of, start }.encode()[..], &[7; 4096]].concat()
 }
 
 fn states(lab: &mut Lab) -> Result<()> {
@@ -291,7 +323,7 @@ fn states(lab: &mut Lab) -> Result<()> {
             Vma { backing: Backing::File { path: mapped.into() }, prot: 1, ..vma(0x1000_0000, 0x1000_1000) };
         layout.vmas.push(device);
         layout.vmas.sort_by_key(|v| v.start);
-        source.say(&ToTarget::Layout { pid: image.pid, layout, new_files: Vec::new() })?;
+        source.say(&ToTarget::Layout { of: FIRST, layout, new_files: Vec::new() })?;
         let said = source.failure()?;
         ensure!(said.contains(words) || said.contains("no regular file"), "{mapped}: {said}");
     }
@@ -299,7 +331,7 @@ fn states(lab: &mut Lab) -> Result<()> {
     let mut layout = image.memory.layout.clone();
     // an object of eight exabytes less a page: it takes nothing, and nothing is made of it
     layout.objects.push(object(i64::MAX as u64 & !4095, 4096));
-    source.say(&ToTarget::Layout { pid: image.pid, layout, new_files: Vec::new() })?;
+    source.say(&ToTarget::Layout { of: FIRST, layout, new_files: Vec::new() })?;
     ensure!(source.failure()?.contains("impossible memory object"), "a huge object");
     still_works(lab, victim)
 }

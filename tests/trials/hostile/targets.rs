@@ -45,7 +45,7 @@ fn nonsense(lab: &mut Lab) -> Result<()> {
         // a million empty texts, and more
         || Act::Frame(kind::CONTROL, [&[2, 0x80, 0x80, 0x80, 0x04][..], &vec![0; 8 << 20]].concat()),
         // pages are nothing that a source takes
-        || Act::Frame(kind::PAGES, vec![0; 4104]),
+        || Act::Frame(kind::PAGES, vec![0; 4108]),
         || Act::Frame(kind::OBJECT_PAGES, vec![0; 4120]),
         || Act::Say(ToSource::Clock(i64::MIN, i64::MAX)),
         || Act::Say(ToSource::Settled(Some(1))),

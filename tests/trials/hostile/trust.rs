@@ -3,7 +3,7 @@
 
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
-use ulpm::image::TreeImage;
+use ulpm::image::{FIRST, TreeImage};
 use ulpm::transport::protocol::{Moments, ToTarget};
 
 use super::super::trial;
@@ -99,7 +99,7 @@ fn state(lab: &mut Lab) -> Result<()> {
         image.threads.iter_mut().for_each(|t| t.regs = vec![0; 27]);
         lie(&mut image);
         let layout = image.memory.layout.clone();
-        source.say(&ToTarget::Layout { pid: image.pid, layout, new_files: Vec::new() })?;
+        source.say(&ToTarget::Layout { of: FIRST, layout, new_files: Vec::new() })?;
         source.say(&ToTarget::State(
             Box::new(TreeImage::new(vec![image])),
             Moments { frozen_ns: 0, stopped_ns: 0, captured_ns: 0 },

@@ -8,7 +8,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::super::space::{Content, Interruption, Put, put};
 use super::{FIRST_CHILD, Pager, PagerError, TELL};
-use crate::image::{ObjectId, PAGE_SIZE, PageRange};
+use crate::image::{ObjectId, PAGE_SIZE, PageOwner, PageRange, ProcessIndex};
 use crate::transport::lane::{LaneKind, LazyRange, PagesHead};
 
 impl Pager {
@@ -22,7 +22,7 @@ impl Pager {
     ) -> Result<(), PagerError> {
         let len = content.len() as u64;
         let end = head.start.checked_add(len).ok_or(PagerError::Torn)?;
-        let r = LazyRange { object: head.object, range: PageRange::new(head.start, end) };
+        let r = LazyRange { owner: head.owner, range: PageRange::new(head.start, end) };
         if len == 0 || !len.is_multiple_of(PAGE_SIZE) || !head.start.is_multiple_of(PAGE_SIZE) {
             return Err(PagerError::Torn);
         }
@@ -56,16 +56,16 @@ impl Pager {
     fn take_in(&mut self, lane: LaneKind, r: LazyRange, content: &Content, now: Instant) {
         let mut at = r.range.start;
         while at < r.range.end {
-            let page = self.plan.page(r.object, at);
+            let page = self.plan.page(r.owner, at);
             let huge = page.pages() > 1;
-            let end = if huge { page.end } else { self.plan.plain_until(r.object, at, r.range.end) };
+            let end = if huge { page.end } else { self.plan.plain_until(r.owner, at, r.range.end) };
             let piece = LazyRange { range: PageRange::new(at, end.min(r.range.end)), ..r };
             at = piece.range.end;
             let part = content.slice(piece.range.start - r.range.start, piece.range.end - r.range.start);
             self.plan.park(piece);
             if !huge || piece.range == page {
                 self.place(piece, part, now);
-            } else if let Some(whole) = self.gathered.add(lane, r.object, page, piece.range, &part) {
+            } else if let Some(whole) = self.gathered.add(lane, r.owner, page, piece.range, &part) {
                 self.place(LazyRange { range: page, ..r }, Content::Data(whole), now);
             }
         }
@@ -73,9 +73,9 @@ impl Pager {
 
     /// Puts pages wherever they are missing.
     fn place(&mut self, r: LazyRange, content: Content, now: Instant) {
-        let again = match r.object {
-            None => self.place_private(r, &content, now),
-            Some(id) => self.place_object(id, r, &content, now),
+        let again = match r.owner {
+            PageOwner::Process(of) => self.place_private(of, r, &content, now),
+            PageOwner::Object(id) => self.place_object(id, r, &content, now),
         };
         if again {
             self.parked.push_back((r, content));
@@ -97,9 +97,10 @@ impl Pager {
         std::mem::take(&mut self.placed)
     }
 
-    fn place_private(&mut self, r: LazyRange, content: &Content, now: Instant) -> bool {
+    fn place_private(&mut self, of: ProcessIndex, r: LazyRange, content: &Content, now: Instant) -> bool {
         let mut again = false;
-        let spaces: Vec<usize> = self.private.keys().copied().collect();
+        let its = self.private.iter().filter(|(_, private)| private.of == of);
+        let spaces: Vec<usize> = its.map(|(space, _)| *space).collect();
         for space in spaces {
             let mut dead = false;
             let Some(private) = self.private.get_mut(&space) else { continue };
@@ -139,7 +140,7 @@ impl Pager {
         }
         let stats = &mut self.stats;
         self.waiting.retain(|w| {
-            let its = w.object == Some(id) && r.range.start <= w.source && w.source < r.range.end;
+            let its = w.owner == PageOwner::Object(id) && r.range.start <= w.source && w.source < r.range.end;
             if its {
                 stats.waited(now - w.since);
             }

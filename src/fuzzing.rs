@@ -10,12 +10,13 @@ use serde::de::DeserializeOwned;
 use crate::convergence::learned;
 use crate::handover::journal;
 use crate::image::memory::Layout;
-use crate::image::{TreeImage, check};
+use crate::image::{TreeImage, bounded, check};
 use crate::precopy::control;
+use crate::state::sanity;
 use crate::transport::frame::Header;
 use crate::transport::lane::{FromHolder, FromSource, LazyPlan, PagesHead};
 use crate::transport::protocol::{self, ToSource, ToTarget};
-use crate::transport::{HostPort, meter, trust, words};
+use crate::transport::{HostPort, trust, words};
 
 /// A door: its name and what is behind it.
 pub type Door = (&'static str, fn(&[u8]));
@@ -42,13 +43,13 @@ pub fn door(name: &str) -> Option<fn(&[u8])> {
 /// What was understood can be said again, and is understood the same way. (Texts instead of values: NaN differs from itself.)
 fn again<T: Serialize + DeserializeOwned + std::fmt::Debug>(value: &T) {
     let said = postcard::to_stdvec(value).expect("what was decoded can be encoded");
-    let (back, rest) = meter::decode_owned::<T>(&said).expect("what was encoded can be decoded");
+    let (back, rest) = bounded::decode_owned::<T>(&said).expect("what was encoded can be decoded");
     assert!(rest.is_empty());
     assert_eq!(format!("{back:?}"), format!("{value:?}"));
 }
 
 fn decoded<T: Serialize + DeserializeOwned + std::fmt::Debug>(bytes: &[u8]) -> Option<T> {
-    let (value, _) = meter::decode_owned::<T>(bytes).ok()?;
+    let (value, _) = bounded::decode_owned::<T>(bytes).ok()?;
     again(&value);
     Some(value)
 }
@@ -67,9 +68,9 @@ fn frame(bytes: &[u8]) {
 fn to_target(bytes: &[u8]) {
     match decoded::<ToTarget>(bytes) {
         Some(ToTarget::Describe(description)) => {
-            let _ = check::id(&description.id).and_then(|()| check::tree(&description.tree, false));
+            let _ = check::id(&description.id).and_then(|()| sanity::tree(&description.tree, false));
         }
-        Some(ToTarget::State(tree, _)) => drop(check::tree(&tree, true)),
+        Some(ToTarget::State(tree, _)) => drop(sanity::tree(&tree, true)),
         Some(ToTarget::Zero(_, ranges) | ToTarget::Drop(_, ranges) | ToTarget::ObjectHoles(_, ranges)) => {
             for range in ranges {
                 let _ = (range.len(), range.pages(), range.chunks(1 << 18).next());
@@ -95,8 +96,8 @@ fn to_source(bytes: &[u8]) {
 
 fn image(bytes: &[u8]) {
     if let Some(tree) = decoded::<TreeImage>(bytes) {
-        let described = check::tree(&tree, false);
-        if check::tree(&tree, true).is_ok() {
+        let described = sanity::tree(&tree, false);
+        if sanity::tree(&tree, true).is_ok() {
             assert_eq!(described, Ok(()), "what is good when frozen was good before");
         }
     }

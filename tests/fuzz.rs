@@ -115,14 +115,14 @@ doors! { frame to_target to_source image layout lane journal trust predictions a
 /// The doors are open to honest messages: else nothing behind the first check would ever be tried.
 #[test]
 fn honest_messages_are_understood() {
-    use ulpm::transport::meter::decode_owned;
+    use ulpm::image::bounded::decode_owned;
     use ulpm::transport::protocol::{ToSource, ToTarget};
     for (name, number, bytes) in seeds::all() {
         let understood = match name {
             "to_target" => decode_owned::<ToTarget>(&bytes).is_ok(),
             "to_source" => decode_owned::<ToSource>(&bytes).is_ok(),
             "image" => decode_owned::<ulpm::image::TreeImage>(&bytes)
-                .is_ok_and(|(tree, _)| ulpm::image::check::tree(&tree, true) == Ok(())),
+                .is_ok_and(|(tree, _)| ulpm::state::sanity::tree(&tree, true) == Ok(())),
             _ => true,
         };
         assert!(understood, "{name} {number}");

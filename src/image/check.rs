@@ -69,17 +69,8 @@ fn process(p: &ProcessImage, frozen: bool) -> Checked {
         "a thread that has ended".to_owned()
     })?;
     p.threads.iter().filter_map(|t| t.directory.as_ref()).try_for_each(|own| path(&own.cwd))?;
-    insist(p.attributes.autogroup.is_none_or(|nice| (-20..=19).contains(&nice)), || {
-        "an impossible nice value".to_owned()
-    })?;
-    let label = p.attributes.confinement.label.as_deref().unwrap_or_default();
-    insist(label.len() <= PAGE_SIZE as usize, || "an impossible security label".to_owned())?;
-    insist(p.actions.len() <= 64, || format!("{} signal actions", p.actions.len()))?;
     insist(p.queued.len() <= MAX_TIMERS, || format!("{} queued signals", p.queued.len()))?;
-    insist(p.attributes.limits.len() <= 16, || format!("{} resource limits", p.attributes.limits.len()))?;
-    for place in [&p.attributes.cwd, &p.attributes.root, &p.memory.exe] {
-        path(place)?;
-    }
+    path(&p.memory.exe)?;
     timers(&p.timers)?;
     memory(&p.memory, frozen)?;
     files(&p.files, &tids, frozen)

@@ -4,7 +4,7 @@ use super::*;
 use crate::image::files::{FdSlot, FileIdentity, FileOwner, OpenFile, Pipe};
 use crate::image::inode::Inode;
 use crate::image::memory::{MemoryModes, MemoryObject, MmFields};
-use crate::image::process::{Attributes, Credentials, PosixTimer, Wait};
+use crate::image::process::{Credentials, PosixTimer, Wait};
 use crate::image::{ObjectId, VmaFlags};
 
 const ID: ObjectId = ObjectId { dev: 1, ino: 2 };
@@ -84,10 +84,9 @@ fn good() -> TreeImage {
         pid: 7,
         memory,
         threads: vec![thread],
-        actions: vec![[0; 4]; 64],
         queued: Vec::new(),
         timers: Timers::default(),
-        attributes: Attributes { cwd: "/".into(), root: "/".into(), ..Attributes::default() },
+        states: crate::image::States::default(),
         files,
     }])
 }
@@ -189,8 +188,6 @@ fn lies_about_sizes_are_refused() {
     refused(|p| p.threads.push(p.threads[0].clone()));
     refused(|p| p.threads[0].tid = 8);
     refused(|p| p.pid = -1);
-    refused(|p| p.attributes.limits = vec![(0, 0); 17]);
-    refused(|p| p.actions = vec![[0; 4]; 65]);
     refused(|p| p.threads[0].creds = Credentials { groups: vec![0; 70_000], ..Credentials::default() });
     refused(|p| p.threads[0].patch = Some((u64::MAX, vec![0; 16])));
     refused(|p| p.threads[0].patch = Some((0x10_0000, vec![0; 8192])));
@@ -253,8 +250,6 @@ fn signals_to_others_are_refused() {
 fn paths_are_absolute_texts() {
     for path in ["", "relative", "../up", "/with\0nul", &format!("/{}", "x".repeat(5000))] {
         assert!(refused(|p| p.files.files[0].kind = regular(path)).contains("path"), "{path:?}");
-        refused(|p| p.attributes.cwd = path.into());
-        refused(|p| p.attributes.root = path.into());
         refused(|p| p.memory.exe = path.into());
     }
     // a place opens nothing: one that would is no place

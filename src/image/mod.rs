@@ -4,10 +4,12 @@
 //! TreeImage ─┬─ version
 //!            └─ processes: ProcessImage ─┬─ memory: MemoryImage (layout; the pages travel apart)
 //!                                        ├─ threads: ThreadImage (registers, masks, rseq, queued signals …)
-//!                                        ├─ signals, timers, credentials, attributes
+//!                                        ├─ signals, timers, credentials
+//!                                        ├─ states: States (by name, `state/process/`)
 //!                                        └─ files: FilesImage
 //! ```
 
+pub mod bounded;
 pub mod check;
 pub mod file_identity;
 pub mod file_path;
@@ -22,6 +24,7 @@ pub mod process_index;
 pub mod ranges;
 pub mod shown;
 pub mod sockets;
+pub mod states;
 
 pub use file_path::FilePath;
 pub use memory::{Backing, MemoryImage, ObjectId, PageOwner, Vma, VmaFlags};
@@ -32,6 +35,7 @@ pub use process::{ProcessImage, ThreadImage, TreeImage};
 pub use process_index::{FIRST, ProcessIndex};
 pub use ranges::{PageRange, RangeSet};
 pub use shown::{shown, shown_lines};
+pub use states::States;
 
 /// Version of everything in this room; both ends must have the same.
 pub const IMAGE_VERSION: u32 = 3;

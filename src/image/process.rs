@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::file_path::FilePath;
 use super::files::FilesImage;
 use super::memory::MemoryImage;
+use super::states::States;
 use crate::image::IMAGE_VERSION;
 
 /// A queued signal: `siginfo_t` as the kernel keeps it (128 bytes).
@@ -152,9 +153,6 @@ pub struct Credentials {
     pub no_new_privs: bool,
 }
 
-/// An action of a signal, `struct kernel_sigaction` as four words: handler, flags, restorer, mask.
-pub type SigAction = [u64; 4];
-
 /// Interval timers and POSIX timers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timers {
@@ -185,50 +183,6 @@ pub struct PosixTimer {
     pub expired: i32,
 }
 
-/// Attributes of the process as a whole.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Attributes {
-    /// Current directory.
-    pub cwd: FilePath,
-    /// Root directory.
-    pub root: FilePath,
-    /// `umask`.
-    pub umask: u32,
-    /// Soft and hard limits by resource number.
-    pub limits: Vec<(u64, u64)>,
-    /// `PR_GET_DUMPABLE`.
-    pub dumpable: i32,
-    /// `PR_GET_CHILD_SUBREAPER`.
-    pub subreaper: bool,
-    /// `MEMBARRIER_CMD_GET_REGISTRATIONS`; `None`: the kernel does not say (before Linux 6.3).
-    pub membarrier: Option<u32>,
-    /// `ARCH_GET_XCOMP_PERM`: CPU state components that it may use beyond the usual.
-    pub xstate_permission: u64,
-    /// `/proc/PID/oom_score_adj`.
-    pub oom_score_adj: i32,
-    /// `/proc/PID/coredump_filter`.
-    pub coredump_filter: u32,
-    /// Whether it led its own session and process group.
-    pub session_leader: bool,
-    /// Whether it led its own process group.
-    pub group_leader: bool,
-    /// Labels and login.
-    pub confinement: Confinement,
-    /// Nice value of its session's task group (`/proc/PID/autogroup`); `None`: this kernel makes none.
-    pub autogroup: Option<i32>,
-}
-
-/// Who else has a say about the process.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Confinement {
-    /// `/proc/PID/attr/current`; `None`: no security module keeps one.
-    pub label: Option<String>,
-    /// `/proc/PID/loginuid`; all ones: none.
-    pub login: u32,
-    /// `/proc/PID/sessionid`.
-    pub session: u32,
-}
-
 /// One process.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ProcessImage {
@@ -238,14 +192,12 @@ pub struct ProcessImage {
     pub memory: MemoryImage,
     /// Threads, the leader first.
     pub threads: Vec<ThreadImage>,
-    /// Actions of signals 1 to 64.
-    pub actions: Vec<SigAction>,
     /// Signals queued to the process.
     pub queued: Vec<Siginfo>,
     /// Timers.
     pub timers: Timers,
-    /// Attributes.
-    pub attributes: Attributes,
+    /// What else it has as a whole (`state/process/`).
+    pub states: States,
     /// Descriptors.
     pub files: FilesImage,
 }

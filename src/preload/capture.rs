@@ -8,13 +8,14 @@ use super::queued::take_one;
 use super::{PATIENCE, PreloadError};
 use crate::image::Obstacle;
 use crate::image::memory::MemoryImage;
-use crate::image::process::{Attributes, LateSignal, ProcessImage, ThreadImage};
+use crate::image::process::{LateSignal, ProcessImage, ThreadImage};
 use crate::state::files::{self, FilesOptions};
 use crate::state::overruns::{self, Taker};
 use crate::state::room::NoRoom;
+use crate::state::seam::process::SeenProcess;
 use crate::state::{
-    StateError, attributes, confinement, credentials, memory_modes, mm_fields, namespaces, probes, program,
-    room, scheduling, sharing, signals, threads, timers, waits,
+    StateError, credentials, memory_modes, mm_fields, namespaces, probes, process, program, room, scheduling,
+    sharing, signals, threads, timers, waits,
 };
 use crate::sys::process::{pidfd_of_thread, pidfd_open, pidfd_send_signal, tgkill};
 use crate::sys::ptrace::Regs;
@@ -50,7 +51,7 @@ fn insist_unchanged(pid: i32) -> Result<(), PreloadError> {
         let late = [
             namespaces::obstacles(voice, &tids),
             sharing::obstacles(pid, &tids),
-            confinement::obstacles(voice, &tids),
+            process::confinement::obstacles(voice, &tids),
         ];
         refuse_late(&late.concat())
     })
@@ -401,9 +402,8 @@ fn capture_threads(
     let pid = frozen.voice().0;
     let posix = timers::list(pid)?;
     refuse_late(&timers::obstacles(&posix, image.pid, frozen.threads.len()))?;
-    // what is not asked of it again
-    let Attributes { confinement, autogroup, .. } = std::mem::take(&mut image.attributes);
-    image.attributes = Attributes { confinement, autogroup, ..attributes::capture(pid, status)? };
+    let seen = SeenProcess { pid: frozen.pid, voice: pid, status };
+    let mut states = std::mem::take(&mut image.states);
     let mut all = Vec::with_capacity(frozen.threads.len());
     let mut tids = Vec::with_capacity(frozen.threads.len());
     let queued = overruns::Queued::look(frozen, &posix)?;
@@ -430,25 +430,23 @@ fn capture_threads(
         let ask = |batch: &mut Batch| {
             (
                 timers::ask(batch, posix),
-                signals::ask(batch),
+                process::capture(&seen, batch, &mut states),
                 mm_fields::ask(batch),
-                attributes::ask(batch),
                 memory_modes::ask(batch, context.scratch),
             )
         };
-        let then = |outcome: &Outcome, (timer, ..): &(timers::Question, _, _, _, _), mut taker: Taker<'_>| {
+        let then = |outcome: &Outcome, (timer, ..): &(timers::Question, _, _, _), mut taker: Taker<'_>| {
             read = Instant::now();
             image.timers = timers::answer(outcome, timer);
             overruns::count(&mut image.timers.posix, &queued, &mut taker, read)
         };
-        let (thread, outcome, (_, actions, brk, attribute, modes)) =
-            threads::capture(member, context, ask, then)?;
-        image.actions = signals::answer(&outcome, actions);
+        let (thread, outcome, (_, awaited, brk, modes)) = threads::capture(member, context, ask, then)?;
+        awaited?.read(&outcome, &mut states)?;
         image.memory.mm.brk = mm_fields::answer(&outcome, brk);
         image.memory.modes = memory_modes::answer(&outcome, &modes);
-        attributes::answer(&mut image.attributes, &outcome, &attribute);
         tids.push((member.thread.0, thread.tid));
         all.push(thread);
     }
+    image.states = states;
     Ok((all, tids, status.shdpnd))
 }

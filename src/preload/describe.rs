@@ -7,17 +7,18 @@ use nix::errno::Errno;
 
 use super::{PreloadError, standing};
 use crate::image::memory::MemoryImage;
-use crate::image::process::{Attributes, ProcessImage, ThreadImage, Timers};
+use crate::image::process::{ProcessImage, ThreadImage, Timers};
 use crate::image::{Backing, FilePath, Note, Obstacle, Vma};
 use crate::state::files::{self, FilesOptions};
+use crate::state::process::limits::ResourceLimits;
+use crate::state::seam::State as _;
+use crate::state::seam::process::SeenProcess;
 use crate::state::{
-    StateError, attributes, confinement, credentials, half_done, huge_pages, memory_map, memory_modes,
-    mm_fields, namespaces, numa, overruns, probes, program, room, scheduling, seccomp, sharing, sysv,
-    threads, timers,
+    StateError, credentials, half_done, huge_pages, memory_map, memory_modes, mm_fields, namespaces, numa,
+    overruns, probes, process, program, room, scheduling, seccomp, sharing, sysv, threads, timers,
 };
 use crate::sys::process::pidfd_of_thread;
 use crate::sys::stat::start_time;
-use crate::sys::status::Status;
 use crate::sys::voice::{self, Life};
 use crate::tracee::freeze::tids;
 
@@ -81,16 +82,17 @@ fn look(
     obstacles.extend(program::without_vdso(voice, &survey.vdso));
     obstacles
         .extend(program::without_both(voice != pid, survey.vdso.iter().any(|(name, ..)| name == "[vdso]")));
-    obstacles.extend(attributes::gone_directories(voice, &tids));
+    let seen = SeenProcess { pid, voice, status: &status };
+    obstacles.extend(process::obstacles(&seen, &tids));
     let (files, file_obstacles) = files::describe(voice, options)?;
     obstacles.extend(file_obstacles);
     let shared = crate::state::shared_memory::look(pid, &survey.layout);
     obstacles.extend(shared.obstacles);
     obstacles.extend(crate::state::shared_memory::unreadable(voice, &survey.layout, &files));
     let posix = timers::list(voice)?;
-    let attributes = attributes_of(voice, &status)?;
+    let states = process::describe(&seen)?;
     let mappings = survey.layout.vmas.len() + survey.vdso.len();
-    obstacles.extend(room::obstacles(voice, mappings, &attributes.limits));
+    obstacles.extend(room::obstacles(voice, mappings, &ResourceLimits::of(&states)?.0));
     let huge_pages = huge_pages::needed(voice, &survey.layout, &files)?;
     let memory = MemoryImage {
         files: mapped_files(&survey.layout.vmas, &mut obstacles),
@@ -111,31 +113,21 @@ fn look(
         pid: own_pid,
         memory,
         threads: all,
-        actions: Vec::new(),
         queued: Vec::new(),
         timers: Timers { itimers: Vec::new(), posix },
-        attributes,
+        states,
         files,
     };
-    let notes = all_notes(pid, voice, &status, &image, shared.notes);
+    let notes = all_notes(&seen, &image, shared.notes);
     Ok(Described { image, obstacles, notes })
 }
 
-fn attributes_of(voice: i32, status: &Status) -> Result<Attributes, PreloadError> {
-    Ok(Attributes {
-        dumpable: 1,
-        confinement: confinement::capture(&voice.to_string()),
-        autogroup: scheduling::autogroup(voice),
-        ..attributes::capture(voice, status)?
-    })
-}
-
-fn all_notes(pid: i32, voice: i32, status: &Status, image: &ProcessImage, shared: Vec<Note>) -> Vec<Note> {
+fn all_notes(seen: &SeenProcess<'_>, image: &ProcessImage, shared: Vec<Note>) -> Vec<Note> {
+    let pid = seen.pid;
     let mut notes = image.files.notes.clone();
-    notes.extend(attributes::notes(voice, status));
+    notes.extend(process::notes(seen));
     notes.extend(half_done::notes(pid, &tids(pid).unwrap_or_default()));
     notes.extend(shared);
-    notes.extend(confinement::notes(pid, status.uids[0]));
     notes.extend(room::notes(pid));
     notes.push(timers::note(pid));
     notes.extend(overruns::note(&image.timers.posix));
@@ -157,7 +149,6 @@ fn of_threads(pid: i32, voice: i32, tids: &[i32]) -> Vec<Obstacle> {
     let mut obstacles = seccomp::obstacles(pid, tids);
     obstacles.extend(namespaces::obstacles(voice, tids));
     obstacles.extend(sharing::obstacles(pid, tids));
-    obstacles.extend(confinement::obstacles(voice, tids));
     obstacles.extend(sysv::obstacles(pid));
     obstacles.extend(tids.iter().flat_map(|tid| probes::outside(pid, *tid)));
     obstacles

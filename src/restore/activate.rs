@@ -21,14 +21,15 @@ use super::{RestoreError, descriptors, guards, mapper};
 use crate::image::memory::{MemoryImage, MmFields};
 use crate::image::process::{Credentials, ProcessImage, ThreadImage};
 use crate::state::files::{EpollAdd, RestoreContext};
+use crate::state::seam::process::ProcessStage;
 use crate::state::{
-    attributes, credentials, memory_modes, mm_fields, modes, scheduling, signals, threads, timers, waits,
+    credentials, memory_modes, mm_fields, modes, process, scheduling, signals, threads, timers, waits,
 };
 use crate::sys::kernel::Kernel;
 use crate::sys::regs::from_words;
 use crate::sys::time::{now_ns, since_boottime};
-use crate::tracee::Remote;
 use crate::tracee::thread::Thread;
+use crate::tracee::{Batch, Remote};
 use crate::transport::protocol::Moments;
 
 const ERESTART_RESTARTBLOCK: i64 = -516;
@@ -57,7 +58,7 @@ pub fn activate(
     mapper::finish(skeleton)?;
     objects.finish(&image.memory.layout.objects)?;
     // while it still has our credentials: another user's limits are not ours to set
-    attributes::put_outside(skeleton.pid, &image.attributes)?;
+    process::put(&image.states, skeleton.pid, ProcessStage::Outside, &mut skeleton.batch())?;
     let have = skeleton_credentials()?;
     // the leader last: a change of anybody's credentials resets what is the process's
     for thread in image.threads.iter().rev() {
@@ -106,8 +107,9 @@ fn put_process(
     moments: &Moments,
 ) -> Result<(), RestoreError> {
     let mut batch = skeleton.batch();
-    signals::put_actions(&mut batch, &image.actions);
-    skeleton.as_user(&mut batch, |batch| attributes::put_early(batch, &image.attributes));
+    let put = |stage, batch: &mut Batch| process::put(&image.states, skeleton.pid, stage, batch);
+    put(ProcessStage::Inside, &mut batch)?;
+    skeleton.as_user(&mut batch, |batch| put(ProcessStage::AsUser, batch))?;
     memory_modes::put_early(&mut batch, &image.memory.modes);
     mm_fields::put(&mut batch, &image.memory.mm, mm_fields::NO_EXE);
     let queued: Vec<_> = image
@@ -157,7 +159,7 @@ fn put_thread(
         modes::put(&mut batch, thread.modes);
     }
     if thread.tid == image.pid {
-        attributes::put_late(&mut batch, &image.attributes);
+        process::put(&image.states, skeleton.pid, ProcessStage::Last, &mut batch)?;
         memory_modes::put_late(&mut batch, &image.memory.modes);
     }
     threads::put_rseq(&mut batch, thread);

@@ -31,7 +31,7 @@ use crate::image::{
     check as image_check,
 };
 use crate::state::files::{Access, FileCheck, RestoreContext, UnixPair, Vetted, check_file};
-use crate::state::{scheduling, waits};
+use crate::state::{sanity, scheduling, waits};
 use crate::sys::process::{only, set_affinity};
 use crate::sys::rights::Rights;
 use crate::sys::time::{ClockOffsets, since_boottime};
@@ -67,7 +67,7 @@ pub struct StoppedTree(TreeImage);
 impl StoppedTree {
     /// Nonsense is refused.
     pub fn check(tree: TreeImage) -> Result<Self, RestoreError> {
-        image_check::tree(&tree, true).map_err(RestoreError::Nonsense)?;
+        sanity::tree(&tree, true).map_err(RestoreError::Nonsense)?;
         Ok(StoppedTree(tree))
     }
 

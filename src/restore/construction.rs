@@ -176,7 +176,7 @@ impl Session {
         for (at, image) in tree.processes() {
             self.authority.map_users(image).map_err(|o| RestoreError::NotPermitted(o.to_string()))?;
             self.authority.check(image)?;
-            self.authority.bound(image);
+            self.authority.bound(image)?;
             work.builder.set_rights(at, self.authority.rights(image))?;
         }
         self.authority.still_holds()?;

@@ -14,6 +14,8 @@ use super::RestoreError;
 use crate::image::files::{FileKind, OpenFile, PeerCredentials, UnixSocket};
 use crate::image::process::{Credentials, ProcessImage};
 use crate::image::{Backing, FilePath, Note, Obstacle};
+use crate::state::process::{self, limits::ResourceLimits};
+use crate::state::seam::State as _;
 use crate::sys::process::prlimit;
 use crate::sys::rights::Rights;
 use crate::transport::permit::{Day, Permit, Users};
@@ -56,14 +58,14 @@ impl Authority {
 
     /// What of the state goes too far.
     pub fn check(&self, image: &ProcessImage) -> Result<(), RestoreError> {
-        match self.obstacles(image).first() {
+        match self.obstacles(image)?.first() {
             None => Ok(()),
             Some(first) => Err(self.refused(&first.to_string())),
         }
     }
 
     /// Everything about the process that goes too far.
-    pub fn obstacles(&self, image: &ProcessImage) -> Vec<Obstacle> {
+    pub fn obstacles(&self, image: &ProcessImage) -> Result<Vec<Obstacle>, RestoreError> {
         let mut found = Found { peer: self.peer, all: Vec::new() };
         self.users(image, &mut found);
         let (memory, mapped) = sizes(image);
@@ -77,11 +79,12 @@ impl Authority {
             }
         }
         if !self.permit.is_root() {
-            self.powers(image, &mut found);
+            self.powers(image, &mut found)?;
         }
         if !self.permit.paths.is_empty() {
             // links are followed with the user's own eyes
-            let look = || image_paths(image).into_iter().filter(|path| !self.is_below(path)).collect();
+            let paths = image_paths(image)?;
+            let look = || paths.into_iter().filter(|path| !self.is_below(path)).collect();
             let outside: Vec<FilePath> = match self.rights(image) {
                 Some(rights) => rights.with(look).unwrap_or_else(|_| vec!["its files".into()]),
                 None => look(),
@@ -97,7 +100,7 @@ impl Authority {
         for obstacle in &found.all {
             tracing::warn!(fingerprint = %self.peer, pid = image.pid, "refused: {obstacle}");
         }
-        found.all
+        Ok(found.all)
     }
 
     /// Makes the users of the peer those that they are here. Before anything else is asked about the process.
@@ -255,7 +258,7 @@ impl Authority {
     }
 
     /// What only root could have given it, or could give it here.
-    fn powers(&self, image: &ProcessImage, found: &mut Found) {
+    fn powers(&self, image: &ProcessImage, found: &mut Found) -> Result<(), RestoreError> {
         const ANY: &str = "--users any";
         const IOPRIO_RT: i32 = 1;
         for thread in &image.threads {
@@ -266,18 +269,15 @@ impl Authority {
                 found.add(&format!("thread {}", thread.tid), "it runs ahead of others".into(), ANY);
             }
         }
-        let own_score = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap_or_default();
-        if image.attributes.oom_score_adj < own_score.trim().parse().unwrap_or(0) {
-            found.add("oom_score_adj", "it is spared when memory runs out".into(), ANY);
-        }
-        if !image.attributes.root.is_root() {
-            found.add("root directory", format!("it is {}", image.attributes.root), ANY);
+        for (object, why) in process::powers(&image.states)? {
+            found.add(object, why, ANY);
         }
         let lowest = std::fs::read_to_string("/proc/sys/vm/mmap_min_addr").unwrap_or_default();
         let lowest = lowest.trim().parse::<u64>().unwrap_or(65536);
         if image.memory.layout.vmas.first().is_some_and(|vma| vma.start < lowest) {
             found.add("memory", format!("it has some below {lowest:#x}"), ANY);
         }
+        Ok(())
     }
 
     /// With whose rights its files are opened; `None`: with ours.
@@ -292,9 +292,10 @@ impl Authority {
     }
 
     /// Takes from the image what root could give and the peer may not ask for.
-    pub fn bound(&self, image: &mut ProcessImage) {
+    pub fn bound(&self, image: &mut ProcessImage) -> Result<(), RestoreError> {
         let own = std::process::id() as i32;
-        for (r, limit) in image.attributes.limits.iter_mut().enumerate() {
+        let mut limits = ResourceLimits::of(&image.states)?;
+        for (r, limit) in limits.0.iter_mut().enumerate() {
             let mut most = u64::MAX;
             if !self.permit.is_root()
                 && let Ok((_, hard)) = prlimit(own, r as u32, None)
@@ -309,6 +310,7 @@ impl Authority {
             }
             *limit = (limit.0.min(most), limit.1.min(most));
         }
+        Ok(limits.store(&mut image.states)?)
     }
 
     /// Mapped files that came later: they must lie where its files may lie.
@@ -361,7 +363,7 @@ fn sizes(image: &ProcessImage) -> (u64, u64) {
 }
 
 /// All paths by which the process reaches files.
-fn image_paths(image: &ProcessImage) -> BTreeSet<FilePath> {
+fn image_paths(image: &ProcessImage) -> Result<BTreeSet<FilePath>, RestoreError> {
     let open = image.files.files.iter().filter_map(|file| match &file.kind {
         FileKind::Regular { path, .. } | FileKind::Directory { path, .. } | FileKind::Place { path, .. } => {
             Some(path)
@@ -375,9 +377,11 @@ fn image_paths(image: &ProcessImage) -> BTreeSet<FilePath> {
     });
     // everybody may be at the top
     let apart = image.threads.iter().filter_map(|thread| Some(&thread.directory.as_ref()?.cwd));
-    let others =
-        [&image.attributes.cwd, &image.memory.exe].into_iter().chain(apart).filter(|path| !path.is_root());
-    open.chain(mapped).chain(image.memory.files.iter().map(|(path, _)| path)).chain(others).cloned().collect()
+    let states = process::paths(&image.states)?;
+    let others = states.iter().map(|(_, path)| path).chain([&image.memory.exe]).chain(apart);
+    let others = others.filter(|path| !path.is_root());
+    let files = image.memory.files.iter().map(|(path, _)| path);
+    Ok(open.chain(mapped).chain(files).chain(others).cloned().collect())
 }
 
 /// A group that a login of that user would not have on this host.

@@ -11,7 +11,8 @@ use crate::image::files::ContentHashes;
 use crate::image::process::ProcessImage;
 use crate::image::{FilePath, Note, Obstacle};
 use crate::state::files::{self, Access, FileCheck, Vetted};
-use crate::state::{attributes, confinement, credentials, program, reasons, scheduling, timers};
+use crate::state::seam::TargetHost;
+use crate::state::{credentials, process, program, reasons, scheduling, timers};
 use crate::sys::kernel::Kernel;
 use crate::sys::time::ClockOffsets;
 use crate::transport::protocol::{Description, PidChoice};
@@ -45,14 +46,14 @@ pub fn check(
     }
     let kernel = Kernel::here();
     for process in &description.tree.processes {
-        check_process(kernel, description, process, &mut found);
-        found.obstacles.extend(authority.obstacles(process));
+        check_process(kernel, description, process, &mut found)?;
+        found.obstacles.extend(authority.obstacles(process)?);
         found.obstacles.extend(room::obstacles(process, place, home));
         match authority.rights(process) {
-            None => check_files(process, hashes, &mut found),
+            None => check_files(process, hashes, &mut found)?,
             Some(rights) => rights
                 .with(|| check_files(process, hashes, &mut found))
-                .map_err(RestoreError::io("taking the rights of its user"))?,
+                .map_err(RestoreError::io("taking the rights of its user"))??,
         }
         let namespace = found.namespace || description.pid_mode == PidChoice::Namespace;
         if namespace && authority.permit.no_namespaces {
@@ -76,22 +77,23 @@ fn check_process(
     description: &Description,
     process: &ProcessImage,
     found: &mut Reservation,
-) {
+) -> Result<(), RestoreError> {
     check_pid(description, process, found);
     check_rights(kernel, process, found);
-    found.obstacles.extend(attributes::limit_obstacles(&process.attributes));
-    found.obstacles.extend(confinement::obstacle_here(process.pid, &process.attributes));
-    found.notes.extend(confinement::notes_here(process.pid, &process.attributes));
     found.notes.extend(credentials::notes_here(process));
-    let cpus = scheduling::online_cpus();
-    for thread in process.threads.iter().filter(|t| !scheduling::can_run(&t.sched, &cpus)) {
+    let host = TargetHost { cpus: scheduling::online_cpus() };
+    let cpus = &host.cpus;
+    let (obstacles, notes) = process::here(process.pid, &process.states, &host)?;
+    found.obstacles.extend(obstacles);
+    found.notes.extend(notes);
+    for thread in process.threads.iter().filter(|t| !scheduling::can_run(&t.sched, cpus)) {
         found.obstacles.push(Obstacle::new(
             format!("thread {}", thread.tid),
             "it may run only on CPUs that the target does not have",
             "widen its affinity with taskset",
         ));
     }
-    found.obstacles.extend(scheduling::obstacles(&process.threads, &cpus));
+    found.obstacles.extend(scheduling::obstacles(&process.threads, cpus));
     check_vdso(process, found);
     if !kernel.timer_ids && !timers::countable(&process.timers.posix) {
         found.obstacles.push(Obstacle::new(
@@ -102,10 +104,15 @@ fn check_process(
     }
     found.obstacles.extend(super::memory_modes::obstacles(kernel, process));
     found.obstacles.extend(super::huge_pages::obstacles(kernel, &process.memory.huge_pages));
+    Ok(())
 }
 
 /// With the rights of the process's user, where the peer may send no other.
-fn check_files(process: &ProcessImage, hashes: &ContentHashes, found: &mut Reservation) {
+fn check_files(
+    process: &ProcessImage,
+    hashes: &ContentHashes,
+    found: &mut Reservation,
+) -> Result<(), RestoreError> {
     for (path, identity) in &process.memory.files {
         match files::check_file(&format!("mapped file {path}"), path, identity, Access::Read, hashes) {
             FileCheck::Same => {}
@@ -121,8 +128,9 @@ fn check_files(process: &ProcessImage, hashes: &ContentHashes, found: &mut Reser
     found.vetted.extend(open.vetted);
     let apart = process.threads.iter().filter_map(|thread| thread.directory.as_ref());
     let apart = apart.map(|own| ("current directory", &own.cwd));
-    let places = [("current directory", &process.attributes.cwd), ("program", &process.memory.exe)];
-    for (what, path) in places.into_iter().chain(apart) {
+    let places = process::paths(&process.states)?;
+    let places = places.iter().map(|(what, path)| (*what, path));
+    for (what, path) in places.chain([("program", &process.memory.exe)]).chain(apart) {
         if !path.as_path().exists() {
             found.obstacles.push(Obstacle::new(
                 format!("{what} {path}"),
@@ -132,6 +140,7 @@ fn check_files(process: &ProcessImage, hashes: &ContentHashes, found: &mut Reser
         }
     }
     found.obstacles.extend(not_executable(process.memory.exe.as_path()));
+    Ok(())
 }
 
 /// The kernel lets a process say which program it runs only if that could be executed.

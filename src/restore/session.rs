@@ -23,7 +23,7 @@ use crate::handover::{Target, TargetAction, TargetEvent};
 use crate::image::files::ContentHashes;
 use crate::image::process::LateSignal;
 use crate::image::{Note, Obstacle, ProcessIndex, check as image_check};
-use crate::state::threads;
+use crate::state::{sanity, threads};
 use crate::sys::chain;
 use crate::sys::kernel::Kernel;
 use crate::sys::time::{Ticker, initial_clocks};
@@ -307,7 +307,7 @@ impl Session {
     fn receive(&mut self, mut description: Description) -> Result<(), RestoreError> {
         self.patience = SILENCE;
         image_check::id(&description.id)
-            .and_then(|()| image_check::tree(&description.tree, false))
+            .and_then(|()| sanity::tree(&description.tree, false))
             .map_err(RestoreError::Nonsense)?;
         let foreign: Vec<Note> =
             description.tree.processes.iter().flat_map(|p| self.authority.foreign_sockets(p)).collect();

@@ -38,6 +38,14 @@ pub enum StateError {
         /// Which field.
         field: &'static str,
     },
+    /// A state in an image is missing, or is nothing that its kind can be.
+    #[error("the state `{name}` of an image: {why}")]
+    Nonsense {
+        /// Which kind.
+        name: &'static str,
+        /// What is wrong with it.
+        why: &'static str,
+    },
     /// The process has something that cannot be carried, and that was not there at preflight.
     #[error("the process has changed since it was checked: {0}")]
     Obstacles(String),

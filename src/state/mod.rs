@@ -2,6 +2,9 @@
 //!
 //! | file | state |
 //! |---|---|
+//! | [`seam`] | what a kind of state is: the traits |
+//! | [`process`] | the list of those of a process: directories, limits, signal actions, prctl flags, labels |
+//! | [`sanity`] | what an image from another host must look like |
 //! | [`memory_map`] | mappings, their flags, the vDSO |
 //! | [`vm_flags`] | flags of mappings |
 //! | [`guard_pages`] | guard pages without a mapping of their own |
@@ -12,7 +15,7 @@
 //! | [`threads`] | registers, masks, alternate stacks, rseq, robust lists, tid addresses |
 //! | [`modes`] | of each thread: personality, time stamp counter, memory errors, parent's death |
 //! | [`waits`] | system calls that the freeze interrupted |
-//! | [`signals`] | actions and queued signals |
+//! | [`signals`] | queued signals |
 //! | [`timers`] | interval timers and POSIX timers |
 //! | [`credentials`] | uids, gids, groups, capabilities |
 //! | [`robust`] | robust futex lists when a copy ends |
@@ -29,16 +32,12 @@
 //! | [`sharing`] | what other processes share with it (refused), directories of a thread's own |
 //! | [`sysv`] | System V queues and semaphores that it uses (refused) |
 //! | [`probes`] | Landlock, keyrings, descriptor tables: what shows nowhere (refused) |
-//! | [`confinement`] | security labels, the login |
-//! | [`attributes`] | directories, umask, limits, prctl flags |
 //! | [`digest`] | hashes of memory, for `--verify` |
 //! | [`files`] | descriptors, one file per kind |
 //! | [`verdicts`] | what a move does with each kind of state: the table behind `docs/SUPPORT.md` |
 //!
-//! To add a kind of descriptor: one new file in `files/` and one line in its list.
+//! To add a kind of state of a process: one new file in `process/` and one line in its list. Of a descriptor: `files/kinds.rs`.
 
-pub mod attributes;
-pub mod confinement;
 pub mod credentials;
 pub mod digest;
 pub mod error;
@@ -55,11 +54,14 @@ pub mod namespaces;
 pub mod numa;
 pub mod overruns;
 pub mod probes;
+pub mod process;
 pub mod program;
 pub mod reasons;
 pub mod robust;
 pub mod room;
+pub mod sanity;
 pub mod scheduling;
+pub mod seam;
 pub mod seccomp;
 pub mod shared_memory;
 pub mod sharing;

@@ -59,22 +59,6 @@ fn covers(mask: &[u8], all: &[u8]) -> bool {
     all.iter().enumerate().all(|(i, byte)| mask.get(i).copied().unwrap_or(0) & byte == *byte)
 }
 
-/// Nice value of the task group that the kernel makes of a session (`CONFIG_SCHED_AUTOGROUP`): `/autogroup-7 nice 0`.
-pub fn autogroup(pid: i32) -> Option<i32> {
-    let text = std::fs::read_to_string(format!("/proc/{pid}/autogroup")).ok()?;
-    text.trim().rsplit_once(" nice ")?.1.parse().ok()
-}
-
-/// Sets it, for the session of its own that the process has here. The kernel lets an ordinary user do that ten times a second.
-pub fn put_autogroup(pid: i32, want: Option<i32>) {
-    let (Some(want), Some(have)) = (want, autogroup(pid)) else { return };
-    if want != have
-        && let Err(e) = std::fs::write(format!("/proc/{pid}/autogroup"), want.to_string())
-    {
-        tracing::warn!(pid, error = %e, "the nice value of its session could not be set as it was at the source");
-    }
-}
-
 /// The CPUs that are online here, as the kernel's bit mask.
 pub fn online_cpus() -> Vec<u8> {
     let text = std::fs::read_to_string("/sys/devices/system/cpu/online").unwrap_or_default();

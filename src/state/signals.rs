@@ -1,53 +1,21 @@
-//! Signal actions and queued signals.
+//! Queued signals.
 //!
-//! Actions are read and set by `rt_sigaction` inside the process (`struct kernel_sigaction`: handler, flags,
-//! restorer, mask). Queued signals are copied by `PTRACE_PEEKSIGINFO` and queued again by the thread itself:
+//! They are copied by `PTRACE_PEEKSIGINFO` and queued again by the thread itself:
 //! only to itself may a thread send a signal with any `si_code` (`do_rt_sigqueueinfo`).
 
 use serde::{Deserialize, Serialize};
 
 use super::error::StateError;
-use crate::image::process::{ProcessImage, SigAction, Siginfo};
+use crate::image::process::{ProcessImage, Siginfo};
 use crate::sys::ptrace::{self, SiginfoBytes};
-use crate::tracee::{Batch, Outcome, TraceeError};
+use crate::tracee::{Batch, TraceeError};
 
 const SIGNALS: usize = 64;
-const ACTION: usize = 32;
 
 const SI_KERNEL: i32 = 0x80;
 const SI_SIGIO: i32 = -5;
 /// `si_code` of a signal to one thread.
 pub const SI_TKILL: i32 = -6;
-
-/// Asks for all actions; the answer lies at the returned address.
-pub fn ask(batch: &mut Batch) -> u64 {
-    let at = batch.space(SIGNALS * ACTION);
-    for signal in 1..=SIGNALS as u64 {
-        let old = at + (signal - 1) * ACTION as u64;
-        batch.call("rt_sigaction", libc::SYS_rt_sigaction, &[signal, 0, old, 8]);
-    }
-    at
-}
-
-/// Reads the answer.
-pub fn answer(outcome: &Outcome, at: u64) -> Vec<SigAction> {
-    (0..SIGNALS as u64)
-        .map(|i| std::array::from_fn(|w| outcome.word(at + i * ACTION as u64 + w as u64 * 8)))
-        .collect()
-}
-
-/// Sets all actions.
-pub fn put_actions(batch: &mut Batch, actions: &[SigAction]) {
-    for (i, action) in actions.iter().enumerate().take(SIGNALS) {
-        let signal = i as i32 + 1;
-        if signal == libc::SIGKILL || signal == libc::SIGSTOP {
-            continue;
-        }
-        let bytes: Vec<u8> = action.iter().flat_map(|w| w.to_le_bytes()).collect();
-        let at = batch.bytes(&bytes);
-        batch.call("rt_sigaction", libc::SYS_rt_sigaction, &[signal as u64, at, 0, 8]);
-    }
-}
 
 /// Copies the signals queued to a stopped thread, or to its whole process.
 pub fn queued(tid: i32, shared: bool) -> Result<Vec<Siginfo>, StateError> {

@@ -20,7 +20,6 @@
 //! | [`listener`] | [`Listener`], the target's side: bounded handshakes, accepted peers |
 //! | [`hello`] | what a side is; whether two sides can talk |
 //! | [`frame`] | the eight bytes before every body; pure |
-//! | [`meter`] | decoding with a bound on memory |
 //! | [`page_head`] | whose the pages of a frame are; pure |
 //! | [`protocol`] | what the two sides say to each other |
 //! | [`vigil`] | silence, noticed by both sides at once |
@@ -41,7 +40,6 @@ pub mod hello;
 pub mod identity;
 pub mod lane;
 pub mod listener;
-pub mod meter;
 pub mod page_head;
 pub mod permit;
 pub mod private_dir;

@@ -91,7 +91,7 @@ pub struct Frame {
 impl Frame {
     /// The body as the postcard encoding of exactly one `T`.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T, WireError> {
-        let (value, rest) = super::meter::decode_owned(&self.body)
+        let (value, rest) = crate::image::bounded::decode_owned(&self.body)
             .map_err(|source| WireError::Decode { kind: self.kind, source })?;
         if !rest.is_empty() {
             return Err(WireError::Trailing { kind: self.kind, extra: rest.len() });

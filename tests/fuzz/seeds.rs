@@ -9,11 +9,16 @@ use ulpm::image::files::{
 };
 use ulpm::image::inode::Inode;
 use ulpm::image::memory::{HugePages, Layout, MemoryModes, MemoryObject, MmFields, Vdso};
-use ulpm::image::process::{Attributes, LateSignal, PosixTimer, Timers, Wait};
+use ulpm::image::process::{LateSignal, PosixTimer, Timers, Wait};
 use ulpm::image::{
     Backing, FIRST, MemoryImage, Note, ObjectId, Obstacle, PageOwner, PageRange, ProcessImage, ProcessIndex,
-    ThreadImage, TreeImage, Vma, VmaFlags,
+    States, ThreadImage, TreeImage, Vma, VmaFlags,
 };
+use ulpm::state::process;
+use ulpm::state::process::confinement::Confinement;
+use ulpm::state::process::limits::ResourceLimits;
+use ulpm::state::process::signal_actions::SignalActions;
+use ulpm::state::seam::State as _;
 use ulpm::sys::time::ClockOffsets;
 use ulpm::transport::frame::Header;
 use ulpm::transport::lane::{
@@ -184,6 +189,15 @@ fn files() -> FilesImage {
     }
 }
 
+fn states() -> States {
+    let mut states = process::defaults().unwrap();
+    let label = Some("unconfined".to_owned());
+    SignalActions(vec![[0, 1, 2, 3]; 64]).store(&mut states).unwrap();
+    ResourceLimits(vec![(1024, u64::MAX); 16]).store(&mut states).unwrap();
+    Confinement { label, login: 0, session: 1 }.store(&mut states).unwrap();
+    states
+}
+
 fn tree() -> TreeImage {
     let thread = |tid| ThreadImage {
         tid,
@@ -221,15 +235,9 @@ fn tree() -> TreeImage {
         pid: 7,
         memory,
         threads: vec![thread(7), thread(8)],
-        actions: vec![[0, 1, 2, 3]; 64],
         queued: Vec::new(),
         timers: Timers { itimers: vec![[0, 0, 1, 0]; 3], posix: vec![timer] },
-        attributes: Attributes {
-            cwd: "/".into(),
-            root: "/".into(),
-            limits: vec![(1024, u64::MAX); 16],
-            ..Attributes::default()
-        },
+        states: states(),
         files: files(),
     }])
 }

@@ -163,3 +163,21 @@ pub(crate) fn defined(item: &syn::Item) -> Option<String> {
         _ => type_name(item),
     }
 }
+
+/// Modules that a list of `kinds!` declares: each of its lines is `FILE::TYPE;`.
+pub(crate) fn listed_modules(item: &syn::Item) -> Vec<syn::ItemMod> {
+    let syn::Item::Macro(list) = item else { return Vec::new() };
+    if !list.mac.path.is_ident("kinds") {
+        return Vec::new();
+    }
+    let tokens: Vec<TokenTree> = list.mac.tokens.clone().into_iter().collect();
+    let file = |tokens: &[TokenTree]| match tokens {
+        [TokenTree::Ident(file), TokenTree::Punct(one), TokenTree::Punct(two), TokenTree::Ident(_)]
+            if one.as_char() == ':' && two.as_char() == ':' =>
+        {
+            Some(syn::parse_quote!(mod #file;))
+        }
+        _ => None,
+    };
+    tokens.windows(4).filter_map(file).collect()
+}

@@ -75,6 +75,11 @@ impl Source {
                 }
                 continue;
             }
+            for inner in names::listed_modules(item) {
+                here.children.insert(inner.ident.to_string());
+                let below = [module.clone(), vec![inner.ident.to_string()]].concat();
+                self.file(&child_file(path, &inner, module.is_empty()), below, test);
+            }
             if let Some(name) = names::defined(item) {
                 here.items.insert(name);
             }

@@ -6,7 +6,7 @@ pub(super) const ROWS: &[Row] = &[
     limited(
         "PR_GET_DUMPABLE",
         "core dumps, and who may trace it",
-        crate::state::attributes::CORE_FOR_ROOT,
+        crate::state::process::dumpable::CORE_FOR_ROOT,
         "bare",
     ),
     limited(

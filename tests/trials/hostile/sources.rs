@@ -10,8 +10,13 @@ use ulpm::image::files::{FdSlot, FileIdentity, FileKind, FileOwner, OpenFile, Ow
 use ulpm::image::memory::MemoryObject;
 use ulpm::image::process::Wait;
 use ulpm::image::{
-    Backing, FIRST, ObjectId, PageRange, ProcessImage, ProcessIndex, TreeImage, Vma, VmaFlags,
+    Backing, FIRST, ObjectId, PageRange, ProcessImage, ProcessIndex, States, TreeImage, Vma, VmaFlags,
 };
+use ulpm::state::process::directories::Directories;
+use ulpm::state::process::dumpable::Dumpable;
+use ulpm::state::process::limits::ResourceLimits;
+use ulpm::state::process::oom_score_adj::OomScoreAdj;
+use ulpm::state::seam::State;
 use ulpm::transport::Identity;
 use ulpm::transport::hello;
 use ulpm::transport::page_head::PrivateHead;
@@ -152,6 +157,22 @@ fn regular(path: &str, mode: u32) -> FileKind {
     FileKind::Regular { path: path.into(), pos: 0, identity }
 }
 
+/// Another one in place of a state that the process has.
+fn change<S: State>(p: &mut ProcessImage, lie: impl FnOnce(&mut S)) {
+    let mut state = S::of(&p.states).expect("the truth has every state");
+    lie(&mut state);
+    state.store(&mut p.states).expect("a lie can be written as well as the truth");
+}
+
+/// All states but one, which nobody may leave out: the process would keep that of `ulpm serve`.
+fn without(states: &States, name: &str) -> States {
+    let mut left: Vec<(String, Vec<u8>)> =
+        states.iter().map(|(own, bytes)| (own.to_owned(), bytes.to_vec())).collect();
+    left.retain(|(own, _)| own != name);
+    let bytes = postcard::to_stdvec(&left).expect("names and bytes");
+    postcard::from_bytes(&bytes).expect("as states travel")
+}
+
 /// Each is refused, by an obstacle or at once; what is a place in the answer is told by the words.
 const LIES: &[Lie] = &[
     ("mapping", |p| p.memory.layout.vmas.push(vma(0xffff_8000_0000_0000, 0xffff_8000_0001_0000))),
@@ -172,9 +193,13 @@ const LIES: &[Lie] = &[
     }),
     ("pid", |p| p.pid = -1),
     ("leader", |p| p.threads[0].tid = 1),
-    ("limits", |p| p.attributes.limits.push((1, 1))),
+    ("limits", |p| change::<ResourceLimits>(p, |limits| limits.0.push((1, 1)))),
+    ("without oom_score_adj", |p| p.states = without(&p.states, OomScoreAdj::NAME)),
+    ("not known here", |p| p.states.set("unheard_of", vec![1])),
+    ("dumpable", |p| p.states.set(Dumpable::NAME, vec![0xff; 100_000])),
+    ("cannot be read", |p| p.states.set(Dumpable::NAME, vec![1, 1])),
     ("wait", |p| p.threads[0].wait = Some(Wait { nr: 59, args: [0; 6], left_ns: 1 })),
-    ("path", |p| p.attributes.cwd = "../../etc".into()),
+    ("path", |p| change::<Directories>(p, |own| own.cwd = "../../etc".into())),
     ("path", |p| open(p, 0, regular("etc/shadow", 0o100_644))),
     ("cannot be opened", |p| {
         open(p, 0, FileKind::CharDevice { path: "/dev/mem".into(), major: 1, minor: 1 });

@@ -28,6 +28,8 @@ pub(crate) enum Need {
     Swap,
     /// systemd, and the right to make it the init of namespaces.
     Systemd,
+    /// cargo, to build.
+    Cargo,
     /// Linux of at least this version.
     Kernel(u32, u32),
 }
@@ -53,6 +55,10 @@ impl Need {
             Need::HugePages => super::huge_pages::missing(),
             Need::Swap => super::swap::Swap::missing(),
             Need::Systemd => super::systemd::missing(),
+            Need::Cargo => {
+                let version = Command::new(cargo()).arg("--version").stdout(Stdio::null()).status();
+                version.is_err().then(|| "cargo is not installed".to_owned())
+            }
             Need::Kernel(major, minor) => {
                 let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
                 let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
@@ -115,6 +121,11 @@ pub(crate) fn memory_groups() -> Option<PathBuf> {
     std::fs::create_dir(&probe).ok()?;
     std::fs::remove_dir(&probe).ok()?;
     Some(place)
+}
+
+/// The cargo that runs these tests, or the one in our path.
+pub(crate) fn cargo() -> PathBuf {
+    std::env::var_os("CARGO").map_or_else(|| "cargo".into(), PathBuf::from)
 }
 
 /// A program of the distribution, as a host's path finds it.

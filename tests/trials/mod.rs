@@ -6,6 +6,7 @@ mod bad_input;
 mod busy;
 mod commands;
 mod confined;
+mod example;
 mod exit_codes;
 pub(crate) mod faults;
 mod half_way;
@@ -84,6 +85,7 @@ pub(crate) fn all(in_a_machine: bool) -> Vec<Trial> {
     trials.extend(trackers::trials());
     trials.extend(unit::trials());
     trials.extend(words::trials());
+    trials.extend(example::trials());
     trials.extend(exit_codes::trials());
     trials.extend(advice::trials());
     trials.extend(profile::trials());
@@ -95,7 +97,7 @@ pub(crate) fn all(in_a_machine: bool) -> Vec<Trial> {
 
 /// Those that take longest begin first, so that nothing waits for the last of them; those that need a calm machine come last.
 fn turn(name: &str) -> u8 {
-    const LONG: [&str; 6] = ["loop ", "oracle ", "late runs", "late cut", "fault ", "killed "];
+    const LONG: [&str; 7] = ["example ", "loop ", "oracle ", "late runs", "late cut", "fault ", "killed "];
     match name {
         name if ALONE.iter().any(|alone| name.starts_with(alone)) => 3,
         name if CALM.iter().any(|calm| name.starts_with(calm)) => 2,

@@ -15,8 +15,9 @@ use crate::precopy::control;
 use crate::state::sanity;
 use crate::transport::frame::Header;
 use crate::transport::lane::{FromHolder, FromSource, LazyPlan, PagesHead};
+use crate::transport::message::Message;
 use crate::transport::protocol::{self, ToSource, ToTarget};
-use crate::transport::{HostPort, trust, words};
+use crate::transport::{Frame, HostPort, hello, trust, words};
 
 /// A door: its name and what is behind it.
 pub type Door = (&'static str, fn(&[u8]));
@@ -54,6 +55,17 @@ fn decoded<T: Serialize + DeserializeOwned + std::fmt::Debug>(bytes: &[u8]) -> O
     Some(value)
 }
 
+/// What a frame says: its kind, and its body.
+fn said<M: Message + std::fmt::Debug>(bytes: &[u8]) -> Option<M> {
+    let (kind, body) = bytes.split_first_chunk()?;
+    let frame = Frame { kind: u16::from_le_bytes(*kind), body: body.to_vec().into() };
+    let message = M::read(&frame).ok()??;
+    let back = Frame::of(&message).expect("what was decoded can be encoded").message::<M>();
+    let back = back.expect("what was encoded can be decoded");
+    assert_eq!(format!("{back:?}"), format!("{message:?}"));
+    Some(message)
+}
+
 /// Headers of frames, at each stage of a conversation.
 fn frame(bytes: &[u8]) {
     for cap in [protocol::cap, protocol::greeting_cap, protocol::description_cap, protocol::answer_cap] {
@@ -66,7 +78,7 @@ fn frame(bytes: &[u8]) {
 
 /// What a source says.
 fn to_target(bytes: &[u8]) {
-    match decoded::<ToTarget>(bytes) {
+    match said::<ToTarget>(bytes) {
         Some(ToTarget::Describe(description)) => {
             let _ = check::id(&description.id).and_then(|()| sanity::tree(&description.tree, false));
         }
@@ -76,6 +88,7 @@ fn to_target(bytes: &[u8]) {
                 let _ = (range.len(), range.pages(), range.chunks(1 << 18).next());
             }
         }
+        Some(ToTarget::Hello(theirs)) => drop(hello::check(&hello::ours(), &theirs)),
         Some(ToTarget::Settle(id)) => drop(check::id(&id)),
         _ => {}
     }
@@ -83,7 +96,7 @@ fn to_target(bytes: &[u8]) {
 
 /// What a target says.
 fn to_source(bytes: &[u8]) {
-    match decoded::<ToSource>(bytes) {
+    match said::<ToSource>(bytes) {
         Some(ToSource::Failed(why)) => assert!(!words::said(&why).contains(char::is_control)),
         Some(ToSource::Preflight { obstacles, notes }) => {
             let obstacles = obstacles.iter().map(|o| words::obstacle(o).to_string());
@@ -118,8 +131,8 @@ fn lane(bytes: &[u8]) {
     if let Some((head, content)) = PagesHead::decode(bytes) {
         assert_eq!([&head.encode()[..], content].concat(), bytes);
     }
-    decoded::<FromHolder>(bytes);
-    decoded::<FromSource>(bytes);
+    said::<FromHolder>(bytes);
+    said::<FromSource>(bytes);
     decoded::<LazyPlan>(bytes);
 }
 

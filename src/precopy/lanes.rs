@@ -22,6 +22,7 @@ use super::page_server::{Answer, Memory, Unanswerable};
 use crate::image::PAGE_SIZE;
 use crate::tracee::together::{Haste, hasten};
 use crate::transport::lane::{FromHolder, FromSource, LaneKind, LazyRange, LazyReport};
+use crate::transport::message::Message as _;
 use crate::transport::protocol::{MigrationId, ToSource, ToTarget, cap, kind};
 use crate::transport::wire::Frame;
 use crate::transport::{Connected, Identity, TrustStore, Way, Wire, WireError, connect_by, open_wire};
@@ -299,7 +300,7 @@ impl Lane {
         };
         let mut wire = open_wire(connection, cap).await?;
         let begin = ToTarget::Lane { id: self.road.id.clone(), lane: self.kind };
-        wire.send_msg(kind::CONTROL, &begin).await?;
+        wire.send_msg(&begin).await?;
         let served = async {
             match order {
                 Order::Serve(memory) => self.serve(&mut wire, Ok(memory)).await,
@@ -326,7 +327,7 @@ impl Lane {
         let mut told = false;
         loop {
             if let (Some(why), false) = (&lost, told) {
-                wire.send_msg(kind::CONTROL, &FromSource::Lost(why.clone())).await?;
+                wire.send_msg(&FromSource::Lost(why.clone())).await?;
                 told = true;
             }
             // receiving is cancel-safe: what has arrived is kept
@@ -356,7 +357,7 @@ impl Lane {
                 Some(FromHolder::Ended(why)) => Heard::Ended(why),
                 Some(FromHolder::Killed(why)) => Heard::Lost(lost.unwrap_or(why)),
             };
-            wire.send_msg(kind::CONTROL, &FromSource::Bye).await?;
+            wire.send_msg(&FromSource::Bye).await?;
             return Ok(last);
         }
     }
@@ -405,7 +406,7 @@ impl Lane {
         }
         let ranges = std::mem::take(zero);
         let pages: u64 = ranges.iter().map(|z| z.range.pages()).sum();
-        wire.send_msg(kind::CONTROL, &FromSource::Zero(ranges)).await?;
+        wire.send_msg(&FromSource::Zero(ranges)).await?;
         self.traffic.zero_pages.fetch_add(pages, Ordering::Relaxed);
         Ok(())
     }
@@ -423,10 +424,10 @@ fn append(zero: &mut Vec<LazyRange>, range: LazyRange) {
 
 /// What the holder says, or `ulpm serve` in its place.
 fn understand(frame: &Frame) -> Result<FromHolder, Broken> {
-    if let Ok(ToSource::Failed(why)) = frame.decode::<ToSource>() {
+    if let Some(ToSource::Failed(why)) = ToSource::read(frame)? {
         return Err(Broken::Refused(why));
     }
-    Ok(frame.decode::<FromHolder>()?)
+    Ok(frame.message()?)
 }
 
 #[cfg(test)]

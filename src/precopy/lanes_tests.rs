@@ -108,14 +108,14 @@ impl End {
     async fn new(accepted: Accepted) -> Self {
         let mut wire =
             tokio::time::timeout(PATIENCE, accept_wire(&accepted.connection, cap)).await.unwrap().unwrap();
-        match wire.recv().await.unwrap().decode().unwrap() {
+        match wire.recv().await.unwrap().message().unwrap() {
             ToTarget::Lane { id, lane } if id == "m-1" => End { accepted, wire, kind: lane },
             other => panic!("{other:?}"),
         }
     }
 
     async fn say(&mut self, message: &FromHolder) {
-        self.wire.send_msg(kind::CONTROL, message).await.unwrap();
+        self.wire.send_msg(message).await.unwrap();
     }
 
     async fn frame(&mut self) -> Frame {
@@ -143,7 +143,7 @@ impl End {
                         content += bytes.len() as u64 / PAGE_SIZE;
                         vec![PageRange::new(next, next + bytes.len() as u64)]
                     }
-                    _ => match frame.decode().unwrap() {
+                    _ => match frame.message().unwrap() {
                         FromSource::Zero(ranges) => {
                             zero += ranges.iter().map(|r| r.range.pages()).sum::<u64>();
                             ranges.iter().map(|r| r.range).collect()
@@ -202,7 +202,7 @@ async fn a_stopped_process_is_served_on_both_lanes_and_over_a_cut() {
 
     let report = LazyReport { pages: content, faults: 1, ..LazyReport::default() };
     bulk.say(&FromHolder::Whole(Box::new(report.clone()))).await;
-    assert_eq!(bulk.frame().await.decode::<FromSource>().unwrap(), FromSource::Bye);
+    assert_eq!(bulk.frame().await.message::<FromSource>().unwrap(), FromSource::Bye);
     // nothing is left to read: that is the acknowledgement that the last word waits for
     assert!(matches!(bulk.wire.recv().await, Err(WireError::Ended)));
     assert!(matches!(hear(&lanes), Heard::Whole(r) if *r == report));
@@ -235,7 +235,7 @@ async fn the_target_hears_of_a_copy_that_was_ended() {
     stopped.signal(nix::sys::signal::SIGKILL);
     assert_eq!(stopped.0.wait().unwrap().signal(), Some(9));
     for end in [&mut urgent, &mut bulk] {
-        match end.frame().await.decode().unwrap() {
+        match end.frame().await.message().unwrap() {
             FromSource::Lost(why) => assert!(why.contains("has been ended"), "{why}"),
             other => panic!("{other:?}"),
         }
@@ -247,7 +247,7 @@ async fn the_target_hears_of_a_copy_that_was_ended() {
     assert!(tokio::task::block_in_place(|| lanes.hear(Duration::from_millis(50))).is_none());
     for end in [&mut urgent, &mut bulk] {
         end.say(&FromHolder::Killed("its memory is lost".to_owned())).await;
-        assert_eq!(end.frame().await.decode::<FromSource>().unwrap(), FromSource::Bye);
+        assert_eq!(end.frame().await.message::<FromSource>().unwrap(), FromSource::Bye);
         assert!(matches!(end.wire.recv().await, Err(WireError::Ended)));
     }
     assert!(matches!(hear(&lanes), Heard::Lost(why) if why.contains("has been ended")));
@@ -260,7 +260,7 @@ async fn a_target_that_knows_nothing_of_it_is_heard() {
     let lanes = hosts.open();
     let (mut urgent, bulk) = both(&mut hosts, &lanes, stopped.memory()).await;
     let failed = ToSource::Failed("no such lazy process".to_owned());
-    urgent.wire.send_msg(kind::CONTROL, &failed).await.unwrap();
+    urgent.wire.send_msg(&failed).await.unwrap();
     assert!(matches!(hear(&lanes), Heard::Refused(why) if why.contains("no such")));
     let again = End::new(hosts.accept().await).await;
     assert_eq!(again.kind, LaneKind::Urgent);

@@ -15,9 +15,10 @@ use crate::image::files::FileKind;
 use crate::image::{FilePath, ObjectId, PageRange, ProcessImage, ProcessIndex};
 use crate::preload::PreloadError;
 use crate::preload::push::PageSink;
+use crate::transport::greeting::About;
 use crate::transport::hello;
 use crate::transport::page_head::{ObjectHead, PrivateHead};
-use crate::transport::protocol::{Hello, ToSource, ToTarget, answer_cap, cap, kind};
+use crate::transport::protocol::{ToSource, ToTarget, answer_cap, cap, kind};
 use crate::transport::vigil::{self, Vigil};
 use crate::transport::wire::Frame;
 use crate::transport::{ConnectError, Connected, Identity, TrustStore, Wire, connect, open_wire, words};
@@ -58,9 +59,9 @@ pub struct Link {
     /// Bytes sent by earlier connections.
     sent_before: u64,
     /// What the target is.
-    pub theirs: Hello,
+    pub theirs: About,
     /// What we are.
-    pub ours: Hello,
+    pub ours: About,
 }
 
 impl Link {
@@ -86,7 +87,7 @@ impl Link {
         runtime.spawn(vigil.clone().keep(connected.connection.clone()));
         let mut wire = runtime.block_on(open_wire(&connected.connection, cap))?;
         wire.recv.set_cap(answer_cap);
-        let ours = hello::ours();
+        let ours = hello::about();
         let mut link = Link {
             runtime,
             wire,
@@ -102,12 +103,14 @@ impl Link {
             theirs: ours.clone(),
             ours: ours.clone(),
         };
-        link.say(&ToTarget::Hello(ours.clone()))?;
+        let hello = hello::ours();
+        link.say(&ToTarget::Hello(hello.clone()))?;
         match link.hear("waiting for its hello")? {
-            ToSource::Hello(theirs) => link.theirs = theirs,
+            ToSource::Hello(theirs) => {
+                link.theirs = hello::check(&hello, &theirs).map_err(MigrateError::Version)?;
+            }
             other => return Err(out_of_turn(&other)),
         }
-        hello::check(&link.ours, &link.theirs).map_err(MigrateError::Version)?;
         Ok(link)
     }
 
@@ -159,7 +162,7 @@ impl Link {
         let frame = self.runtime.block_on(async {
             tokio::time::timeout(Duration::from_millis(200), recv.recv()).await.ok()?.ok()
         })?;
-        match frame.decode() {
+        match frame.message() {
             Ok(ToSource::Failed(why)) => Some(words::said(&why)),
             _ => None,
         }
@@ -184,7 +187,7 @@ impl Link {
 
 impl Destination for Link {
     fn say(&mut self, message: &ToTarget) -> Result<(), MigrateError> {
-        self.within("sending", async |wire| wire.send.send_msg(kind::CONTROL, message).await)
+        self.within("sending", async |wire| wire.send.send_msg(message).await)
     }
 
     fn hear(&mut self, step: &'static str) -> Result<ToSource, MigrateError> {
@@ -301,10 +304,7 @@ pub(super) async fn silence(connection: Option<quinn::Connection>, patience: Dur
 }
 
 fn understand(frame: &Frame) -> Result<ToSource, MigrateError> {
-    if frame.kind != kind::CONTROL {
-        return Err(MigrateError::Nonsense(format!("a frame of kind {}", frame.kind)));
-    }
-    match frame.decode()? {
+    match frame.message()? {
         ToSource::Failed(why) => Err(MigrateError::Target(words::said(&why))),
         ToSource::Preflight { obstacles, notes } => Ok(ToSource::Preflight {
             obstacles: obstacles.iter().map(words::obstacle).collect(),

@@ -59,6 +59,9 @@ pub enum RestoreError {
         /// How that was noticed.
         source: Box<RestoreError>,
     },
+    /// The two do not speak the same language.
+    #[error("the source cannot be talked to: {0}; install the same version of ulpm on both hosts")]
+    Version(String),
     /// The source sent something that makes no sense; nothing was done with it.
     #[error("the source sent {0}")]
     Nonsense(String),

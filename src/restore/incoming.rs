@@ -46,7 +46,7 @@ pub fn place(
             let (head, content) = ObjectHead::decode(&frame.body).ok_or_else(short)?;
             builder.object_pages(head.id, head.start, content)?;
         }
-        _ => match frame.decode::<ToTarget>()? {
+        _ => match frame.message()? {
             ToTarget::Layout { of, layout, new_files } => {
                 new_files.iter().try_for_each(|(path, _)| permit(path))?;
                 builder.layout(of, layout, &new_files)?;

@@ -28,10 +28,12 @@ use crate::sys::chain;
 use crate::sys::kernel::Kernel;
 use crate::sys::time::{Ticker, initial_clocks};
 use crate::tracee::together::Haste;
+use crate::transport::greeting::About;
 use crate::transport::lane::LaneKind;
-use crate::transport::protocol::{Description, ToSource, ToTarget, cap, description_cap, greeting_cap, kind};
+use crate::transport::message::Message as _;
+use crate::transport::protocol::{Description, ToSource, ToTarget, cap, description_cap, greeting_cap};
 use crate::transport::vigil::Vigil;
-use crate::transport::{Accepted, Fingerprint, Frame, TrustStore, Way, Wire, accept_wire};
+use crate::transport::{Accepted, Fingerprint, Frame, TrustStore, Way, Wire, accept_wire, hello};
 
 /// What a session needs of the server.
 #[derive(Clone, Debug)]
@@ -77,9 +79,7 @@ pub fn run(server: &Server, accepted: Accepted) -> Result<(), RestoreError> {
     wire.recv.set_cap(greeting_cap);
     let first = server.handle.block_on(async { tokio::time::timeout(GREETING, wire.recv.recv()).await });
     let first = first.map_err(|_| silent(GREETING))??;
-    if first.kind == kind::CONTROL
-        && let ToTarget::Lane { id, lane } = first.decode()?
-    {
+    if let Some(ToTarget::Lane { id, lane }) = ToTarget::read(&first)? {
         return lane_of(server, &accepted, wire, &id, lane);
     }
     let mut session = Session {
@@ -126,7 +126,7 @@ fn lane_of(
             Ok(holder) => holder,
             Err(e) => {
                 let why = format!("no memory is outstanding here of migration {migration} ({e})");
-                wire.send.send_msg(kind::CONTROL, &ToSource::Failed(why)).await?;
+                wire.send.send_msg(&ToSource::Failed(why)).await?;
                 return Ok::<_, RestoreError>(false);
             }
         };
@@ -155,7 +155,8 @@ pub(super) struct Session {
     pub(super) first: Option<Frame>,
     pub(super) peer: String,
     pub(super) key: Fingerprint,
-    pub(super) theirs: Option<crate::transport::protocol::Hello>,
+    /// What the source is, once it has said so.
+    pub(super) theirs: Option<About>,
     /// Its process runs here, and the entry of this migration is kept for a source that asks.
     pub(super) settled: Option<String>,
     /// The process runs, and its memory is still to come.
@@ -170,7 +171,7 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) fn say(&mut self, message: &ToSource) -> Result<(), RestoreError> {
-        Ok(self.server.handle.block_on(self.wire.send.send_msg(kind::CONTROL, message))?)
+        Ok(self.server.handle.block_on(self.wire.send.send_msg(message))?)
     }
 
     pub(super) fn frame(&mut self) -> Result<Frame, RestoreError> {
@@ -190,10 +191,8 @@ impl Session {
 
     pub(super) fn message(&mut self) -> Result<ToTarget, RestoreError> {
         let frame = self.frame()?;
-        if frame.kind != kind::CONTROL {
-            return Err(RestoreError::Nonsense(format!("a frame of kind {} out of turn", frame.kind)));
-        }
-        Ok(frame.decode()?)
+        ToTarget::read(&frame)?
+            .ok_or_else(|| RestoreError::Nonsense(format!("a frame of kind {} out of turn", frame.kind)))
     }
 
     /// Hears the source out. It closes the connection; until it has, our last words may be under way.
@@ -251,13 +250,12 @@ impl Session {
     }
 
     fn converse(&mut self) -> Result<(), RestoreError> {
-        let ours = crate::transport::hello::ours();
+        let ours = hello::ours();
         for _ in 0..MAX_CLOCKS {
             match self.message()? {
                 ToTarget::Hello(theirs) => {
                     self.say(&ToSource::Hello(ours.clone()))?;
-                    crate::transport::hello::check(&ours, &theirs).map_err(RestoreError::Nonsense)?;
-                    self.theirs = Some(theirs);
+                    self.theirs = Some(hello::check(&ours, &theirs).map_err(RestoreError::Version)?);
                     self.wire.recv.set_cap(description_cap);
                     self.patience = DESCRIBING;
                 }

@@ -94,7 +94,7 @@ pub enum ConnectError {
         remote: SocketAddr,
     },
     /// The target speaks another version, or something else altogether.
-    #[error("{} at {remote} does not speak ulpm/1 (is the same version of ulpm on both hosts?)", host.host)]
+    #[error("{} at {remote} does not speak ulpm/2 (is the same version of ulpm on both hosts?)", host.host)]
     Version {
         /// The target.
         host: HostPort,

@@ -19,6 +19,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::message::numbered;
 use crate::image::{ObjectId, PageOwner, PageRange, ProcessIndex};
 
 /// Which lane.
@@ -63,8 +64,11 @@ pub struct LazyRange {
     pub range: PageRange,
 }
 
+/// Largest message on a lane in bytes. Zero ranges of a `Want` never take more.
+const WORDS_MAX: u32 = 1 << 20;
+
 /// From holder to source.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum FromHolder {
     /// Send these, in this order.
     Want(Vec<LazyRange>),
@@ -78,8 +82,18 @@ pub enum FromHolder {
     Killed(String),
 }
 
+numbered! {
+    FromHolder {
+        201 Want(ranges) max WORDS_MAX;
+        202 Whole(report) max WORDS_MAX;
+        203 Ended(why) max WORDS_MAX;
+        204 Placed(ranges) max WORDS_MAX;
+        205 Killed(why) max WORDS_MAX;
+    }
+}
+
 /// From source to holder, besides [pages](PagesHead).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum FromSource {
     /// These hold zeroes, or nothing.
     Zero(Vec<LazyRange>),
@@ -87,6 +101,14 @@ pub enum FromSource {
     Lost(String),
     /// `Whole`, `Ended` or `Killed` has been heard.
     Bye,
+}
+
+numbered! {
+    FromSource {
+        221 Zero(ranges) max WORDS_MAX;
+        222 Lost(why) max WORDS_MAX;
+        223 Bye max 0;
+    }
 }
 
 /// What comes before the content in a frame of pages.

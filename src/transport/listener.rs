@@ -227,7 +227,7 @@ pub enum AcceptError {
         remote: SocketAddr,
     },
     /// The caller speaks another version, or something else altogether.
-    #[error("{remote} does not speak ulpm/1")]
+    #[error("{remote} does not speak ulpm/2")]
     Version {
         /// The caller.
         remote: SocketAddr,

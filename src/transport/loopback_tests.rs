@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use super::admission::AdmissionError;
 use super::endpoint::connect_with;
 use super::frame::Header;
+use super::message::numbered;
 use super::tuning::Tuning;
 use super::wire::{accept_wire, open_wire};
 use super::*;
@@ -18,6 +19,21 @@ use crate::sys::chain;
 const LIMIT: Duration = Duration::from_secs(20);
 const MESSAGE: u16 = 1;
 const PAGES: u16 = 2;
+
+#[derive(Debug, PartialEq)]
+enum Said {
+    Count(String, u64),
+    Total(u64),
+    Pair(u8, u8),
+}
+
+numbered! {
+    Said {
+        3 Count(text, count) max 1024;
+        4 Total(bytes) max 1024;
+        5 Pair(one, other) max 1024;
+    }
+}
 
 /// One host: a directory, an identity and whom it trusts.
 struct Host {
@@ -60,7 +76,7 @@ fn pair() -> (Host, Host) {
 
 fn cap(kind: u16) -> Option<u32> {
     match kind {
-        MESSAGE => Some(1024),
+        MESSAGE | 3..=5 => Some(1024),
         PAGES => Some(4 << 20),
         _ => None,
     }
@@ -106,15 +122,15 @@ async fn sixty_four_mebibytes_arrive_intact() {
     let started = Instant::now();
     let sender = tokio::spawn(async move {
         let mut wire = open_wire(&connected.connection, cap).await.unwrap();
-        wire.send_msg(MESSAGE, &("hello", 64_u64)).await.unwrap();
+        wire.send_msg(&Said::Count("hello".to_owned(), 64)).await.unwrap();
         for index in 0..64_u32 {
             wire.send.send_bytes(PAGES, &index.to_le_bytes(), pattern(index)).await.unwrap();
         }
-        assert_eq!(wire.recv().await.unwrap().decode::<u64>().unwrap(), 64 << 20);
+        assert_eq!(wire.recv().await.unwrap().message::<Said>().unwrap(), Said::Total(64 << 20));
         (wire.bytes(), connected)
     });
     let mut wire = accept_wire(&accepted.connection, cap).await.unwrap();
-    let (text, count): (String, u64) = wire.recv().await.unwrap().decode().unwrap();
+    let Said::Count(text, count) = wire.recv().await.unwrap().message().unwrap() else { panic!() };
     assert_eq!(text, "hello");
     let mut total = 0_u64;
     for index in 0..count as u32 {
@@ -126,7 +142,7 @@ async fn sixty_four_mebibytes_arrive_intact() {
         assert!(page == pattern(index), "megabyte {index} differs");
         total += page.len() as u64;
     }
-    wire.send_msg(MESSAGE, &total).await.unwrap();
+    wire.send_msg(&Said::Total(total)).await.unwrap();
     let ((sent, received), connected) = sender.await.unwrap();
     assert_eq!(wire.bytes(), (received, sent));
     eprintln!("64 MiB in {:?}, {:?}", started.elapsed(), connected.connection.stats().path);
@@ -230,7 +246,7 @@ async fn another_alpn_is_a_version_mismatch() {
     let (refused, accepted) = tokio::join!(call, listener.accept());
     let error = refused.unwrap_err();
     assert!(matches!(error, ConnectError::Version { .. }), "{error:?}");
-    assert!(error.to_string().contains("does not speak ulpm/1"), "{error}");
+    assert!(error.to_string().contains("does not speak ulpm/2"), "{error}");
     assert!(matches!(accepted.unwrap(), Err(AcceptError::Version { .. })));
 }
 
@@ -332,7 +348,7 @@ async fn parts_join_and_ends_are_told_apart() {
     let big = vec![7; 100_000];
     out.send.send_parts(PAGES, &[b"ab", &big, b"", b"cd", &big[..10]]).await.unwrap();
     out.send.send_parts(MESSAGE, &[]).await.unwrap();
-    out.send_msg(MESSAGE, &(1_u8, 2_u8)).await.unwrap();
+    out.send_msg(&Said::Pair(1, 2)).await.unwrap();
     let mut wire = accept_wire(&accepted.connection, cap).await.unwrap();
     let frame = wire.recv().await.unwrap();
     assert_eq!(frame.body, [b"ab", &big[..], b"cd", &big[..10]].concat());
@@ -342,7 +358,7 @@ async fn parts_join_and_ends_are_told_apart() {
     assert!(matches!(frame.decode::<u8>(), Err(WireError::Trailing { extra: 1, .. })));
     assert!(matches!(frame.decode::<[u8; 3]>(), Err(WireError::Decode { .. })));
     assert!(matches!(wire.recv.recv_body().await, Err(WireError::NoBody)));
-    assert_eq!(frame.decode::<(u8, u8)>().unwrap(), (1, 2));
+    assert_eq!(frame.message::<Said>().unwrap(), Said::Pair(1, 2));
     gone(out, connected.connection, wire).await;
 }
 

@@ -9,7 +9,7 @@
 //! | [`user_map`] | whom the users of a peer are here |
 //! | [`permit`] | how far each of them may go; pure |
 //! | [`private_dir`] | locked, atomic writes of both in `ULPM_HOME` |
-//! | [`tls`] | TLS 1.3, both sides prove their key, ALPN `ulpm/1` |
+//! | [`tls`] | TLS 1.3, both sides prove their key, ALPN `ulpm/2` |
 //! | [`tuning`] | windows, timers, MTU, congestion control, socket buffers |
 //! | [`address`] | `HOST[:PORT]` and its resolution |
 //! | [`admission`] | the check that both sides do before a byte of the peer is parsed |
@@ -18,8 +18,10 @@
 //! | [`way`] | the way that a connection goes at the target, in its ID |
 //! | [`express`] | a second socket behind the port, for what a thread waits for |
 //! | [`listener`] | [`Listener`], the target's side: bounded handshakes, accepted peers |
+//! | [`greeting`] | the hello, which every version can read |
 //! | [`hello`] | what a side is; whether two sides can talk |
 //! | [`frame`] | the eight bytes before every body; pure |
+//! | [`message`] | messages and their numbers |
 //! | [`page_head`] | whose the pages of a frame are; pure |
 //! | [`protocol`] | what the two sides say to each other |
 //! | [`vigil`] | silence, noticed by both sides at once |
@@ -36,10 +38,12 @@ pub mod endpoint;
 pub mod express;
 pub mod fingerprint;
 pub mod frame;
+pub mod greeting;
 pub mod hello;
 pub mod identity;
 pub mod lane;
 pub mod listener;
+pub mod message;
 pub mod page_head;
 pub mod permit;
 pub mod private_dir;

@@ -27,6 +27,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::greeting::Hello;
+use super::lane::{FromHolder, FromSource, LaneKind, LazyPlan, PagesHead};
+use super::message::{Message, numbered};
 use super::page_head::{ObjectHead, PrivateHead};
 use crate::image::files::{ContentHashes, FileIdentity};
 use crate::image::memory::Layout;
@@ -37,80 +40,60 @@ use crate::sys::time::ClockOffsets;
 /// Version of this protocol; both ends must have the same.
 pub const PROTOCOL_VERSION: u32 = 5;
 
-/// Frame kinds. 0 is invalid.
+/// Kinds of frames that are no [messages](super::message). 0 is none.
 pub mod kind {
-    /// A [`super::ToTarget`] or [`super::ToSource`].
-    pub const CONTROL: u16 = 1;
     /// Pages of private memory: [`PrivateHead`](super::PrivateHead), content.
-    pub const PAGES: u16 = 2;
+    pub const PAGES: u16 = 301;
     /// Pages of a memory object: [`ObjectHead`](super::ObjectHead), content.
-    pub const OBJECT_PAGES: u16 = 3;
+    pub const OBJECT_PAGES: u16 = 302;
     /// Pages that were asked for on a lane: [`super::super::lane::PagesHead`], content.
-    pub const LAZY_PAGES: u16 = 4;
+    pub const LAZY_PAGES: u16 = 303;
 }
 
 /// Largest content of one page frame in bytes.
 pub const PAGES_MAX: usize = 256 * 1024;
-/// Largest control message in bytes: an image with all its queued data.
-const CONTROL_MAX: u32 = 64 * 1024 * 1024;
+/// Largest message in bytes: an image with all its queued data.
+const MESSAGE_MAX: u32 = 64 * 1024 * 1024;
 /// Largest description, with a hundred thousand mappings and descriptors.
 const DESCRIPTION_MAX: u32 = 32 * 1024 * 1024;
 /// Largest answer: a hundred thousand obstacles.
 const ANSWER_MAX: u32 = 16 * 1024 * 1024;
 /// Largest message between two that have only just met.
 const GREETING_MAX: u32 = 64 * 1024;
+/// Largest message of a few numbers.
+const WORD_MAX: u32 = 256;
 
 /// How long a body may be (see [`super::frame`]).
 pub fn cap(kind: u16) -> Option<u32> {
-    match kind {
-        kind::CONTROL => Some(CONTROL_MAX),
-        kind::PAGES => Some((PAGES_MAX + PrivateHead::LEN) as u32),
-        kind::OBJECT_PAGES => Some((PAGES_MAX + ObjectHead::LEN) as u32),
-        kind::LAZY_PAGES => Some((PAGES_MAX + super::lane::PagesHead::LEN) as u32),
-        _ => None,
-    }
+    let head = match kind {
+        kind::PAGES => PrivateHead::LEN,
+        kind::OBJECT_PAGES => ObjectHead::LEN,
+        kind::LAZY_PAGES => PagesHead::LEN,
+        _ => {
+            let main = ToTarget::cap(kind).or_else(|| ToSource::cap(kind));
+            return main.or_else(|| FromHolder::cap(kind)).or_else(|| FromSource::cap(kind));
+        }
+    };
+    Some((PAGES_MAX + head) as u32)
 }
 
 /// What a target takes from a source that has not said hello.
 pub fn greeting_cap(kind: u16) -> Option<u32> {
-    (kind == kind::CONTROL).then_some(GREETING_MAX)
+    ToTarget::cap(kind).map(|max| max.min(GREETING_MAX))
 }
 
 /// What a target takes before it has agreed to make a process.
 pub fn description_cap(kind: u16) -> Option<u32> {
-    (kind == kind::CONTROL).then_some(DESCRIPTION_MAX)
+    ToTarget::cap(kind).map(|max| max.min(DESCRIPTION_MAX))
 }
 
 /// What a source takes from a target.
 pub fn answer_cap(kind: u16) -> Option<u32> {
-    (kind == kind::CONTROL).then_some(ANSWER_MAX)
+    ToSource::cap(kind).map(|max| max.min(ANSWER_MAX))
 }
 
 /// Names one migration, on both sides, for ever.
 pub type MigrationId = String;
-
-/// What a side is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hello {
-    /// [`PROTOCOL_VERSION`].
-    pub protocol: u32,
-    /// [`crate::image::IMAGE_VERSION`].
-    pub image: u32,
-    /// Version of the program, for messages.
-    pub program: String,
-    /// `uname -r`.
-    pub kernel: String,
-    /// `uname -n`.
-    pub host: String,
-    /// Bytes of a page.
-    pub page_size: u64,
-    /// Enabled register state components (XCR0).
-    pub cpu_components: u64,
-    /// CPUID feature words.
-    pub cpu_features: Vec<u32>,
-    /// `/proc/sys/kernel/random/boot_id`: equal on both sides means one kernel, one clock.
-    pub boot_id: String,
-}
 
 /// What is to be moved, before anything is stopped.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -170,7 +153,7 @@ pub struct AreaDigest {
 }
 
 /// From source to target.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum ToTarget {
     /// First.
     Hello(Hello),
@@ -203,13 +186,13 @@ pub enum ToTarget {
     /// All pages of a round are sent.
     RoundEnd(u32),
     /// What of their memory comes later, on [lanes](super::lane). Before `State`.
-    Lazy(super::lane::LazyPlan),
+    Lazy(LazyPlan),
     /// First and last on a connection of its own: what follows on this stream are the frames of a lane.
     Lane {
         /// Whose.
         id: MigrationId,
         /// Which of the two.
-        lane: super::lane::LaneKind,
+        lane: LaneKind,
     },
     /// The process is about to be frozen: from now on what arrives is waited for.
     Freezing,
@@ -240,8 +223,34 @@ pub enum ToTarget {
     Goodbye,
 }
 
+numbered! {
+    ToTarget {
+        1 Hello(hello) max GREETING_MAX;
+        2 Clock max 0;
+        3 Describe(description) max DESCRIPTION_MAX;
+        4 Hashes(hashes) max DESCRIPTION_MAX;
+        5 Begin { difference } max WORD_MAX;
+        6 Layout { of, layout, new_files } max MESSAGE_MAX;
+        7 Zero(of, ranges) max MESSAGE_MAX;
+        8 Drop(of, ranges) max MESSAGE_MAX;
+        9 ObjectHoles(id, ranges) max MESSAGE_MAX;
+        10 RoundEnd(number) max WORD_MAX;
+        11 Lazy(plan) max MESSAGE_MAX;
+        12 Lane { id, lane } max GREETING_MAX;
+        13 Freezing max 0;
+        14 State(tree, moments) max MESSAGE_MAX;
+        15 Verify max 0;
+        16 Digests(digests) max MESSAGE_MAX;
+        17 Commit(signals) max MESSAGE_MAX;
+        18 Signals { id, of, first, signals } max MESSAGE_MAX;
+        19 Abort(why) max MESSAGE_MAX;
+        20 Settle(id) max GREETING_MAX;
+        21 Goodbye max 0;
+    }
+}
+
 /// From target to source.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum ToSource {
     /// First.
     Hello(Hello),
@@ -297,4 +306,23 @@ pub enum ToSource {
     SettledLater,
     /// Answer to `Settle`: it ran here (pid), or may have, and went down with this host.
     SettledDown(i32),
+}
+
+numbered! {
+    ToSource {
+        101 Hello(hello) max GREETING_MAX;
+        102 Clock(monotonic_ns, boottime_ns) max WORD_MAX;
+        103 NeedHashes(paths) max ANSWER_MAX;
+        104 Preflight { obstacles, notes } max ANSWER_MAX;
+        105 Ready { pids, namespace } max ANSWER_MAX;
+        106 RoundApplied(number) max WORD_MAX;
+        107 Prepared { apply_ms, verify_ms, verified } max WORD_MAX;
+        108 Running { pid, at_boottime_ns, journal_ms, resume_ms } max WORD_MAX;
+        109 SignalsTaken(count) max WORD_MAX;
+        110 Failed(why) max ANSWER_MAX;
+        111 Settled(pid) max WORD_MAX;
+        112 SettledLazy(pid) max WORD_MAX;
+        113 SettledLater max 0;
+        114 SettledDown(pid) max WORD_MAX;
+    }
 }

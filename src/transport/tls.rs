@@ -26,7 +26,7 @@ use super::fingerprint::Fingerprint;
 use super::identity::Identity;
 
 /// What both sides must speak. A change that older versions cannot understand gets another number.
-pub const ALPN: &[u8] = b"ulpm/1";
+pub const ALPN: &[u8] = b"ulpm/2";
 
 /// The alert of a peer that speaks another version of ulpm (RFC 7301, as a QUIC error by RFC 9001).
 pub const NO_COMMON_VERSION: u64 = 0x100 + 120;

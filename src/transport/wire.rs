@@ -10,10 +10,10 @@
 
 use bytes::{Bytes, BytesMut};
 use quinn::{Connection, RecvStream, SendStream, WriteError};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::frame::{FrameError, Header, KindCap};
+use super::message::Message;
 
 pub use super::wire_error::WireError;
 
@@ -64,8 +64,8 @@ impl Wire {
     }
 
     /// See [`WireSend::send_msg`].
-    pub async fn send_msg<T: Serialize>(&mut self, kind: u16, message: &T) -> Result<(), WireError> {
-        self.send.send_msg(kind, message).await
+    pub async fn send_msg<M: Message>(&mut self, message: &M) -> Result<(), WireError> {
+        self.send.send_msg(message).await
     }
 
     /// See [`WireRecv::recv`].
@@ -89,6 +89,18 @@ pub struct Frame {
 }
 
 impl Frame {
+    /// The frame that says this.
+    pub fn of<M: Message>(message: &M) -> Result<Self, WireError> {
+        let kind = message.kind();
+        let body = message.write(Vec::new()).map_err(|source| WireError::Encode { kind, source })?;
+        Ok(Frame { kind, body: body.into() })
+    }
+
+    /// What it says, as one of these messages.
+    pub fn message<M: Message>(&self) -> Result<M, WireError> {
+        M::read(self)?.ok_or(WireError::OutOfTurn { kind: self.kind })
+    }
+
     /// The body as the postcard encoding of exactly one `T`.
     pub fn decode<T: DeserializeOwned>(&self) -> Result<T, WireError> {
         let (value, rest) = crate::image::bounded::decode_owned(&self.body)
@@ -152,11 +164,12 @@ impl WireSend {
         Ok(())
     }
 
-    /// Sends `message`, encoded by postcard, as one frame.
-    pub async fn send_msg<T: Serialize>(&mut self, kind: u16, message: &T) -> Result<(), WireError> {
+    /// Sends `message` as one frame.
+    pub async fn send_msg<M: Message>(&mut self, message: &M) -> Result<(), WireError> {
+        let kind = message.kind();
         // The header's place is kept free, so that header and body are one piece of memory.
-        let mut buffer = postcard::to_extend(message, vec![0; Header::LEN])
-            .map_err(|source| WireError::Encode { kind, source })?;
+        let mut buffer =
+            message.write(vec![0; Header::LEN]).map_err(|source| WireError::Encode { kind, source })?;
         let len = buffer.len() - Header::LEN;
         buffer[..Header::LEN].copy_from_slice(&self.begin(kind, len)?.encode());
         self.stream.write_chunk(buffer.into()).await?;

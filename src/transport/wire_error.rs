@@ -46,6 +46,12 @@ pub enum WireError {
         /// What the decoder said.
         source: postcard::Error,
     },
+    /// A frame is none of the messages that can come here.
+    #[error("a frame of kind {kind} out of turn")]
+    OutOfTurn {
+        /// The frame's kind.
+        kind: u16,
+    },
     /// A body goes on after its message.
     #[error("{extra} bytes follow the message of kind {kind}")]
     Trailing {

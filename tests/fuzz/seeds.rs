@@ -20,11 +20,14 @@ use ulpm::state::process::limits::ResourceLimits;
 use ulpm::state::process::signal_actions::SignalActions;
 use ulpm::state::seam::State as _;
 use ulpm::sys::time::ClockOffsets;
+use ulpm::transport::Frame;
 use ulpm::transport::frame::Header;
+use ulpm::transport::greeting::{About, Hello};
 use ulpm::transport::lane::{
     FromHolder, FromSource, LaneKind, LazyPlan, LazyProcess, LazyRange, LazyReport, PagesHead,
 };
-use ulpm::transport::protocol::{AreaDigest, Description, Hello, Moments, PidChoice, ToSource, ToTarget};
+use ulpm::transport::message::Message;
+use ulpm::transport::protocol::{AreaDigest, Description, Moments, PidChoice, ToSource, ToTarget, kind};
 
 const OBJECT: ObjectId = ObjectId { dev: 1, ino: 77 };
 
@@ -36,12 +39,12 @@ pub(crate) fn all() -> Vec<(&'static str, usize, Vec<u8>)> {
     };
     add(
         "frame",
-        [(1, 100), (2, 4108), (3, 4120), (4, 4144)]
+        [(3, 100), (kind::PAGES, 4108), (kind::OBJECT_PAGES, 4120), (kind::LAZY_PAGES, 4144), (104, 9)]
             .map(|(kind, len)| Header { kind, len }.encode().to_vec())
             .into(),
     );
-    add("to_target", to_target().iter().map(encode).collect());
-    add("to_source", to_source().iter().map(encode).collect());
+    add("to_target", to_target().iter().map(said).collect());
+    add("to_source", to_source().iter().map(said).collect());
     add("image", vec![encode(&tree())]);
     let (old, new) = layouts();
     add("layout", vec![encode(&(old.clone(), new.clone())), encode(&(new, old))]);
@@ -61,6 +64,18 @@ pub(crate) fn all() -> Vec<(&'static str, usize, Vec<u8>)> {
     ];
     add("address", texts.map(|text| text.as_bytes().to_vec()).into());
     all
+}
+
+/// The frame of a kind and a body.
+pub(crate) fn frame(bytes: &[u8]) -> Frame {
+    let (kind, body) = bytes.split_first_chunk().unwrap();
+    Frame { kind: u16::from_le_bytes(*kind), body: body.to_vec().into() }
+}
+
+/// Kind and body.
+fn said<M: Message>(message: &M) -> Vec<u8> {
+    let Frame { kind, body } = Frame::of(message).unwrap();
+    [&kind.to_le_bytes()[..], &body].concat()
 }
 
 fn encode<T: serde::Serialize>(value: &T) -> Vec<u8> {
@@ -243,17 +258,15 @@ fn tree() -> TreeImage {
 }
 
 fn hello() -> Hello {
-    Hello {
-        protocol: 2,
-        image: 2,
-        program: "0.1.0".to_owned(),
+    let about = About {
         kernel: "6.1".to_owned(),
         host: "a".to_owned(),
         page_size: 4096,
         cpu_components: 7,
         cpu_features: vec![1, 2, 3],
         boot_id: "b".to_owned(),
-    }
+    };
+    Hello::new(2, 2, "0.1.0", &about)
 }
 
 fn to_target() -> Vec<ToTarget> {
@@ -335,12 +348,12 @@ fn lane() -> Vec<Vec<u8>> {
     let head = PagesHead { owner: PageOwner::Object(OBJECT), start: 0x1000, digest: 5 };
     vec![
         [&head.encode()[..], b"content"].concat(),
-        encode(&FromHolder::Want(pieces.clone())),
-        encode(&FromHolder::Whole(Box::new(LazyReport { waits: vec![(8, 1)], ..LazyReport::default() }))),
-        encode(&FromHolder::Ended("x".to_owned())),
-        encode(&FromHolder::Killed("x".to_owned())),
-        encode(&FromSource::Zero(pieces)),
-        encode(&FromSource::Bye),
+        said(&FromHolder::Want(pieces.clone())),
+        said(&FromHolder::Whole(Box::new(LazyReport { waits: vec![(8, 1)], ..LazyReport::default() }))),
+        said(&FromHolder::Ended("x".to_owned())),
+        said(&FromHolder::Killed("x".to_owned())),
+        said(&FromSource::Zero(pieces)),
+        said(&FromSource::Bye),
     ]
 }
 

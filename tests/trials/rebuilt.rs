@@ -164,7 +164,7 @@ fn read_out(frames: &[Frame], builder: &mut Builder) -> Result<()> {
 /// Of a conversation that ends early nothing comes to life; a page that is not the source's is found; of other processes nothing is
 /// taken.
 fn cut_short(drawer: &Drawer) -> Result<()> {
-    let is_state = |frame: &&Frame| matches!(frame.decode(), Ok(ToTarget::State(..)));
+    let is_state = |frame: &&Frame| matches!(frame.message(), Ok(ToTarget::State(..)));
     let whole = drawer.frames.iter().position(|frame| is_state(&frame)).context("no state")?;
     let mut builder = begun(drawer)?;
     read_out(&drawer.frames[..whole], &mut builder)?;
@@ -237,8 +237,8 @@ impl Destination for Drawer {
             message,
             ToTarget::Clock | ToTarget::Describe(_) | ToTarget::Signals { .. } | ToTarget::Goodbye
         ) {
-            let body = postcard::to_stdvec(message).expect("a message can be encoded");
-            self.keep(kind::CONTROL, body);
+            let frame = Frame::of(message).expect("a message can be encoded");
+            self.keep(frame.kind, frame.body.to_vec());
         }
         Ok(())
     }

@@ -368,7 +368,7 @@ impl Holder {
             let content = frame.body.slice(PagesHead::LEN..);
             return held.pager.pages(lane, &head, content, now).map_err(io::Error::other);
         }
-        match frame.decode::<FromSource>().map_err(io::Error::other)? {
+        match frame.message::<FromSource>().map_err(io::Error::other)? {
             FromSource::Zero(ranges) => held.pager.zeroes(lane, &ranges, now).map_err(io::Error::other),
             FromSource::Lost(why) => {
                 Err(io::Error::other(format!("its memory at the source is lost: {why}")))
@@ -468,7 +468,7 @@ impl Holder {
                 let Some(lane) = self.lanes.get_mut(&kind) else { continue };
                 let broken = lane.flush().and(lane.fill()).is_err();
                 while let Some(Ok(Some(frame))) = self.lanes.get_mut(&kind).map(Lane::next) {
-                    if matches!(frame.decode(), Ok(FromSource::Bye)) {
+                    if matches!(frame.message(), Ok(FromSource::Bye)) {
                         return Ok(Turn::Leave);
                     }
                 }

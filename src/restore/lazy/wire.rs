@@ -4,10 +4,11 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::unix::net::UnixStream;
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use serde::Serialize;
 
 use super::relay::Greeting;
 use crate::transport::frame::Header;
+use crate::transport::lane::{FromHolder, FromSource};
+use crate::transport::message::Message as _;
 use crate::transport::protocol::{PAGES_MAX, cap, kind};
 use crate::transport::{Frame, FrameError};
 
@@ -114,9 +115,9 @@ impl Lane {
     }
 
     /// Queues a message and sends what the socket takes.
-    pub(super) fn say<T: Serialize>(&mut self, message: &T) -> std::io::Result<()> {
-        let body = postcard::to_stdvec(message).map_err(std::io::Error::other)?;
-        let header = Header::new(kind::CONTROL, body.len(), cap).map_err(std::io::Error::other)?;
+    pub(super) fn say(&mut self, message: &FromHolder) -> std::io::Result<()> {
+        let Frame { kind, body } = Frame::of(message).map_err(std::io::Error::other)?;
+        let header = Header::new(kind, body.len(), FromHolder::cap).map_err(std::io::Error::other)?;
         self.outgoing.extend_from_slice(&header.encode());
         self.outgoing.extend_from_slice(&body);
         self.flush()
@@ -141,11 +142,10 @@ impl Lane {
     }
 }
 
-/// What a source may send on a lane. Zero ranges of a `Want` are never more than a message of this size.
+/// What a source may send on a lane.
 fn lane_cap(frame: u16) -> Option<u32> {
     match frame {
-        kind::CONTROL => Some(1 << 20),
         kind::LAZY_PAGES => cap(frame),
-        _ => None,
+        _ => FromSource::cap(frame),
     }
 }

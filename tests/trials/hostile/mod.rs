@@ -1,7 +1,7 @@
 //! Peers with a trusted key that lie, and strangers: nothing that they send takes `ulpm serve` down, fills its memory, or
 //! reaches anything but the process that they are sending; and nothing that a target says harms the source's process.
 
-mod peer;
+pub(super) mod peer;
 mod sources;
 mod targets;
 mod trust;

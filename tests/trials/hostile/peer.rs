@@ -11,9 +11,10 @@ use ulpm::precopy::session::look;
 use ulpm::state::files::FilesOptions;
 use ulpm::sys::time::ClockOffsets;
 use ulpm::transport::hello;
-use ulpm::transport::protocol::{Description, PidChoice, ToSource, ToTarget, cap, kind};
+use ulpm::transport::message::Message as _;
+use ulpm::transport::protocol::{Description, PidChoice, ToSource, ToTarget, cap};
 use ulpm::transport::{
-    Connected, Identity, Listener, TrustStore, Wire, accept_wire, connect, open_wire, tls,
+    Connected, Frame, Identity, Listener, TrustStore, Wire, accept_wire, connect, open_wire, tls,
 };
 
 use crate::lab::{Lab, PORT};
@@ -22,7 +23,7 @@ use crate::lab::{Lab, PORT};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A source in host `a`.
-pub(super) struct Source {
+pub(in crate::trials) struct Source {
     runtime: Runtime,
     connected: Option<Connected>,
     wire: Option<Wire>,
@@ -30,11 +31,11 @@ pub(super) struct Source {
 
 impl Source {
     /// Connects, and says nothing.
-    pub(super) fn connect(lab: &Lab) -> Result<Self> {
+    pub(in crate::trials) fn connect(lab: &Lab) -> Result<Self> {
         Self::connect_as(lab, &Identity::load_or_create(&lab.host("a").home().join("ulpm"))?)
     }
 
-    pub(super) fn connect_as(lab: &Lab, identity: &Identity) -> Result<Self> {
+    pub(in crate::trials) fn connect_as(lab: &Lab, identity: &Identity) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let trust = TrustStore::new(lab.host("a").home().join("ulpm"));
         let address = lab.address("b");
@@ -44,7 +45,7 @@ impl Source {
     }
 
     /// Connects and says hello.
-    pub(super) fn greet(lab: &Lab) -> Result<Self> {
+    pub(in crate::trials) fn greet(lab: &Lab) -> Result<Self> {
         let mut source = Self::connect(lab)?;
         source.say(&ToTarget::Hello(hello::ours()))?;
         match source.hear()? {
@@ -53,7 +54,7 @@ impl Source {
         }
     }
 
-    pub(super) fn connection(&self) -> Result<Connection> {
+    pub(in crate::trials) fn connection(&self) -> Result<Connection> {
         Ok(self.connected.as_ref().context("closed")?.connection.clone())
     }
 
@@ -65,11 +66,12 @@ impl Source {
         self.wire.as_mut().context("no wire")
     }
 
-    pub(super) fn say(&mut self, message: &ToTarget) -> Result<()> {
-        self.frame(kind::CONTROL, &postcard::to_stdvec(message)?)
+    pub(in crate::trials) fn say(&mut self, message: &ToTarget) -> Result<()> {
+        let Frame { kind, body } = Frame::of(message)?;
+        self.frame(kind, &body)
     }
 
-    pub(super) fn frame(&mut self, kind: u16, body: &[u8]) -> Result<()> {
+    pub(in crate::trials) fn frame(&mut self, kind: u16, body: &[u8]) -> Result<()> {
         self.wire()?;
         let Self { runtime, wire: Some(wire), .. } = self else { bail!("no wire") };
         let sent =
@@ -78,7 +80,7 @@ impl Source {
     }
 
     /// Bytes on a stream of frames, whatever they are.
-    pub(super) fn raw(&mut self, bytes: &[u8]) -> Result<()> {
+    pub(in crate::trials) fn raw(&mut self, bytes: &[u8]) -> Result<()> {
         let connection = self.connection()?;
         self.runtime.block_on(async {
             let (mut send, _recv) = connection.open_bi().await?;
@@ -90,20 +92,20 @@ impl Source {
         })
     }
 
-    pub(super) fn hear(&mut self) -> Result<ToSource> {
+    pub(in crate::trials) fn hear(&mut self) -> Result<ToSource> {
         let Self { runtime, wire: Some(wire), .. } = self else { bail!("no wire") };
         let frame = runtime.block_on(async { tokio::time::timeout(PATIENCE, wire.recv.recv()).await });
-        Ok(frame.context("the target is silent")??.decode()?)
+        Ok(frame.context("the target is silent")??.message()?)
     }
 
     /// Whether the target gives the connection up within that time.
-    pub(super) fn is_given_up(&self, patience: Duration) -> Result<bool> {
+    pub(in crate::trials) fn is_given_up(&self, patience: Duration) -> Result<bool> {
         let connection = self.connection()?;
         Ok(self.runtime.block_on(async { tokio::time::timeout(patience, connection.closed()).await }).is_ok())
     }
 
     /// The target's last words.
-    pub(super) fn failure(&mut self) -> Result<String> {
+    pub(in crate::trials) fn failure(&mut self) -> Result<String> {
         loop {
             match self.hear()? {
                 ToSource::Failed(why) => return Ok(why),
@@ -114,7 +116,7 @@ impl Source {
     }
 
     /// Describes a process and goes on until the skeleton stands; gives its pid in host `b`.
-    pub(super) fn begin(&mut self, description: Description) -> Result<i32> {
+    pub(in crate::trials) fn begin(&mut self, description: Description) -> Result<i32> {
         match self.describe(description)? {
             ToSource::Preflight { obstacles, .. } if obstacles.is_empty() => {}
             other => bail!("preflight: {other:?}"),
@@ -126,7 +128,7 @@ impl Source {
         }
     }
 
-    pub(super) fn describe(&mut self, description: Description) -> Result<ToSource> {
+    pub(in crate::trials) fn describe(&mut self, description: Description) -> Result<ToSource> {
         self.say(&ToTarget::Describe(Box::new(description)))?;
         self.hear()
     }
@@ -216,15 +218,12 @@ async fn converse(
 ) -> Result<()> {
     loop {
         let frame = wire.recv.recv().await?;
-        if frame.kind != kind::CONTROL {
-            continue;
-        }
-        let message: ToTarget = frame.decode()?;
+        let Some(message) = ToTarget::read(&frame)? else { continue };
         let name: String = format!("{message:?}").chars().take_while(|c| c.is_alphanumeric()).collect();
         notes.lock().unwrap_or_else(PoisonError::into_inner).push(name);
         match act(&message).or_else(|| honest(&message).map(Act::Say)) {
             None => {}
-            Some(Act::Say(answer)) => wire.send.send_msg(kind::CONTROL, &answer).await?,
+            Some(Act::Say(answer)) => wire.send.send_msg(&answer).await?,
             Some(Act::Frame(kind, body)) => wire.send.send(kind, &body).await?,
             Some(Act::Hang) => std::future::pending::<()>().await,
         }

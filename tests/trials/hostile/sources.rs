@@ -17,10 +17,10 @@ use ulpm::state::process::dumpable::Dumpable;
 use ulpm::state::process::limits::ResourceLimits;
 use ulpm::state::process::oom_score_adj::OomScoreAdj;
 use ulpm::state::seam::State;
-use ulpm::transport::Identity;
 use ulpm::transport::hello;
 use ulpm::transport::page_head::PrivateHead;
 use ulpm::transport::protocol::{Moments, ToSource, ToTarget, kind};
+use ulpm::transport::{Frame, Header, Identity};
 
 use super::super::trial;
 use super::super::victims::Victim;
@@ -71,10 +71,13 @@ fn greetings(lab: &mut Lab) -> Result<()> {
         vec![0xff; 4096],
         header(1, 0, u32::MAX),
         // as long as a description may be, but nobody has been greeted
-        header(1, 0, 32 << 20),
+        header(3, 0, 32 << 20),
         header(1, 1, 4),
-        header(2, 0, 4108),
-        header(4, 0, 40),
+        header(301, 0, 4108),
+        header(303, 0, 40),
+        // an answer, and what no version has said
+        header(102, 0, 4),
+        header(99, 0, 4),
         [header(1, 0, 3), vec![0xff; 3]].concat(),
         [header(1, 0, 10), vec![0]].concat(),
     ];
@@ -369,8 +372,9 @@ fn silence(lab: &mut Lab) -> Result<()> {
     let mut slow = Source::connect(lab)?;
     slow.raw(&[1])?;
     let mut half = Source::connect(lab)?;
-    let hello = postcard::to_stdvec(&ToTarget::Hello(hello::ours()))?;
-    half.raw(&[&1u16.to_le_bytes()[..], &[0; 2], &(hello.len() as u32).to_le_bytes(), &hello[..5]].concat())?;
+    let hello = Frame::of(&ToTarget::Hello(hello::ours()))?;
+    let header = Header { kind: hello.kind, len: hello.body.len() as u32 };
+    half.raw(&[&header.encode()[..], &hello.body[..5]].concat())?;
     let greeted = Source::greet(lab)?;
     for (name, source) in [("mute", mute), ("slow", slow), ("half", half), ("greeted", greeted)] {
         ensure!(source.is_given_up(Duration::from_secs(40))?, "{name} was waited for");

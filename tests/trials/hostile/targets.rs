@@ -4,7 +4,8 @@
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
 use ulpm::image::{Note, Obstacle};
-use ulpm::transport::protocol::{Hello, ToSource, ToTarget, kind};
+use ulpm::transport::greeting::Hello;
+use ulpm::transport::protocol::{ToSource, ToTarget, kind};
 
 use super::super::trial;
 use super::super::victims::Victim;
@@ -37,13 +38,15 @@ fn other_files(lab: &mut Lab) -> Result<()> {
 
 fn nonsense(lab: &mut Lab) -> Result<()> {
     let victim = Victim::start(lab, "threads")?;
-    let answers: [fn() -> Act; 9] = [
-        || Act::Frame(kind::CONTROL, vec![0xff; 100]),
-        || Act::Frame(kind::CONTROL, Vec::new()),
+    let answers: [fn() -> Act; 10] = [
+        || Act::Frame(104, vec![0xff; 100]),
+        || Act::Frame(101, Vec::new()),
         // more than a source takes
-        || Act::Frame(kind::CONTROL, vec![0; 20 << 20]),
+        || Act::Frame(110, vec![0; 20 << 20]),
         // a million empty texts, and more
-        || Act::Frame(kind::CONTROL, [&[2, 0x80, 0x80, 0x80, 0x04][..], &vec![0; 8 << 20]].concat()),
+        || Act::Frame(103, [&[0x80, 0x80, 0x80, 0x04][..], &vec![0; 8 << 20]].concat()),
+        // what only a source says
+        || Act::Frame(2, Vec::new()),
         // pages are nothing that a source takes
         || Act::Frame(kind::PAGES, vec![0; 4108]),
         || Act::Frame(kind::OBJECT_PAGES, vec![0; 4120]),
@@ -54,7 +57,7 @@ fn nonsense(lab: &mut Lab) -> Result<()> {
     for step in ["Hello", "Describe", "Clock", "Begin", "RoundEnd"] {
         for (index, answer) in answers.into_iter().enumerate() {
             // a clock may say anything, and that round might really be the last one's number
-            if (step, index) == ("Clock", 6) {
+            if (step, index) == ("Clock", 7) {
                 continue;
             }
             let target = Target::serve(lab, move |message| is(message, step).then(answer))?;
@@ -113,9 +116,11 @@ fn terminal(lab: &mut Lab) -> Result<()> {
     type Step = (&'static str, fn() -> ToSource);
     let steps: [Step; 3] = [
         ("Hello", || {
-            let ours = ulpm::transport::hello::ours();
-            let text = || ESCAPE.to_owned();
-            ToSource::Hello(Hello { protocol: 77, program: text(), kernel: text(), host: text(), ..ours })
+            ToSource::Hello(Hello {
+                protocol: 77,
+                program: ESCAPE.to_owned(),
+                ..ulpm::transport::hello::ours()
+            })
         }),
         ("Describe", || ToSource::Preflight {
             obstacles: vec![Obstacle::new(ESCAPE, ESCAPE, ESCAPE)],

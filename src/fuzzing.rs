@@ -17,7 +17,7 @@ use crate::transport::frame::Header;
 use crate::transport::lane::{FromHolder, FromSource, LazyPlan, PagesHead};
 use crate::transport::message::Message;
 use crate::transport::protocol::{self, ToSource, ToTarget};
-use crate::transport::{Frame, HostPort, hello, trust, words};
+use crate::transport::{Frame, RemoteAddr, hello, trust, words};
 
 /// A door: its name and what is behind it.
 pub type Door = (&'static str, fn(&[u8]));
@@ -161,8 +161,8 @@ fn predictions(bytes: &[u8]) {
 
 fn address(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    if let Ok(host) = text.parse::<HostPort>() {
-        assert_eq!(host.to_string().parse::<HostPort>().as_ref(), Ok(&host));
+    if let Ok(host) = text.parse::<RemoteAddr>() {
+        assert_eq!(host.to_string().parse::<RemoteAddr>().as_ref(), Ok(&host));
     }
     let _ = text.parse::<control::Command>();
 }

@@ -20,7 +20,7 @@ use crate::report::{Schema, listed, outcome_word};
 use crate::state::files::FilesOptions;
 use crate::sys::chain;
 use crate::sys::kernel::{Capability, Kernel};
-use crate::transport::HostPort;
+use crate::transport::RemoteAddr;
 
 /// Arguments of `ulpm check`.
 #[derive(Debug, Args)]
@@ -131,7 +131,7 @@ fn find(args: &CheckArgs, in_full: bool) -> Result<Exit, Failure> {
 fn look(
     args: &CheckArgs,
     pid: i32,
-    to: Option<&HostPort>,
+    to: Option<&RemoteAddr>,
     findings: &mut Findings,
 ) -> Result<Result<(), MigrateError>, Failure> {
     let files =
@@ -147,7 +147,7 @@ fn look(
     if let (Ok(()), Some(to)) = (&checked, to) {
         let options = Options {
             pid,
-            to: to.to_string(),
+            to: to.clone(),
             pid_mode: args.pid_mode.into(),
             verify: false,
             files,

@@ -222,7 +222,7 @@ fn work(args: &LiveArgs, verbosity: Verbosity) -> Result<Exit, Failure> {
 fn options(args: &LiveArgs, home: &Home) -> Result<Options, Failure> {
     Ok(Options {
         pid: args.subject.required()?,
-        to: args.target.required()?.to_string(),
+        to: args.target.required()?.clone(),
         pid_mode: args.pid_mode.into(),
         verify: args.verify,
         files: FilesOptions { tcp_close: args.tcp == Tcp::Close, shared_split: args.shared == Shared::Split },

@@ -12,7 +12,7 @@ use super::{Exit, Failure};
 use crate::image::file_path::printable;
 use crate::image::shown;
 use crate::sys::voice;
-use crate::transport::HostPort;
+use crate::transport::RemoteAddr;
 
 /// A process as it is typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,20 +83,20 @@ impl Subject {
 pub(crate) struct Target {
     /// The host to which it goes, where `ulpm serve` listens
     #[arg(value_name = "HOST[:PORT]")]
-    host: Option<HostPort>,
+    host: Option<RemoteAddr>,
     /// The same
     #[arg(long, value_name = "HOST[:PORT]", conflicts_with = "host")]
-    to: Option<HostPort>,
+    to: Option<RemoteAddr>,
 }
 
 impl Target {
     /// What was typed.
-    pub(crate) fn named(&self) -> Option<&HostPort> {
+    pub(crate) fn named(&self) -> Option<&RemoteAddr> {
         self.to.as_ref().or(self.host.as_ref())
     }
 
     /// The same, where there must be one.
-    pub(crate) fn required(&self) -> Result<&HostPort, Failure> {
+    pub(crate) fn required(&self) -> Result<&RemoteAddr, Failure> {
         let missing = || Failure::usage(anyhow::anyhow!("to which host? name it (see --help)"));
         self.named().ok_or_else(missing)
     }

@@ -8,6 +8,8 @@ use super::cancel::Cancel;
 use super::destination::{Destination, out_of_turn};
 use super::link::Link;
 use crate::handover::SourceEvent;
+use crate::handover::journal::Entry;
+use crate::transport::RemoteAddr;
 use crate::transport::protocol::{ToSource, ToTarget};
 
 /// Tries before the outcome is left open.
@@ -71,7 +73,12 @@ pub(crate) fn ask_once(to: &mut dyn Destination, id: &str) -> Result<Answer, Mig
     }
 }
 
+/// The target of an earlier migration, as its journal has it.
+pub(crate) fn target(entry: &Entry) -> Result<RemoteAddr, MigrateError> {
+    Ok(entry.peer.parse::<RemoteAddr>()?)
+}
+
 /// A connection to a target for a question about an earlier migration.
-pub(crate) fn connect(home: &Path, to: &str) -> Result<Link, MigrateError> {
+pub(crate) fn connect(home: &Path, to: &RemoteAddr) -> Result<Link, MigrateError> {
     Link::open(home, to, &Cancel::default(), CONNECTING)
 }

@@ -7,7 +7,7 @@ use crate::state::StateError;
 use crate::sys::voice;
 use crate::tracee::TraceeError;
 use crate::tracee::thread::state_of;
-use crate::transport::{ConnectError, WireError};
+use crate::transport::{ConnectError, RemoteAddrError, WireError};
 
 /// A migration failed.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +32,9 @@ pub enum MigrateError {
         /// What the kernel said.
         source: std::io::Error,
     },
+    /// A journal from which nobody can tell where the process was to go.
+    #[error("the journal of the migration names no target")]
+    Address(#[from] RemoteAddrError),
     /// The connection broke.
     #[error("the connection to the target broke")]
     Wire(#[from] WireError),

@@ -25,7 +25,9 @@ use crate::transport::lane::{FromHolder, FromSource, LaneKind, LazyRange, LazyRe
 use crate::transport::message::Message as _;
 use crate::transport::protocol::{MigrationId, ToSource, ToTarget, cap, kind};
 use crate::transport::wire::Frame;
-use crate::transport::{Connected, Identity, TrustStore, Way, Wire, WireError, connect_by, open_wire};
+use crate::transport::{
+    Connected, Identity, RemoteAddr, TrustStore, Way, Wire, WireError, connect_by, open_wire,
+};
 
 /// Pauses before connecting again: from, to.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
@@ -47,8 +49,8 @@ const LAST_WORD: Duration = Duration::from_secs(2);
 pub struct Road {
     /// `ULPM_HOME`.
     pub home: PathBuf,
-    /// `HOST[:PORT]`.
-    pub to: String,
+    /// The target.
+    pub to: RemoteAddr,
     /// The migration.
     pub id: MigrationId,
     /// Time limit of the first connection.

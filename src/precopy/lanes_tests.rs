@@ -87,7 +87,7 @@ impl Hosts {
     }
 
     fn open(&self) -> Lanes {
-        let to = self.listener.local_addr().to_string();
+        let to = self.listener.local_addr().into();
         let home = self.source.path().to_owned();
         Lanes::open(&Road { home, to, id: "m-1".to_owned(), limit: PATIENCE }).unwrap()
     }
@@ -272,7 +272,7 @@ async fn who_does_not_answer_is_told_of_and_tried_again() {
     let hosts = Hosts::new();
     let port = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let home = hosts.source.path().to_owned();
-    let to = format!("127.0.0.1:{port}");
+    let to = SocketAddr::from(([127, 0, 0, 1], port)).into();
     let lanes = Lanes::open(&Road { home, to, id: "m-1".to_owned(), limit: PATIENCE }).unwrap();
     for _ in 0..2 {
         assert!(matches!(hear(&lanes), Heard::NotYet(_)));

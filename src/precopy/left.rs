@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::MigrateError;
-use super::ask::connect;
+use super::ask::{connect, target};
 use super::hand_on::{Left, Signals};
 use crate::handover::journal::Entry;
 use crate::image::process::LateSignal;
@@ -59,7 +59,7 @@ pub(super) fn end(home: &Path, entry: &Entry) -> Result<String, MigrateError> {
         signals.add(late.map(|late| late.last(seen)).unwrap_or_default());
     }
     if !signals.waiting().is_empty() {
-        match connect(home, &entry.peer) {
+        match target(entry).and_then(|to| connect(home, &to)) {
             Ok(mut link) => {
                 signals.send(Some(&mut link), Vec::new(), None);
                 link.close("handed on");

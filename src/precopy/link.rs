@@ -21,7 +21,9 @@ use crate::transport::page_head::{ObjectHead, PrivateHead};
 use crate::transport::protocol::{ToSource, ToTarget, answer_cap, cap, kind};
 use crate::transport::vigil::{self, Vigil};
 use crate::transport::wire::Frame;
-use crate::transport::{ConnectError, Connected, Identity, TrustStore, Wire, connect, open_wire, words};
+use crate::transport::{
+    ConnectError, Connected, Identity, RemoteAddr, TrustStore, Wire, connect, open_wire, words,
+};
 
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -53,7 +55,7 @@ pub struct Link {
     /// `ULPM_HOME`.
     home: PathBuf,
     /// The target as the user named it.
-    to: String,
+    to: RemoteAddr,
     /// The first connection, if it broke. It is closed with the others: who is cut off would wait for that now.
     broken: Option<Box<Link>>,
     /// Bytes sent by earlier connections.
@@ -66,7 +68,12 @@ pub struct Link {
 
 impl Link {
     /// Connects and says hello.
-    pub fn open(home: &Path, to: &str, cancel: &Cancel, limit: Duration) -> Result<Self, MigrateError> {
+    pub fn open(
+        home: &Path,
+        to: &RemoteAddr,
+        cancel: &Cancel,
+        limit: Duration,
+    ) -> Result<Self, MigrateError> {
         let identity = Identity::load_or_create(home)?;
         let trust = TrustStore::new(home);
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -80,8 +87,7 @@ impl Link {
             }
         })?;
         if connected.peer == identity.fingerprint() {
-            let host = to.parse().map_err(ConnectError::from)?;
-            return Err(ConnectError::ThisHost { host }.into());
+            return Err(ConnectError::ThisHost { host: to.clone() }.into());
         }
         let vigil = Vigil::default();
         runtime.spawn(vigil.clone().keep(connected.connection.clone()));
@@ -97,7 +103,7 @@ impl Link {
             watched: false,
             vigil,
             home: home.to_owned(),
-            to: to.to_owned(),
+            to: to.clone(),
             broken: None,
             sent_before: 0,
             theirs: ours.clone(),

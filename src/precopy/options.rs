@@ -8,6 +8,7 @@ use crate::dirty::Choice;
 use crate::image::Note;
 use crate::report::Round;
 use crate::state::files::FilesOptions;
+use crate::transport::RemoteAddr;
 use crate::transport::protocol::PidChoice;
 
 /// Why a connection is closed of which nothing more is needed.
@@ -18,8 +19,8 @@ pub const MOVED: &str = "moved";
 pub struct Options {
     /// The process, as we see it.
     pub pid: i32,
-    /// `HOST[:PORT]`.
-    pub to: String,
+    /// The target.
+    pub to: RemoteAddr,
     /// `--pid-mode`.
     pub pid_mode: PidChoice,
     /// `--verify`.

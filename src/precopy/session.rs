@@ -34,6 +34,7 @@ use crate::sys::own_session::OwnSession;
 use crate::sys::stat::dying;
 use crate::sys::time::{ClockOffsets, Ticker};
 use crate::sys::voice;
+use crate::transport::RemoteAddr;
 use crate::transport::protocol::{Description, ToSource, ToTarget};
 
 /// A migration under way.
@@ -60,7 +61,7 @@ impl<'a> Migration<'a> {
         let report = MigrationReport {
             id: new_id(),
             pid: options.pid,
-            target: options.to.clone(),
+            target: options.to.to_string(),
             outcome: Outcome::Failed,
             processes: 1,
             ..MigrationReport::default()
@@ -289,7 +290,7 @@ impl<'a> Migration<'a> {
         };
         let mut foresight = ahead.run(described)?;
         let late = foresight.lazy.then(|| Late::open(self.road(), to)).transpose()?;
-        let entry = Entry::new(&self.report.id, true, self.options.pid, &self.options.to);
+        let entry = Entry::new(&self.report.id, true, self.options.pid, &self.options.to.to_string());
         let mut journal = Journal::begin(&journal_dir, entry).map_err(MigrateError::journal(&journal_dir))?;
         // `ulpm recover` leaves it to us as long as we live
         journal.keep();
@@ -430,7 +431,7 @@ fn in_time_namespace(pid: i32) -> bool {
 }
 
 /// The target could not say what stands in the way there.
-fn unasked(to: &str, e: &MigrateError) -> Obstacle {
+fn unasked(to: &RemoteAddr, e: &MigrateError) -> Obstacle {
     Obstacle::new(
         format!("target {to}"),
         crate::sys::chain(e),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::MigrateError;
-use super::ask::{Answer, ask_once, connect};
+use super::ask::{Answer, ask_once, connect, target};
 use super::control::Control;
 use super::hand_on::Left;
 use super::lanes::Road;
@@ -99,7 +99,7 @@ fn settle(home: &Path, mut journal: Journal, tell: &dyn Fn(Progress<'_>)) -> Res
 }
 
 fn asked_by(home: &Path, entry: &Entry) -> Result<Answer, MigrateError> {
-    let mut link = connect(home, &entry.peer)?;
+    let mut link = connect(home, &target(entry)?)?;
     let answer = ask_once(&mut link, &entry.id);
     link.close("asked");
     answer
@@ -176,7 +176,7 @@ pub fn force(home: &Path, id: &str, here: bool) -> Result<Option<String>, Migrat
 fn follow(home: &Path, entry: &Entry, tell: &dyn Fn(Progress<'_>)) -> Result<(), MigrateError> {
     let road = Road {
         home: home.to_owned(),
-        to: entry.peer.clone(),
+        to: target(entry)?,
         id: entry.id.clone(),
         limit: Duration::from_secs(5),
     };

@@ -1,4 +1,5 @@
-//! Where the other host is: `HOST[:PORT]` as people write it, and the addresses behind it.
+//! Where the other host is: `HOST[:PORT]` as people write it, and the addresses behind it. It is read once, where it comes in (the command
+//! line, a journal), and shown everywhere in the same way: with its port, an IPv6 address in brackets.
 
 use std::fmt;
 use std::io;
@@ -10,14 +11,14 @@ pub const DEFAULT_PORT: u16 = 3490;
 
 /// A host, by name or address, and a UDP port.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HostPort {
+pub struct RemoteAddr {
     /// A name, an IPv4 address or an IPv6 address without brackets.
     pub host: String,
     /// The port.
     pub port: u16,
 }
 
-impl HostPort {
+impl RemoteAddr {
     /// The addresses of the host, in the resolver's order. An address is taken as it is, without asking.
     pub async fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
         if let Ok(ip) = self.host.parse::<IpAddr>() {
@@ -34,11 +35,17 @@ impl HostPort {
     }
 }
 
-impl FromStr for HostPort {
-    type Err = HostPortError;
+impl From<SocketAddr> for RemoteAddr {
+    fn from(address: SocketAddr) -> Self {
+        RemoteAddr { host: address.ip().to_string(), port: address.port() }
+    }
+}
 
-    fn from_str(text: &str) -> Result<Self, HostPortError> {
-        let bad = || HostPortError { text: text.to_owned() };
+impl FromStr for RemoteAddr {
+    type Err = RemoteAddrError;
+
+    fn from_str(text: &str) -> Result<Self, RemoteAddrError> {
+        let bad = || RemoteAddrError { text: text.to_owned() };
         let (host, port) = match text.strip_prefix('[') {
             Some(rest) => {
                 let (host, rest) = rest.split_once(']').ok_or_else(bad)?;
@@ -66,7 +73,7 @@ impl FromStr for HostPort {
     }
 }
 
-impl fmt::Display for HostPort {
+impl fmt::Display for RemoteAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.host.contains(':') {
             write!(f, "[{}]:{}", self.host, self.port)
@@ -79,7 +86,7 @@ impl fmt::Display for HostPort {
 /// The text names no host and port.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not HOST[:PORT]; IPv6 addresses with a port go in brackets, as in [fd00::1]:3490")]
-pub struct HostPortError {
+pub struct RemoteAddrError {
     text: String,
 }
 
@@ -99,14 +106,14 @@ mod tests {
             ("[fe80::1%eth0]:77", "fe80::1%eth0", 77, "[fe80::1%eth0]:77"),
         ];
         for (text, host, port, shown) in cases {
-            let parsed: HostPort = text.parse().unwrap();
+            let parsed: RemoteAddr = text.parse().unwrap();
             assert_eq!((parsed.host.as_str(), parsed.port), (host, port), "{text}");
             assert_eq!(parsed.to_string(), shown);
         }
         for text in
             ["", ":1", "a:", "a:0", "a:65536", "a:b", "[::1", "[a]:1", "[::1]1", "a b", "::1::2", "u/x"]
         {
-            assert!(text.parse::<HostPort>().is_err(), "{text}");
+            assert!(text.parse::<RemoteAddr>().is_err(), "{text}");
         }
     }
 }

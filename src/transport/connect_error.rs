@@ -5,7 +5,7 @@ use std::net::{SocketAddr, ToSocketAddrs as _, UdpSocket};
 
 use quinn::{ConnectionError, TransportErrorCode};
 
-use super::address::{HostPort, HostPortError};
+use super::address::RemoteAddr;
 use super::admission::AdmissionError;
 use super::fingerprint::Fingerprint;
 use super::tls::{NO_COMMON_VERSION, TlsError};
@@ -13,9 +13,6 @@ use super::tls::{NO_COMMON_VERSION, TlsError};
 /// Why [`connect`](super::endpoint::connect) failed. The local process has not been touched in any case.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// What was typed is no host.
-    #[error("bad target")]
-    Target(#[from] HostPortError),
     /// This host's identity does not suit TLS.
     #[error("cannot set up TLS")]
     Tls(#[from] TlsError),
@@ -59,7 +56,7 @@ pub enum ConnectError {
     )]
     NoAnswer {
         /// The target.
-        host: HostPort,
+        host: RemoteAddr,
         /// Its address.
         remote: SocketAddr,
         /// How long it was given.
@@ -69,7 +66,7 @@ pub enum ConnectError {
     #[error("{} at {remote} answered, but did not let us in within {seconds:.1} s", host.host)]
     Stalled {
         /// The target.
-        host: HostPort,
+        host: RemoteAddr,
         /// Its address.
         remote: SocketAddr,
         /// How long it was given.
@@ -79,7 +76,7 @@ pub enum ConnectError {
     #[error("cannot reach UDP port {} of {} at {remote} (is `ulpm serve` running there?)", host.port, host.host)]
     Unreachable {
         /// The target.
-        host: HostPort,
+        host: RemoteAddr,
         /// Its address.
         remote: SocketAddr,
         /// What the kernel said.
@@ -89,7 +86,7 @@ pub enum ConnectError {
     #[error("{} at {remote} is busy with other connections; try again", host.host)]
     Busy {
         /// The target.
-        host: HostPort,
+        host: RemoteAddr,
         /// Its address.
         remote: SocketAddr,
     },
@@ -97,7 +94,7 @@ pub enum ConnectError {
     #[error("{} at {remote} does not speak ulpm/2 (is the same version of ulpm on both hosts?)", host.host)]
     Version {
         /// The target.
-        host: HostPort,
+        host: RemoteAddr,
         /// Its address.
         remote: SocketAddr,
         /// How the handshake ended.
@@ -110,7 +107,7 @@ pub enum ConnectError {
     )]
     UnknownPeer {
         /// The target.
-        host: HostPort,
+        host: RemoteAddr,
         /// The key that it presented.
         presented: Fingerprint,
     },
@@ -118,7 +115,7 @@ pub enum ConnectError {
     #[error("{} is this host itself; name the host that the process shall go to", host.host)]
     ThisHost {
         /// The target.
-        host: HostPort,
+        host: RemoteAddr,
     },
     /// The target's address is one of this host, and it did not let us in.
     #[error("{remote} is an address of this host itself, and nothing is moved from a host to itself")]
@@ -135,7 +132,7 @@ pub enum ConnectError {
     )]
     RefusedByPeer {
         /// The target.
-        host: HostPort,
+        host: RemoteAddr,
         /// Our key.
         ours: Fingerprint,
         /// What this host is called.
@@ -147,7 +144,7 @@ pub enum ConnectError {
     #[error("{} at {remote} and this host did not come together", host.host)]
     NotAdmitted {
         /// The target.
-        host: HostPort,
+        host: RemoteAddr,
         /// Its address.
         remote: SocketAddr,
         /// Why.
@@ -157,7 +154,7 @@ pub enum ConnectError {
     #[error("the connection to {} at {remote} broke during the handshake", host.host)]
     Lost {
         /// The target.
-        host: HostPort,
+        host: RemoteAddr,
         /// Its address.
         remote: SocketAddr,
         /// How.
@@ -175,13 +172,12 @@ impl ConnectError {
     }
 
     /// With the remark that `to` is this host, if it is and if that may be why.
-    pub fn remarked(self, to: &str) -> Self {
+    pub fn remarked(self, to: &RemoteAddr) -> Self {
         let strange = matches!(self, Self::UnknownPeer { .. } | Self::RefusedByPeer { .. });
         if !strange && !self.is_silence() {
             return self;
         }
-        let Ok(host) = to.parse::<HostPort>() else { return self };
-        let addresses = (host.host.as_str(), host.port).to_socket_addrs().into_iter().flatten();
+        let addresses = (to.host.as_str(), to.port).to_socket_addrs().into_iter().flatten();
         // only an address of this host can be bound
         match { addresses }.find(|address| UdpSocket::bind((address.ip(), 0)).is_ok()) {
             Some(remote) => Self::OwnAddress { remote, source: Box::new(self) },

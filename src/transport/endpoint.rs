@@ -16,7 +16,7 @@ use quinn::{ClientConfig, Connecting, Connection, ConnectionError, Endpoint, Tok
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, timeout};
 
-use super::address::HostPort;
+use super::address::RemoteAddr;
 use super::admission::{self, AdmissionError, CLOSE_DONE};
 use super::connect_error::is_version_mismatch;
 use super::fingerprint::Fingerprint;
@@ -55,11 +55,11 @@ impl Connected {
     }
 }
 
-/// Connects to `host` (`HOST[:PORT]`) as `identity`, if it is in `trust`.
+/// Connects to `host` as `identity`, if it is in `trust`.
 pub async fn connect(
     identity: &Identity,
     trust: &TrustStore,
-    host: &str,
+    host: &RemoteAddr,
     limit: Duration,
 ) -> Result<Connected, ConnectError> {
     connect_by(Way::Ordinary, identity, trust, host, limit).await
@@ -70,7 +70,7 @@ pub async fn connect_by(
     way: Way,
     identity: &Identity,
     trust: &TrustStore,
-    host: &str,
+    host: &RemoteAddr,
     limit: Duration,
 ) -> Result<Connected, ConnectError> {
     let tuning = Tuning { way, ..Tuning::default() };
@@ -81,20 +81,22 @@ pub async fn connect_by(
 pub(super) async fn connect_with(
     identity: &Identity,
     trust: &TrustStore,
-    host: &str,
+    host: &RemoteAddr,
     limit: Duration,
     tuning: &Tuning,
     alpn: &[u8],
 ) -> Result<Connected, ConnectError> {
     let deadline = Instant::now() + limit;
-    let host: HostPort = host.parse()?;
     let tls = Arc::new(tls::client(identity, alpn)?);
     let addresses = match timeout(limit, host.resolve()).await {
         Ok(Ok(addresses)) => addresses,
-        Ok(Err(source)) => return Err(ConnectError::Resolve { host: host.host, source }),
-        Err(_) => return Err(ConnectError::ResolveTimeout { host: host.host, seconds: limit.as_secs_f32() }),
+        Ok(Err(source)) => return Err(ConnectError::Resolve { host: host.host.clone(), source }),
+        Err(_) => {
+            let (host, seconds) = (host.host.clone(), limit.as_secs_f32());
+            return Err(ConnectError::ResolveTimeout { host, seconds });
+        }
     };
-    let call = Call { tls, trust, host: &host, ours: identity.fingerprint(), tuning };
+    let call = Call { tls, trust, host, ours: identity.fingerprint(), tuning };
     let mut failure = ConnectError::NoAddress { host: host.host.clone() };
     for (index, remote) in addresses.iter().enumerate() {
         let share = deadline.saturating_duration_since(Instant::now()) / (addresses.len() - index) as u32;
@@ -111,7 +113,7 @@ pub(super) async fn connect_with(
 struct Call<'a> {
     tls: Arc<QuicClientConfig>,
     trust: &'a TrustStore,
-    host: &'a HostPort,
+    host: &'a RemoteAddr,
     ours: Fingerprint,
     tuning: &'a Tuning,
 }

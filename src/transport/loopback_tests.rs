@@ -62,7 +62,7 @@ impl Host {
         &'a self,
         listener: &Listener,
     ) -> impl Future<Output = Result<Connected, ConnectError>> + use<'a> {
-        let address = listener.local_addr().to_string();
+        let address = RemoteAddr::from(listener.local_addr());
         async move { connect(&self.identity, &self.trust, &address, LIMIT).await }
     }
 }
@@ -97,7 +97,7 @@ async fn connected() -> (Connected, Accepted, Listener) {
 async fn a_connection_comes_by_the_way_that_was_chosen() {
     let (source, target) = pair();
     let mut listener = target.listen();
-    let address = listener.local_addr().to_string();
+    let address = RemoteAddr::from(listener.local_addr());
     for way in [Way::Ordinary, Way::Express, Way::Express, Way::Ordinary] {
         let call = connect_by(way, &source.identity, &source.trust, &address, LIMIT);
         let (connected, accepted) = tokio::join!(call, listener.accept());
@@ -170,7 +170,7 @@ fn a_current_thread_runtime_on_each_side_will_do() {
             assert!(closed.contains("all done"), "{closed}");
         });
     });
-    let address = told.recv().unwrap().to_string();
+    let address = RemoteAddr::from(told.recv().unwrap());
     let runtime = runtime();
     // Several block_on, as the source session does it.
     let connected = runtime.block_on(connect(&source.identity, &source.trust, &address, LIMIT)).unwrap();
@@ -240,7 +240,7 @@ async fn an_unreadable_trust_file_lets_nobody_in() {
 async fn another_alpn_is_a_version_mismatch() {
     let (source, target) = pair();
     let mut listener = target.listen();
-    let address = listener.local_addr().to_string();
+    let address = RemoteAddr::from(listener.local_addr());
     let tuning = Tuning::default();
     let call = connect_with(&source.identity, &source.trust, &address, LIMIT, &tuning, b"ulpm/99");
     let (refused, accepted) = tokio::join!(call, listener.accept());
@@ -257,7 +257,8 @@ async fn a_silent_host_is_a_timeout_with_all_one_needs() {
     let address = silent.local_addr().unwrap();
     let started = Instant::now();
     let limit = Duration::from_millis(700);
-    let error = connect(&source.identity, &source.trust, &address.to_string(), limit).await.unwrap_err();
+    let error =
+        connect(&source.identity, &source.trust, &RemoteAddr::from(address), limit).await.unwrap_err();
     assert!(started.elapsed() < LIMIT, "{:?}", started.elapsed());
     let text = error.to_string();
     for part in [
@@ -277,7 +278,7 @@ async fn a_closed_port_and_an_unknown_name_are_named_at_once() {
     let started = Instant::now();
     let call = |host: String| {
         let source = &source;
-        async move { connect(&source.identity, &source.trust, &host, LIMIT).await.unwrap_err() }
+        async move { connect(&source.identity, &source.trust, &host.parse().unwrap(), LIMIT).await.unwrap_err() }
     };
     let error = call(format!("127.0.0.1:{port}")).await;
     assert!(matches!(error, ConnectError::Unreachable { .. }), "{error:?}");
@@ -286,7 +287,6 @@ async fn a_closed_port_and_an_unknown_name_are_named_at_once() {
     assert!(started.elapsed() < LIMIT, "it was waited for: {:?}", started.elapsed());
     let error = call("no-such-host.invalid".to_owned()).await;
     assert!(matches!(error, ConnectError::Resolve { .. } | ConnectError::ResolveTimeout { .. }), "{error:?}");
-    assert!(matches!(call("a:b:c".to_owned()).await, ConnectError::Target(_)));
 }
 
 #[tokio::test]

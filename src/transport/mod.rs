@@ -62,7 +62,7 @@ pub mod words;
 #[cfg(test)]
 mod loopback_tests;
 
-pub use address::{DEFAULT_PORT, HostPort};
+pub use address::{DEFAULT_PORT, RemoteAddr, RemoteAddrError};
 pub use endpoint::{ConnectError, Connected, connect, connect_by};
 pub use fingerprint::Fingerprint;
 pub use frame::{FrameError, Header, KindCap};

@@ -107,7 +107,7 @@ fn there_and_back(program: &str, dir: &Path) -> Result<()> {
 fn write_down(pid: i32, home: &Path, drawer: &mut Drawer) -> (Outcome, Option<MigrateError>) {
     let options = Options {
         pid,
-        to: "nobody".to_owned(),
+        to: "nobody".parse().expect("a host"),
         pid_mode: PidChoice::Same,
         verify: true,
         files: Default::default(),

@@ -38,7 +38,7 @@ impl Source {
     pub(in crate::trials) fn connect_as(lab: &Lab, identity: &Identity) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let trust = TrustStore::new(lab.host("a").home().join("ulpm"));
-        let address = lab.address("b");
+        let address = lab.address("b").parse()?;
         let dial = async { connect(identity, &trust, &address, PATIENCE).await };
         let connected = lab.host("a").in_network(|| runtime.block_on(dial))??;
         Ok(Self { runtime, connected: Some(connected), wire: None })

@@ -15,7 +15,7 @@ use crate::precopy::control;
 use crate::state::sanity;
 use crate::transport::frame::Header;
 use crate::transport::lane::{FromHolder, FromSource, LazyPlan, PagesHead};
-use crate::transport::message::Message;
+use crate::transport::message::WireMessage;
 use crate::transport::protocol::{self, ToSource, ToTarget};
 use crate::transport::{Frame, RemoteAddr, hello, trust, words};
 
@@ -56,7 +56,7 @@ fn decoded<T: Serialize + DeserializeOwned + std::fmt::Debug>(bytes: &[u8]) -> O
 }
 
 /// What a frame says: its kind, and its body.
-fn said<M: Message + std::fmt::Debug>(bytes: &[u8]) -> Option<M> {
+fn said<M: WireMessage + std::fmt::Debug>(bytes: &[u8]) -> Option<M> {
     let (kind, body) = bytes.split_first_chunk()?;
     let frame = Frame { kind: u16::from_le_bytes(*kind), body: body.to_vec().into() };
     let message = M::read(&frame).ok()??;

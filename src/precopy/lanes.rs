@@ -22,9 +22,8 @@ use super::page_server::{Answer, Memory, Unanswerable};
 use crate::image::PAGE_SIZE;
 use crate::tracee::together::{Haste, hasten};
 use crate::transport::lane::{FromHolder, FromSource, LaneKind, LazyRange, LazyReport};
-use crate::transport::message::Message as _;
+use crate::transport::message::{Frame, WireMessage as _};
 use crate::transport::protocol::{MigrationId, ToSource, ToTarget, cap, kind};
-use crate::transport::wire::Frame;
 use crate::transport::{
     Connected, Identity, RemoteAddr, TrustStore, Way, Wire, WireError, connect_by, open_wire,
 };

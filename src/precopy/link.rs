@@ -17,10 +17,10 @@ use crate::preload::PreloadError;
 use crate::preload::push::PageSink;
 use crate::transport::greeting::About;
 use crate::transport::hello;
+use crate::transport::message::Frame;
 use crate::transport::page_head::{ObjectHead, PrivateHead};
 use crate::transport::protocol::{ToSource, ToTarget, answer_cap, cap, kind};
 use crate::transport::vigil::{self, Vigil};
-use crate::transport::wire::Frame;
 use crate::transport::{
     ConnectError, Connected, Identity, RemoteAddr, TrustStore, Wire, connect, open_wire, words,
 };

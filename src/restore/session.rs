@@ -30,7 +30,7 @@ use crate::sys::time::{Ticker, initial_clocks};
 use crate::tracee::together::Haste;
 use crate::transport::greeting::About;
 use crate::transport::lane::LaneKind;
-use crate::transport::message::Message as _;
+use crate::transport::message::WireMessage as _;
 use crate::transport::protocol::{Description, ToSource, ToTarget, cap, description_cap, greeting_cap};
 use crate::transport::vigil::Vigil;
 use crate::transport::{Accepted, Fingerprint, Frame, TrustStore, Way, Wire, accept_wire, hello};

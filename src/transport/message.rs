@@ -12,11 +12,46 @@
 //! | 221 – 239 | [`FromSource`](super::lane::FromSource) |
 //! | 301 – 399 | [pages](super::protocol::kind) |
 
-use super::wire::Frame;
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+
 use super::wire_error::WireError;
 
+/// One frame that arrived whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// What the body is.
+    pub kind: u16,
+    /// The body.
+    pub body: Bytes,
+}
+
+impl Frame {
+    /// The frame that says this.
+    pub fn of<M: WireMessage>(message: &M) -> Result<Self, WireError> {
+        let kind = message.kind();
+        let body = message.write(Vec::new()).map_err(|source| WireError::Encode { kind, source })?;
+        Ok(Frame { kind, body: body.into() })
+    }
+
+    /// What it says, as one of these messages.
+    pub fn message<M: WireMessage>(&self) -> Result<M, WireError> {
+        M::read(self)?.ok_or(WireError::OutOfTurn { kind: self.kind })
+    }
+
+    /// The body as the postcard encoding of exactly one `T`.
+    pub fn decode<T: DeserializeOwned>(&self) -> Result<T, WireError> {
+        let (value, rest) = crate::image::bounded::decode_owned(&self.body)
+            .map_err(|source| WireError::Decode { kind: self.kind, source })?;
+        if !rest.is_empty() {
+            return Err(WireError::Trailing { kind: self.kind, extra: rest.len() });
+        }
+        Ok(value)
+    }
+}
+
 /// Something that one side says as a frame.
-pub trait Message: Sized {
+pub trait WireMessage: Sized {
     /// The number of this message.
     fn kind(&self) -> u16;
 
@@ -35,7 +70,7 @@ macro_rules! numbered {
     ($name:ident {
         $($number:literal $variant:ident $(($($place:ident),+))? $({ $($field:ident),+ })? max $max:expr;)+
     }) => {
-        impl $crate::transport::message::Message for $name {
+        impl $crate::transport::message::WireMessage for $name {
             fn kind(&self) -> u16 {
                 match self {
                     $(Self::$variant { .. } => $number,)+
@@ -58,7 +93,7 @@ macro_rules! numbered {
             }
 
             fn read(
-                frame: &$crate::transport::Frame,
+                frame: &$crate::transport::message::Frame,
             ) -> Result<Option<Self>, $crate::transport::WireError> {
                 Ok(Some(match frame.kind {
                     $($number => {

@@ -68,6 +68,7 @@ pub use fingerprint::Fingerprint;
 pub use frame::{FrameError, Header, KindCap};
 pub use identity::Identity;
 pub use listener::{AcceptError, Accepted, Listener};
+pub use message::Frame;
 pub use trust::TrustStore;
 pub use way::Way;
-pub use wire::{Frame, Wire, WireError, WireRecv, WireSend, accept_wire, open_wire};
+pub use wire::{Wire, WireError, WireRecv, WireSend, accept_wire, open_wire};

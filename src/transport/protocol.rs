@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 
 use super::greeting::Hello;
 use super::lane::{FromHolder, FromSource, LaneKind, LazyPlan, PagesHead};
-use super::message::{Message, numbered};
+use super::message::{WireMessage, numbered};
 use super::page_head::{ObjectHead, PrivateHead};
 use crate::image::files::{ContentHashes, FileIdentity};
 use crate::image::memory::Layout;

@@ -10,10 +10,9 @@
 
 use bytes::{Bytes, BytesMut};
 use quinn::{Connection, RecvStream, SendStream, WriteError};
-use serde::de::DeserializeOwned;
 
 use super::frame::{FrameError, Header, KindCap};
-use super::message::Message;
+use super::message::{Frame, WireMessage};
 
 pub use super::wire_error::WireError;
 
@@ -64,7 +63,7 @@ impl Wire {
     }
 
     /// See [`WireSend::send_msg`].
-    pub async fn send_msg<M: Message>(&mut self, message: &M) -> Result<(), WireError> {
+    pub async fn send_msg<M: WireMessage>(&mut self, message: &M) -> Result<(), WireError> {
         self.send.send_msg(message).await
     }
 
@@ -76,39 +75,6 @@ impl Wire {
     /// Bytes sent and received, headers included.
     pub fn bytes(&self) -> (u64, u64) {
         (self.send.bytes(), self.recv.bytes())
-    }
-}
-
-/// One frame that arrived whole.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Frame {
-    /// What the body is.
-    pub kind: u16,
-    /// The body.
-    pub body: Bytes,
-}
-
-impl Frame {
-    /// The frame that says this.
-    pub fn of<M: Message>(message: &M) -> Result<Self, WireError> {
-        let kind = message.kind();
-        let body = message.write(Vec::new()).map_err(|source| WireError::Encode { kind, source })?;
-        Ok(Frame { kind, body: body.into() })
-    }
-
-    /// What it says, as one of these messages.
-    pub fn message<M: Message>(&self) -> Result<M, WireError> {
-        M::read(self)?.ok_or(WireError::OutOfTurn { kind: self.kind })
-    }
-
-    /// The body as the postcard encoding of exactly one `T`.
-    pub fn decode<T: DeserializeOwned>(&self) -> Result<T, WireError> {
-        let (value, rest) = crate::image::bounded::decode_owned(&self.body)
-            .map_err(|source| WireError::Decode { kind: self.kind, source })?;
-        if !rest.is_empty() {
-            return Err(WireError::Trailing { kind: self.kind, extra: rest.len() });
-        }
-        Ok(value)
     }
 }
 
@@ -165,7 +131,7 @@ impl WireSend {
     }
 
     /// Sends `message` as one frame.
-    pub async fn send_msg<M: Message>(&mut self, message: &M) -> Result<(), WireError> {
+    pub async fn send_msg<M: WireMessage>(&mut self, message: &M) -> Result<(), WireError> {
         let kind = message.kind();
         // The header's place is kept free, so that header and body are one piece of memory.
         let mut buffer =

@@ -26,7 +26,7 @@ use ulpm::transport::greeting::{About, Hello};
 use ulpm::transport::lane::{
     FromHolder, FromSource, LaneKind, LazyPlan, LazyProcess, LazyRange, LazyReport, PagesHead,
 };
-use ulpm::transport::message::Message;
+use ulpm::transport::message::WireMessage;
 use ulpm::transport::protocol::{AreaDigest, Description, Moments, PidChoice, ToSource, ToTarget, kind};
 
 const OBJECT: ObjectId = ObjectId { dev: 1, ino: 77 };
@@ -73,7 +73,7 @@ pub(crate) fn frame(bytes: &[u8]) -> Frame {
 }
 
 /// Kind and body.
-fn said<M: Message>(message: &M) -> Vec<u8> {
+fn said<M: WireMessage>(message: &M) -> Vec<u8> {
     let Frame { kind, body } = Frame::of(message).unwrap();
     [&kind.to_le_bytes()[..], &body].concat()
 }

@@ -8,7 +8,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use super::relay::Greeting;
 use crate::transport::frame::Header;
 use crate::transport::lane::{FromHolder, FromSource};
-use crate::transport::message::Message as _;
+use crate::transport::message::WireMessage as _;
 use crate::transport::protocol::{PAGES_MAX, cap, kind};
 use crate::transport::{Frame, FrameError};
 

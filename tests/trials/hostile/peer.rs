@@ -11,7 +11,7 @@ use ulpm::precopy::session::look;
 use ulpm::state::files::FilesOptions;
 use ulpm::sys::time::ClockOffsets;
 use ulpm::transport::hello;
-use ulpm::transport::message::Message as _;
+use ulpm::transport::message::WireMessage as _;
 use ulpm::transport::protocol::{Description, PidChoice, ToSource, ToTarget, cap};
 use ulpm::transport::{
     Connected, Frame, Identity, Listener, TrustStore, Wire, accept_wire, connect, open_wire, tls,

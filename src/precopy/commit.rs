@@ -13,6 +13,8 @@ use super::options::{MOVED, Progress};
 use crate::fault::Point;
 use crate::handover::journal::Phase;
 use crate::handover::{SourceAction, SourceEvent};
+use crate::image::ProcessIndex;
+use crate::image::process::LateSignal;
 use crate::preload::agent::Agent;
 use crate::preload::capture::Captive;
 use crate::report::Outcome;
@@ -51,14 +53,7 @@ impl Freezer<'_> {
                         signals = vec![(agent.of, come)];
                         MigrateError::point(Point::SourceHeld)
                     }),
-                _ => to.say(&ToTarget::Commit(std::mem::take(&mut signals))).and_then(|()| {
-                    // while the target lets it go
-                    Signals::of(self.options, &self.report.id).note(captive.accounts());
-                    if crate::fault::waits_at(Point::SourceCommitSent) {
-                        to.flush()?;
-                    }
-                    MigrateError::point(Point::SourceCommitSent)
-                }),
+                _ => self.send_commit(to, &captive, std::mem::take(&mut signals)),
             };
             if let Err(e) = done {
                 return self.before_commit_failed(to, agent, captive, (*action, e));
@@ -80,6 +75,23 @@ impl Freezer<'_> {
             return self.moved(to, captive);
         }
         self.unanswered(to, agent, captive, answer.err())
+    }
+
+    /// Says it; from then on the target may let the process go. `signals`: what has come until now.
+    fn send_commit(
+        &self,
+        to: &mut dyn Destination,
+        captive: &Captive,
+        signals: Vec<(ProcessIndex, Vec<LateSignal>)>,
+    ) -> Result<(), MigrateError> {
+        to.say(&ToTarget::Commit(signals))?;
+        to.nudge()?;
+        // while the target lets it go
+        Signals::of(self.options, &self.report.id).note(captive.accounts());
+        if crate::fault::waits_at(Point::SourceCommitSent) {
+            to.flush()?;
+        }
+        MigrateError::point(Point::SourceCommitSent)
     }
 
     /// It runs there. The copy here goes, as soon as nothing of it is needed any more; what it is signalled until then goes there.

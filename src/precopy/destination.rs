@@ -28,6 +28,9 @@ pub trait Destination: PageSink {
         meanwhile: &mut dyn FnMut() -> Result<(), MigrateError>,
     ) -> Result<ToSource, MigrateError>;
 
+    /// Lets what was said begin to leave, and waits for nothing.
+    fn nudge(&mut self) -> Result<(), MigrateError>;
+
     /// Lets what was said leave, as far as that is a matter of a moment.
     fn flush(&mut self) -> Result<(), MigrateError>;
 

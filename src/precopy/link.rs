@@ -230,6 +230,17 @@ impl Destination for Link {
         }
     }
 
+    /// What was written lies with a task of the connection, which has its turns only while we wait: these are its turns.
+    fn nudge(&mut self) -> Result<(), MigrateError> {
+        const TURNS: usize = 4;
+        self.within("sending", async |_| {
+            for _ in 0..TURNS {
+                tokio::task::yield_now().await;
+            }
+            Ok(())
+        })
+    }
+
     /// Drives the network, as far as the target takes it: it moves only while we wait for something.
     fn flush(&mut self) -> Result<(), MigrateError> {
         self.within("sending", async |_| {

@@ -256,6 +256,10 @@ impl Destination for Drawer {
         self.hear(step)
     }
 
+    fn nudge(&mut self) -> Result<(), MigrateError> {
+        Ok(())
+    }
+
     fn flush(&mut self) -> Result<(), MigrateError> {
         Ok(())
     }

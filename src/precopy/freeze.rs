@@ -109,7 +109,7 @@ impl Freezer<'_> {
         to.say(&ToTarget::Freezing)?;
         to.flush()?;
         for attempt in 1.. {
-            let poised = Poised::prepare(self.options.pid)?;
+            let poised = Poised::prepare(self.options.pid, agent.witness()?)?;
             let prediction = self.foresee();
             let urgent = Urgent::begin();
             let frozen_at = initial_clocks().boottime_ns;

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::MutexGuard;
+use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use super::capture::Poised;
@@ -71,6 +71,17 @@ pub struct Agent {
     renewal_due: bool,
     /// Rounds leave out what may come after the process.
     withhold: bool,
+    /// Somebody to be looked at. Born before the rounds: after a fork each page that we write for the first time faults, and is
+    /// copied; in the freeze these were 190 faults, and half a millisecond.
+    witness: Option<Arc<Witness>>,
+}
+
+/// What a process is attached to for.
+pub enum Purpose<'a> {
+    /// To be watched.
+    Watch,
+    /// To be moved: what shows nowhere is asked for, with a witness where one is needed.
+    Move(Option<&'a Witness>),
 }
 
 /// Pages looked at for nothing in a round from which on it is better to stop the process for a moment and to track anew:
@@ -95,7 +106,9 @@ impl Agent {
         tracker: &Chosen,
     ) -> Result<Self, PreloadError> {
         let mut memory = waits::Memory::load(home, pid);
-        let (installed, attach) = install(pid, tracker.kind, &mut memory, true)?;
+        let witness = probes::witness(pid, &creds_of(pid)?).map(Arc::new);
+        let purpose = Purpose::Move(witness.as_deref());
+        let (installed, attach) = install(pid, tracker.kind, &mut memory, purpose)?;
         let layout = with_descriptors(described.memory.layout.clone(), &described.files);
         Ok(Agent {
             pid,
@@ -110,12 +123,22 @@ impl Agent {
             objects: ObjectPusher::default(),
             renewal_due: false,
             withhold: false,
+            witness,
         })
     }
 
     /// Rounds carry only what cannot come after the process.
     pub fn withhold(&mut self) {
         self.withhold = true;
+    }
+
+    /// The witness, or another one if the process has become another user's.
+    pub fn witness(&mut self) -> Result<Option<Arc<Witness>>, PreloadError> {
+        let creds = creds_of(self.pid)?;
+        if !self.witness.as_ref().is_some_and(|known| probes::suits(known, &creds)) {
+            self.witness = probes::witness(self.pid, &creds).map(Arc::new);
+        }
+        Ok(self.witness.clone())
     }
 
     /// The tracker's name.
@@ -203,7 +226,7 @@ impl Agent {
     /// Stops the process for as long as it takes to look and to start tracking anew; it runs on as if nothing had been.
     fn renew(&mut self) -> Result<(Vec<Found>, Duration), PreloadError> {
         let mut waits = self.waits.lock();
-        let poised = Poised::prepare(self.pid)?;
+        let poised = Poised::prepare(self.pid, None)?;
         let _urgent = Urgent::begin();
         let begun = Instant::now();
         let captive = poised.freeze()?;
@@ -275,21 +298,23 @@ pub fn install(
     pid: i32,
     kind: Kind,
     memory: &mut waits::Memory,
-    to_move: bool,
+    purpose: Purpose<'_>,
 ) -> Result<(Box<dyn DirtyTracker>, Duration), PreloadError> {
     if !kind.needs_stop() {
         return Ok((kind.install(Kernel::here(), pid, None)?, Duration::ZERO));
     }
     let site = Site::of_running(pid)?;
-    let creds = credentials::of_status(&threads::status_of(voice::of(pid))?);
-    let witness = if to_move { probes::witness(pid, &creds) } else { None };
+    let creds = creds_of(pid)?;
+    let probe = match purpose {
+        Purpose::Watch => None,
+        Purpose::Move(witness) => Some((&creds, witness)),
+    };
     let urgent = Urgent::begin();
     let begun = Instant::now();
     let mut attempt = 0;
     let installed = loop {
         let frozen = Frozen::stop_one(pid, PATIENCE)?;
-        let installed =
-            install_inside(&frozen, &site, kind, memory, to_move.then_some((&creds, witness.as_ref())));
+        let installed = install_inside(&frozen, &site, kind, memory, probe);
         memory.note(&frozen);
         frozen.thaw();
         attempt += 1;
@@ -373,6 +398,10 @@ fn ask(
     let mut batch = Batch::new(scratch);
     let question = probes::ask(&mut batch, tid, creds, witness);
     Ok(probes::obstacles(tid, &remote.run(scratch, &batch)?, &question))
+}
+
+fn creds_of(pid: i32) -> Result<Credentials, PreloadError> {
+    Ok(credentials::of_status(&threads::status_of(voice::of(pid))?))
 }
 
 /// Memfds that are open count as objects, mapped or not.

@@ -1,6 +1,7 @@
 //! The frozen process: its state, and giving it back untouched when the move fails.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::late_signals::{Accounts, LateSignals};
@@ -14,8 +15,8 @@ use crate::state::overruns::{self, Taker};
 use crate::state::room::NoRoom;
 use crate::state::seam::process::SeenProcess;
 use crate::state::{
-    StateError, credentials, memory_modes, mm_fields, namespaces, probes, process, program, room, scheduling,
-    sharing, signals, threads, timers, waits,
+    StateError, memory_modes, mm_fields, namespaces, process, program, room, scheduling, sharing, signals,
+    threads, timers, waits,
 };
 use crate::sys::process::{pidfd_of_thread, pidfd_open, pidfd_send_signal, tgkill};
 use crate::sys::ptrace::Regs;
@@ -41,7 +42,7 @@ pub struct Poised {
     armed: Armed,
     site: Site,
     pidfd: OwnedFd,
-    witness: Option<Witness>,
+    witness: Option<Arc<Witness>>,
 }
 
 /// What a thread may have done since preflight, and what takes too long to be looked at while it is stopped.
@@ -66,15 +67,12 @@ fn refuse_late(late: &[Obstacle]) -> Result<(), PreloadError> {
 }
 
 impl Poised {
-    /// Seizes every thread (they run on) and opens what the freeze needs.
-    pub fn prepare(pid: i32) -> Result<Self, PreloadError> {
+    /// Seizes every thread (they run on) and opens what the freeze needs. `witness`: for a capture.
+    pub fn prepare(pid: i32, witness: Option<Arc<Witness>>) -> Result<Self, PreloadError> {
         let pidfd = pidfd_open(pid).map_err(StateError::errno(pid, "opening a pidfd"))?;
         let site = Site::of_running(pid)?;
         let armed = Armed::seize(pid)?.not_within(site.vdso.clone());
         insist_unchanged(pid)?;
-        // before the stop: a process like us takes a millisecond to be born
-        let creds = credentials::of_status(&threads::status_of(voice::of(pid))?);
-        let witness = probes::witness(pid, &creds);
         Ok(Poised { site, pidfd, armed, witness })
     }
 
@@ -104,7 +102,7 @@ pub struct Captive {
     pub(super) frozen: Option<Frozen>,
     pub(super) site: Site,
     pidfd: OwnedFd,
-    witness: Option<Witness>,
+    witness: Option<Arc<Witness>>,
     scratch: Option<Scratch>,
     /// What was where the scratch area is, if that is memory of the process's own.
     lent: Option<Lent>,
@@ -185,7 +183,7 @@ impl Captive {
             scratch: &scratch,
             cpus: &cpus,
             memory: waits,
-            witness: self.witness.as_ref(),
+            witness: self.witness.as_deref(),
         };
         let mut image = ProcessImage { memory, ..described.clone() };
         let (threads, numbers, pending) = capture_threads(frozen, &context, status, &mut image)?;

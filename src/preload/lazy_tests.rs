@@ -316,7 +316,7 @@ impl Shell {
     }
 
     fn captive(&self) -> Captive {
-        let mut captive = Poised::prepare(self.pid()).unwrap().freeze().unwrap();
+        let mut captive = Poised::prepare(self.pid(), None).unwrap().freeze().unwrap();
         captive.furnish(&crate::state::waits::Memory::default()).unwrap();
         captive
     }

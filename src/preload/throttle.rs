@@ -97,7 +97,7 @@ fn run(pid: i32, waits: &Waits, orders: &Receiver<u8>) {
 
 fn stop_for(pid: i32, waits: &Waits, how_long: Duration) -> Result<(), PreloadError> {
     let mut memory = waits.lock();
-    let captive = Poised::prepare(pid)?.freeze()?;
+    let captive = Poised::prepare(pid, None)?.freeze()?;
     std::thread::sleep(how_long);
     captive.resume(&mut memory);
     Ok(())

@@ -23,7 +23,7 @@ use super::who::Who;
 use crate::dirty::{DirtyTracker, Found, Kind};
 use crate::image::RangeSet;
 use crate::image::memory::Layout;
-use crate::preload::agent::install;
+use crate::preload::agent::{Purpose, install};
 use crate::state::files::{self, FilesOptions};
 use crate::state::{StateError, half_done, memory_map, waits};
 use crate::sys::process::{ends_within, pidfd_open};
@@ -167,7 +167,7 @@ fn look_around(pid: i32) -> Result<Duration, ProfileError> {
 fn attach(pid: i32, kind: Kind, home: &Path) -> Result<Box<dyn DirtyTracker>, ProfileError> {
     let _ticker = Ticker::start(Duration::from_millis(100)).map_err(ProfileError::Timer)?;
     let mut memory = waits::Memory::load(home, pid);
-    let (tracker, _) = install(pid, kind, &mut memory, false)?;
+    let (tracker, _) = install(pid, kind, &mut memory, Purpose::Watch)?;
     if !memory.is_empty() {
         memory.save(home, pid);
     }

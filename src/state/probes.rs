@@ -46,11 +46,14 @@ pub fn witness(pid: i32, creds: &Credentials) -> Option<Witness> {
         .ok()
 }
 
+/// Whether this witness is what [`witness`] would start.
+pub fn suits(witness: &Witness, creds: &Credentials) -> bool {
+    witness.owner == (creds.uids[0], creds.gids[0])
+}
+
 /// Asks the thread that executes the batch; `tid` is its own idea of itself.
 pub fn ask(batch: &mut Batch, tid: i32, creds: &Credentials, witness: Option<&Witness>) -> Question {
-    let may = |witness: &&Witness| {
-        witness.owner == (creds.uids[0], creds.gids[0]) || creds.caps[2] >> CAP_SYS_PTRACE & 1 == 1
-    };
+    let may = |witness: &&Witness| suits(witness, creds) || creds.caps[2] >> CAP_SYS_PTRACE & 1 == 1;
     let landlock = witness.filter(may).map(|witness| {
         let args = [tid as u64, witness.inner_pid as u64, KCMP_VM, 0, 0];
         batch.attempt("kcmp", libc::SYS_kcmp, &args)

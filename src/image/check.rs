@@ -283,12 +283,12 @@ fn kind(f: &FilesImage, index: usize, kind: &FileKind, flags: u32, fds: Option<&
         ),
         FileKind::Unix(socket) => match socket.peer {
             UnixPeer::File(other) => {
-                let mutual = f.files.get(other).is_some_and(
-                    |peer| matches!(&peer.kind, FileKind::Unix(back) if back.peer == UnixPeer::File(index)),
-                );
+                let mutual = f.files.get(other).is_some_and(|peer| {
+                    peer.kind.unix().is_some_and(|back| back.peer == UnixPeer::File(index))
+                });
                 insist(mutual && other != index, "a socket pair")
             }
-            _ => Ok(()),
+            UnixPeer::None | UnixPeer::Closed => Ok(()),
         },
         FileKind::Epoll { items, .. } => {
             insist(fds.is_none_or(|fds| items.iter().all(|item| fds.contains(&item.fd))), "an interest list")

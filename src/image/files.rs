@@ -204,6 +204,89 @@ impl FileKind {
             Self::Udp(_) => "UDP socket",
         }
     }
+
+    /// What it is open at in a file system, if it is opened again by a path.
+    pub fn at_path(&self) -> Option<(AtPath, &FilePath)> {
+        match self {
+            Self::Regular { path, .. } => Some((AtPath::File, path)),
+            Self::Directory { path, .. } => Some((AtPath::Directory, path)),
+            Self::Place { path, .. } => Some((AtPath::Place, path)),
+            Self::CharDevice { path, .. } => Some((AtPath::Device, path)),
+            Self::Pipe { .. } | Self::Unix(_) | Self::TcpListen(_) | Self::TcpOver(_) | Self::Udp(_) => None,
+            Self::EventFd { .. } | Self::Epoll { .. } | Self::TimerFd(_) | Self::SignalFd { .. } => None,
+            Self::MemFd { .. } => None,
+        }
+    }
+
+    /// Object of memory that it holds: [`MemFd::object`].
+    pub fn memory(&self) -> Option<u64> {
+        match self {
+            Self::MemFd { object, .. } => Some(*object),
+            Self::Regular { .. } | Self::Directory { .. } | Self::Place { .. } | Self::CharDevice { .. } => {
+                None
+            }
+            Self::Pipe { .. } | Self::Unix(_) | Self::TcpListen(_) | Self::TcpOver(_) | Self::Udp(_) => None,
+            Self::EventFd { .. } | Self::Epoll { .. } | Self::TimerFd(_) | Self::SignalFd { .. } => None,
+        }
+    }
+
+    /// Pipe that it is an end of: index into [`FilesImage::pipes`].
+    pub fn pipe(&self) -> Option<usize> {
+        match self {
+            Self::Pipe { pipe } => Some(*pipe),
+            Self::Regular { .. } | Self::Directory { .. } | Self::Place { .. } | Self::CharDevice { .. } => {
+                None
+            }
+            Self::Unix(_) | Self::TcpListen(_) | Self::TcpOver(_) | Self::Udp(_) => None,
+            Self::EventFd { .. } | Self::Epoll { .. } | Self::TimerFd(_) | Self::SignalFd { .. } => None,
+            Self::MemFd { .. } => None,
+        }
+    }
+
+    /// Socket that was made in somebody's name (`SO_PEERCRED`), and may have its peer in the same image.
+    pub fn unix(&self) -> Option<&UnixSocket> {
+        match self {
+            Self::Unix(socket) => Some(socket),
+            Self::Regular { .. } | Self::Directory { .. } | Self::Place { .. } | Self::CharDevice { .. } => {
+                None
+            }
+            Self::Pipe { .. } | Self::TcpListen(_) | Self::TcpOver(_) | Self::Udp(_) => None,
+            Self::EventFd { .. } | Self::Epoll { .. } | Self::TimerFd(_) | Self::SignalFd { .. } => None,
+            Self::MemFd { .. } => None,
+        }
+    }
+
+    /// The same, to be changed.
+    pub fn unix_mut(&mut self) -> Option<&mut UnixSocket> {
+        self.unix()?;
+        if let Self::Unix(socket) = self { Some(socket) } else { None }
+    }
+
+    /// Connection that is dead, and made in a network of its own.
+    pub fn over(&self) -> Option<&TcpOver> {
+        match self {
+            Self::TcpOver(tcp) => Some(tcp),
+            Self::Regular { .. } | Self::Directory { .. } | Self::Place { .. } | Self::CharDevice { .. } => {
+                None
+            }
+            Self::Pipe { .. } | Self::Unix(_) | Self::TcpListen(_) | Self::Udp(_) => None,
+            Self::EventFd { .. } | Self::Epoll { .. } | Self::TimerFd(_) | Self::SignalFd { .. } => None,
+            Self::MemFd { .. } => None,
+        }
+    }
+}
+
+/// What a descriptor that has a path is open at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AtPath {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A place (`O_PATH`), whatever is there.
+    Place,
+    /// A harmless device: `/dev/null` and its like.
+    Device,
 }
 
 /// A pipe with what waits in it.

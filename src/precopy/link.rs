@@ -11,7 +11,7 @@ use tokio::runtime::Runtime;
 use super::MigrateError;
 use super::cancel::Cancel;
 use super::destination::{Destination, out_of_turn};
-use crate::image::files::FileKind;
+use crate::image::files::AtPath;
 use crate::image::{FilePath, ObjectId, PageRange, ProcessImage, ProcessIndex};
 use crate::preload::PreloadError;
 use crate::preload::push::PageSink;
@@ -338,9 +338,9 @@ pub fn hashes(
     described: &ProcessImage,
 ) -> Result<BTreeMap<FilePath, [u8; 32]>, MigrateError> {
     let mapped = described.memory.files.iter().map(|(path, _)| path);
-    let open = described.files.files.iter().filter_map(|file| match &file.kind {
-        FileKind::Regular { path, .. } => Some(path),
-        _ => None,
+    let open = described.files.files.iter().filter_map(|file| match file.kind.at_path() {
+        Some((AtPath::File, path)) => Some(path),
+        Some((AtPath::Directory | AtPath::Place | AtPath::Device, _)) | None => None,
     });
     let ours: BTreeSet<&FilePath> = mapped.chain(open).collect();
     if let Some(other) = paths.iter().find(|path| !ours.contains(path)) {

@@ -417,13 +417,5 @@ fn with_descriptors(mut layout: Layout, files: &FilesImage) -> Layout {
 }
 
 fn memfd_descriptors(files: &FilesImage) -> BTreeMap<u64, i32> {
-    use crate::image::files::FileKind;
-    files
-        .files
-        .iter()
-        .filter_map(|f| match &f.kind {
-            FileKind::MemFd { object, .. } => Some((*object, f.fd)),
-            _ => None,
-        })
-        .collect()
+    files.files.iter().filter_map(|file| Some((file.kind.memory()?, file.fd))).collect()
 }

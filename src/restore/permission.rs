@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{Gid, Uid};
 
 use super::RestoreError;
-use crate::image::files::{FileKind, OpenFile, PeerCredentials, UnixSocket};
+use crate::image::files::{AtPath, OpenFile, PeerCredentials};
 use crate::image::process::{Credentials, ProcessImage};
 use crate::image::{Backing, FilePath, Note, Obstacle};
 use crate::state::process::{self, limits::ResourceLimits};
@@ -154,7 +154,7 @@ impl Authority {
             if let Some(node) = file.node.as_mut().filter(|node| (node.uid, node.gid) == (was.uid, was.gid)) {
                 (node.uid, node.gid) = (now.uid, now.gid);
             }
-            let FileKind::Unix(socket) = &mut file.kind else { continue };
+            let Some(socket) = file.kind.unix_mut() else { continue };
             let Some(credentials) = &mut socket.credentials else { continue };
             if *credentials == was || self.may_not_choose() {
                 *credentials = now.clone();
@@ -170,11 +170,11 @@ impl Authority {
     /// Sockets of which `SO_PEERCRED` will say somebody else; before the users are mapped.
     pub fn foreign_sockets(&self, image: &ProcessImage) -> Vec<Note> {
         let Some(own) = image.threads.first().map(|leader| &leader.creds) else { return Vec::new() };
-        let is_foreign = |file: &&OpenFile| match &file.kind {
-            FileKind::Unix(UnixSocket { credentials: Some(made), .. }) => {
+        let is_foreign = |file: &&OpenFile| {
+            let made = file.kind.unix().and_then(|socket| socket.credentials.as_ref());
+            made.is_some_and(|made| {
                 (made.uid, made.gid, &made.groups) != (own.uids[1], own.gids[1], &own.groups)
-            }
-            _ => false,
+            })
         };
         let foreign = image.files.files.iter().filter(|_| self.may_not_choose()).filter(is_foreign);
         let what = "SO_PEERCRED says another user than the process; at the target it says the process's own";
@@ -364,12 +364,10 @@ fn sizes(image: &ProcessImage) -> (u64, u64) {
 
 /// All paths by which the process reaches files.
 fn image_paths(image: &ProcessImage) -> Result<BTreeSet<FilePath>, RestoreError> {
-    let open = image.files.files.iter().filter_map(|file| match &file.kind {
-        FileKind::Regular { path, .. } | FileKind::Directory { path, .. } | FileKind::Place { path, .. } => {
-            Some(path)
-        }
+    let open = image.files.files.iter().filter_map(|file| match file.kind.at_path() {
+        Some((AtPath::File | AtPath::Directory | AtPath::Place, path)) => Some(path),
         // /dev/null and its like, nothing else can be made
-        _ => None,
+        Some((AtPath::Device, _)) | None => None,
     });
     let mapped = image.memory.layout.vmas.iter().filter_map(|vma| match &vma.backing {
         Backing::File { path } => Some(path),

@@ -8,7 +8,7 @@ use procfs::process::MemoryMap;
 
 use super::error::StateError;
 use super::memory_map::map_file;
-use crate::image::files::{FileKind, FilesImage};
+use crate::image::files::FilesImage;
 use crate::image::memory::{HugePages, Layout};
 use crate::image::{ObjectId, PageRange, RangeSet, Vma, VmaFlags};
 
@@ -29,8 +29,8 @@ pub fn needed(pid: i32, layout: &Layout, files: &FilesImage) -> Result<Vec<HugeP
     let mut objects: BTreeMap<ObjectId, Object> = BTreeMap::new();
     for memfd in &files.memfds {
         let Some(page_size) = memfd.huge_page else { continue };
-        let open = |f: &&crate::image::files::OpenFile| matches!(f.kind, FileKind::MemFd { object, .. } if object == memfd.object);
-        let link = files.files.iter().find(open).map(|f| format!("/proc/{pid}/fd/{}", f.fd));
+        let open = files.files.iter().find(|file| file.kind.memory() == Some(memfd.object));
+        let link = open.map(|f| format!("/proc/{pid}/fd/{}", f.fd));
         let id = ObjectId { dev: memfd.dev, ino: memfd.object };
         let object = Object { page_size, in_use: link.map_or(0, |l| in_use(&l)), ..Object::default() };
         objects.insert(id, object);

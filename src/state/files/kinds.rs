@@ -40,10 +40,16 @@ pub(super) fn read(source: &mut Source<'_>, file: &Descriptor) -> Result<Option<
 /// Checks at the target, leaving nothing behind, whether `file` can be made there.
 pub(super) fn check(check: &mut TargetCheck, maker: &Maker<'_>, file: &OpenFile) {
     match &file.kind {
-        FileKind::Regular { .. } | FileKind::Directory { .. } | FileKind::Place { .. } => {
-            regular::check(check, maker, file);
+        FileKind::Regular { path, identity, .. } => {
+            regular::check_regular(check, maker, file, path, identity);
         }
-        FileKind::CharDevice { .. } => regular::check_device(check, file),
+        FileKind::Directory { path, pos, identity } => {
+            regular::check_directory(check, file, path, *pos, identity);
+        }
+        FileKind::Place { path, .. } => regular::check_open(check, file, path),
+        FileKind::CharDevice { path, major, minor } => {
+            regular::check_device(check, file, path, (*major, *minor));
+        }
         FileKind::Pipe { pipe } => pipe::check(check, maker.image, *pipe, file),
         FileKind::TimerFd(timer) => timerfd::check(check, timer, file),
         FileKind::TcpListen(tcp) => tcp_listen::check(check, tcp, file),

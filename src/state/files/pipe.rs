@@ -203,10 +203,11 @@ fn fill(file: &OpenFile, image: &Pipe) -> Result<PipeEnds, FilesError> {
 /// Ends that no file of the image wants must go at once, or the pipe would never end (or never break).
 fn drop_unwanted_ends(maker: &mut Maker<'_>, index: usize) {
     let wants = |mode: i32| {
-        maker.image.files.iter().any(|file| {
-            matches!(file.kind, FileKind::Pipe { pipe } if pipe == index)
-                && file.flags as i32 & libc::O_ACCMODE == mode
-        })
+        maker
+            .image
+            .files
+            .iter()
+            .any(|file| file.kind.pipe() == Some(index) && file.flags as i32 & libc::O_ACCMODE == mode)
     };
     let (reads, writes) = (wants(libc::O_RDONLY), wants(libc::O_WRONLY));
     if let Some(made) = maker.pipes.get_mut(&index) {

@@ -16,7 +16,7 @@ use nix::sys::statfs::{FsType, PROC_SUPER_MAGIC, fstatfs, statfs};
 use nix::unistd::{Whence, fdatasync, lseek};
 
 use crate::image::file_path::FilePath;
-use crate::image::files::{FileIdentity, FileKind, OpenFile, is_shared_fs};
+use crate::image::files::{AtPath, FileIdentity, FileKind, OpenFile, is_shared_fs};
 use crate::image::obstacle::Obstacle;
 
 use super::identity::{Access, FileCheck, check_file, identity, identity_of};
@@ -41,8 +41,7 @@ pub(super) fn read(source: &mut Source<'_>, file: &Descriptor) -> Result<Option<
         source.refuse(refuse::lock(file, line));
         return Ok(None);
     }
-    if let Some(kind) = unchanged(source, file) {
-        sync(source, file, &kind)?;
+    if let Some(kind) = unchanged(source, file)? {
         return Ok(Some(kind));
     }
     let link = source.magic_link(file);
@@ -83,45 +82,48 @@ pub(super) fn read(source: &mut Source<'_>, file: &Descriptor) -> Result<Option<
     let kind = match kind.is_dir() {
         _ if place => FileKind::Place { path, identity },
         true => FileKind::Directory { path, pos, identity },
-        false => FileKind::Regular { path, pos, identity },
+        false => {
+            sync(source, file, &identity)?;
+            FileKind::Regular { path, pos, identity }
+        }
     };
-    sync(source, file, &kind)?;
     Ok(Some(kind))
 }
 
 /// The preflight's description with today's position.
-fn unchanged(source: &Source<'_>, file: &Descriptor) -> Option<FileKind> {
-    let mut kind = source.known(file)?.kind.clone();
-    match &mut kind {
-        FileKind::Regular { pos, identity, .. } => {
+fn unchanged(source: &Source<'_>, file: &Descriptor) -> Result<Option<FileKind>, FilesError> {
+    let Some(known) = source.known(file) else { return Ok(None) };
+    let pos = file.pos;
+    Ok(match &known.kind {
+        FileKind::Regular { path, identity, .. } => {
+            let kind = FileKind::Regular { path: path.clone(), pos, identity: identity.clone() };
             // What was written meanwhile does not change which file it is; what was only read must not differ.
             if writes(file.flags) {
-                *pos = file.pos;
-                return Some(kind);
+                sync(source, file, identity)?;
+                return Ok(Some(kind));
             }
-            let metadata = fs::metadata(source.magic_link(file)).ok()?;
+            let Ok(metadata) = fs::metadata(source.magic_link(file)) else { return Ok(None) };
             let stamp = super::identity::identity(&metadata, FsType(identity.fs_type));
-            *pos = file.pos;
             (stamp == *identity).then_some(kind)
         }
-        FileKind::Directory { pos, .. } => {
-            *pos = file.pos;
-            Some(kind)
+        FileKind::Directory { path, identity, .. } => {
+            Some(FileKind::Directory { path: path.clone(), pos, identity: identity.clone() })
         }
-        FileKind::Place { .. } | FileKind::CharDevice { .. } => Some(kind),
-        _ => None,
-    }
+        FileKind::Place { .. } | FileKind::CharDevice { .. } => Some(known.kind.clone()),
+        // another one under its number
+        FileKind::Pipe { .. } | FileKind::Unix(_) | FileKind::TcpListen(_) | FileKind::TcpOver(_) => None,
+        FileKind::Udp(_) | FileKind::EventFd { .. } | FileKind::Epoll { .. } => None,
+        FileKind::TimerFd(_) | FileKind::SignalFd { .. } | FileKind::MemFd { .. } => None,
+    })
 }
 
 /// On a shared file system our kernel may still hold what the process wrote: the target must see it.
-fn sync(source: &Source<'_>, file: &Descriptor, kind: &FileKind) -> Result<(), FilesError> {
-    match kind {
-        FileKind::Regular { identity, .. } if writes(file.flags) && is_shared_fs(identity.fs_type) => {
-            let copy = source.duplicate(file)?;
-            fdatasync(&copy).map_err(|error| source.failed(file, "write back the content", error.into()))
-        }
-        _ => Ok(()),
+fn sync(source: &Source<'_>, file: &Descriptor, identity: &FileIdentity) -> Result<(), FilesError> {
+    if writes(file.flags) && is_shared_fs(identity.fs_type) {
+        let copy = source.duplicate(file)?;
+        fdatasync(&copy).map_err(|error| source.failed(file, "write back the content", error.into()))?;
     }
+    Ok(())
 }
 
 /// Does the link, as a path of ours, lead to the open file?
@@ -153,37 +155,46 @@ fn read_device(source: &mut Source<'_>, file: &Descriptor, metadata: &Metadata) 
 }
 
 /// Checks that the path is there and is the file.
-pub(super) fn check(check: &mut TargetCheck, maker: &Maker<'_>, file: &OpenFile) {
+pub(super) fn check_regular(
+    check: &mut TargetCheck,
+    maker: &Maker<'_>,
+    file: &OpenFile,
+    path: &FilePath,
+    identity: &FileIdentity,
+) {
     let no_hashes = Default::default();
-    match &file.kind {
-        FileKind::Regular { path, identity, .. } => {
-            let access = if writes(file.flags) { Access::Write } else { Access::Read };
-            let hashes = maker.hashes.unwrap_or(&no_hashes);
-            match check_file(&file.object(), path, identity, access, hashes) {
-                FileCheck::Same => {}
-                FileCheck::SameContent(vetted) => check.vetted.push(vetted),
-                FileCheck::NeedsHash => check.needs_hash.push(path.clone()),
-                FileCheck::Differs(obstacle) => return check.obstacles.push(obstacle),
-            }
-            check_open(check, file, path);
-        }
-        FileKind::Directory { path, pos, identity } => {
-            match open_path(file, path).and_then(|made| identity_of(&made)) {
-                Err(error) => missing(check, file, path, &error),
-                Ok(found) if *pos != 0 && !identity.same_file(&found) => check.obstacles.push(Obstacle::new(
-                    file.object(),
-                    "the directory is being listed and is another one at the target",
-                    "try again when the program has read it to the end, or use a shared file system",
-                )),
-                Ok(_) => {}
-            }
-        }
-        FileKind::Place { path, .. } => check_open(check, file, path),
-        _ => {}
+    let access = if writes(file.flags) { Access::Write } else { Access::Read };
+    let hashes = maker.hashes.unwrap_or(&no_hashes);
+    match check_file(&file.object(), path, identity, access, hashes) {
+        FileCheck::Same => {}
+        FileCheck::SameContent(vetted) => check.vetted.push(vetted),
+        FileCheck::NeedsHash => check.needs_hash.push(path.clone()),
+        FileCheck::Differs(obstacle) => return check.obstacles.push(obstacle),
+    }
+    check_open(check, file, path);
+}
+
+/// Checks that the path is a directory, and the same if it is being listed.
+pub(super) fn check_directory(
+    check: &mut TargetCheck,
+    file: &OpenFile,
+    path: &FilePath,
+    pos: u64,
+    identity: &FileIdentity,
+) {
+    match open_path(file, path).and_then(|made| identity_of(&made)) {
+        Err(error) => missing(check, file, path, &error),
+        Ok(found) if pos != 0 && !identity.same_file(&found) => check.obstacles.push(Obstacle::new(
+            file.object(),
+            "the directory is being listed and is another one at the target",
+            "try again when the program has read it to the end, or use a shared file system",
+        )),
+        Ok(_) => {}
     }
 }
 
-fn check_open(check: &mut TargetCheck, file: &OpenFile, path: &FilePath) {
+/// Checks that the path can be opened.
+pub(super) fn check_open(check: &mut TargetCheck, file: &OpenFile, path: &FilePath) {
     if let Err(error) = open_path(file, path) {
         missing(check, file, path, &error);
     }
@@ -198,10 +209,13 @@ fn missing(check: &mut TargetCheck, file: &OpenFile, path: &FilePath, error: &io
 }
 
 /// Checks that the device is there.
-pub(super) fn check_device(check: &mut TargetCheck, file: &OpenFile) {
-    if let FileKind::CharDevice { path, major, minor } = &file.kind
-        && let Err(error) = make_device(file, path, (*major, *minor))
-    {
+pub(super) fn check_device(
+    check: &mut TargetCheck,
+    file: &OpenFile,
+    path: &FilePath,
+    (major, minor): (u32, u32),
+) {
+    if let Err(error) = make_device(file, path, (major, minor)) {
         let why = format!("the device {major}:{minor} cannot be opened at the target: {error}");
         check.obstacles.push(Obstacle::new(file.object(), why, "mount a /dev with the usual devices"));
     }
@@ -217,7 +231,8 @@ pub(super) fn make(
 ) -> Result<OwnedFd, FilesError> {
     let made = open_path(file, path).map_err(failed(file, "open the path"))?;
     let found = identity_of(&made).map_err(failed(file, "stat the file"))?;
-    let content_counts = matches!(file.kind, FileKind::Regular { .. }) && !identity.is_made_up();
+    let at = file.kind.at_path().map(|(at, _)| at);
+    let content_counts = at == Some(AtPath::File) && !identity.is_made_up();
     let good = match (content_counts, writes(file.flags)) {
         (false, _) => identity.mode & libc::S_IFMT == found.mode & libc::S_IFMT,
         (true, true) => identity.same_file(&found),
@@ -280,13 +295,13 @@ fn open_path(file: &OpenFile, path: &FilePath) -> io::Result<OwnedFd> {
     let place = open(path.as_path(), OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
     let at = format!("/proc/self/fd/{}", place.as_raw_fd());
     let found = fs::metadata(&at)?;
-    let right = match &file.kind {
-        FileKind::Directory { .. } => found.is_dir(),
-        FileKind::CharDevice { .. } => {
+    let right = match file.kind.at_path().map(|(at, _)| at) {
+        Some(AtPath::Directory) => found.is_dir(),
+        Some(AtPath::Device) => {
             found.file_type().is_char_device()
                 && usual_number((major(found.rdev()) as u32, minor(found.rdev()) as u32))
         }
-        _ => found.is_file(),
+        Some(AtPath::File | AtPath::Place) | None => found.is_file(),
     };
     if !right {
         return Err(io::Error::other("it is of another kind here"));

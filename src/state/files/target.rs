@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::Mode;
 
-use crate::image::files::{ContentHashes, FileKind, FilesImage, Node, OpenFile};
+use crate::image::files::{ContentHashes, FilesImage, Node, OpenFile};
 use crate::image::{Note, Obstacle};
 use crate::sys::fds;
 
@@ -115,7 +115,7 @@ pub fn restore(image: &FilesImage, context: &mut RestoreContext) -> Result<Resto
     }
     put_pipes(image, &files)?;
     for (file, made) in image.files.iter().zip(&files) {
-        if let FileKind::TcpOver(tcp) = &file.kind
+        if let Some(tcp) = file.kind.over()
             && let Err(error) = tcp_over::finish(made, tcp)
         {
             // preflight has said so
@@ -165,9 +165,7 @@ fn check_nodes(check: &mut TargetCheck, image: &FilesImage) {
 /// Owner, mode and times of pipes: opening an end again needs the permission that may be taken now, and changes times.
 fn put_pipes(image: &FilesImage, made: &[OwnedFd]) -> Result<(), FilesError> {
     for (file, made) in image.files.iter().zip(made) {
-        if let FileKind::Pipe { pipe } = file.kind
-            && let Some(pipe) = image.pipes.get(pipe)
-        {
+        if let Some(pipe) = file.kind.pipe().and_then(|pipe| image.pipes.get(pipe)) {
             inode::put(&pipe.inode, made).map_err(failed(file, "set owner, mode and times"))?;
         }
     }

@@ -99,10 +99,10 @@ pub(super) fn read(
     if source.stopped && waiting != 0 {
         data = peek(&socket.fd, waiting).map_err(|error| source.failed(file, "read what waits", error))?;
     }
-    let known = source.known(file).map(|known| &known.kind);
+    let known = source.known(file).and_then(|known| known.kind.over());
     let options = match known {
         // many connections may be closed by one move: what they are set to is not asked again while it stands
-        Some(FileKind::TcpOver(known)) if source.stopped => known.options.clone(),
+        Some(known) if source.stopped => known.options.clone(),
         _ => {
             let differing = options(source, file, socket)?;
             socket_options::with(&socket.fd, differing, TUNED)

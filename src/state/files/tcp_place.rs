@@ -19,7 +19,7 @@ use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr as NetlinkAddr};
 use nix::sched::{CloneFlags, unshare};
 
-use crate::image::files::{FileKind, FilesImage};
+use crate::image::files::FilesImage;
 use crate::sys::fds;
 
 /// Longer than the kernel ever takes for anything over loopback.
@@ -56,8 +56,8 @@ pub(super) struct Names {
 impl Place {
     /// A place, if this image has something for it and we may have one.
     pub fn wanted(image: &FilesImage) -> Option<Self> {
-        let over = |kind: &FileKind| matches!(kind, FileKind::TcpOver(tcp) if tcp.end.was_connected());
-        image.files.iter().any(|file| over(&file.kind)).then_some(())?;
+        let over = image.files.iter().filter_map(|file| file.kind.over());
+        over.map(|tcp| tcp.end).any(|end| end.was_connected()).then_some(())?;
         Self::new().inspect_err(|error| tracing::debug!(%error, "no network for dead connections")).ok()
     }
 

@@ -289,7 +289,7 @@ fn weight(socket_type: i32, length: usize) -> io::Result<usize> {
 /// The pairs that an image takes: types, and as whom they are to be made.
 pub fn wanted_pairs(image: &FilesImage) -> impl Iterator<Item = (i32, &PeerCredentials)> {
     image.files.iter().enumerate().filter_map(|(index, file)| {
-        let FileKind::Unix(socket) = &file.kind else { return None };
+        let socket = file.kind.unix()?;
         let is_first = match socket.peer {
             UnixPeer::None => false,
             UnixPeer::Closed => true,
@@ -334,7 +334,7 @@ pub(super) fn make(
             let wrong =
                 || FilesError::Inconsistent { object: file.object(), what: "its peer is no unix socket" };
             let partner = maker.image.files.get(other).filter(|_| other != index).ok_or_else(wrong)?;
-            let FileKind::Unix(peer) = &partner.kind else { return Err(wrong()) };
+            let peer = partner.kind.unix().ok_or_else(wrong)?;
             if peer.peer != UnixPeer::File(index) || peer.socket_type != socket.socket_type {
                 return Err(wrong());
             }

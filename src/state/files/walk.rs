@@ -256,13 +256,14 @@ impl Source<'_> {
 
     /// Unix sockets know their peers by inode; the image knows them by index.
     fn link_unix_peers(&mut self) {
-        let is_unix = |file: &OpenFile| matches!(file.kind, FileKind::Unix(_));
         let files = self.image.files.iter().enumerate();
-        let by_ino: HashMap<u64, usize> =
-            files.filter(|(_, file)| is_unix(file)).map(|(index, file)| (file.ino, index)).collect();
+        let by_ino: HashMap<u64, usize> = files
+            .filter(|(_, file)| file.kind.unix().is_some())
+            .map(|(index, file)| (file.ino, index))
+            .collect();
         for (file, peer) in std::mem::take(&mut self.unix_peers) {
-            match (by_ino.get(&peer), &mut self.image.files[file].kind) {
-                (Some(found), FileKind::Unix(socket)) => socket.peer = UnixPeer::File(*found),
+            match (by_ino.get(&peer), self.image.files[file].kind.unix_mut()) {
+                (Some(found), Some(socket)) => socket.peer = UnixPeer::File(*found),
                 // Refused for a reason of its own, which is said already.
                 _ if self.descriptors.iter().any(|other| other.link == *format!("socket:[{peer}]")) => {}
                 _ => self.outside_peers.push((file, peer)),

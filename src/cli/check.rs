@@ -1,13 +1,12 @@
 //! `ulpm check`: what this host, a process and a target can do; every obstacle at once.
 
 use std::fmt::Write as _;
-use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
 
 use super::abilities::{self, Ability, Needed, Tracking};
-use super::choices::{PidMode, Shared, Tcp, Tracker};
+use super::choices::Manner;
 use super::ending::{self, Ending};
 use super::home::Home;
 use super::process::{Subject, Target};
@@ -17,7 +16,6 @@ use crate::image::{Note, Obstacle, shown};
 use crate::precopy::options::LazyOptions;
 use crate::precopy::{self, Control, MigrateError, Migration, Options};
 use crate::report::{Schema, listed, outcome_word};
-use crate::state::files::FilesOptions;
 use crate::sys::chain;
 use crate::sys::kernel::{Capability, Kernel};
 use crate::transport::RemoteAddr;
@@ -33,27 +31,11 @@ pub(crate) struct CheckArgs {
     subject: Subject,
     #[command(flatten)]
     target: Target,
-    /// What `ulpm live` would be told of its pid
-    #[arg(long, value_enum, value_name = "MODE", default_value_t = PidMode::Auto)]
-    pid_mode: PidMode,
-    /// What `ulpm live` would be told of established TCP connections
-    #[arg(long, value_enum, value_name = "HOW", default_value_t = Tcp::Refuse)]
-    tcp: Tcp,
-    /// What `ulpm live` would be told of open files that others share
-    #[arg(long, value_enum, value_name = "HOW", default_value_t = Shared::Refuse)]
-    shared: Shared,
-    /// What `ulpm live` would be told of tracking
-    #[arg(long, value_enum, value_name = "HOW", default_value_t = Tracker::Auto)]
-    tracker: Tracker,
+    #[command(flatten)]
+    manner: Manner,
     /// Ask the target whether memory may come after the process
     #[arg(long)]
     lazy: bool,
-    /// What `ulpm live` would be told of a supervisor that starts the process again
-    #[arg(long)]
-    parent_knows: bool,
-    /// Time limit for reaching the target, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
-    connect_timeout: u64,
     /// Print the findings as one JSON document
     #[arg(long)]
     json: bool,
@@ -134,29 +116,32 @@ fn look(
     to: Option<&RemoteAddr>,
     findings: &mut Findings,
 ) -> Result<Result<(), MigrateError>, Failure> {
-    let files =
-        FilesOptions { tcp_close: args.tcp == Tcp::Close, shared_split: args.shared == Shared::Split };
+    let files = args.manner.files();
     let home = Home::open()?;
-    let mut checked =
-        precopy::session::look(home.path(), pid, &files, args.tracker.into(), args.parent_knows).map(
-            |described| {
-                findings.notes = described.notes;
-                findings.obstacles = described.obstacles;
-            },
-        );
+    let mut checked = precopy::session::look(
+        home.path(),
+        pid,
+        &files,
+        args.manner.tracker.into(),
+        args.manner.parent_knows,
+    )
+    .map(|described| {
+        findings.notes = described.notes;
+        findings.obstacles = described.obstacles;
+    });
     if let (Ok(()), Some(to)) = (&checked, to) {
         let options = Options {
             pid,
             to: to.clone(),
-            pid_mode: args.pid_mode.into(),
+            pid_mode: args.manner.pid_mode.into(),
             verify: false,
             files,
             home: home.path().to_owned(),
-            connect_limit: Duration::from_secs(args.connect_timeout),
-            tracker: args.tracker.into(),
+            connect_limit: args.manner.connect_limit(),
+            tracker: args.manner.tracker.into(),
             lazy: LazyOptions { from_start: args.lazy, ..LazyOptions::default() },
             wait: false,
-            parent_knows: args.parent_knows,
+            parent_knows: args.manner.parent_knows,
         };
         let control = Control::new(Limits::default());
         let control = if args.lazy { control.lazily() } else { control };

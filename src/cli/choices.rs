@@ -1,9 +1,47 @@
 //! Choices that several subcommands offer, as they are typed.
 
-use clap::ValueEnum;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
 
 use crate::dirty::{Choice, Kind};
+use crate::state::files::FilesOptions;
 use crate::transport::protocol::PidChoice;
+
+/// How a process is to be moved: what `live` does, and `check` judges by.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Manner {
+    /// How its pid is kept
+    #[arg(long, value_enum, value_name = "MODE", default_value_t = PidMode::Auto)]
+    pub(crate) pid_mode: PidMode,
+    /// What becomes of established TCP connections
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = Tcp::Refuse)]
+    tcp: Tcp,
+    /// What becomes of open files that another process, which stays, shares
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = Shared::Refuse)]
+    shared: Shared,
+    /// How written pages are found
+    #[arg(long, value_enum, value_name = "HOW", default_value_t = Tracker::Auto)]
+    pub(crate) tracker: Tracker,
+    /// Time limit for reaching the target, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    connect_timeout: u64,
+    /// Go although what started it (a supervisor, a unit of systemd) starts what was killed again: it has been told
+    #[arg(long)]
+    pub(crate) parent_knows: bool,
+}
+
+impl Manner {
+    /// What becomes of its descriptors.
+    pub(crate) fn files(&self) -> FilesOptions {
+        FilesOptions { tcp_close: self.tcp == Tcp::Close, shared_split: self.shared == Shared::Split }
+    }
+
+    /// Time in which the target must answer.
+    pub(crate) fn connect_limit(&self) -> Duration {
+        Duration::from_secs(self.connect_timeout)
+    }
+}
 
 /// How the pid is kept.
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -6,12 +6,11 @@
 
 use std::io::{self, BufRead as _, BufReader};
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::Args;
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::choices::{PidMode, Shared, Tcp, Tracker};
+use super::choices::Manner;
 use super::control::Socket;
 use super::home::Home;
 use super::limits::LimitArgs;
@@ -23,7 +22,6 @@ use crate::precopy::control::rounds;
 use crate::precopy::options::LazyOptions;
 use crate::precopy::{Control, MigrateError, Migration, Options, Progress};
 use crate::report::{MigrationReport, Outcome, Span, outcome_word, render};
-use crate::state::files::FilesOptions;
 
 /// Arguments of `ulpm live`.
 #[derive(Clone, Debug, Args)]
@@ -37,24 +35,11 @@ pub(crate) struct LiveArgs {
     subject: Subject,
     #[command(flatten)]
     target: Target,
-    /// How its pid is kept
-    #[arg(long, value_enum, value_name = "MODE", default_value_t = PidMode::Auto)]
-    pid_mode: PidMode,
-    /// What becomes of established TCP connections
-    #[arg(long, value_enum, value_name = "HOW", default_value_t = Tcp::Refuse)]
-    tcp: Tcp,
-    /// What becomes of open files that another process, which stays, shares
-    #[arg(long, value_enum, value_name = "HOW", default_value_t = Shared::Refuse)]
-    shared: Shared,
-    /// How written pages are found
-    #[arg(long, value_enum, value_name = "HOW", default_value_t = Tracker::Auto)]
-    tracker: Tracker,
+    #[command(flatten)]
+    manner: Manner,
     /// Compare every page at both ends while the process is frozen; lengthens the freeze
     #[arg(long)]
     verify: bool,
-    /// Time limit for reaching the target, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=3600))]
-    connect_timeout: u64,
     /// Print the report as one JSON document
     #[arg(long)]
     json: bool,
@@ -64,9 +49,6 @@ pub(crate) struct LiveArgs {
     /// Wait while its memory of an earlier move has not all arrived here; else such a process is refused
     #[arg(long)]
     wait: bool,
-    /// Move it although what started it (a supervisor, a unit of systemd) starts what was killed again: it has been told
-    #[arg(long)]
-    parent_knows: bool,
     #[command(flatten)]
     limits: LimitArgs,
     #[command(flatten)]
@@ -223,15 +205,15 @@ fn options(args: &LiveArgs, home: &Home) -> Result<Options, Failure> {
     Ok(Options {
         pid: args.subject.required()?,
         to: args.target.required()?.clone(),
-        pid_mode: args.pid_mode.into(),
+        pid_mode: args.manner.pid_mode.into(),
         verify: args.verify,
-        files: FilesOptions { tcp_close: args.tcp == Tcp::Close, shared_split: args.shared == Shared::Split },
+        files: args.manner.files(),
         home: home.path().to_owned(),
-        connect_limit: Duration::from_secs(args.connect_timeout),
-        tracker: args.tracker.into(),
+        connect_limit: args.manner.connect_limit(),
+        tracker: args.manner.tracker.into(),
         lazy: args.lazy.options(),
         wait: args.wait,
-        parent_knows: args.parent_knows,
+        parent_knows: args.manner.parent_knows,
     })
 }
 

@@ -4,15 +4,17 @@
 //! that it has its hands on as it was, and ends.
 
 use std::future::poll_fn;
-use std::io::{self, BufRead as _, BufReader, Write as _};
-use std::process::{Command, ExitStatus, Stdio};
+use std::io::{self, BufRead as _, BufReader};
+use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::Command;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::sys::namespaces::own_session;
 
@@ -66,44 +68,52 @@ pub(super) type Wish = (&'static str, &'static str);
 /// user's signals on to it as wishes, and waits for it. `on_usr1`: where SIGUSR1 means something.
 pub(super) fn supervise(variable: &str, to_end: Wish, on_usr1: Option<Wish>) -> anyhow::Result<Worked> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    // before there is a worker: a wish that comes early must not end us alone
-    let mut signals = runtime.block_on(async {
-        let mut all = Vec::new();
-        for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
-            all.push((signal(kind)?, to_end));
-        }
-        if let Some(wish) = on_usr1 {
-            all.push((signal(SignalKind::user_defined1())?, wish));
-        }
-        Ok::<_, io::Error>(all)
-    })?;
-    let mut command = Command::new("/proc/self/exe");
+    let mut command = std::process::Command::new("/proc/self/exe");
     command.args(std::env::args_os().skip(1)).env(variable, "1").stdin(Stdio::piped());
     // a session of its own: the terminal's Ctrl-C reaches us alone, and the scheduler takes its threads for a group
-    let mut worker = own_session(&mut command).spawn().context("starting the worker")?;
-    let mut control = worker.stdin.take();
-    let status = std::thread::spawn(move || worker.wait());
-    let mut wished = false;
+    own_session(&mut command);
     runtime.block_on(async {
-        loop {
-            // once more after its end: a signal that came meanwhile is not forgotten
-            let ended = status.is_finished();
-            tokio::time::sleep(Duration::from_millis(10)).await;
-            for (signal, (wish, say)) in &mut signals {
-                let came = poll_fn(|context| Poll::Ready(signal.poll_recv(context).is_ready())).await;
-                if let (true, Some(pipe)) = (came, &mut control) {
-                    let _ = writeln!(pipe, "{wish}");
-                    wished |= *wish == to_end.0;
-                    if !ended {
-                        super::tell(&format!("{say} …"));
+        // before there is a worker: a wish that comes early must not end us alone
+        let mut signals = Vec::new();
+        for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
+            signals.push((signal(kind)?, to_end));
+        }
+        if let Some(wish) = on_usr1 {
+            signals.push((signal(SignalKind::user_defined1())?, wish));
+        }
+        let mut worker = Command::from(command).spawn().context("starting the worker")?;
+        let mut control = worker.stdin.take();
+        let mut wished = false;
+        let status = loop {
+            tokio::select! {
+                status = worker.wait() => break status?,
+                (wish, say) = next(&mut signals) => {
+                    super::tell(&format!("{say} …"));
+                    wished |= wish == to_end.0;
+                    if let Some(pipe) = &mut control {
+                        // one that has ended meanwhile needs to hear nothing
+                        let _ = pipe.write_all(format!("{wish}\n").as_bytes()).await;
                     }
                 }
             }
-            if ended {
-                break;
+        };
+        // once more after its end: a signal that came meanwhile is not forgotten
+        while let Ok((wish, _)) = tokio::time::timeout(Duration::from_millis(10), next(&mut signals)).await {
+            wished |= wish == to_end.0;
+        }
+        Ok(Worked { status, to_end: wished })
+    })
+}
+
+/// The wish that the next of the user's signals stands for.
+async fn next(signals: &mut [(Signal, Wish)]) -> Wish {
+    poll_fn(|context| {
+        for (signal, wish) in signals.iter_mut() {
+            if signal.poll_recv(context).is_ready() {
+                return Poll::Ready(*wish);
             }
         }
-    });
-    let status = status.join().unwrap_or_else(|_| unreachable!("waiting does not panic"))?;
-    Ok(Worked { status, to_end: wished })
+        Poll::Pending
+    })
+    .await
 }

@@ -74,16 +74,7 @@ impl Correction {
 
     /// Every ratio is one that can be multiplied with, and stays one whatever is learnt.
     pub(crate) fn check(mut self) {
-        let part = FreezeParts {
-            stop: 1.0,
-            capture: 1.0,
-            scan: 1.0,
-            send: 1.0,
-            verify: 1.0,
-            apply: 1.0,
-            commit: 1.0,
-            resume: 1.0,
-        };
+        let part = FreezeParts::all(1.0);
         let odd = FreezeParts { stop: f64::NAN, send: f64::INFINITY, apply: 0.0, ..part };
         self.learn(&part, &odd, Some(Duration::MAX));
         assert!(self.hashing_ns.is_finite() && self.hashing_ns >= 0.0);

@@ -106,7 +106,7 @@ fn look(
         modes: memory_modes::describe(voice),
         guards: survey.guards,
     };
-    let all = all_threads(pid, voice, tids);
+    let all = all_threads(pid, voice, &tids);
     let own_pid = status.nstgid.last().copied().unwrap_or(pid);
     obstacles.extend(timers::obstacles(&posix, own_pid, all.len()));
     let image = ProcessImage {
@@ -118,15 +118,15 @@ fn look(
         states,
         files,
     };
-    let notes = all_notes(&seen, &image, shared.notes);
+    let notes = all_notes(&seen, &tids, &image, shared.notes);
     Ok(Described { image, obstacles, notes })
 }
 
-fn all_notes(seen: &SeenProcess<'_>, image: &ProcessImage, shared: Vec<Note>) -> Vec<Note> {
+fn all_notes(seen: &SeenProcess<'_>, tids: &[i32], image: &ProcessImage, shared: Vec<Note>) -> Vec<Note> {
     let pid = seen.pid;
     let mut notes = image.files.notes.clone();
     notes.extend(process::notes(seen));
-    notes.extend(half_done::notes(pid, &tids(pid).unwrap_or_default()));
+    notes.extend(half_done::notes(pid, tids));
     notes.extend(shared);
     notes.extend(room::notes(pid));
     notes.push(timers::note(pid));
@@ -155,14 +155,14 @@ fn of_threads(pid: i32, voice: i32, tids: &[i32]) -> Vec<Obstacle> {
 }
 
 /// The threads as far as they can be seen from outside.
-fn all_threads(pid: i32, voice: i32, tids: Vec<i32>) -> Vec<ThreadImage> {
+fn all_threads(pid: i32, voice: i32, tids: &[i32]) -> Vec<ThreadImage> {
     let cpus = scheduling::online_cpus();
     let thread = |tid: i32| match voice::life(pid, tid) {
         Life::Lives => thread(voice, tid, &cpus),
         _ if tid == pid => threads::ended(pid, &cpus),
         _ => thread(voice, tid, &cpus),
     };
-    tids.into_iter().filter_map(|tid| thread(tid).ok()).collect()
+    tids.iter().filter_map(|tid| thread(*tid).ok()).collect()
 }
 
 fn mapped_files(

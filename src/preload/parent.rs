@@ -8,9 +8,11 @@
 //! by the process's control group, and counts for its main process only.
 
 use std::fs;
-use std::io::Read as _;
+use std::io;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use crate::image::{Note, Obstacle};
 use crate::state::program;
@@ -232,31 +234,40 @@ fn ask(manager: Option<u32>, unit: &str) -> Result<String, String> {
         "--",
         unit,
     ]);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().map_err(|e| format!("systemctl: {e}"))?;
-    let begun = Instant::now();
-    loop {
-        match child.try_wait() {
-            Ok(Some(_)) => break,
-            Ok(None) if begun.elapsed() < ASKING => std::thread::sleep(Duration::from_millis(5)),
-            _ => {
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err(format!("systemctl does not answer within {} s", ASKING.as_secs()));
-            }
-        }
-    }
-    let read = |pipe: Option<&mut dyn std::io::Read>| {
-        let mut text = String::new();
-        pipe.map(|pipe| pipe.take(64 * 1024).read_to_string(&mut text));
-        text
-    };
-    let said = read(child.stdout.as_mut().map(|p| p as &mut dyn std::io::Read));
+    let (said, complaint) = heard(command).map_err(|e| format!("systemctl: {e}"))?;
     if said.contains("Restart=") {
         return Ok(said);
     }
-    let complaint = read(child.stderr.as_mut().map(|p| p as &mut dyn std::io::Read));
     Err(format!("systemctl: {}", complaint.lines().next().unwrap_or("no answer")))
+}
+
+/// What a command says on its two outputs until it ends; one that takes too long is ended.
+fn heard(mut command: Command) -> io::Result<(String, String)> {
+    const MOST: u64 = 64 * 1024;
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut child = tokio::process::Command::from(command).spawn()?;
+        let (out, err) = (child.stdout.take(), child.stderr.take());
+        let all = async { tokio::join!(text(out, MOST), text(err, MOST), child.wait()) };
+        match tokio::time::timeout(ASKING, all).await {
+            Ok((out, err, status)) => status.map(|_| (out, err)),
+            Err(_) => {
+                child.kill().await?;
+                Err(io::Error::other(format!("no answer within {} s", ASKING.as_secs())))
+            }
+        }
+    })
+}
+
+/// All that comes, up to so many bytes; what comes after them is not waited for.
+async fn text(pipe: Option<impl AsyncRead + Unpin>, most: u64) -> String {
+    let mut bytes = Vec::new();
+    if let Some(pipe) = pipe {
+        // what was read before an error is as good
+        let _ = pipe.take(most).read_to_end(&mut bytes).await;
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 #[cfg(test)]

@@ -182,6 +182,22 @@ pub struct FreezeParts {
     pub verify: f64,
 }
 
+impl FreezeParts {
+    /// All parts of one length.
+    pub(crate) const fn all(ms: f64) -> Self {
+        FreezeParts {
+            stop: ms,
+            capture: ms,
+            scan: ms,
+            send: ms,
+            apply: ms,
+            commit: ms,
+            resume: ms,
+            verify: ms,
+        }
+    }
+}
+
 /// Pages fetched on demand after the process was let go.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct LazyStats {

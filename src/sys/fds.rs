@@ -1,5 +1,5 @@
-//! Kernel interfaces about descriptors that nix lacks: `kcmp`, `F_*OWN_EX`,
-//! raw socket options, `socket`/`bind`/`connect`/`listen` for any protocol, `signalfd` with real-time signals, `FIONREAD`.
+//! Kernel interfaces about descriptors that nix lacks: `kcmp`, `F_*OWN_EX`, raw socket options, `signalfd` with real-time
+//! signals; and by rustix sockets of any protocol, `poll` with any event, extended attributes.
 //!
 //! All functions are safe: they take borrowed descriptors and slices and return `io::Result`.
 #![allow(unsafe_code)]
@@ -8,9 +8,13 @@ use std::cmp::Ordering;
 use std::io;
 use std::mem::{size_of, size_of_val};
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use libc::{c_int, c_long, c_ulong};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::OFlags;
+use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType};
 
 const KCMP_FILE: c_int = 0;
 const KCMP_FILES: c_int = 2;
@@ -43,6 +47,9 @@ struct EpollSlot {
 
 const _: () = assert!(size_of::<RawOwner>() == 8);
 const _: () = assert!(size_of::<EpollSlot>() == 12);
+const _: () =
+    assert!(std::mem::offset_of!(EpollSlot, tfd) == 4 && std::mem::offset_of!(EpollSlot, toff) == 8);
+const _: () = assert!(std::mem::offset_of!(RawOwner, kind) == 0 && std::mem::offset_of!(RawOwner, id) == 4);
 
 pub(super) fn check(result: c_long) -> io::Result<c_long> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
@@ -88,33 +95,25 @@ fn raw_number(fd: i32) -> io::Result<c_ulong> {
 
 /// The extended attributes of an open file, as far as we may see them; none where the file system has none.
 pub fn attributes(fd: impl AsFd) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
-    let raw = fd.as_fd().as_raw_fd();
+    let fd = fd.as_fd();
     let mut names = vec![0u8; 64 * 1024];
-    // SAFETY: `names` is valid for its length.
-    let length = check(unsafe { libc::flistxattr(raw, names.as_mut_ptr().cast(), names.len()) } as c_long);
-    let length = match length {
-        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => return Ok(Vec::new()),
-        done => usize::try_from(done?).unwrap_or(0),
+    let length = match rustix::fs::flistxattr(fd, names.as_mut_slice()) {
+        Err(rustix::io::Errno::OPNOTSUPP) => return Ok(Vec::new()),
+        done => done?,
     };
     let mut found = Vec::new();
-    for name in names[..length].split_inclusive(|byte| *byte == 0) {
+    for name in names[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
         let mut value = vec![0u8; 64 * 1024];
-        // SAFETY: `name` ends with a NUL, `value` is valid for its length.
-        let got =
-            unsafe { libc::fgetxattr(raw, name.as_ptr().cast(), value.as_mut_ptr().cast(), value.len()) };
-        value.truncate(usize::try_from(check(got as c_long)?).unwrap_or(0));
-        found.push((name[..name.len() - 1].to_vec(), value));
+        let got = rustix::fs::fgetxattr(fd, name, value.as_mut_slice())?;
+        value.truncate(got);
+        found.push((name.to_vec(), value));
     }
     Ok(found)
 }
 
 /// Sets an extended attribute.
 pub fn set_attribute(fd: impl AsFd, name: &[u8], value: &[u8]) -> io::Result<()> {
-    let name = std::ffi::CString::new(name).map_err(io::Error::other)?;
-    let (raw, at) = (fd.as_fd().as_raw_fd(), value.as_ptr().cast());
-    // SAFETY: `name` ends with a NUL, `value` is valid for its length.
-    check(unsafe { libc::fsetxattr(raw, name.as_ptr(), at, value.len(), 0) }.into())?;
-    Ok(())
+    Ok(rustix::fs::fsetxattr(fd, name, value, rustix::fs::XattrFlags::empty())?)
 }
 
 /// Who gets the file's signals, and which signal (0: SIGIO).
@@ -141,18 +140,18 @@ pub fn set_owner(fd: impl AsFd, owner: RawOwner, signal: i32) -> io::Result<()> 
 /// What `poll(2)` says about a descriptor, with the events that nix does not know (`POLLRDHUP`); waits at most
 /// `timeout_ms`.
 pub fn poll_events(fd: impl AsFd, events: i16, timeout_ms: i32) -> io::Result<i16> {
-    let mut polled = libc::pollfd { fd: fd.as_fd().as_raw_fd(), events, revents: 0 };
-    // SAFETY: the kernel reads and writes one `pollfd`, which `polled` is.
-    check(unsafe { libc::poll(&mut polled, 1, timeout_ms) }.into())?;
-    Ok(polled.revents)
+    let wanted = PollFlags::from_bits_retain(events.cast_unsigned());
+    let mut polled = [PollFd::from_borrowed_fd(fd.as_fd(), wanted)];
+    let limit = u32::try_from(timeout_ms)
+        .ok()
+        .map(|ms| Timespec { tv_sec: i64::from(ms / 1000), tv_nsec: i64::from(ms % 1000) * 1_000_000 });
+    rustix::event::poll(&mut polled, limit.as_ref())?;
+    Ok(polled[0].revents().bits().cast_signed())
 }
 
 /// Bytes that wait in a pipe or socket.
 pub fn readable_bytes(fd: impl AsFd) -> io::Result<usize> {
-    let mut count: c_int = 0;
-    // SAFETY: FIONREAD writes one int, which `count` is.
-    check(unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::FIONREAD, &mut count) }.into())?;
-    Ok(usize::try_from(count).unwrap_or(0))
+    Ok(usize::try_from(rustix::io::ioctl_fionread(fd)?).unwrap_or(0))
 }
 
 /// What a unix socket has sent and nobody has read, in the kernel's own sizes (`SIOCOUTQ`).
@@ -166,21 +165,17 @@ pub fn unread_by_others(fd: impl AsFd) -> io::Result<usize> {
 /// Reads one word without waiting, whatever the flags of the open file say. (`RWF_NOWAIT` on an eventfd: since Linux 5.8;
 /// before, `poll` tells whether the read would wait.)
 pub fn read_word_now(fd: impl AsFd) -> io::Result<u64> {
+    /// Stands for the position of the open file.
+    const ITS_OWN: u64 = u64::MAX;
+    let fd = fd.as_fd();
     let mut word = [0u8; 8];
-    let part = libc::iovec { iov_base: word.as_mut_ptr().cast(), iov_len: word.len() };
-    let raw = fd.as_fd().as_raw_fd();
-    // SAFETY: one iovec, which is `word`; offset -1 stands for the file's own.
-    let got = unsafe { libc::preadv2(raw, &raw const part, 1, -1, libc::RWF_NOWAIT) };
-    let got = match check(got as c_long) {
-        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
-            let mut ready = libc::pollfd { fd: raw, events: libc::POLLIN, revents: 0 };
-            // SAFETY: one pollfd.
-            check(unsafe { libc::poll(&raw mut ready, 1, 0) }.into())?;
-            if ready.revents & libc::POLLIN == 0 {
+    let now = rustix::io::ReadWriteFlags::NOWAIT;
+    let got = match rustix::io::preadv2(fd, &mut [io::IoSliceMut::new(&mut word)], ITS_OWN, now) {
+        Err(rustix::io::Errno::OPNOTSUPP) => {
+            if poll_events(fd, libc::POLLIN, 0)? & libc::POLLIN == 0 {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
-            // SAFETY: `word` is valid for its length.
-            check(unsafe { libc::read(raw, word.as_mut_ptr().cast(), word.len()) } as c_long)?
+            rustix::io::read(fd, &mut word)?
         }
         done => done?,
     };
@@ -192,8 +187,11 @@ pub fn read_word_now(fd: impl AsFd) -> io::Result<u64> {
 
 /// A socket of any family, type and protocol, close-on-exec.
 pub fn socket(domain: i32, socket_type: i32, protocol: i32) -> io::Result<OwnedFd> {
-    // SAFETY: three integers.
-    owned(unsafe { libc::socket(domain, socket_type | libc::SOCK_CLOEXEC, protocol) }.into())
+    let invalid = |_| io::Error::from_raw_os_error(libc::EINVAL);
+    let family = AddressFamily::from_raw(u16::try_from(domain).map_err(invalid)?);
+    let kind = SocketType::from_raw(socket_type.cast_unsigned());
+    let protocol = NonZeroU32::new(protocol.cast_unsigned()).map(Protocol::from_raw);
+    Ok(rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, protocol)?)
 }
 
 /// The raw value of a socket option, at most 256 bytes; `value` is what the kernel may read from the
@@ -214,6 +212,20 @@ pub fn socket_number(fd: impl AsFd, level: i32, name: i32) -> io::Result<i32> {
     let value = socket_option(fd, level, name, &[])?;
     let bytes = value.first_chunk::<4>().ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?;
     Ok(i32::from_ne_bytes(*bytes))
+}
+
+/// `getsockopt(TCP_INFO)`, and how many bytes of it this kernel told: what lies beyond is zero.
+pub fn tcp_info(socket: impl AsFd) -> io::Result<(libc::tcp_info, usize)> {
+    let mut info = std::mem::MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+    let raw = socket.as_fd().as_raw_fd();
+    // SAFETY: the kernel writes at most `length` bytes, the size of what `info` holds.
+    let result = unsafe {
+        libc::getsockopt(raw, libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &mut length)
+    };
+    check(result.into())?;
+    // SAFETY: numbers only, for which every byte is valid, and all were zero before.
+    Ok((unsafe { info.assume_init() }, length as usize))
 }
 
 /// Who connected a unix socket, or made the pair (`SO_PEERCRED`, `SO_PEERGROUPS`).
@@ -292,30 +304,12 @@ pub fn receive_queue_hint(socket: impl AsFd) -> io::Result<usize> {
 
 /// The name of an interface of the network namespace in which the socket is.
 pub fn interface_name(socket: impl AsFd, index: u32) -> io::Result<String> {
-    let index = c_int::try_from(index).map_err(|_| io::Error::from_raw_os_error(libc::ENODEV))?;
-    // SAFETY: all-zero is a valid `ifreq`.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    request.ifr_ifru.ifru_ifindex = index;
-    // SAFETY: SIOCGIFNAME reads and writes one `ifreq`, which `request` is.
-    check(unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::SIOCGIFNAME, &mut request) }.into())?;
-    let name = request.ifr_name.iter().take_while(|c| **c != 0).map(|c| *c as u8).collect();
-    String::from_utf8(name).map_err(io::Error::other)
+    Ok(rustix::net::netdevice::index_to_name(socket, index)?)
 }
 
 /// The index of an interface of the network namespace in which the socket is.
 pub fn interface_index(socket: impl AsFd, name: &str) -> io::Result<u32> {
-    // SAFETY: all-zero is a valid `ifreq`.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    if name.len() >= request.ifr_name.len() {
-        return Err(io::Error::from_raw_os_error(libc::ENODEV));
-    }
-    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *to = from as libc::c_char;
-    }
-    // SAFETY: SIOCGIFINDEX reads and writes one `ifreq`, which `request` is.
-    check(unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::SIOCGIFINDEX, &mut request) }.into())?;
-    // SAFETY: the kernel has filled in this member.
-    Ok(unsafe { request.ifr_ifru.ifru_ifindex } as u32)
+    Ok(rustix::net::netdevice::name_to_index(socket, name)?)
 }
 
 /// Is a packet filter (classic or BPF) attached? Its length is asked for, not the filter itself.
@@ -344,56 +338,17 @@ pub fn set_socket_option(fd: impl AsFd, level: i32, name: i32, value: &[u8]) -> 
 
 /// Binds an internet socket.
 pub fn bind(fd: impl AsFd, address: SocketAddr) -> io::Result<()> {
-    let (storage, length) = raw_address(address);
-    // SAFETY: `storage` lives across the call and is at least `length` bytes.
-    check(unsafe { libc::bind(fd.as_fd().as_raw_fd(), (&raw const storage).cast(), length) }.into())?;
-    Ok(())
+    Ok(rustix::net::bind(fd, &address)?)
 }
 
 /// Connects an internet socket.
 pub fn connect(fd: impl AsFd, address: SocketAddr) -> io::Result<()> {
-    let (storage, length) = raw_address(address);
-    // SAFETY: `storage` lives across the call and is at least `length` bytes.
-    check(unsafe { libc::connect(fd.as_fd().as_raw_fd(), (&raw const storage).cast(), length) }.into())?;
-    Ok(())
+    Ok(rustix::net::connect(fd, &address)?)
 }
 
 /// Listens with any backlog.
 pub fn listen(fd: impl AsFd, backlog: u32) -> io::Result<()> {
-    let backlog = c_int::try_from(backlog).unwrap_or(c_int::MAX);
-    // SAFETY: two integers.
-    check(unsafe { libc::listen(fd.as_fd().as_raw_fd(), backlog) }.into())?;
-    Ok(())
-}
-
-fn raw_address(address: SocketAddr) -> (libc::sockaddr_storage, libc::socklen_t) {
-    // SAFETY: all-zero is a valid `sockaddr_storage`.
-    let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
-    match address {
-        SocketAddr::V4(v4) => {
-            let raw = libc::sockaddr_in {
-                sin_family: libc::AF_INET as libc::sa_family_t,
-                sin_port: v4.port().to_be(),
-                sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(v4.ip().octets()) },
-                sin_zero: [0; 8],
-            };
-            // SAFETY: `sockaddr_storage` is made to hold and aligned for every socket address.
-            unsafe { (&raw mut storage).cast::<libc::sockaddr_in>().write(raw) };
-            (storage, size_of::<libc::sockaddr_in>() as libc::socklen_t)
-        }
-        SocketAddr::V6(v6) => {
-            let raw = libc::sockaddr_in6 {
-                sin6_family: libc::AF_INET6 as libc::sa_family_t,
-                sin6_port: v6.port().to_be(),
-                sin6_flowinfo: v6.flowinfo(),
-                sin6_addr: libc::in6_addr { s6_addr: v6.ip().octets() },
-                sin6_scope_id: v6.scope_id(),
-            };
-            // SAFETY: `sockaddr_storage` is made to hold and aligned for every socket address.
-            unsafe { (&raw mut storage).cast::<libc::sockaddr_in6>().write(raw) };
-            (storage, size_of::<libc::sockaddr_in6>() as libc::socklen_t)
-        }
-    }
+    Ok(rustix::net::listen(fd, c_int::try_from(backlog).unwrap_or(c_int::MAX))?)
 }
 
 /// A signal descriptor for the signals of `mask` (bit n-1 is signal n), close-on-exec.
@@ -421,9 +376,7 @@ pub fn set_epoll_params(epoll: impl AsFd, params: [u8; 8]) -> io::Result<()> {
 
 /// The process status flags of a file (`F_SETFL`), all bits.
 pub fn set_status_flags(fd: impl AsFd, flags: i32) -> io::Result<()> {
-    // SAFETY: F_SETFL takes an integer.
-    check(unsafe { libc::fcntl(fd.as_fd().as_raw_fd(), libc::F_SETFL, flags) }.into())?;
-    Ok(())
+    Ok(rustix::fs::fcntl_setfl(fd, OFlags::from_bits_retain(flags.cast_unsigned()))?)
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! Kernel calls around namespaces and the processes in them: a checked `fork`, `pidfd` calls,
+//! Kernel calls around namespaces and the processes in them: a checked `fork`, the pid behind a pidfd,
 //! descriptor passing over unix sockets, a session of its own for a spawned command.
 //!
 //! Owns no policy: who forks what, and why, is in [`crate::demo::hosts`].
-//! Kernel interfaces: clone(2), close_range(2), pidfd_open(2), pidfd_send_signal(2), unix(7) SCM_RIGHTS.
+//! Kernel interfaces: clone(2), close_range(2), unix(7) SCM_RIGHTS.
 #![allow(unsafe_code)]
 
 use std::fs;
@@ -38,32 +38,6 @@ pub fn close_on_exec_from(first: RawFd) -> io::Result<()> {
             first as libc::c_uint,
             libc::c_uint::MAX,
             libc::CLOSE_RANGE_CLOEXEC as libc::c_uint,
-        )
-    };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
-/// Opens a descriptor that names the process `pid` (as seen in the caller's pid namespace).
-pub fn open_pidfd(pid: Pid) -> io::Result<OwnedFd> {
-    // SAFETY: no memory is passed.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel has just made this descriptor for us and nobody else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
-}
-
-/// Sends a signal to the process that `pidfd` names.
-pub fn send_signal(pidfd: BorrowedFd<'_>, signal: Signal) -> io::Result<()> {
-    // SAFETY: the siginfo pointer is null, which the call documents as "fill in as kill(2) does".
-    let result = unsafe {
-        libc::syscall(
-            libc::SYS_pidfd_send_signal,
-            pidfd.as_raw_fd(),
-            signal as libc::c_int,
-            std::ptr::null::<libc::siginfo_t>(),
-            0,
         )
     };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
@@ -164,7 +138,7 @@ mod tests {
 
     #[test]
     fn pidfd_names_its_process() {
-        let fd = open_pidfd(Pid::this()).expect("pidfd");
+        let fd = crate::sys::process::pidfd_open(Pid::this().as_raw()).expect("pidfd");
         assert_eq!(pid_of_pidfd(fd.as_fd()).expect("fdinfo"), Some(Pid::this()));
     }
 }

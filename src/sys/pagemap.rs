@@ -85,6 +85,22 @@ struct ScanArg {
     return_mask: u64,
 }
 const _: () = assert!(size_of::<ScanArg>() == 96);
+const _: () = assert!(
+    std::mem::offset_of!(ScanArg, start) == 16
+        && std::mem::offset_of!(ScanArg, walk_end) == 32
+        && std::mem::offset_of!(ScanArg, vec) == 40
+        && std::mem::offset_of!(ScanArg, max_pages) == 56
+);
+const _: () = assert!(
+    std::mem::offset_of!(ScanArg, category_inverted) == 64
+        && std::mem::offset_of!(ScanArg, category_anyof_mask) == 80
+        && std::mem::offset_of!(ScanArg, return_mask) == 88
+);
+const _: () = assert!(
+    size_of::<Region>() == 24
+        && std::mem::offset_of!(Region, end) == 8
+        && std::mem::offset_of!(Region, categories) == 16
+);
 /// `_IOWR('f', 16, struct pm_scan_arg)`
 const PAGEMAP_SCAN: libc::c_ulong = 0xc060_6610;
 const PM_SCAN_WP_MATCHING: u64 = 1;

@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{IoSlice, IoSliceMut};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
 use nix::unistd::Pid;
+use rustix::process::{PidfdFlags, PidfdGetfdFlags};
 
 use super::ptrace::SiginfoBytes;
 
@@ -29,18 +30,18 @@ pub fn pidfd_of_thread(tid: i32) -> Result<OwnedFd, Errno> {
 }
 
 pub(super) fn open_pidfd(id: i32, flags: i32) -> Result<OwnedFd, Errno> {
-    // SAFETY: no pointers.
-    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, id, flags) })?;
-    // SAFETY: a fresh descriptor that nobody else owns.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+    let id = rustix::process::Pid::from_raw(id).ok_or(Errno::EINVAL)?;
+    let flags = PidfdFlags::from_bits_retain(flags.cast_unsigned());
+    rustix::process::pidfd_open(id, flags).map_err(errno)
+}
+
+fn errno(of: rustix::io::Errno) -> Errno {
+    Errno::from_raw(of.raw_os_error())
 }
 
 /// Duplicates descriptor `fd` of the process into ours (needs ptrace access). The copy is close-on-exec.
 pub fn pidfd_getfd(pidfd: BorrowedFd<'_>, fd: i32) -> Result<OwnedFd, Errno> {
-    // SAFETY: no pointers.
-    let got = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), fd, 0) })?;
-    // SAFETY: a fresh descriptor that nobody else owns.
-    Ok(unsafe { OwnedFd::from_raw_fd(got as i32) })
+    rustix::process::pidfd_getfd(pidfd, fd, PidfdGetfdFlags::empty()).map_err(errno)
 }
 
 /// Signals the process behind a pidfd: never another one that took its number.
@@ -243,6 +244,18 @@ pub struct SchedAttr {
     pub(crate) util_max: u32,
 }
 const _: () = assert!(size_of::<SchedAttr>() == 56);
+const _: () = assert!(
+    std::mem::offset_of!(SchedAttr, policy) == 4
+        && std::mem::offset_of!(SchedAttr, flags) == 8
+        && std::mem::offset_of!(SchedAttr, nice) == 16
+        && std::mem::offset_of!(SchedAttr, priority) == 20
+);
+const _: () = assert!(
+    std::mem::offset_of!(SchedAttr, runtime) == 24
+        && std::mem::offset_of!(SchedAttr, period) == 40
+        && std::mem::offset_of!(SchedAttr, util_min) == 48
+        && std::mem::offset_of!(SchedAttr, util_max) == 52
+);
 
 impl SchedAttr {
     /// As `sched_setattr` reads it from memory.

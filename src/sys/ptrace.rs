@@ -197,6 +197,11 @@ pub struct RseqConfiguration {
     pad: u32,
 }
 const _: () = assert!(mem::size_of::<RseqConfiguration>() == 24);
+const _: () = assert!(
+    mem::offset_of!(RseqConfiguration, size) == 8
+        && mem::offset_of!(RseqConfiguration, signature) == 12
+        && mem::offset_of!(RseqConfiguration, flags) == 16
+);
 
 /// Reads the rseq registration of a stopped thread.
 pub fn rseq(tid: i32) -> Result<RseqConfiguration, Errno> {
@@ -225,6 +230,11 @@ pub struct DispatchConfiguration {
     pub len: u64,
 }
 const _: () = assert!(mem::size_of::<DispatchConfiguration>() == 32);
+const _: () = assert!(
+    mem::offset_of!(DispatchConfiguration, selector) == 8
+        && mem::offset_of!(DispatchConfiguration, offset) == 16
+        && mem::offset_of!(DispatchConfiguration, len) == 24
+);
 
 const PTRACE_SET_SYSCALL_USER_DISPATCH_CONFIG: libc::c_uint = 0x4210;
 const PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG: libc::c_uint = 0x4211;
@@ -255,6 +265,11 @@ struct SyscallInfo {
     stack_pointer: u64,
 }
 const _: () = assert!(mem::size_of::<SyscallInfo>() == 24);
+const _: () = assert!(
+    mem::offset_of!(SyscallInfo, arch) == 4
+        && mem::offset_of!(SyscallInfo, instruction_pointer) == 8
+        && mem::offset_of!(SyscallInfo, stack_pointer) == 16
+);
 
 const PTRACE_GET_SYSCALL_INFO: libc::c_uint = 0x420e;
 const AUDIT_ARCH_I386: u32 = 0x4000_0003;

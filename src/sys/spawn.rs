@@ -33,6 +33,17 @@ pub struct CloneArgs {
     pub cgroup: u64,
 }
 const _: () = assert!(size_of::<CloneArgs>() == 88);
+const _: () = assert!(
+    std::mem::offset_of!(CloneArgs, pidfd) == 8
+        && std::mem::offset_of!(CloneArgs, exit_signal) == 32
+        && std::mem::offset_of!(CloneArgs, stack) == 40
+        && std::mem::offset_of!(CloneArgs, tls) == 56
+);
+const _: () = assert!(
+    std::mem::offset_of!(CloneArgs, set_tid) == 64
+        && std::mem::offset_of!(CloneArgs, set_tid_size) == 72
+        && std::mem::offset_of!(CloneArgs, cgroup) == 80
+);
 
 /// What a fork returned.
 #[derive(Debug)]

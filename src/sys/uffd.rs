@@ -62,6 +62,8 @@ struct ApiArg {
 /// `_IOWR(0xaa, 0x3f, struct uffdio_api)`
 const UFFDIO_API: libc::c_ulong = 0xc018_aa3f;
 const _: () = assert!(size_of::<ApiArg>() == 24);
+const _: () =
+    assert!(std::mem::offset_of!(ApiArg, features) == 8 && std::mem::offset_of!(ApiArg, ioctls) == 16);
 
 /// Shakes hands; must be the first call on a fresh descriptor. `EINVAL`: a feature is missing.
 pub fn handshake(uffd: BorrowedFd<'_>, features: Features) -> Result<(), Errno> {

@@ -19,9 +19,8 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{ForkResult, Pid};
 
 use super::wire::{self, Reply, Request, Setup};
-use crate::sys::namespaces::{
-    close_on_exec_from, default_signals, fork_single_threaded, open_pidfd, own_session,
-};
+use crate::sys::namespaces::{close_on_exec_from, default_signals, fork_single_threaded, own_session};
+use crate::sys::process::pidfd_open;
 
 /// The hidden first argument that makes `ulpm` a host's init.
 pub(super) const INIT_ARGUMENT: &str = "__host-init";
@@ -133,7 +132,7 @@ fn become_init(control: &OwnedFd, setup: &Setup) -> Step<()> {
         fs::write("/proc/sys/kernel/ns_last_pid", (first - 1).to_string()).step("choose the first pid")?;
     }
     std::env::set_current_dir("/").step("change to /")?;
-    let this = open_pidfd(Pid::this()).step("open init's pidfd")?;
+    let this = pidfd_open(std::process::id() as i32).map_err(io::Error::from).step("open init's pidfd")?;
     wire::send(control, &Reply::Ready, &[this.as_fd()]).step("report the host")
 }
 
@@ -205,7 +204,7 @@ fn answer(
         // Said out of turn: there is nothing to answer.
         Request::Known => return Ok(()),
         Request::Find { pid } => {
-            open_pidfd(Pid::from_raw(pid)).map(|fd| (pid, fd)).step(format!("find {pid}"))
+            pidfd_open(pid).map(|fd| (pid, fd)).map_err(io::Error::from).step(format!("find {pid}"))
         }
         Request::Spawn { argv, env, cwd } => {
             let name = argv.first().cloned().unwrap_or_default();
@@ -234,7 +233,7 @@ fn start(
     command.stdin(Stdio::from(stdin)).stdout(Stdio::from(stdout)).stderr(Stdio::from(stderr));
     let child = own_session(&mut command).spawn()?;
     let pid = child.id() as i32;
-    let pidfd = open_pidfd(Pid::from_raw(pid))?;
+    let pidfd = pidfd_open(pid)?;
     waiting.insert(pid, File::from(status));
     Ok((pid, pidfd))
 }

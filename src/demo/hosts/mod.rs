@@ -29,7 +29,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd::Pid;
 
@@ -40,7 +39,8 @@ pub use process::{HostProcess, Stdio3};
 pub use user::become_able;
 pub use wire::TimeOffsets;
 
-use crate::sys::namespaces::{pid_of_pidfd, send_signal};
+use crate::sys::namespaces::pid_of_pidfd;
+use crate::sys::process::pidfd_send_signal;
 use wire::{Reply, Request, Setup};
 
 /// How long a host may take to end before its init is killed.
@@ -204,7 +204,7 @@ impl Drop for Host {
         if !ended {
             tracing::warn!(host = self.name, "init does not end; killing it");
             // Both may have ended meanwhile, which is what we want.
-            let _ = send_signal(self.init.as_fd(), Signal::SIGKILL);
+            let _ = pidfd_send_signal(self.init.as_fd(), libc::SIGKILL);
             let _ = self.warden.wait();
         }
         // The warden has done so already, unless it was killed.

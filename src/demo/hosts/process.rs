@@ -11,7 +11,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use crate::sys::namespaces::send_signal;
+use crate::sys::process::pidfd_send_signal;
 
 /// The three standard descriptors of a command.
 #[derive(Debug)]
@@ -59,7 +59,7 @@ impl HostProcess {
 
     /// Sends it a signal, never to another process that was given its pid.
     pub fn signal(&self, signal: Signal) -> io::Result<()> {
-        send_signal(self.pidfd.as_fd(), signal)
+        pidfd_send_signal(self.pidfd.as_fd(), signal as i32).map_err(std::io::Error::from)
     }
 
     /// Waits for its end at most so long; `None` if it still runs then.

@@ -1,10 +1,13 @@
 //! What the kernel tells of a TCP socket: its state and counters, its addresses.
 //!
-//! Kernel interface: `getsockopt(TCP_INFO)`: byte 0 is the state; of a listening socket `tcpi_unacked` is the
+//! Kernel interface: `getsockopt(TCP_INFO)`; of a listening socket `tcpi_unacked` is the
 //! length of the accept queue and `tcpi_sacked` the backlog. Addresses by `getsockname`.
 
+use std::mem::offset_of;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
+
+use libc::tcp_info;
 
 use crate::sys::fds;
 
@@ -49,24 +52,23 @@ impl Info {
 
 /// `getsockopt(TCP_INFO)`
 pub(super) fn info(socket: &OwnedFd) -> std::io::Result<Info> {
-    let raw = fds::socket_option(socket, libc::IPPROTO_TCP, libc::TCP_INFO, &[])?;
-    let word = |at: usize| {
-        raw.get(at..).and_then(|rest| rest.first_chunk::<4>()).map_or(0, |bytes| u32::from_ne_bytes(*bytes))
-    };
-    let state = raw.first().copied().unwrap_or(CLOSED);
-    let byte = |at: usize| raw.get(at).copied().unwrap_or(0);
-    let long = |at: usize| raw.get(at..).and_then(|rest| rest.first_chunk::<8>()).copied();
+    let (raw, length) = fds::tcp_info(socket)?;
     Ok(Info {
-        state,
-        waiting: word(24),
-        backlog: word(28),
-        retransmits: byte(2),
-        probes: byte(3),
-        backoff: byte(4),
-        min_rtt: (raw.len() >= 152).then(|| word(148)),
-        received: long(128).map(u64::from_ne_bytes),
-        segments: (raw.len() >= 144).then(|| word(140)),
+        state: raw.tcpi_state,
+        waiting: raw.tcpi_unacked,
+        backlog: raw.tcpi_sacked,
+        retransmits: raw.tcpi_retransmits,
+        probes: raw.tcpi_probes,
+        backoff: raw.tcpi_backoff,
+        min_rtt: told(length, offset_of!(tcp_info, tcpi_min_rtt), raw.tcpi_min_rtt),
+        received: told(length, offset_of!(tcp_info, tcpi_bytes_received), raw.tcpi_bytes_received),
+        segments: told(length, offset_of!(tcp_info, tcpi_segs_in), raw.tcpi_segs_in),
     })
+}
+
+/// A field at this offset, if the kernel has told so many bytes.
+fn told<T>(length: usize, offset: usize, value: T) -> Option<T> {
+    (length >= offset + size_of::<T>()).then_some(value)
 }
 
 /// A closed socket that was connected once is shut down in both directions; a fresh one is not.

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Source, SourceAction};
+use super::Source;
 
 /// Where a migration stands, as it is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -102,11 +102,11 @@ pub fn may_become(source: bool, was: Phase, wanted: Phase, life: Life) -> bool {
     }
 }
 
-/// How `ulpm recover` goes on with an entry of the source's side.
-pub fn reopened(phase: Phase) -> (Source, &'static [SourceAction]) {
+/// Where `ulpm recover` goes on with an entry of the source's side.
+pub fn reopened(phase: Phase) -> Source {
     match phase {
-        Phase::Committed => (Source::Open, &[SourceAction::Ask]),
-        // the commit was never sent: the kernel let the process go when we ended
-        _ => (Source::Resumed, &[SourceAction::JournalClosed]),
+        Phase::Committed => Source::Open,
+        // the commit was never sent
+        _ => Source::Moving,
     }
 }

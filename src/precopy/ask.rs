@@ -36,7 +36,8 @@ impl Answer {
     /// What that is to the state machine.
     pub fn event(self) -> SourceEvent {
         match self {
-            Answer::Running(_) | Answer::RunsLazily(_) => SourceEvent::Running,
+            Answer::Running(_) => SourceEvent::Running,
+            Answer::RunsLazily(_) => SourceEvent::RunsLazily,
             Answer::Never => SourceEvent::Never,
             Answer::Down => SourceEvent::Unsettled,
         }

@@ -264,7 +264,7 @@ pub fn whereabouts(error: &MigrateError, state: Source, touched: bool, pid: i32)
         }
         Source::Moving | Source::Resumed if touched => format!("process {pid} runs on here"),
         Source::Moving | Source::Resumed => format!("process {pid} was not touched"),
-        Source::Done => "the process runs at the target; `ulpm recover` clears up here".to_owned(),
+        Source::Following | Source::Done => "the process runs at the target; `ulpm recover` clears up here".to_owned(),
         Source::Committing | Source::Open => {
             format!("process {pid} is stopped here until `ulpm recover` has asked the target")
         }

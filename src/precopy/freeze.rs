@@ -8,16 +8,14 @@ use std::time::Instant;
 
 use super::MigrateError;
 use super::attempt::{ATTEMPTS, PAUSE, is_new_mapping, memory, passing};
-use super::control::Control;
 use super::destination::{Destination, out_of_turn};
 use super::foresight::Foresight;
-use super::late::{Late, plan};
-use super::options::{Options, Progress};
+use super::executor::Executor;
+use super::late::plan;
+use super::options::Options;
 use crate::convergence::predict::Prediction;
 use crate::dirty::{Found, Last};
 use crate::fault::Point;
-use crate::handover::Source;
-use crate::handover::journal::Journal;
 use crate::image::process::ProcessImage;
 use crate::image::{PAGE_SIZE, PageRange, TreeImage};
 use crate::preload::PreloadError;
@@ -32,31 +30,17 @@ use crate::tracee::together::{Urgent, leave_to_others};
 use crate::transport::protocol::{Moments, ToSource, ToTarget};
 
 /// What the freeze works with.
-pub struct Freezer<'a> {
+pub(super) struct Freezer<'a, 'o> {
     /// What the user wants.
     pub options: &'a Options,
     /// Filled in as it goes.
     pub report: &'a mut MigrationReport,
-    /// Where the hand-over stands.
-    pub state: &'a mut Source,
+    /// Carries out the hand-over.
+    pub executor: &'a mut Executor<'o>,
     /// Our clocks minus the target's.
     pub difference: ClockOffsets,
-    /// Our journal entry, on disk.
-    pub journal: Journal,
     /// What its length is predicted from.
     pub foresight: Foresight,
-    /// For those who ask.
-    pub control: &'a Control,
-    /// For those who watch.
-    pub tell: &'a dyn Fn(Progress<'_>),
-    /// Its memory comes after it.
-    pub late: Option<Late>,
-}
-
-impl std::fmt::Debug for Freezer<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Freezer").field("state", &self.state).finish_non_exhaustive()
-    }
 }
 
 /// A process that stands still, and of which the other end has everything.
@@ -84,18 +68,20 @@ pub(super) fn ms(since: Instant) -> f64 {
     since.elapsed().as_secs_f64() * 1e3
 }
 
-impl Freezer<'_> {
+impl Freezer<'_, '_> {
     /// Freezes, sends, commits. Until the commit point every failure lets the process run on.
-    pub fn run(
+    pub(super) fn run(
         mut self,
         to: &mut dyn Destination,
         agent: &mut Agent,
         described: &ProcessImage,
     ) -> Result<(), MigrateError> {
         match self.until_prepared(to, agent, described) {
-            Ok(stopped) => self.commit(to, agent, stopped),
-            Err(Spoilt { captive: Some(captive), error }) => self.give_up(to, agent, *captive, error),
-            Err(Spoilt { captive: None, error }) => Err(error),
+            Ok(stopped) => self.commit(to, stopped),
+            Err(Spoilt { captive, error }) => {
+                self.executor.captive = captive.map(|captive| *captive);
+                self.executor.give_up(error, to, self.report)
+            }
         }
     }
 
@@ -217,10 +203,10 @@ impl Freezer<'_> {
         image: &ProcessImage,
         found: &Last,
     ) -> Result<Later, MigrateError> {
-        let touched = self.late.as_ref().map(|_| lazy::touched(&agent.layout, &image.threads));
+        let touched = self.executor.late.as_ref().map(|_| lazy::touched(&agent.layout, &image.threads));
         let (pages, later) = agent.last(found, touched.as_ref(), to)?;
         self.report.final_pages = pages;
-        match &mut self.late {
+        match &mut self.executor.late {
             Some(late) if !later.is_empty() => {
                 let patience = self.options.lazy.patience;
                 let plan =
@@ -228,7 +214,7 @@ impl Freezer<'_> {
                 late.begin(to, agent, &later, plan)?;
             }
             // nothing is left: a move like any other
-            _ => self.late = None,
+            _ => self.executor.late = None,
         }
         Ok(later)
     }

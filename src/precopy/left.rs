@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::MigrateError;
 use super::ask::{connect, target};
 use super::hand_on::{Left, Signals};
+use super::link::Link;
 use crate::handover::journal::Entry;
 use crate::image::process::LateSignal;
 use crate::preload::late_signals::{LastLook, LateSignals};
@@ -27,17 +28,26 @@ use crate::tracee::thread::Thread;
 /// How long a copy that was killed is waited for.
 const DYING: Duration = Duration::from_secs(10);
 
-/// Ends the copy, and hands on what it was signalled. Which signals are lost, in words, to be added to what else is said.
-pub(super) fn end(home: &Path, entry: &Entry) -> Result<String, MigrateError> {
+/// A copy that was ended, and what it had been signalled.
+pub(super) struct EndedCopy<'h> {
+    home: &'h Path,
+    entry: Entry,
+    signals: Signals,
+    /// Nobody knows whether these have been handed on.
+    unknown: Vec<i32>,
+}
+
+/// Ends the copy.
+pub(super) fn end<'h>(home: &'h Path, entry: &Entry) -> Result<EndedCopy<'h>, MigrateError> {
     let mut left = Left::read(&home.join("journal"), &entry.id);
     let late = left.as_mut().and_then(|left| left.accounts.take()).map(LateSignals::resume);
     let mut signals = Signals::resume(home, &entry.id, left);
-    let mut lost = Vec::new();
+    let mut unknown = Vec::new();
     if let Ok(pidfd) = pidfd_open(entry.pid)
         && entry.process_lives()
     {
         if late.is_none() {
-            lost = pending(entry.pid);
+            unknown = pending(entry.pid);
         }
         let (mut threads, mut seen) = (tids(entry.pid).unwrap_or_default(), LastLook::default());
         threads.sort_by_key(|tid| *tid != entry.pid);
@@ -58,23 +68,33 @@ pub(super) fn end(home: &Path, entry: &Entry) -> Result<String, MigrateError> {
         }
         signals.add(late.map(|late| late.last(seen)).unwrap_or_default());
     }
-    if !signals.waiting().is_empty() {
-        match target(entry).and_then(|to| connect(home, &to)) {
-            Ok(mut link) => {
-                signals.send(Some(&mut link), Vec::new(), None);
-                link.close("handed on");
+    Ok(EndedCopy { home, entry: entry.clone(), signals, unknown })
+}
+
+impl EndedCopy<'_> {
+    /// Hands on what the copy was signalled, by `to` or by a connection of its own. Which signals are lost, in words, to be added to
+    /// what else is said.
+    pub(super) fn hand_on(self, to: Option<&mut Link>) -> String {
+        let EndedCopy { home, entry, mut signals, unknown: mut lost } = self;
+        if let (Some(to), false) = (to, signals.waiting().is_empty()) {
+            signals.send(Some(to), Vec::new(), None);
+        }
+        if !signals.waiting().is_empty() {
+            match target(&entry).and_then(|to| connect(home, &to)) {
+                Ok(mut link) => {
+                    signals.send(Some(&mut link), Vec::new(), None);
+                    link.close("handed on");
+                }
+                Err(error) => tracing::info!(error = %chain(&error), "signals cannot be handed on"),
             }
-            Err(error) => tracing::info!(error = %chain(&error), "signals cannot be handed on"),
         }
+        lost.extend(signals.waiting().iter().map(|signal| number(&signal.info)));
+        if lost.is_empty() {
+            return String::new();
+        }
+        let names: Vec<String> = lost.into_iter().map(told).collect();
+        format!("; signals that it was sent meanwhile are lost: {}", names.join(", "))
     }
-    lost.extend(signals.waiting().iter().map(|signal| number(&signal.info)));
-    Ok(match lost.is_empty() {
-        true => String::new(),
-        false => {
-            let names: Vec<String> = lost.into_iter().map(told).collect();
-            format!("; signals that it was sent meanwhile are lost: {}", names.join(", "))
-        }
-    })
 }
 
 /// Signals that are pending to the process or one of its threads, but our stop.

@@ -13,7 +13,8 @@
 //! | [`pace`] | pages on their way in a round: counted, and held back to a limit |
 //! | [`control`] | what a user can learn of a migration under way, and change |
 //! | [`freeze`] | from the first thread stopped until the other end has everything |
-//! | `commit` | the decision, and what follows from it |
+//! | `commit` | the decision, as the machine of the hand-over is told of it |
+//! | `executor` | what that says, carried out on process, journal and conversation |
 //! | [`hand_on`] | what the stopped copy is signalled goes to the target, what it holds is freed |
 //! | `left` | the stopped copy that `ulpm recover` ends or lets go on |
 //! | `hashed` | hashes of the frozen process's memory |
@@ -29,6 +30,7 @@ pub mod ask;
 mod attempt;
 pub mod cancel;
 mod commit;
+mod executor;
 pub mod control;
 pub mod destination;
 pub mod direct;

@@ -9,6 +9,7 @@ use super::control::{self, Control};
 use super::destination::{Destination, out_of_turn};
 use super::direct;
 use super::error::whereabouts;
+use super::executor::Executor;
 use super::foresight;
 use super::freeze;
 use super::lanes::Road;
@@ -19,7 +20,7 @@ use super::whole;
 use crate::dirty::Choice;
 use crate::fault::Point;
 use crate::handover::journal::{Entry, Journal, try_writing};
-use crate::handover::{Source, SourceAction};
+use crate::handover::Source;
 use crate::image::process::ProcessImage;
 use crate::image::{FIRST, Note, Obstacle, TreeImage};
 use crate::preload::agent::Agent;
@@ -43,14 +44,14 @@ pub struct Migration<'a> {
     control: &'a Control,
     tell: &'a dyn Fn(Progress<'_>),
     report: MigrationReport,
-    state: Source,
+    executor: Executor<'a>,
 }
 
 impl std::fmt::Debug for Migration<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Migration")
             .field("options", self.options)
-            .field("state", &self.state)
+            .field("executor", &self.executor)
             .finish_non_exhaustive()
     }
 }
@@ -70,7 +71,7 @@ impl<'a> Migration<'a> {
             status.id.clone_from(&report.id);
             status.pid = report.pid;
         });
-        Migration { options, control, tell, report, state: Source::Moving }
+        Migration { options, control, tell, report, executor: Executor::new(options, control, tell) }
     }
 
     /// Carries it out. The report says how it ended; the error why it did not end well.
@@ -81,10 +82,10 @@ impl<'a> Migration<'a> {
     /// The same with a destination that needs no connection.
     pub fn run_to(self, to: &mut dyn Destination) -> (MigrationReport, Option<MigrateError>) {
         self.reported(|migration| {
-            let claim = Claim::take(migration.options.pid);
+            migration.executor.claim = Claim::take(migration.options.pid);
             let mut described = migration.look()?;
             migration.ask(to, &mut described, false)?;
-            migration.converse(to, &described.image, claim)
+            migration.converse(to, &described.image)
         })
     }
 
@@ -98,14 +99,14 @@ impl<'a> Migration<'a> {
         };
         let pid = self.options.pid;
         let error =
-            error.map(|e| if has_ended(&e, pid) { e.of_ended(self.state, pid) } else { e.of_stopped(pid) });
+            error.map(|e| if has_ended(&e, pid) { e.of_ended(self.executor.state(), pid) } else { e.of_stopped(pid) });
         if let Some(e) = &error {
             let touched = self.report.outcome != Outcome::Failed;
             self.report.outcome = outcome(e, self.report.outcome);
             if let MigrateError::Refused(obstacles) = e {
                 self.report.obstacles.clone_from(obstacles);
             }
-            let now = whereabouts(e, self.state, touched, pid).map(|now| format!("; {now}"));
+            let now = whereabouts(e, self.executor.state(), touched, pid).map(|now| format!("; {now}"));
             self.report.error = Some(crate::sys::chain(e) + &now.unwrap_or_default());
         }
         (self.report, error)
@@ -124,51 +125,24 @@ impl<'a> Migration<'a> {
     }
 
     fn carry_out(&mut self) -> Result<(), MigrateError> {
-        let claim = Claim::take(self.options.pid);
+        self.executor.claim = Claim::take(self.options.pid);
         let (mut link, described) = self.preflight(false)?;
-        let done = self.converse(&mut link, &described, claim);
+        let done = self.converse(&mut link, &described);
         link.close(&done.as_ref().map_or_else(ToString::to_string, |()| MOVED.to_owned()));
         done
     }
 
     /// Everything from the first clock to the last word.
-    fn converse(
-        &mut self,
-        to: &mut dyn Destination,
-        described: &ProcessImage,
-        claim: Option<Claim>,
-    ) -> Result<(), MigrateError> {
+    fn converse(&mut self, to: &mut dyn Destination, described: &ProcessImage) -> Result<(), MigrateError> {
         let mut done = self.move_it(to, described);
-        // what is still to be said to the target is no matter of the process's
-        drop(claim);
-        if done.is_ok() {
-            done = MigrateError::point(Point::SourceClosed);
-        }
-        if done.is_ok() {
-            // an entry that is kept there does no harm
-            let _ = to.say(&ToTarget::Goodbye);
-        }
-        if let Err(e) = &done
-            && matches!(self.state, Source::Moving)
+        if self.executor.state() == Source::Moving
+            && let Err(e) = done
         {
-            self.report.outcome = Outcome::Aborted;
-            self.forget();
-            for action in self.state.on(e.event()) {
-                if *action == SourceAction::SendAbort {
-                    to.ignore_cancel();
-                    let _ = to.say(&ToTarget::Abort(e.to_string()));
-                }
-            }
+            done = self.executor.give_up(e, to, &mut self.report);
         }
+        // one that something went wrong with after the commit stays stopped
+        drop(self.executor.captive.take());
         done
-    }
-
-    /// Nothing was decided, and nothing is to be recovered.
-    fn forget(&self) {
-        let entry = Journal::open(&self.options.home.join("journal"), &self.report.id, true);
-        if let Err(e) = entry.and_then(|entry| entry.map_or(Ok(()), Journal::close)) {
-            tracing::warn!(error = %e, "the entry of a move that came to nothing stays");
-        }
     }
 
     /// Everything that can be known before anything is stopped.
@@ -289,12 +263,14 @@ impl<'a> Migration<'a> {
             session: OwnSession::behind(),
         };
         let mut foresight = ahead.run(described)?;
-        let late = foresight.lazy.then(|| Late::open(self.road(), to)).transpose()?;
+        self.executor.late = foresight.lazy.then(|| Late::open(self.road(), to)).transpose()?;
         let entry = Entry::new(&self.report.id, true, self.options.pid, &self.options.to.to_string());
         let mut journal = Journal::begin(&journal_dir, entry).map_err(MigrateError::journal(&journal_dir))?;
         // `ulpm recover` leaves it to us as long as we live
         journal.keep();
         let sync = foresight::sync_time(&mut journal).map_err(MigrateError::journal(&journal_dir))?;
+        self.executor.journal = Some(journal);
+        self.executor.waits = Some(agent.waits.clone());
         foresight.complete(&agent, sync, self.options.verify);
         if foresight.lazy {
             take_back(to, &mut agent, foresight.rounds.len())?;
@@ -308,13 +284,9 @@ impl<'a> Migration<'a> {
         let freezer = freeze::Freezer {
             options: self.options,
             report: &mut self.report,
-            state: &mut self.state,
+            executor: &mut self.executor,
             difference,
-            journal,
             foresight,
-            control: self.control,
-            tell: self.tell,
-            late,
         };
         freezer.run(to, &mut agent, &described)
     }

@@ -11,14 +11,17 @@ use super::control::Control;
 use super::hand_on::Left;
 use super::lanes::Road;
 use super::late::Late;
-use super::left;
+use super::destination::Destination as _;
+use super::left::{self, EndedCopy};
+use super::link::Link;
 use super::options::{MOVED, Progress};
 use crate::convergence::policy::Limits;
 use crate::handover::journal::{Entry, Journal, Life};
 use crate::handover::settle::reopened;
-use crate::handover::{Source, SourceAction, SourceEvent};
+use crate::handover::{Driver, Hands, NotDone, Source, SourceAction, SourceEvent};
 use crate::state::files::tcp_over::hang_up;
 use crate::sys::process::{pidfd_open, pidfd_send_signal};
+use crate::transport::protocol::ToTarget;
 
 /// What became of one journal entry.
 #[derive(Debug)]
@@ -68,41 +71,22 @@ fn one(
 }
 
 fn settle(home: &Path, mut journal: Journal, tell: &dyn Fn(Progress<'_>)) -> Result<String, MigrateError> {
-    let entry = journal.entry().clone();
     if !journal.keep() {
         return Err(MigrateError::UnderWay);
     }
-    let (mut state, actions) = reopened(entry.phase);
-    let asked = actions.contains(&SourceAction::Ask);
-    if !asked {
-        carry_out(home, actions, &journal)?;
-        return Ok(format!("the commit was never sent: {}", here(&entry, "was left running here")));
-    }
-    let answer = asked_by(home, &entry)?;
-    let followed = match answer {
-        Answer::RunsLazily(_) => follow(home, &entry, tell),
-        _ => Ok(()),
-    };
-    // it was ended there, and what is left of the copy here is of no use: nothing is open
-    if !matches!(followed, Ok(()) | Err(MigrateError::CopyLost(_))) {
-        return followed.map(|()| String::new());
-    }
-    let lost = carry_out(home, state.on(answer.event()), &journal)?;
-    followed?;
-    match answer {
-        Answer::Running(_) | Answer::RunsLazily(_) => {
-            Ok(format!("it runs at {}: the copy here (process {}) was ended{lost}", entry.peer, entry.pid))
+    let entry = journal.entry().clone();
+    let mut recovery = Recovery::new(home, journal, tell);
+    let state = recovery.run()?;
+    Ok(match (recovery.answer, state) {
+        (None, _) => format!("the commit was never sent: {}", here(&entry, "was left running here")),
+        (_, Source::Resumed) => {
+            format!("{} never let it run: {}", entry.peer, here(&entry, "goes on here"))
         }
-        Answer::Never => Ok(format!("{} never let it run: {}", entry.peer, here(&entry, "goes on here"))),
-        Answer::Down => Err(MigrateError::Down { id: entry.id }),
-    }
-}
-
-fn asked_by(home: &Path, entry: &Entry) -> Result<Answer, MigrateError> {
-    let mut link = connect(home, &target(entry)?)?;
-    let answer = ask_once(&mut link, &entry.id);
-    link.close("asked");
-    answer
+        _ => {
+            let lost = recovery.lost;
+            format!("it runs at {}: the copy here (process {}) was ended{lost}", entry.peer, entry.pid)
+        }
+    })
 }
 
 fn here(entry: &Entry, what: &str) -> String {
@@ -113,62 +97,167 @@ fn here(entry: &Entry, what: &str) -> String {
     }
 }
 
-/// Which signals are lost by it, in words.
-fn carry_out(home: &Path, actions: &[SourceAction], journal: &Journal) -> Result<String, MigrateError> {
-    let (dir, entry) = (home.join("journal"), journal.entry());
-    let mut lost = String::new();
-    for action in actions {
-        match action {
-            SourceAction::Kill => lost = left::end(home, entry)?,
-            SourceAction::Resume => {
-                let stops = Left::read(&dir, &entry.id).and_then(|left| left.accounts);
-                signal(entry, libc::SIGCONT)?;
-                left::put_back(entry, &stops.map(|accounts| accounts.stops()).unwrap_or_default());
-            }
-            SourceAction::JournalClosed => journal.remove().map_err(MigrateError::journal(&dir))?,
-            _ => {}
-        }
-    }
-    Ok(lost)
-}
-
 /// The user's word: the copy here is the one (`here`), or the target's. `None`: no such migration is open here.
 pub fn force(home: &Path, id: &str, here: bool) -> Result<Option<String>, MigrateError> {
     let dir = home.join("journal");
     let Some(mut journal) = Journal::open(&dir, id, true).map_err(MigrateError::journal(&dir))? else {
         return Ok(None);
     };
-    let entry = journal.entry().clone();
     if !journal.keep() {
         return Err(MigrateError::UnderWay);
     }
-    let (mut state, _) = reopened(entry.phase);
-    let lost;
-    // what can be known is not for the user to decide
-    let event = match asked_by(home, &entry) {
-        Ok(answer @ (Answer::Running(_) | Answer::Never)) if state == Source::Open => {
-            let here_is_right = answer == Answer::Never;
-            if here != here_is_right {
-                return Err(MigrateError::Known { peer: entry.peer, runs: !here_is_right });
-            }
-            answer.event()
-        }
-        _ if here => SourceEvent::ForcedHere,
-        _ => SourceEvent::ForcedThere,
-    };
-    if state == Source::Open {
-        lost = carry_out(home, state.on(event), &journal)?;
-    } else if here {
-        lost = carry_out(home, &[SourceAction::JournalClosed], &journal)?;
-    } else {
+    let entry = journal.entry().clone();
+    if reopened(entry.phase) != Source::Open && !here {
         return Err(MigrateError::NeverSent);
     }
-    let (pid, peer) = (entry.pid, entry.peer);
+    let mut recovery = Recovery::new(home, journal, &|_| {});
+    recovery.word = Some(here);
+    recovery.run()?;
+    let (pid, peer, lost) = (entry.pid, entry.peer, recovery.lost);
     Ok(Some(if here {
         format!("process {pid} goes on here; if it runs at {peer} as well, end it there")
     } else {
         format!("process {pid} was ended here; {peer} is believed to have it{lost}")
     }))
+}
+
+/// The hands of the machine for a copy that its session has left stopped, and that nobody traces.
+struct Recovery<'a> {
+    home: &'a Path,
+    journal: Journal,
+    tell: &'a dyn Fn(Progress<'_>),
+    /// The user's word: whether the copy here is the one.
+    word: Option<bool>,
+    /// What the target has said.
+    answer: Option<Answer>,
+    /// The conversation in which it has.
+    to: Option<Link>,
+    /// The copy that was ended, and its signals.
+    ended: Option<EndedCopy<'a>>,
+    /// Which signals are lost, in words.
+    lost: String,
+    /// Why it stays open.
+    error: Option<MigrateError>,
+}
+
+impl<'a> Recovery<'a> {
+    fn new(home: &'a Path, journal: Journal, tell: &'a dyn Fn(Progress<'_>)) -> Self {
+        Recovery {
+            home,
+            journal,
+            tell,
+            word: None,
+            answer: None,
+            to: None,
+            ended: None,
+            lost: String::new(),
+            error: None,
+        }
+    }
+
+    /// From what is written to what can be known.
+    fn run(&mut self) -> Result<Source, MigrateError> {
+        let mut driver = Driver::new(reopened(self.journal.entry().phase));
+        driver.on(SourceEvent::Recovered, self);
+        if let Some(link) = self.to.take() {
+            link.close("settled");
+        }
+        self.error.take().map_or(Ok(driver.state()), Err)
+    }
+
+    fn ask(&mut self) -> Result<SourceEvent, MigrateError> {
+        let entry = self.journal.entry().clone();
+        let answer = target(&entry).and_then(|to| connect(self.home, &to)).and_then(|link| {
+            let to = self.to.insert(link);
+            ask_once(to, &entry.id)
+        });
+        self.answer = answer.as_ref().ok().copied();
+        let Some(here) = self.word else {
+            let answer = answer?;
+            if answer == Answer::Down {
+                self.error = Some(MigrateError::Down { id: entry.id });
+            }
+            return Ok(answer.event());
+        };
+        match answer {
+            // what can be known is not for the user to decide
+            Ok(Answer::Running(_)) if here => Err(MigrateError::Known { peer: entry.peer, runs: true }),
+            Ok(Answer::Never) if !here => Err(MigrateError::Known { peer: entry.peer, runs: false }),
+            Ok(answer @ (Answer::Running(_) | Answer::Never)) => Ok(answer.event()),
+            _ if here => Ok(SourceEvent::ForcedHere),
+            _ => Ok(SourceEvent::ForcedThere),
+        }
+    }
+
+    fn follow(&mut self) -> Result<SourceEvent, MigrateError> {
+        match follow(self.home, self.journal.entry(), self.tell) {
+            Ok(()) => Ok(SourceEvent::Whole),
+            // it was ended there, and what is left of the copy here is of no use: nothing is open
+            Err(lost @ MigrateError::CopyLost(_)) => {
+                self.error = Some(lost);
+                Ok(SourceEvent::CopyLost)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn resume(&self) -> Result<(), MigrateError> {
+        let entry = self.journal.entry();
+        let stops = Left::read(&self.home.join("journal"), &entry.id).and_then(|left| left.accounts);
+        signal(entry, libc::SIGCONT)?;
+        left::put_back(entry, &stops.map(|accounts| accounts.stops()).unwrap_or_default());
+        Ok(())
+    }
+
+    fn try_to(&mut self, action: SourceAction) -> Result<Option<SourceEvent>, MigrateError> {
+        use SourceAction as A;
+        match action {
+            A::Ask => return self.ask().map(Some),
+            A::Follow => return self.follow().map(Some),
+            A::Kill => self.ended = Some(left::end(self.home, self.journal.entry())?),
+            A::HandOnLast => {
+                if let Some(ended) = self.ended.take() {
+                    self.lost = ended.hand_on(self.to.as_mut());
+                }
+            }
+            A::Resume => self.resume()?,
+            A::JournalClosed => {
+                self.journal.remove().map_err(MigrateError::journal(&self.home.join("journal")))?
+            }
+            A::SendGoodbye => {
+                if let Some(to) = &mut self.to {
+                    to.say(&ToTarget::Goodbye)?;
+                }
+            }
+            // its own `SIGSTOP` holds it, and its queues are looked at when it ends
+            A::Disable | A::HandOn | A::LeaveStopped => {}
+            // of a session that has it frozen
+            A::JournalOpen
+            | A::Tidy
+            | A::TakeSignals
+            | A::Hold
+            | A::SendCommit
+            | A::NoteSignals
+            | A::SendAbort => return Err(MigrateError::NeverSent),
+        }
+        Ok(None)
+    }
+}
+
+impl Hands<Source> for Recovery<'_> {
+    fn id(&self) -> &str {
+        &self.journal.entry().id
+    }
+
+    fn carry_out(&mut self, action: SourceAction) -> Result<Option<SourceEvent>, NotDone> {
+        self.try_to(action).map_err(|error| {
+            match action {
+                SourceAction::SendGoodbye => tracing::debug!(%error, "the target keeps its entry"),
+                _ => self.error = Some(self.error.take().unwrap_or(error)),
+            }
+            NotDone
+        })
+    }
 }
 
 /// Serves the memory of the copy here until the process there is whole. The process is held by its `SIGSTOP`; no tracer is

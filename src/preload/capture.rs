@@ -214,13 +214,10 @@ impl Captive {
     /// or kills it. `SIGSTOP` is queued to each thread; the first one to run takes it and stops all others before any of
     /// them executes an instruction (`get_signal` holds the lock from dequeueing it to `do_signal_stop`). Not to the process: there
     /// a `SIGSTOP` of somebody else would coalesce with it, and nobody would know of it.
-    /// `retiring`: [`Captive::retire`] comes next, which needs the scratch area.
-    pub fn hold(&mut self, retiring: bool) -> Result<(), PreloadError> {
-        // whoever lets it go on later, or ends it, need not know anything of it; and no remote call gets past the
-        // queued signal
-        if !retiring {
-            self.tidy()?;
-        }
+    ///
+    /// After [`Captive::tidy`]: no remote call gets past the queued signal. (Where [`Captive::retire`] comes next, the scratch area
+    /// is needed.)
+    pub fn hold(&mut self) -> Result<(), PreloadError> {
         let Some(frozen) = &self.frozen else { return Err(PreloadError::NoSuchProcess(0)) };
         for member in &frozen.threads {
             tgkill(frozen.pid, member.thread.0, libc::SIGSTOP)
@@ -277,7 +274,7 @@ impl Captive {
         if self.held
             && let Err(e) = self.unhold()
         {
-            self.hold(true)?;
+            self.hold()?;
             return Err(e);
         }
         Ok(())
@@ -309,8 +306,9 @@ impl Captive {
         self.let_go();
     }
 
-    /// Nothing of ours is left in it but the stop: no scratch area, no call that the stop made fail.
-    fn tidy(&mut self) -> Result<(), TraceeError> {
+    /// Nothing of ours is left in it but the stop: no scratch area, no call that the stop made fail. Whoever lets it go on later, or
+    /// ends it, need not know anything of it.
+    pub fn tidy(&mut self) -> Result<(), TraceeError> {
         // once held, a remote call would take the queued `SIGSTOP`, and the process would run on; retired, it never runs again
         if self.held || self.retired {
             return Ok(());

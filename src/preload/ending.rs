@@ -47,7 +47,7 @@ impl Captive {
         if self.held
             && !self.disabled
             && self.late.as_ref().is_some_and(|late| !late.is_held())
-            && let Err(error) = self.hold(true)
+            && let Err(error) = self.hold()
         {
             tracing::debug!(%error, "the stop was not put up again");
         }

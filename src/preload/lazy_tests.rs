@@ -344,7 +344,7 @@ impl Drop for Shell {
 fn a_copy_that_is_left_behind_stays_stopped() {
     let shell = Shell::new();
     let mut captive = shell.captive();
-    captive.hold(true).unwrap();
+    captive.hold().unwrap();
     captive.leave_stopped();
     shell.rests('T');
 }
@@ -355,7 +355,7 @@ fn a_retired_copy_is_memory_and_nothing_else() {
     let pid = shell.pid();
     let layout = memory_map::survey(pid).unwrap().layout;
     let mut captive = shell.captive();
-    captive.hold(true).unwrap();
+    captive.hold().unwrap();
     captive.retire().unwrap();
     let heap =
         layout.vmas.iter().filter(|v| lazy::lazy_able(v) && v.prot == 3).max_by_key(|v| v.end - v.start);

@@ -10,31 +10,15 @@ use super::lazy::adopt::Holder;
 use super::quarters::Quarters;
 use super::reservation::Reservation;
 use super::session::{Session, clock, out_of_turn};
-use super::urgency::Stage;
+use super::work::Work;
 use crate::fault::Point;
-use crate::handover::journal::{Entry, Journal, Phase};
-use crate::handover::{Target, TargetAction, TargetEvent};
+use crate::handover::journal::{Entry, Journal};
+use crate::handover::{Target, TargetEvent};
 use crate::image::process::LateSignal;
 use crate::image::{FIRST, FilePath, ProcessIndex, TreeImage};
-use crate::sys::time::{ClockOffsets, initial_clocks};
+use crate::sys::time::ClockOffsets;
 use crate::tracee::together::Urgent;
 use crate::transport::protocol::{Description, Moments, PidChoice, ToSource, ToTarget, kind};
-
-/// A process on its way here.
-pub(super) struct Work {
-    id: String,
-    builder: Builder,
-    journal: Journal,
-    state: Target,
-    /// What hashing all pages took.
-    verify_ms: f64,
-    /// When the freeze began, on our boottime clock.
-    frozen_ns: i64,
-    /// Bytes that have come since the memory was last held against what the peer may bring.
-    unweighed: u64,
-    /// How urgent all this is.
-    stage: Stage,
-}
 
 impl Session {
     /// Makes the skeleton.
@@ -60,16 +44,7 @@ impl Session {
             }
         };
         self.say(&ToSource::Ready { pids: builder.pids(), namespace: builder.has_namespace() })?;
-        Ok(Work {
-            id: description.id.clone(),
-            builder,
-            journal,
-            state: Target::Building,
-            verify_ms: 0.0,
-            frozen_ns: 0,
-            unweighed: 0,
-            stage: Stage::rounds(),
-        })
+        Ok(Work::new(&description.id, builder, journal))
     }
 
     fn bear(
@@ -104,24 +79,20 @@ impl Session {
 
     /// Rounds, state, commit.
     pub(super) fn build(&mut self, work: &mut Work) -> Result<(), RestoreError> {
-        let done = self.build_until_running(work).map_err(|e| match e {
-            e @ (RestoreError::Wire(_) | RestoreError::Aborted(_)) => e,
-            e => work.builder.explain(e),
-        });
-        if work.state == Target::Running {
-            // settled when the source says goodbye; see `run`
-            self.settled = Some(work.id.clone());
-        }
-        if let Err(e) = &done
-            && work.state != Target::Running
+        let mut done = self.build_until_running(work);
+        if matches!(work.driver.state(), Target::Building | Target::Prepared)
+            && let Err(e) = done
         {
-            let event = match e {
+            let event = match &e {
                 RestoreError::Wire(_) => TargetEvent::Lost,
                 RestoreError::Aborted(_) => TargetEvent::Abort,
                 _ => TargetEvent::Failed,
             };
-            give_up(work, event);
-            tracing::debug!(namespace = work.builder.has_namespace(), "the skeleton is destroyed");
+            done = self.on(work, event, Some(e));
+        }
+        if work.driver.state() == Target::Running {
+            // settled when the source says goodbye; see `run`
+            self.settled = Some(work.id.clone());
         }
         done
     }
@@ -185,17 +156,10 @@ impl Session {
         let pid = work.builder.pid(FIRST)?;
         work.journal.name_process(pid).map_err(RestoreError::io("writing the journal"))?;
         RestoreError::point(Point::TargetApplied)?;
-        for action in work.state.on(TargetEvent::Applied) {
-            debug_assert_eq!(*action, TargetAction::SendPrepared);
-            let apply_ms = arrived.elapsed().as_secs_f64() * 1e3;
-            let (verify_ms, verified) = (work.verify_ms, work.builder.verifies());
-            self.say(&ToSource::Prepared { apply_ms, verify_ms, verified })?;
-            RestoreError::point(Point::TargetPrepared)?;
-        }
-        // while the source commits, and before anyone can know that the process runs here and move it on
-        work.builder.save_waits(&self.server.home);
+        work.commit.begun = arrived;
+        self.on(work, TargetEvent::Applied, None)?;
         match self.message()? {
-            ToTarget::Commit(signals) => self.commit(work, &signals),
+            ToTarget::Commit(signals) => self.commit(work, signals),
             ToTarget::Abort(why) => Err(aborted(&why)),
             other => Err(out_of_turn(&other)),
         }
@@ -204,95 +168,24 @@ impl Session {
     fn commit(
         &mut self,
         work: &mut Work,
-        signals: &[(ProcessIndex, Vec<LateSignal>)],
+        signals: Vec<(ProcessIndex, Vec<LateSignal>)>,
     ) -> Result<(), RestoreError> {
-        let begun = Instant::now();
-        // threads that run already must not keep us from letting go of the others
-        let mut urgent = Some(Urgent::begin());
+        work.commit.begun = Instant::now();
+        work.commit.urgent = Some(Urgent::begin());
+        work.commit.signals = signals;
         RestoreError::point(Point::TargetCommit)?;
-        let ms = |since: Instant| since.elapsed().as_secs_f64() * 1e3;
-        // nothing is decided yet: what fails here fails the move
-        signals.iter().try_for_each(|(of, signals)| work.builder.queue(*of, signals))?;
-        for action in work.state.on(TargetEvent::Commit) {
-            debug_assert_eq!(*action, TargetAction::JournalCommitted);
-            work.journal.set(Phase::Committed).map_err(RestoreError::io("writing the journal"))?;
-        }
-        let journal_ms = ms(begun);
-        RestoreError::point(Point::TargetJournalled)?;
-        outlive(work)?;
-        let pid = work.builder.pid(FIRST)?;
-        let mut said = Ok(());
-        let (mut at_boottime_ns, mut resume_ms) = (0, 0.0);
-        for action in work.state.on(TargetEvent::Outlives) {
-            match action {
-                TargetAction::LetGo => {
-                    work.builder.let_go();
-                    at_boottime_ns = initial_clocks().boottime_ns;
-                    // what follows is no freeze any more
-                    resume_ms = ms(begun) - journal_ms;
-                    drop(urgent.take());
-                    self.lazy |= work.builder.leave_later_memory(&self.server.home, &work.id);
-                    let _ = RestoreError::point(Point::TargetLetGo);
-                }
-                TargetAction::SendRunning => {
-                    said = self.say(&ToSource::Running { pid, at_boottime_ns, journal_ms, resume_ms });
-                    let _ = RestoreError::point(Point::TargetSaid);
-                }
-                _ => {
-                    if let Err(e) = work.journal.set(Phase::Released) {
-                        // what stands there is believed as long as the process lives
-                        tracing::warn!(pid, error = %e, "the journal does not say that the process was let go");
-                    }
-                }
+        let done = self.on(work, TargetEvent::Commit, None);
+        // else nothing of it was let go, nor will be
+        if work.driver.state() == Target::Running {
+            let pid = work.builder.pid(FIRST)?;
+            if let Some(passenger) = self.passenger.take() {
+                let frozen = work.commit.at_boottime_ns.saturating_sub(work.frozen_ns).max(0);
+                passenger.arrived(pid, Duration::from_nanos(frozen as u64));
             }
+            self.visit.arrived(pid);
+            reap(pid);
         }
-        let _ = RestoreError::point(Point::TargetReleased);
-        if let Some(passenger) = self.passenger.take() {
-            passenger.arrived(
-                pid,
-                Duration::from_nanos(at_boottime_ns.saturating_sub(work.frozen_ns).max(0) as u64),
-            );
-        }
-        self.visit.arrived(pid);
-        reap(pid);
-        said
-    }
-}
-
-/// From here on the process outlives us.
-fn outlive(work: &mut Work) -> Result<(), RestoreError> {
-    for action in work.state.on(TargetEvent::Journalled) {
-        match action {
-            TargetAction::NoteReleasing => {
-                work.journal.note(Phase::Releasing).map_err(RestoreError::io("writing the journal"))?;
-                RestoreError::point(Point::TargetNoted)?;
-            }
-            _ => {
-                work.builder.outlive()?;
-                RestoreError::point(Point::TargetOutlives)?;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Nothing was let go here, nor will be. What failed is told by `run`.
-fn give_up(work: &mut Work, event: TargetEvent) {
-    let decided = matches!(work.state, Target::Committed | Target::Leaving);
-    for action in work.state.on(if decided { TargetEvent::Failed } else { event }) {
-        let written = match action {
-            TargetAction::Destroy => {
-                work.builder.destroy();
-                Ok(())
-            }
-            TargetAction::JournalRemoved => work.journal.remove(),
-            TargetAction::JournalRefused => work.journal.set(Phase::Refused),
-            _ => Ok(()),
-        };
-        if let Err(e) = written {
-            // it follows from what stands there, too
-            tracing::warn!(error = %e, ?action, "the journal could not be written");
-        }
+        done
     }
 }
 

@@ -26,6 +26,8 @@
 //! | [`session`] | the conversation with the source |
 //! | [`urgency`] | how urgent the network threads are, by where the sessions stand |
 //! | [`construction`] | of that, from `Begin` to the moment in which the process runs: frames become calls of the builder |
+//! | `executor` | the hand-over as it is carried out here |
+//! | `work` | what a session has in hand meanwhile |
 //! | [`builder`] | building processes from mappings, pages and state, whoever says them |
 
 pub mod activate;
@@ -34,6 +36,7 @@ pub mod builder;
 pub mod construction;
 pub mod descriptors;
 pub mod error;
+mod executor;
 mod guards;
 pub mod guests;
 pub mod huge_pages;
@@ -56,5 +59,6 @@ pub mod settle;
 pub mod skeleton;
 pub mod urgency;
 pub mod verify;
+mod work;
 
 pub use error::RestoreError;

@@ -17,9 +17,7 @@ use super::permission::Authority;
 use super::quarters::Place;
 use super::reservation::check;
 use crate::fault::Point;
-use crate::handover::journal::Journal;
 use crate::handover::settle::Answer;
-use crate::handover::{Target, TargetAction, TargetEvent};
 use crate::image::files::ContentHashes;
 use crate::image::process::LateSignal;
 use crate::image::{Note, Obstacle, ProcessIndex, check as image_check};
@@ -91,6 +89,7 @@ pub fn run(server: &Server, accepted: Accepted) -> Result<(), RestoreError> {
         theirs: None,
         settled: None,
         lazy: false,
+        concluded: false,
         patience: GREETING,
         passenger: None,
         authority,
@@ -102,7 +101,9 @@ pub fn run(server: &Server, accepted: Accepted) -> Result<(), RestoreError> {
             Some(passenger) => passenger.stays(e),
             None => tracing::warn!(peer = %session.peer, "a conversation ended: {}", chain(e)),
         }
-        let _ = session.say(&ToSource::Failed(chain(e)));
+        if !session.concluded {
+            let _ = session.say(&ToSource::Failed(chain(e)));
+        }
     }
     session.part(&accepted);
     result
@@ -161,6 +162,8 @@ pub(super) struct Session {
     pub(super) settled: Option<String>,
     /// The process runs, and its memory is still to come.
     pub(super) lazy: bool,
+    /// The hand-over has come to its end, and the source was told.
+    pub(super) concluded: bool,
     /// The process on its way here, until it has arrived or is known to stay.
     pub(super) passenger: Option<Passenger>,
     /// How long a whole frame may take to arrive.
@@ -208,20 +211,6 @@ impl Session {
         }
         let closed = accepted.connection.closed();
         let _ = self.server.handle.block_on(async { tokio::time::timeout(PARTING, closed).await });
-    }
-
-    /// Its copy is gone, and nobody will ask any more.
-    fn goodbye(&self, id: &str) {
-        for action in Target::Running.on(TargetEvent::Goodbye) {
-            debug_assert_eq!(*action, TargetAction::JournalRemoved);
-            // by another connection than the move's it may be anybody's
-            let own = |entry: &Journal| entry.entry().key == self.key.to_string();
-            let entry = Journal::open(&self.server.journal, id, false).map(|entry| entry.filter(own));
-            if let Err(e) = entry.and_then(|entry| entry.map_or(Ok(()), |entry| entry.remove())) {
-                tracing::warn!(error = %e, "the entry of a process that has arrived stays");
-            }
-        }
-        self.server.taken.forget(id);
     }
 
     /// The next message of a source whose process runs here that is not about signals.

@@ -10,25 +10,36 @@ pub(super) enum Message {
     Abort,
     Failed,
     Running,
+    /// Nothing more of the memory at the source is needed.
+    Whole,
+    /// It was ended for want of memory.
+    CopyLost,
     Ask,
     AnswerRunning,
+    AnswerLazily,
     AnswerNever,
     AnswerDown,
     Goodbye,
+    /// What the copy was signalled.
+    Signals,
 }
 
 impl Message {
-    pub(super) const ALL: [Message; 10] = [
+    pub(super) const ALL: [Message; 14] = [
         Message::Prepared,
         Message::Commit,
         Message::Abort,
         Message::Failed,
         Message::Running,
+        Message::Whole,
+        Message::CopyLost,
         Message::Ask,
         Message::AnswerRunning,
+        Message::AnswerLazily,
         Message::AnswerNever,
         Message::AnswerDown,
         Message::Goodbye,
+        Message::Signals,
     ];
 
     /// What it means to the target; `None`: it is none for it.
@@ -41,12 +52,16 @@ impl Message {
         }
     }
 
-    /// What it means to the source.
-    pub(super) fn to_source(self) -> Option<SourceEvent> {
+    /// What it means to the source. `lazy`: its session knows that memory comes after the process.
+    pub(super) fn to_source(self, lazy: bool) -> Option<SourceEvent> {
         match self {
             Message::Prepared => Some(SourceEvent::Prepared),
             Message::Failed => Some(SourceEvent::Failed),
+            Message::Running if lazy => Some(SourceEvent::RunsLazily),
             Message::Running | Message::AnswerRunning => Some(SourceEvent::Running),
+            Message::AnswerLazily => Some(SourceEvent::RunsLazily),
+            Message::Whole => Some(SourceEvent::Whole),
+            Message::CopyLost => Some(SourceEvent::CopyLost),
             Message::AnswerNever => Some(SourceEvent::Never),
             Message::AnswerDown => Some(SourceEvent::Unsettled),
             _ => None,

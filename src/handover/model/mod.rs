@@ -8,6 +8,8 @@
 //! - *Power cuts* of either host: all copies there are gone, and of its journal what was not synced may be.
 //! - *Journal writes* that are reported as failed, whether or not they reached the cache or the disk.
 //! - The process *ends* by itself at the target.
+//! - Its *memory* comes after it: until it is whole the copy at the source must not go. The target may give it up.
+//! - Somebody *signals* the stopped copy at the source.
 //! - `ulpm recover` and the start of `ulpm serve` at any time; the user's word where, and only where, the answer is
 //!   that only the user can know.
 //!
@@ -21,7 +23,7 @@ mod world;
 use stateright::Model;
 
 use super::settle::{self, Answer, Life, OnStart, Phase, answer, may_become, on_start};
-use super::{Source, SourceAction, SourceEvent, Target, TargetAction, TargetEvent};
+use super::{After, Machine, Source, SourceAction, SourceEvent, Target, TargetAction, TargetEvent};
 use message::Message;
 use world::{AtSource, AtTarget, World};
 
@@ -34,8 +36,12 @@ struct Budget {
     cuts: [u8; 2],
     /// Journal writes that fail.
     writes: [u8; 2],
-    /// The process ends by itself at the target.
+    /// The process ends by itself at the target, or is given up there for want of memory.
     ends: u8,
+    /// Signals to the stopped copy.
+    signals: u8,
+    /// Whether moves are looked at whose memory comes after the process.
+    lazy: bool,
 }
 
 /// A protocol with a fault in it: each must be found.
@@ -61,6 +67,14 @@ enum Broken {
     NoNote,
     /// A process that went down with its host counts as running.
     DownIsRunning,
+    /// The copy is killed as soon as the process runs there, whether or not it has its memory.
+    KillWhileOutstanding,
+    /// What is ours is taken out of a copy that is held already.
+    TidyWhenHeld,
+    /// Signals of the last look stay here.
+    NoLastSignals,
+    /// A copy is begun anew although the commit may have been sent.
+    NotSentAfterSending,
     /// Nobody but the first session ever asks.
     NoRecover,
 }
@@ -90,6 +104,12 @@ enum Step {
     Serve,
     /// The process comes to its own end.
     ProcessEnds,
+    /// The process has all its memory.
+    BecomesWhole,
+    /// Nobody has come with the rest of its memory for too long.
+    GivenUp,
+    /// Somebody signals the copy at the source.
+    Signalled,
     /// The target removes an entry that says "never", and that no session has.
     Forgets,
 }
@@ -100,11 +120,11 @@ enum Side {
     Target,
 }
 
-/// How a journal write goes.
+/// How an action goes: a journal write, or another one that may fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Luck {
     Good,
-    /// It is reported as failed, and nothing was written.
+    /// It is reported as failed, and nothing was written, or done.
     NotWritten,
     /// It is reported as failed, and reached the cache.
     Cached,
@@ -126,7 +146,8 @@ impl Model for Protocol {
     type Action = Step;
 
     fn init_states(&self) -> Vec<World> {
-        vec![World::start(self.budget)]
+        let lazy = [false, true].into_iter().take(1 + usize::from(self.budget.lazy));
+        lazy.map(|lazy| World::start(self.budget, lazy)).collect()
     }
 
     fn actions(&self, world: &World, steps: &mut Vec<Step>) {

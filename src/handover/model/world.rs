@@ -1,6 +1,16 @@
 //! The two hosts, their journals, the copies of the process, and what is under way between them.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+
 use super::*;
+
+mod acts;
+
+thread_local! {
+    /// What either machine has heard on this thread, and in which state.
+    pub(super) static HEARD: RefCell<(BTreeSet<String>, BTreeSet<String>)> = RefCell::default();
+}
 
 /// The copy at the source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -35,6 +45,26 @@ pub(super) struct Disk {
     durable: Option<Phase>,
 }
 
+/// How an action of the source may fail.
+fn bad_luck(action: SourceAction) -> &'static [Luck] {
+    use SourceAction as A;
+    match action {
+        A::JournalOpen | A::JournalClosed => &BAD_LUCK,
+        // part of it may have left, or all
+        A::SendCommit => &[Luck::NotWritten, Luck::Written],
+        A::Tidy
+        | A::TakeSignals
+        | A::Hold
+        | A::NoteSignals
+        | A::Follow
+        | A::Disable
+        | A::HandOn
+        | A::Kill
+        | A::HandOnLast => &[Luck::NotWritten],
+        A::Ask | A::Resume | A::LeaveStopped | A::SendAbort | A::SendGoodbye => &[],
+    }
+}
+
 impl Disk {
     fn write(&mut self, phase: Option<Phase>, luck: Luck) -> bool {
         if luck != Luck::NotWritten {
@@ -47,6 +77,22 @@ impl Disk {
     }
 }
 
+/// A signal to the copy at the source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Signal {
+    None,
+    /// In the copy's queue.
+    Queued,
+    /// There too, and about to be sent with `Commit`.
+    Taken,
+    /// In the session's memory, the copy being dead.
+    Kept,
+    /// Said to the target.
+    HandedOn,
+    /// Gone with a session.
+    Lost,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct World {
     /// The session at the source, or `ulpm recover`; what it has still to do.
@@ -54,6 +100,13 @@ pub(super) struct World {
     source_todo: Vec<SourceAction>,
     pub(super) at_source: AtSource,
     pub(super) source_journal: Disk,
+    pub(super) signal: Signal,
+    /// A session of either side ended before its time, so that a signal may be lost.
+    pub(super) crashed: bool,
+    /// Its memory comes after it.
+    pub(super) lazy: bool,
+    /// It has all its memory, or needs no more.
+    pub(super) whole: bool,
     /// The session at the target.
     pub(super) target: Option<Target>,
     target_todo: Vec<TargetAction>,
@@ -78,13 +131,17 @@ pub(super) struct World {
 }
 
 impl World {
-    pub(super) fn start(left: Budget) -> Self {
+    pub(super) fn start(left: Budget, lazy: bool) -> Self {
         let begun = Disk { cached: Some(Phase::Begun), durable: Some(Phase::Begun) };
         World {
             source: Some(Source::Moving),
             source_todo: Vec::new(),
             at_source: AtSource::Frozen,
             source_journal: begun,
+            signal: Signal::None,
+            crashed: false,
+            lazy,
+            whole: !lazy,
             target: Some(Target::Building),
             target_todo: Vec::new(),
             at_target: AtTarget::Skeleton,
@@ -124,8 +181,18 @@ impl World {
         for message in Message::ALL.into_iter().filter(|m| self.was_sent(*m)) {
             steps.push(Step::Arrives(message));
         }
-        if self.at_target == AtTarget::Running && self.left.ends > 0 {
-            steps.push(Step::ProcessEnds);
+        if self.at_target == AtTarget::Running {
+            if self.left.ends > 0 {
+                steps.push(Step::ProcessEnds);
+                steps.extend((!self.whole).then_some(Step::GivenUp));
+            }
+            let served = self.source == Some(Source::Following) && self.source_todo.is_empty();
+            let there = self.at_source != AtSource::Gone;
+            steps.extend((!self.whole && served && there).then_some(Step::BecomesWhole));
+        }
+        let stopped = !matches!(self.at_source, AtSource::Running | AtSource::Gone);
+        if stopped && self.left.signals > 0 && self.signal == Signal::None {
+            steps.push(Step::Signalled);
         }
         for (i, side) in [Side::Source, Side::Target].into_iter().enumerate() {
             if self.left.crashes[i] > 0 {
@@ -146,10 +213,8 @@ impl World {
         };
         if let Some(next) = self.source_todo.first() {
             steps.push(Step::SourceActs(Luck::Good));
-            if matches!(next, SourceAction::JournalOpen | SourceAction::JournalClosed)
-                && self.left.writes[0] > 0
-            {
-                steps.extend(BAD_LUCK.map(Step::SourceActs));
+            if self.left.writes[0] > 0 {
+                steps.extend(bad_luck(*next).iter().copied().map(Step::SourceActs));
             }
             return;
         }
@@ -166,7 +231,7 @@ impl World {
                     steps.extend([SourceEvent::ForcedHere, SourceEvent::ForcedThere].map(Step::SourceHears));
                 }
             }
-            Source::Done | Source::Resumed => {}
+            Source::Following | Source::Done | Source::Resumed => {}
         }
         if state != Source::Moving && state != Source::Committing {
             steps.push(Step::SourceEnds);
@@ -183,7 +248,7 @@ impl World {
         let Some(state) = self.target else { return };
         if let Some(next) = self.target_todo.first() {
             steps.push(Step::TargetActs(Luck::Good));
-            let fails = matches!(next, TargetAction::Outlive);
+            let fails = matches!(next, TargetAction::Outlive | TargetAction::QueueSignals);
             let writes = matches!(
                 next,
                 TargetAction::JournalCommitted
@@ -202,7 +267,10 @@ impl World {
         }
         steps.push(Step::TargetHears(TargetEvent::Lost));
         if state == Target::Building {
-            steps.extend([TargetEvent::Applied, TargetEvent::Failed].map(Step::TargetHears));
+            steps.push(Step::TargetHears(TargetEvent::Applied));
+        }
+        if matches!(state, Target::Building | Target::Prepared) {
+            steps.push(Step::TargetHears(TargetEvent::Failed));
         }
         if matches!(state, Target::Running | Target::Destroyed) {
             steps.push(Step::TargetEnds);
@@ -211,7 +279,7 @@ impl World {
 
     pub(super) fn take(&mut self, step: Step, broken: Broken) {
         match step {
-            Step::SourceActs(luck) => self.source_acts(luck),
+            Step::SourceActs(luck) => self.source_acts(luck, broken),
             Step::TargetActs(luck) => self.target_acts(luck, broken),
             Step::Arrives(message) => self.arrives(message, broken),
             Step::SourceHears(event) => self.source_hears(event, broken),
@@ -220,6 +288,7 @@ impl World {
             Step::TargetEnds => self.target = None,
             Step::Crash(Side::Source) => {
                 self.left.crashes[0] -= 1;
+                self.crashed = true;
                 self.source_ends();
             }
             Step::Crash(Side::Target) => {
@@ -229,9 +298,8 @@ impl World {
             Step::PowerCut(side, survives) => self.power_cut(side, survives),
             Step::Recover => {
                 let Some(phase) = self.source_journal.cached else { return };
-                let (state, actions) = settle::reopened(phase);
-                self.source = Some(state);
-                self.source_todo = actions.to_vec();
+                self.source = Some(settle::reopened(phase));
+                self.source_hears(SourceEvent::Recovered, broken);
             }
             Step::Serve => self.serve(),
             Step::Forgets => {
@@ -240,12 +308,36 @@ impl World {
             Step::ProcessEnds => {
                 self.left.ends -= 1;
                 self.at_target = AtTarget::Ended;
+                self.becomes_whole(Message::Whole);
             }
+            Step::BecomesWhole => self.becomes_whole(Message::Whole),
+            Step::GivenUp => {
+                self.left.ends -= 1;
+                self.at_target = AtTarget::Gone;
+                self.excused = true;
+                self.becomes_whole(Message::CopyLost);
+            }
+            Step::Signalled => {
+                self.left.signals -= 1;
+                self.signal = Signal::Queued;
+            }
+        }
+    }
+
+    /// Nothing is outstanding any more, and the source is told why.
+    fn becomes_whole(&mut self, why: Message) {
+        if !std::mem::replace(&mut self.whole, true) {
+            self.send(why);
         }
     }
 
     /// The tracer goes, with all that it knew.
     fn source_ends(&mut self) {
+        self.signal = match self.signal {
+            Signal::Taken => Signal::Queued,
+            Signal::Kept => Signal::Lost,
+            other => other,
+        };
         self.source = None;
         self.source_todo.clear();
         self.at_source = match self.at_source {
@@ -275,7 +367,11 @@ impl World {
         match side {
             Side::Source => {
                 self.left.cuts[0] -= 1;
+                self.crashed = true;
                 self.source_ends();
+                // what it lacks of its memory cannot come
+                let starves = matches!(self.at_target, AtTarget::Outlives | AtTarget::Running);
+                self.excused |= starves && !self.whole;
                 // that was where it lived, or where its last copy was
                 let last = !self.ran || self.at_target == AtTarget::Gone;
                 self.excused |= self.at_source != AtSource::Gone && last;
@@ -321,7 +417,7 @@ impl World {
             if self.serving {
                 self.answer(broken);
             }
-        } else if let Some(event) = message.to_source() {
+        } else if let Some(event) = message.to_source(self.lazy) {
             if self.source.is_some() && self.source_todo.is_empty() {
                 self.source_hears(event, broken);
             }
@@ -350,127 +446,11 @@ impl World {
         match reply {
             Answer::Running => {
                 self.told |= true_now;
-                self.send(Message::AnswerRunning);
+                self.send(if self.whole { Message::AnswerRunning } else { Message::AnswerLazily });
             }
             Answer::Never => self.send(Message::AnswerNever),
             Answer::Down => self.send(Message::AnswerDown),
             Answer::Later => {}
         }
-    }
-
-    fn source_hears(&mut self, event: SourceEvent, broken: Broken) {
-        use SourceAction as A;
-        let Some(state) = &mut self.source else { return };
-        self.forced |= matches!(event, SourceEvent::ForcedHere | SourceEvent::ForcedThere);
-        let mut actions = state.on(event).to_vec();
-        match broken {
-            Broken::CommitBeforeJournal if actions.contains(&A::SendCommit) => actions.rotate_right(1),
-            Broken::NoHold => actions.retain(|a| *a != A::Hold),
-            Broken::KillOnSend if actions.contains(&A::SendCommit) => actions.push(A::Kill),
-            Broken::ResumeOnLost if actions == [A::Ask] => {
-                *state = Source::Resumed;
-                actions = vec![A::Resume, A::JournalClosed];
-            }
-            _ => {}
-        }
-        self.source_todo = actions;
-    }
-
-    fn target_hears(&mut self, event: TargetEvent, broken: Broken) {
-        use TargetAction as A;
-        let Some(state) = &mut self.target else { return };
-        let mut actions = state.on(event).to_vec();
-        match broken {
-            Broken::RunBeforeJournal if event == TargetEvent::Commit => {
-                actions.splice(0..0, [A::Outlive, A::LetGo]);
-            }
-            Broken::NoNote => actions.retain(|a| *a != A::NoteReleasing),
-            _ => {}
-        }
-        self.target_todo = actions;
-    }
-
-    fn source_acts(&mut self, luck: Luck) {
-        use SourceAction as A;
-        let action = self.source_todo.remove(0);
-        self.left.writes[0] -= u8::from(luck != Luck::Good);
-        match action {
-            A::JournalOpen => {
-                if !self.source_journal.write(Some(Phase::Committed), luck) {
-                    self.source_hears(SourceEvent::NotSent, Broken::Nothing);
-                }
-            }
-            // in the real world it stays in the directory
-            A::JournalClosed => {
-                self.source_journal.write(None, luck);
-            }
-            A::Hold => self.at_source = AtSource::Held,
-            A::SendCommit => self.send(Message::Commit),
-            A::SendAbort => self.send(Message::Abort),
-            A::SendGoodbye => self.send(Message::Goodbye),
-            A::Ask => self.send(Message::Ask),
-            A::Resume if self.at_source != AtSource::Gone => {
-                self.at_source = AtSource::Running;
-                self.rolled_back |= self.ran && !self.forced && !self.target_rebooted;
-            }
-            A::Kill => {
-                let last = matches!(self.at_target, AtTarget::Gone);
-                self.excused |= last && (self.told || self.forced);
-                self.at_source = AtSource::Gone;
-            }
-            A::LeaveStopped if self.at_source == AtSource::Held => self.at_source = AtSource::Stopped,
-            A::Resume | A::LeaveStopped => {}
-        }
-    }
-
-    fn target_acts(&mut self, luck: Luck, broken: Broken) {
-        use TargetAction as A;
-        let action = self.target_todo.remove(0);
-        let writes = !matches!(action, A::Outlive);
-        self.left.writes[1] -= u8::from(writes && luck != Luck::Good);
-        match action {
-            A::SendPrepared => self.send(Message::Prepared),
-            A::JournalCommitted => {
-                let done = self.write_at_target(Phase::Committed, luck);
-                self.target_hears(if done { TargetEvent::Journalled } else { TargetEvent::Failed }, broken);
-            }
-            A::NoteReleasing => {
-                if luck != Luck::NotWritten {
-                    self.target_journal.cached = Some(Phase::Releasing);
-                }
-                if luck != Luck::Good {
-                    self.target_hears(TargetEvent::Failed, broken);
-                }
-            }
-            A::Outlive if luck == Luck::Good => {
-                self.at_target = AtTarget::Outlives;
-                if broken != Broken::RunBeforeJournal || self.target == Some(Target::Leaving) {
-                    self.target_hears(TargetEvent::Outlives, broken);
-                }
-            }
-            A::Outlive => self.target_hears(TargetEvent::Failed, broken),
-            A::LetGo => self.runs_at_target(),
-            A::SendRunning => {
-                self.told = true;
-                self.send(Message::Running);
-            }
-            A::JournalReleased => {
-                self.write_at_target(Phase::Released, luck);
-            }
-            A::Destroy => self.at_target = AtTarget::Gone,
-            A::JournalRemoved => {
-                self.target_journal.write(None, luck);
-            }
-            A::JournalRefused => {
-                self.write_at_target(Phase::Refused, luck);
-            }
-            A::SendFailed => self.send(Message::Failed),
-        }
-    }
-
-    /// As the journal does it: a decision stands.
-    fn write_at_target(&mut self, phase: Phase, luck: Luck) -> bool {
-        let stands = self.target_journal.cached.is_none_or(|was| !may_become(false, was, phase, self.life()));
-        !stands && self.target_journal.write(Some(phase), luck)
     }
 }

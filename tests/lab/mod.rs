@@ -8,6 +8,7 @@ pub(crate) mod live;
 pub(crate) mod memory_group;
 pub(crate) mod needs;
 pub(crate) mod process;
+pub(crate) mod recorded;
 pub(crate) mod seats;
 pub(crate) mod strays;
 pub(crate) mod swap;
@@ -48,6 +49,8 @@ pub(crate) struct LabOptions {
     pub(crate) strangers: bool,
     /// What is in `ULPM_HOME` survives a power cut.
     pub(crate) disks: bool,
+    /// The programs say what the machines of the hand-over hear, and what is carried out.
+    pub(crate) recorded: bool,
 }
 
 /// Two hosts, `a` and `b`, joined by a wire. Their pids differ (a: from 2000, b: from 17000, since some victims take
@@ -364,6 +367,9 @@ fn host_options(options: &LabOptions, dir: &Path, name: &str) -> HostOptions {
         // a process may be stopped until somebody has recovered it
         env.insert(TOLERANCE.to_owned(), "900".to_owned());
         env.insert("ULPM_HOME".to_owned(), dir.join(format!("disk-{name}")).display().to_string());
+    }
+    if options.recorded {
+        env.insert("ULPM_LOG".to_owned(), recorded::LOG.to_owned());
     }
     HostOptions {
         time,

@@ -3,6 +3,7 @@
 //! Some of them; all, as often as wanted, are in [`long`].
 
 mod long;
+pub(super) mod transitions;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,6 +18,7 @@ use ulpm::fault::Point;
 use super::trial_in;
 use super::victims::{Victim, is_gone};
 use crate::lab::live::Live;
+use crate::lab::recorded::Records;
 use crate::lab::udp_proxy::UdpProxy;
 use crate::lab::{Lab, LabOptions, PORT, SOON, ULPM, wait_until};
 
@@ -77,7 +79,7 @@ const MATRIX: [(&str, &str); 36] = [
     ("source.prepared", "kill stop cut power silent ctrl-c orphan"),
     ("source.journal.committed", "kill stop full sync power"),
     ("source.journalled", "kill stop cut power"),
-    ("source.held", "kill stop cut power"),
+    ("source.held", "kill stop cut memory power"),
     ("source.commit.sent", "kill stop cut power silent orphan"),
     ("source.answered", "kill stop memory power"),
     ("source.looked", "kill stop power"),
@@ -103,6 +105,8 @@ const MATRIX: [(&str, &str); 36] = [
     ("target.asked target.settled", "kill stop refuse power"),
 ];
 
+const LAB: LabOptions = LabOptions { private: Vec::new(), strangers: false, disks: true, recorded: true };
+
 /// Steps of the freeze, up to the hand-over.
 const FREEZE: &str = "source.frozen source.captured source.prepared source.commit.sent";
 
@@ -116,42 +120,50 @@ fn cases() -> Vec<Case> {
     all
 }
 
+/// What is tried with every run of the tests: a name, points, kinds.
+const SOME: [(&str, &str, &str); 11] = [
+    ("source kill", "source.frozen source.captured source.journalled source.held source.answered", "kill"),
+    (
+        "target kill",
+        "target.ordered target.state target.prepared target.journalled target.noted target.outlives target.said",
+        "kill",
+    ),
+    ("disk", "source.journal.committed target.journal.committed target.journal.released", "full sync"),
+    ("hang", "source.held target.commit", "stop"),
+    ("power of the source", "source.held source.commit.sent source.killed", "power"),
+    ("power of the target", "target.prepared target.journalled target.letgo target.released", "power"),
+    (
+        "in a remote call",
+        "source.call.single source.call.batch",
+        "kill kill:2 kill:3 kill:4 kill:5 kill:6 kill:7 kill:8 kill:9 kill:10 kill:11 kill:12 kill:14 kill:17 kill:18",
+    ),
+    // too late for Ctrl-C at the last: `exit_codes.rs`
+    ("ctrl-c", FREEZE, "ctrl-c"),
+    ("orphan", FREEZE, "orphan"),
+    ("silence", FREEZE, "silent"),
+    ("error", "source.captured source.held target.state target.noted target.commit", "memory refuse"),
+];
+
+impl Case {
+    /// Those of a line of [`SOME`].
+    fn chosen(points: &str, kinds: &str) -> Vec<Case> {
+        let named =
+            |c: &Case| points.split(' ').any(|p| p == c.point) && kinds.split(' ').any(|k| k == c.kind);
+        cases().into_iter().filter(named).collect()
+    }
+
+    /// A program is killed, or ends otherwise before its time.
+    fn cuts_short(self) -> bool {
+        matches!(self.kind.split(':').next(), Some("kill" | "power" | "tracer" | "late" | "orphan"))
+    }
+}
+
 pub(super) fn trials() -> Vec<Trial> {
-    let options = || LabOptions { disks: true, ..LabOptions::default() };
-    let some = [
-        (
-            "source kill",
-            "source.frozen source.captured source.journalled source.held source.answered",
-            "kill",
-        ),
-        (
-            "target kill",
-            "target.ordered target.state target.prepared target.journalled target.noted target.outlives target.said",
-            "kill",
-        ),
-        ("disk", "source.journal.committed target.journal.committed target.journal.released", "full sync"),
-        ("hang", "source.held target.commit", "stop"),
-        ("power of the source", "source.held source.commit.sent source.killed", "power"),
-        ("power of the target", "target.prepared target.journalled target.letgo target.released", "power"),
-        (
-            "in a remote call",
-            "source.call.single source.call.batch",
-            "kill kill:2 kill:3 kill:4 kill:5 kill:6 kill:7 kill:8 kill:9 kill:10 kill:11 kill:12 kill:14 kill:17 kill:18",
-        ),
-        // too late for Ctrl-C at the last: `exit_codes.rs`
-        ("ctrl-c", FREEZE, "ctrl-c"),
-        ("orphan", FREEZE, "orphan"),
-        ("silence", FREEZE, "silent"),
-        ("error", "source.captured source.held target.state target.noted", "memory"),
-    ];
-    let mut trials: Vec<Trial> = some
+    let mut trials: Vec<Trial> = SOME
         .into_iter()
         .map(|(name, points, kinds)| {
-            let chosen: Vec<Case> = cases()
-                .into_iter()
-                .filter(|c| points.split(' ').any(|p| p == c.point) && kinds.split(' ').any(|k| k == c.kind))
-                .collect();
-            trial_in(options(), &format!("fault {name}"), &[], move |lab| {
+            let chosen = Case::chosen(points, kinds);
+            trial_in(LAB, &format!("fault {name}"), &[], move |lab| {
                 ensure!(!chosen.is_empty(), "nothing is tried");
                 for (i, case) in chosen.iter().enumerate() {
                     run(lab, *case, WORKLOADS[i % WORKLOADS.len()])?;
@@ -164,17 +176,19 @@ pub(super) fn trials() -> Vec<Trial> {
     let number = |name: &str| std::env::var(name).ok().and_then(|n| n.parse::<usize>().ok());
     if let Some(runs) = number("ULPM_FAULT_RUNS") {
         let from = number("ULPM_FAULT_FROM").unwrap_or(0);
-        trials.push(trial_in(options(), "fault long", &[], move |_| long::long(from..from + runs)));
+        trials.push(trial_in(LAB, "fault long", &[], move |_| long::long(from..from + runs)));
     }
     trials
 }
 
-/// Every point of the program is struck, and no other is asked for.
+/// Every point of the program is struck, and no other is asked for; every transition of the machines has a trial.
 fn complete() -> Result<()> {
     let struck: BTreeSet<&str> = cases().iter().map(|case| case.point).collect();
     let there: BTreeSet<&str> = Point::ALL.iter().map(|point| point.name()).collect();
     ensure!(struck == there, "{:?}", struck.symmetric_difference(&there));
-    Ok(())
+    let tried = SOME.iter().flat_map(|(_, points, kinds)| Case::chosen(points, kinds));
+    let tried: Vec<String> = tried.map(|case| format!("{}={}", case.point, case.kind)).collect();
+    transitions::complete(&tried)
 }
 
 /// Where the one process was in the end.
@@ -193,8 +207,9 @@ fn run(lab: &mut Lab, case: Case, workload: &str) -> Result<End> {
 fn one(lab: &mut Lab, case: Case, workload: &str) -> Result<End> {
     if ["boot-a", "boot-b"].iter().any(|boot| lab.dir().join(boot).exists()) {
         // the two hosts are no longer one machine with one file system
-        *lab = Lab::with(&LabOptions { disks: true, ..LabOptions::default() })?;
+        *lab = Lab::with(&LAB)?;
     }
+    let before = Records::read(lab.dir())?;
     prepare(lab, case)?;
     let _ = fs::remove_file(lab.dir().join("stop"));
     let victim = Victim::start(lab, workload)?;
@@ -209,6 +224,7 @@ fn one(lab: &mut Lab, case: Case, workload: &str) -> Result<End> {
     settle(lab, case)?;
     let end = whereabouts(lab, case, victim.pid)?;
     finish(lab, victim, end)?;
+    transitions::check(lab, &before, &format!("{}={}", case.point, case.kind), !case.cuts_short())?;
     Ok(end)
 }
 

@@ -10,13 +10,19 @@ use libtest_mimic::Trial;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use super::trial;
+use super::faults::transitions;
 use super::victims::Victim;
+use super::{trial, trial_in};
 use crate::lab::live::{Live, LiveOutcome};
 use crate::lab::needs::Need;
+use crate::lab::recorded::Records;
 use crate::lab::udp_proxy::UdpProxy;
 use crate::lab::user::{self, User};
-use crate::lab::{Lab, PORT, SOON, ULPM, wait_until};
+use crate::lab::{Lab, LabOptions, PORT, SOON, ULPM, wait_until};
+
+/// What is carried out of the hand-over is held against its machines.
+const RECORDED: LabOptions =
+    LabOptions { private: Vec::new(), strangers: false, disks: false, recorded: true };
 
 /// The victim of the lazy phase.
 const LATE: &str = "late";
@@ -36,11 +42,12 @@ pub(super) fn trials() -> Vec<Trial> {
         trials.push(trial(&format!("late cut {way}"), &[], move |lab| cut(lab, args)));
         trials
             .push(trial(&format!("late serve restarted {way}"), &[], move |lab| serve_restarted(lab, args)));
-        trials.push(trial(&format!("late live restarted {way}"), &[], move |lab| live_restarted(lab, args)));
+        let run = move |lab: &mut Lab| live_restarted(lab, args);
+        trials.push(trial_in(RECORDED, &format!("late live restarted {way}"), &[], run));
     }
     trials.push(trial("late read first", &[], read_first));
     trials.push(trial("late holder killed", &[], holder_killed));
-    trials.push(trial("late source lost", &[], source_lost));
+    trials.push(trial_in(RECORDED, "late source lost", &[], source_lost));
     trials.push(trial("late source lost alone", &[], source_lost_alone));
     trials.push(trial("late again", &[], again));
     let users = [Need::Program("setpriv"), Need::OtherUsers];
@@ -214,6 +221,7 @@ fn live_restarted(lab: &mut Lab, args: &[&str]) -> Result<()> {
     ensure!(recovered.exit == 0, "ulpm recover: {recovered:?}");
     drop(proxy);
     ensure!(super::victims::is_gone(before), "the source's copy still exists");
+    transitions::check(lab, &Records::default(), "late live restarted", false)?;
     victim.host = "b".to_owned();
     victim.check_running(lab)?;
     victim.finish()
@@ -243,6 +251,7 @@ fn source_lost(lab: &mut Lab) -> Result<()> {
     drop(proxy);
     ensure!(outcome.exit == 6 && outcome.outcome() == "lost", "{outcome:?}");
     ensure!(outcome.stderr.contains("cannot live without"), "{outcome:?}");
+    transitions::check(lab, &Records::default(), "late source lost", true)?;
     let nothing = lab.run("a", &[ULPM, "recover"], SOON)?;
     ensure!(nothing.exit == 0 && nothing.stdout.contains("nothing is open"), "{nothing:?}");
     Ok(())

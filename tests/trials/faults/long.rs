@@ -11,8 +11,8 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Result, ensure};
 
-use super::{End, WORKLOADS, cases, run};
-use crate::lab::{Lab, LabOptions};
+use super::{End, LAB, WORKLOADS, cases, run};
+use crate::lab::Lab;
 
 /// Runs in one lab. The pids of its two hosts must not meet, else the process gets another one at the target, where it
 /// is not found: the `threads` victim takes up to 2,000 in a run, and there are 15,000 between them.
@@ -39,7 +39,7 @@ pub(super) fn long(runs: Range<usize>) -> Result<()> {
         for _ in 0..3 {
             scope.spawn(|| {
                 while next.load(Ordering::SeqCst) < runs.end {
-                    let Ok(mut lab) = Lab::with(&LabOptions { disks: true, ..LabOptions::default() }) else {
+                    let Ok(mut lab) = Lab::with(&LAB) else {
                         continue;
                     };
                     for _ in 0..RUNS_PER_LAB {

@@ -63,17 +63,17 @@ pub struct Driver<M>(M);
 
 impl<M: Machine> Driver<M> {
     /// In the given state.
-    pub fn new(state: M) -> Self {
+    pub(crate) fn new(state: M) -> Self {
         Driver(state)
     }
 
     /// Where it stands.
-    pub fn state(&self) -> M {
+    pub(crate) fn state(&self) -> M {
         self.0
     }
 
     /// An event: carries out what follows, and what follows from that.
-    pub fn on(&mut self, event: M::Event, hands: &mut dyn Hands<M>) {
+    pub(crate) fn on(&mut self, event: M::Event, hands: &mut dyn Hands<M>) {
         let mut next = Some(event);
         while let Some(event) = next.take() {
             let state = self.0;

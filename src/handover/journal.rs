@@ -69,12 +69,12 @@ impl Entry {
     }
 
     /// The same entry, wanted by the peer with this key.
-    pub fn wanted_by(self, key: &str) -> Self {
+    pub(crate) fn wanted_by(self, key: &str) -> Self {
         Entry { key: key.to_owned(), ..self }
     }
 
     /// What has become of the process it names. One that is being killed does not live.
-    pub fn life(&self) -> Life {
+    pub(crate) fn life(&self) -> Life {
         if self.boot_id != boot_id() {
             return Life::Rebooted;
         }
@@ -83,7 +83,7 @@ impl Entry {
     }
 
     /// Whether the process it names is still there.
-    pub fn process_lives(&self) -> bool {
+    pub(crate) fn process_lives(&self) -> bool {
         self.life() == Life::Lives
     }
 
@@ -128,7 +128,7 @@ impl Journal {
     }
 
     /// Reads one entry back.
-    pub fn open(dir: &Path, id: &str, source: bool) -> io::Result<Option<Self>> {
+    pub(crate) fn open(dir: &Path, id: &str, source: bool) -> io::Result<Option<Self>> {
         Self::open_path(file_of(dir, id, source))
     }
 
@@ -143,7 +143,7 @@ impl Journal {
     }
 
     /// All entries of a directory; those that cannot be read come as their path and the reason.
-    pub fn list(dir: &Path) -> io::Result<Vec<Result<Journal, (PathBuf, io::Error)>>> {
+    pub(crate) fn list(dir: &Path) -> io::Result<Vec<Result<Journal, (PathBuf, io::Error)>>> {
         let mut all = Vec::new();
         for item in fs::read_dir(dir)? {
             let path = item?.path();
@@ -160,12 +160,12 @@ impl Journal {
     }
 
     /// What it says.
-    pub fn entry(&self) -> &Entry {
+    pub(crate) fn entry(&self) -> &Entry {
         &self.entry
     }
 
     /// Notes the pid, which is not known at the beginning. Not yet durable.
-    pub fn name_process(&mut self, pid: i32) -> io::Result<()> {
+    pub(crate) fn name_process(&mut self, pid: i32) -> io::Result<()> {
         self.change(|entry| {
             entry.pid = pid;
             entry.start_time = start_time(pid).unwrap_or(0);
@@ -173,20 +173,20 @@ impl Journal {
     }
 
     /// Changes the phase, durably. A decision once written stands: another one is an error.
-    pub fn set(&mut self, phase: Phase) -> io::Result<()> {
+    pub(crate) fn set(&mut self, phase: Phase) -> io::Result<()> {
         self.note(phase)?;
         self.fault(phase).map_or(Ok(()), fault::written)?;
         self.file.sync_data()
     }
 
     /// Changes the phase; durable for the end of this program, not for that of the host.
-    pub fn note(&mut self, phase: Phase) -> io::Result<()> {
+    pub(crate) fn note(&mut self, phase: Phase) -> io::Result<()> {
         self.fault(phase).map_or(Ok(()), fault::writing)?;
         self.change(|entry| entry.phase = phase)
     }
 
     /// The user has decided otherwise than what is written.
-    pub fn overrule(&mut self, phase: Phase) -> io::Result<()> {
+    pub(crate) fn overrule(&mut self, phase: Phase) -> io::Result<()> {
         self.locked(|journal| {
             journal.entry = read(&journal.file, &journal.path)?;
             journal.entry.phase = phase;
@@ -196,7 +196,7 @@ impl Journal {
     }
 
     /// Keeps the entry for this handle until it is dropped; false if another one keeps it.
-    pub fn keep(&mut self) -> bool {
+    pub(crate) fn keep(&mut self) -> bool {
         self.kept = self.kept || self.file.try_lock().is_ok();
         self.kept
     }
@@ -259,17 +259,17 @@ impl Journal {
     }
 
     /// When it was written last.
-    pub fn written(&self) -> io::Result<SystemTime> {
+    pub(crate) fn written(&self) -> io::Result<SystemTime> {
         self.file.metadata()?.modified()
     }
 
     /// Settled: the file goes.
-    pub fn close(self) -> io::Result<()> {
+    pub(crate) fn close(self) -> io::Result<()> {
         self.remove()
     }
 
     /// As [`Journal::close`], for those who cannot give it away.
-    pub fn remove(&self) -> io::Result<()> {
+    pub(crate) fn remove(&self) -> io::Result<()> {
         let _ = fs::remove_file(signals_of(&self.path));
         match fs::remove_file(&self.path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
@@ -279,7 +279,7 @@ impl Journal {
 }
 
 /// Where a migration's source writes which signals are on their way; gone with the entry.
-pub fn signals_file(dir: &Path, id: &str) -> PathBuf {
+pub(crate) fn signals_file(dir: &Path, id: &str) -> PathBuf {
     signals_of(&file_of(dir, id, true))
 }
 
@@ -288,7 +288,7 @@ fn signals_of(journal: &Path) -> PathBuf {
 }
 
 /// Writes as much as an entry takes, durably, and takes it away again: whether there is a disk, and room on it.
-pub fn try_writing(dir: &Path) -> io::Result<()> {
+pub(crate) fn try_writing(dir: &Path) -> io::Result<()> {
     let path = dir.join(format!("try-{}-{:?}.new", std::process::id(), std::thread::current().id()));
     let _ = fs::remove_file(&path);
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;

@@ -28,11 +28,12 @@ pub mod drive;
 pub mod journal;
 #[cfg(test)]
 mod model;
-pub mod settle;
+pub(crate) mod settle;
 mod source;
 mod target;
 
-pub use drive::{After, Driver, Hands, Machine, NotDone};
+pub use drive::{After, Machine};
+pub(crate) use drive::{Driver, Hands, NotDone};
 pub use source::{Source, SourceAction, SourceEvent};
 pub use target::{Target, TargetAction, TargetEvent};
 

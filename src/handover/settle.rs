@@ -46,7 +46,7 @@ pub enum Answer {
 }
 
 /// The answer, and what must be written, durably, before it is given. `at_work`: a session of this host has the entry.
-pub fn answer(written: Option<(Phase, Life)>, at_work: bool) -> (Answer, Option<Phase>) {
+pub(crate) fn answer(written: Option<(Phase, Life)>, at_work: bool) -> (Answer, Option<Phase>) {
     match written {
         // written again even if it is: the write before may have failed
         None | Some((Phase::Begun | Phase::Refused, _)) => (Answer::Never, Some(Phase::Refused)),
@@ -65,7 +65,7 @@ pub fn answer(written: Option<(Phase, Life)>, at_work: bool) -> (Answer, Option<
 
 /// What `ulpm serve` does with an entry of its own side that it finds when it starts, and nobody is at work on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnStart {
+pub(crate) enum OnStart {
     /// It stays as it is.
     Keep,
     /// This is written.
@@ -75,7 +75,7 @@ pub enum OnStart {
 }
 
 /// See [`OnStart`].
-pub fn on_start(phase: Phase, life: Life) -> OnStart {
+pub(crate) fn on_start(phase: Phase, life: Life) -> OnStart {
     match (phase, life) {
         (Phase::Begun | Phase::Refused, _) => OnStart::Remove,
         (Phase::Committed | Phase::Releasing, Life::Lives) => OnStart::Write(Phase::Released),
@@ -88,7 +88,7 @@ pub fn on_start(phase: Phase, life: Life) -> OnStart {
 
 /// Whether what is written may become something else: a decision stands, whoever wants another one. `source`: of
 /// which side the entry is.
-pub fn may_become(source: bool, was: Phase, wanted: Phase, life: Life) -> bool {
+pub(crate) fn may_become(source: bool, was: Phase, wanted: Phase, life: Life) -> bool {
     let dead = life != Life::Lives;
     match (was, wanted) {
         _ if was == wanted => true,
@@ -103,7 +103,7 @@ pub fn may_become(source: bool, was: Phase, wanted: Phase, life: Life) -> bool {
 }
 
 /// Where `ulpm recover` goes on with an entry of the source's side.
-pub fn reopened(phase: Phase) -> Source {
+pub(crate) fn reopened(phase: Phase) -> Source {
     match phase {
         Phase::Committed => Source::Open,
         // the commit was never sent

@@ -170,12 +170,9 @@ impl Machine for Source {
             A::Ask => After::Hear(SourceEvent::Unsettled),
             // the entry stays, and `ulpm recover` goes on from it
             A::Follow | A::Disable | A::Kill | A::JournalClosed => After::Stop,
-            A::HandOn
-            | A::HandOnLast
-            | A::Resume
-            | A::LeaveStopped
-            | A::SendAbort
-            | A::SendGoodbye => After::GoOn,
+            A::HandOn | A::HandOnLast | A::Resume | A::LeaveStopped | A::SendAbort | A::SendGoodbye => {
+                After::GoOn
+            }
         }
     }
 }

@@ -21,7 +21,7 @@ const CONNECTING: Duration = Duration::from_secs(5);
 
 /// What the target says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub(crate) enum Answer {
     /// It runs there under this pid, or ran to its end.
     Running(i32),
     /// It does, and still needs memory of the copy here.
@@ -34,7 +34,7 @@ pub enum Answer {
 
 impl Answer {
     /// What that is to the state machine.
-    pub fn event(self) -> SourceEvent {
+    pub(crate) fn event(self) -> SourceEvent {
         match self {
             Answer::Running(_) => SourceEvent::Running,
             Answer::RunsLazily(_) => SourceEvent::RunsLazily,

@@ -7,20 +7,20 @@ use tokio::sync::Notify;
 
 /// Tells a migration that its user wants it to end.
 #[derive(Clone, Debug, Default)]
-pub struct Cancel {
+pub(crate) struct Cancel {
     set: Arc<AtomicBool>,
     notify: Arc<Notify>,
 }
 
 impl Cancel {
     /// Asks for the end.
-    pub fn cancel(&self) {
+    pub(crate) fn cancel(&self) {
         self.set.store(true, Ordering::SeqCst);
         self.notify.notify_waiters();
     }
 
     /// Whether it was asked for.
-    pub fn is_set(&self) -> bool {
+    pub(crate) fn is_set(&self) -> bool {
         self.set.load(Ordering::SeqCst)
     }
 

@@ -97,38 +97,38 @@ impl Control {
     }
 
     /// Also where the limits do not say so, the memory may come later.
-    pub fn lazily(self) -> Self {
+    pub(crate) fn lazily(self) -> Self {
         self.shared().lazily = true;
         self
     }
 
     /// Whether the memory may come later.
-    pub fn may_be_lazy(&self) -> bool {
+    pub(crate) fn may_be_lazy(&self) -> bool {
         self.shared().lazily
     }
 
     /// What ends it.
-    pub fn cancel(&self) -> &Cancel {
+    pub(crate) fn cancel(&self) -> &Cancel {
         &self.cancel
     }
 
     /// The limits as they are now.
-    pub fn limits(&self) -> Limits {
+    pub(crate) fn limits(&self) -> Limits {
         self.shared().limits
     }
 
     /// Freezes at the end of the round under way.
-    pub fn freeze_now(&self) {
+    pub(crate) fn freeze_now(&self) {
         self.shared().freeze_now = true;
     }
 
     /// Whether that was asked for.
-    pub fn wants_freeze(&self) -> bool {
+    pub(crate) fn wants_freeze(&self) -> bool {
         self.shared().freeze_now
     }
 
     /// How things stand.
-    pub fn status(&self) -> Status {
+    pub(crate) fn status(&self) -> Status {
         let shared = self.shared();
         let ms = |d: Duration| d.as_secs_f64() * 1e3;
         Status {
@@ -142,12 +142,12 @@ impl Control {
     }
 
     /// Notes how things stand.
-    pub fn note(&self, change: impl FnOnce(&mut Status)) {
+    pub(crate) fn note(&self, change: impl FnOnce(&mut Status)) {
         change(&mut self.shared().status);
     }
 
     /// Carries out a command; the answer is one line.
-    pub fn obey(&self, command: &Command) -> Result<String, Disobeyed> {
+    pub(crate) fn obey(&self, command: &Command) -> Result<String, Disobeyed> {
         let (phase, lazily) = {
             let shared = self.shared();
             (shared.status.phase, shared.lazily)
@@ -185,7 +185,7 @@ impl Control {
 
 /// Why a command is not carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Disobeyed {
+pub(crate) enum Disobeyed {
     /// The process is frozen: nothing can be set any more.
     #[error("it is too late: the process is being frozen")]
     TooLate,
@@ -199,7 +199,7 @@ pub enum Disobeyed {
 
 /// A command.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Command {
+pub(crate) enum Command {
     /// How do things stand?
     Status,
     /// Freeze when the round under way is done.
@@ -212,7 +212,7 @@ pub enum Command {
 
 /// A limit and its new value.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Setting {
+pub(crate) enum Setting {
     /// `max-freeze`.
     MaxFreeze(Option<Span>),
     /// `max-rounds`.
@@ -228,7 +228,7 @@ pub enum Setting {
 /// Why a line is no command.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum CommandError {
+pub(crate) enum CommandError {
     /// Another word.
     #[error("'{0}' is no command (there are: status, freeze-now, abort, set NAME=VALUE)")]
     Unknown(String),
@@ -291,7 +291,7 @@ impl FromStr for Setting {
 }
 
 /// A number of rounds: at least one.
-pub fn rounds(text: &str) -> Result<usize, String> {
+pub(crate) fn rounds(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(n) if (1..=10_000).contains(&n) => Ok(n),
         _ => Err(format!("'{text}' is not a number of rounds (1 to 10000)")),

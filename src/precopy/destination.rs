@@ -84,7 +84,7 @@ pub trait Destination: PageSink {
 }
 
 /// An answer that was not expected.
-pub fn out_of_turn(message: &ToSource) -> MigrateError {
+pub(crate) fn out_of_turn(message: &ToSource) -> MigrateError {
     let text = format!("{message:?}");
     MigrateError::Nonsense(text.chars().take_while(|c| c.is_alphanumeric()).collect())
 }

@@ -16,7 +16,7 @@ use crate::sys::kernel::Kernel;
 use crate::sys::limits;
 
 /// Resolves the choice of a tracker for a process with these files.
-pub fn tracker(choice: Choice, pid: i32, files: &FilesImage) -> Result<Chosen, Obstacle> {
+pub(crate) fn tracker(choice: Choice, pid: i32, files: &FilesImage) -> Result<Chosen, Obstacle> {
     let kernel = Kernel::here();
     let chosen = choice.resolve(kernel).and_then(|chosen| match limits::no_descriptor(pid) {
         Some(why) => chosen.outside(kernel, choice, why),
@@ -34,7 +34,7 @@ pub fn tracker(choice: Choice, pid: i32, files: &FilesImage) -> Result<Chosen, O
 }
 
 /// What the process has opened since then must not be of that kind, nor have been.
-pub fn check(tracker: &str, files: &FilesImage) -> Result<(), MigrateError> {
+pub(crate) fn check(tracker: &str, files: &FilesImage) -> Result<(), MigrateError> {
     let Some(kind) = Kind::ALL.into_iter().find(|kind| kind.name() == tracker) else { return Ok(()) };
     match unseen(kind, files) {
         None => Ok(()),

@@ -148,7 +148,7 @@ pub enum MigrateError {
 
 impl MigrateError {
     /// What an error before the commit point is to the state machine.
-    pub fn event(&self) -> crate::handover::SourceEvent {
+    pub(crate) fn event(&self) -> crate::handover::SourceEvent {
         use crate::handover::SourceEvent as E;
         match self {
             MigrateError::Target(_) | MigrateError::Version(_) => E::Failed,
@@ -205,7 +205,7 @@ impl MigrateError {
     }
 
     /// For the journal in `dir`.
-    pub fn journal(dir: &std::path::Path) -> impl FnOnce(std::io::Error) -> MigrateError {
+    pub(crate) fn journal(dir: &std::path::Path) -> impl FnOnce(std::io::Error) -> MigrateError {
         let dir = dir.display().to_string();
         move |source| MigrateError::Journal { dir, source }
     }
@@ -243,7 +243,7 @@ fn of_exec(error: PreloadError) -> PreloadError {
 /// What the user is told of where the process is now; `None` where the error says it all.
 ///
 /// `touched`: the migration went further than looking.
-pub fn whereabouts(error: &MigrateError, state: Source, touched: bool, pid: i32) -> Option<String> {
+pub(crate) fn whereabouts(error: &MigrateError, state: Source, touched: bool, pid: i32) -> Option<String> {
     let says_it = |e: &MigrateError| {
         matches!(
             e,
@@ -264,7 +264,9 @@ pub fn whereabouts(error: &MigrateError, state: Source, touched: bool, pid: i32)
         }
         Source::Moving | Source::Resumed if touched => format!("process {pid} runs on here"),
         Source::Moving | Source::Resumed => format!("process {pid} was not touched"),
-        Source::Following | Source::Done => "the process runs at the target; `ulpm recover` clears up here".to_owned(),
+        Source::Following | Source::Done => {
+            "the process runs at the target; `ulpm recover` clears up here".to_owned()
+        }
         Source::Committing | Source::Open => {
             format!("process {pid} is stopped here until `ulpm recover` has asked the target")
         }
@@ -277,7 +279,7 @@ fn obstacles(list: &[Obstacle]) -> String {
 }
 
 /// What a refusal begins with.
-pub fn refusal(obstacles: usize) -> String {
+pub(crate) fn refusal(obstacles: usize) -> String {
     let many = if obstacles == 1 { "" } else { "s" };
     format!("refused, nothing was touched; {obstacles} obstacle{many} in the way")
 }

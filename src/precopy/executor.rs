@@ -3,20 +3,20 @@
 
 use super::MigrateError;
 use super::ask::{Answer, ask};
+use super::control::Control;
 use super::destination::Destination;
 use super::hand_on::{Copy, Signals, Tended as _};
 use super::late::{Arrived, Late};
 use super::options::{MOVED, Options, Progress};
-use super::control::Control;
 use crate::fault::{self, Point};
 use crate::handover::journal::{Journal, Phase};
 use crate::handover::{Driver, Hands, NotDone, Source, SourceAction, SourceEvent};
 use crate::image::process::LateSignal;
 use crate::image::{FIRST, ProcessIndex};
 use crate::preload::PreloadError;
-use crate::preload::throttle::Waits;
 use crate::preload::capture::Captive;
 use crate::preload::claim::Claim;
+use crate::preload::throttle::Waits;
 use crate::report::{MigrationReport, Outcome};
 use crate::state::files::tcp_over::hang_up;
 use crate::transport::protocol::ToTarget;

@@ -29,7 +29,7 @@ const PIECE: u64 = 512;
 
 /// What is known when the process is to be frozen.
 #[derive(Clone, Debug)]
-pub struct Foresight {
+pub(crate) struct Foresight {
     /// The rounds.
     pub rounds: Vec<Measured>,
     /// When the last one's scan began.
@@ -45,7 +45,7 @@ pub struct Foresight {
 }
 
 /// What is known before the first round.
-pub fn basis(
+pub(crate) fn basis(
     home: &Path,
     to: &dyn Destination,
     rtt: Duration,
@@ -70,7 +70,7 @@ pub fn basis(
 
 /// What the disk takes for one block of the journal, as the commit will write it: the middle one of three tries, since a disk
 /// that others use answers now and then only. As urgent as in the freeze, or it would be the waiting for a CPU.
-pub fn sync_time(journal: &mut Journal) -> io::Result<Duration> {
+pub(crate) fn sync_time(journal: &mut Journal) -> io::Result<Duration> {
     let _urgent = Urgent::begin();
     let mut tries = [Duration::ZERO; 3];
     for took in &mut tries {
@@ -84,7 +84,7 @@ pub fn sync_time(journal: &mut Journal) -> io::Result<Duration> {
 
 impl Foresight {
     /// Takes in what was measured last, right before the process is stopped.
-    pub fn complete(&mut self, agent: &Agent, journal: Duration, verify: bool) {
+    pub(crate) fn complete(&mut self, agent: &Agent, journal: Duration, verify: bool) {
         self.basis.journal = journal;
         self.basis.areas = agent.layout.vmas.len() as u32;
         self.basis.descriptors = self.files.files.len() as u32;
@@ -96,7 +96,7 @@ impl Foresight {
     }
 
     /// The freeze that begins now.
-    pub fn predict(&self) -> Prediction {
+    pub(crate) fn predict(&self) -> Prediction {
         let window = self.scanned.elapsed() + STOP;
         if !self.lazy {
             return self.basis.predict(&self.rounds, window);
@@ -119,7 +119,7 @@ impl Foresight {
     }
 
     /// Learns from how it came.
-    pub fn learn(&self, home: &Path, prediction: &Prediction, report: &MigrationReport) {
+    pub(crate) fn learn(&self, home: &Path, prediction: &Prediction, report: &MigrationReport) {
         // what other moves taught meanwhile is not lost
         let mut correction = Correction::load(home, self.lazy);
         tracing::debug!(basis = ?self.basis, uncorrected = ?prediction.uncorrected, pages = prediction.pages,

@@ -24,7 +24,7 @@ const SOME: usize = 4096;
 /// What `ulpm recover` is left of a move's signals, should we end. Written without waiting for the disk: if the host goes down, so
 /// does the copy.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Left {
+pub(crate) struct Left {
     /// Of the copy, which is still there.
     pub accounts: Option<Accounts>,
     taken: u32,
@@ -33,14 +33,14 @@ pub struct Left {
 
 impl Left {
     /// Of this migration; `None`: nothing is known.
-    pub fn read(dir: &Path, id: &str) -> Option<Self> {
+    pub(crate) fn read(dir: &Path, id: &str) -> Option<Self> {
         std::fs::read(signals_file(dir, id)).ok().and_then(|text| serde_json::from_slice(&text).ok())
     }
 }
 
 /// Signals on their way to the process at the target.
 #[derive(Debug)]
-pub struct Signals {
+pub(crate) struct Signals {
     home: PathBuf,
     id: String,
     /// So many are queued there.
@@ -51,18 +51,18 @@ pub struct Signals {
 
 impl Signals {
     /// Of this migration.
-    pub fn of(options: &Options, id: &str) -> Self {
+    pub(crate) fn of(options: &Options, id: &str) -> Self {
         Self::resume(&options.home, id, None)
     }
 
     /// Those that a move has left.
-    pub fn resume(home: &Path, id: &str, left: Option<Left>) -> Self {
+    pub(crate) fn resume(home: &Path, id: &str, left: Option<Left>) -> Self {
         let (taken, waiting) = left.map(|left| (left.taken, left.waiting)).unwrap_or_default();
         Signals { home: home.to_owned(), id: id.to_owned(), taken, waiting }
     }
 
     /// Leaves word of them. A target that has taken some of them already passes over those.
-    pub fn note(&self, accounts: Option<Accounts>) {
+    pub(crate) fn note(&self, accounts: Option<Accounts>) {
         let left = Left { accounts, taken: self.taken, waiting: self.waiting.clone() };
         let file = signals_file(&self.home.join("journal"), &self.id);
         let written = serde_json::to_vec(&left).map_err(std::io::Error::from);
@@ -72,7 +72,7 @@ impl Signals {
     }
 
     /// Sends these, after those that could not be sent before. `captive`: the copy, if it is still there.
-    pub fn send(
+    pub(crate) fn send(
         &mut self,
         to: Option<&mut dyn Destination>,
         signals: Vec<LateSignal>,
@@ -110,7 +110,7 @@ impl Signals {
     }
 
     /// Sends what is left, in a conversation begun anew if need be, and says what could not be.
-    pub fn finish(mut self, to: &mut dyn Destination) -> Option<Note> {
+    pub(crate) fn finish(mut self, to: &mut dyn Destination) -> Option<Note> {
         self.send(Some(to), Vec::new(), None);
         if !self.waiting.is_empty() {
             match to.reconnect() {
@@ -133,19 +133,19 @@ impl Signals {
 
 impl Signals {
     /// Signals that have not been handed on.
-    pub fn waiting(&self) -> &[LateSignal] {
+    pub(crate) fn waiting(&self) -> &[LateSignal] {
         &self.waiting
     }
 
     /// More of them.
-    pub fn add(&mut self, signals: Vec<LateSignal>) {
+    pub(crate) fn add(&mut self, signals: Vec<LateSignal>) {
         self.waiting.extend(signals);
     }
 }
 
 /// The stopped copy, while memory still follows from it.
 #[derive(Debug)]
-pub struct Copy<'c> {
+pub(crate) struct Copy<'c> {
     captive: &'c mut Captive,
     layout: Layout,
     /// `--release-source`: whether its memory can be freed.
@@ -155,7 +155,12 @@ pub struct Copy<'c> {
 
 impl<'c> Copy<'c> {
     /// `release`: what has arrived at the target is freed here.
-    pub fn new(captive: &'c mut Captive, signals: &'c mut Signals, layout: Layout, release: bool) -> Self {
+    pub(crate) fn new(
+        captive: &'c mut Captive,
+        signals: &'c mut Signals,
+        layout: Layout,
+        release: bool,
+    ) -> Self {
         // also that its plain signals can be taken out of the queue
         let retired = captive.retire();
         if let Err(error) = &retired {
@@ -167,7 +172,7 @@ impl<'c> Copy<'c> {
 }
 
 /// What is done with the stopped copy while its memory follows.
-pub trait Tended {
+pub(crate) trait Tended {
     /// These pages are at the target for good.
     fn arrived(&mut self, ranges: &[LazyRange]);
     /// Several times a second; `to`: the conversation of the move, as long as it holds.

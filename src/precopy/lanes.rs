@@ -45,7 +45,7 @@ const LAST_WORD: Duration = Duration::from_secs(2);
 
 /// Whither, and what for.
 #[derive(Clone, Debug)]
-pub struct Road {
+pub(crate) struct Road {
     /// `ULPM_HOME`.
     pub home: PathBuf,
     /// The target.
@@ -58,7 +58,7 @@ pub struct Road {
 
 /// What a lane tells.
 #[derive(Debug)]
-pub enum Heard {
+pub(crate) enum Heard {
     /// It is connected for the first time.
     Ready,
     /// It could not be connected at first; it goes on trying.
@@ -77,7 +77,7 @@ pub enum Heard {
 
 /// What has been answered.
 #[derive(Debug, Default)]
-pub struct Traffic {
+pub(crate) struct Traffic {
     /// Pages sent with content.
     pub pages: AtomicU64,
     /// Pages said to be zero.
@@ -99,7 +99,7 @@ enum Order {
 
 /// Both lanes.
 #[derive(Debug)]
-pub struct Lanes {
+pub(crate) struct Lanes {
     orders: watch::Sender<Order>,
     heard: Receiver<Heard>,
     traffic: Arc<Traffic>,
@@ -108,7 +108,7 @@ pub struct Lanes {
 
 impl Lanes {
     /// Begins to connect both.
-    pub fn open(road: &Road) -> Result<Self, MigrateError> {
+    pub(crate) fn open(road: &Road) -> Result<Self, MigrateError> {
         let failed = |source| MigrateError::Here { step: "starting a lane", source };
         let (orders, told) = watch::channel(Order::Wait);
         let (tell, heard) = channel();
@@ -142,17 +142,17 @@ impl Lanes {
     }
 
     /// From now on they answer, from this memory.
-    pub fn serve(&self, memory: Arc<Memory>) {
+    pub(crate) fn serve(&self, memory: Arc<Memory>) {
         self.order(Order::Serve(memory));
     }
 
     /// There is nothing that could be served: the target is told.
-    pub fn tell_lost(&self, why: &str) {
+    pub(crate) fn tell_lost(&self, why: &str) {
         self.order(Order::Tell(why.to_owned()));
     }
 
     /// What one of them tells next, if it does within that time.
-    pub fn hear(&self, patience: Duration) -> Option<Heard> {
+    pub(crate) fn hear(&self, patience: Duration) -> Option<Heard> {
         match self.heard.recv_timeout(patience) {
             Ok(heard) => Some(heard),
             Err(RecvTimeoutError::Timeout) => None,
@@ -164,12 +164,12 @@ impl Lanes {
     }
 
     /// What has been answered so far.
-    pub fn traffic(&self) -> &Traffic {
+    pub(crate) fn traffic(&self) -> &Traffic {
         &self.traffic
     }
 
     /// Closes both.
-    pub fn close(mut self, reason: &str) {
+    pub(crate) fn close(mut self, reason: &str) {
         self.end(reason);
     }
 

@@ -28,7 +28,7 @@ const ASK: Duration = Duration::from_secs(2);
 
 /// How the lazy phase ended.
 #[derive(Debug)]
-pub enum Arrived {
+pub(crate) enum Arrived {
     /// All memory is there. No report if the target had already forgotten about it.
     Whole(Option<Box<LazyReport>>),
     /// The process at the target has ended, or begun another program.
@@ -37,7 +37,7 @@ pub enum Arrived {
 
 /// The lazy phase, from the lanes' first connection.
 #[derive(Debug)]
-pub struct Late {
+pub(crate) struct Late {
     lanes: Lanes,
     road: Road,
     /// Pages that were outstanding.
@@ -50,7 +50,7 @@ pub struct Late {
 
 impl Late {
     /// Connects both lanes, before the freeze.
-    pub fn open(road: Road, to: &mut dyn Destination) -> Result<Self, MigrateError> {
+    pub(crate) fn open(road: Road, to: &mut dyn Destination) -> Result<Self, MigrateError> {
         let lanes = Lanes::open(&road)?;
         let mut ready = 0;
         while ready < 2 {
@@ -64,7 +64,7 @@ impl Late {
     }
 
     /// Of a process that was left stopped here, and that runs at the target without all its memory.
-    pub fn resume(road: Road, pid: i32, began: u64) -> Result<Self, MigrateError> {
+    pub(crate) fn resume(road: Road, pid: i32, began: u64) -> Result<Self, MigrateError> {
         let lanes = Lanes::open(&road)?;
         // hashes are sent with it: whether the other side looks at them is its affair
         match Memory::of_left(pid, began, true) {
@@ -77,7 +77,7 @@ impl Late {
     }
 
     /// The process is stopped and will need `later`: tells the target what is outstanding, and lets the lanes answer.
-    pub fn begin(
+    pub(crate) fn begin(
         &mut self,
         to: &mut dyn Destination,
         agent: &Agent,
@@ -100,7 +100,7 @@ impl Late {
 
     /// Serves until nothing is needed any more. The control connection is kept open for as long as it lasts. `copy`: what is
     /// done with the stopped process meanwhile.
-    pub fn until_whole(
+    pub(crate) fn until_whole(
         &mut self,
         mut to: Option<&mut dyn Destination>,
         control: &Control,
@@ -181,17 +181,17 @@ impl Late {
     }
 
     /// The mappings of the stopped process.
-    pub fn layout(&self) -> &Layout {
+    pub(crate) fn layout(&self) -> &Layout {
         &self.layout
     }
 
     /// Bytes of content that the lanes carried.
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.lanes.traffic().bytes.load(Ordering::Relaxed)
     }
 
     /// For the report.
-    pub fn stats(&self, arrived: &Arrived) -> LazyStats {
+    pub(crate) fn stats(&self, arrived: &Arrived) -> LazyStats {
         let traffic = self.lanes.traffic();
         let reconnects = traffic.reconnects.load(Ordering::Relaxed);
         match arrived {
@@ -208,7 +208,7 @@ impl Late {
     }
 
     /// All is said.
-    pub fn close(self, reason: &str) {
+    pub(crate) fn close(self, reason: &str) {
         self.lanes.close(reason);
     }
 }
@@ -232,7 +232,7 @@ fn stats(report: &LazyReport) -> LazyStats {
 }
 
 /// What the target is told of it.
-pub fn plan(
+pub(crate) fn plan(
     of: ProcessIndex,
     later: &Later,
     touched: &RangeSet,

@@ -41,7 +41,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// A connection to a target.
 #[derive(Debug)]
-pub struct Link {
+pub(crate) struct Link {
     runtime: Runtime,
     wire: Wire,
     connected: Option<Connected>,
@@ -68,7 +68,7 @@ pub struct Link {
 
 impl Link {
     /// Connects and says hello.
-    pub fn open(
+    pub(crate) fn open(
         home: &Path,
         to: &RemoteAddr,
         cancel: &Cancel,
@@ -121,7 +121,7 @@ impl Link {
     }
 
     /// `ADDRESS:PORT` of the target.
-    pub fn remote(&self) -> String {
+    pub(crate) fn remote(&self) -> String {
         self.connected.as_ref().map(|c| c.remote.to_string()).unwrap_or_default()
     }
 
@@ -175,7 +175,7 @@ impl Link {
     }
 
     /// Closes the connection when the target has all that was said, or will not have it: what is under way would be lost.
-    pub fn close(mut self, reason: &str) {
+    pub(crate) fn close(mut self, reason: &str) {
         if let Some(broken) = self.broken.take() {
             broken.close(reason);
         }
@@ -333,7 +333,7 @@ fn understand(frame: &Frame) -> Result<ToSource, MigrateError> {
 
 /// Contents that the target wants to compare: of files that the process was described to use, and of no others. A
 /// hash tells a guesser what is in a file.
-pub fn hashes(
+pub(crate) fn hashes(
     paths: &[FilePath],
     described: &ProcessImage,
 ) -> Result<BTreeMap<FilePath, [u8; 32]>, MigrateError> {

@@ -26,29 +26,29 @@
 //! | [`settle`] | migrations whose outcome is open |
 
 mod ahead;
-pub mod ask;
+pub(crate) mod ask;
 mod attempt;
-pub mod cancel;
+pub(crate) mod cancel;
 mod commit;
-mod executor;
-pub mod control;
+pub(crate) mod control;
 pub mod destination;
-pub mod direct;
-pub mod error;
-pub mod foresight;
-pub mod freeze;
-pub mod hand_on;
+pub(crate) mod direct;
+pub(crate) mod error;
+mod executor;
+pub(crate) mod foresight;
+pub(crate) mod freeze;
+pub(crate) mod hand_on;
 mod hashed;
-pub mod lanes;
-pub mod late;
+pub(crate) mod lanes;
+pub(crate) mod late;
 mod left;
-pub mod link;
-pub mod options;
-pub mod pace;
-pub mod page_server;
+pub(crate) mod link;
+pub(crate) mod options;
+pub(crate) mod pace;
+pub(crate) mod page_server;
 pub mod session;
-pub mod settle;
-pub mod whole;
+pub(crate) mod settle;
+pub(crate) mod whole;
 
 pub use control::Control;
 pub use error::MigrateError;

@@ -12,7 +12,7 @@ use crate::transport::RemoteAddr;
 use crate::transport::protocol::PidChoice;
 
 /// Why a connection is closed of which nothing more is needed.
-pub const MOVED: &str = "moved";
+pub(crate) const MOVED: &str = "moved";
 
 /// What the user wants.
 #[derive(Clone, Debug)]

@@ -23,19 +23,19 @@ const SLICE: Duration = Duration::from_millis(50);
 
 /// A token bucket that may go into debt: what was taken is waited for afterwards.
 #[derive(Clone, Copy, Debug)]
-pub struct Bucket {
+pub(crate) struct Bucket {
     tokens: f64,
     at: Duration,
 }
 
 impl Bucket {
     /// A full one, at an instant.
-    pub fn full(rate: Rate, at: Duration) -> Self {
+    pub(crate) fn full(rate: Rate, at: Duration) -> Self {
         Bucket { tokens: depth(rate), at }
     }
 
     /// Takes so many bytes out; how long to wait before the next ones.
-    pub fn take(&mut self, bytes: usize, rate: Rate, now: Duration) -> Duration {
+    pub(crate) fn take(&mut self, bytes: usize, rate: Rate, now: Duration) -> Duration {
         let per_s = rate.as_bytes_per_s() as f64;
         let filled = self.tokens + (now.saturating_sub(self.at)).as_secs_f64() * per_s;
         self.tokens = filled.min(depth(rate)) - bytes as f64;
@@ -49,7 +49,7 @@ fn depth(rate: Rate) -> f64 {
 }
 
 /// Where the pages of the rounds go.
-pub struct Paced<'a> {
+pub(crate) struct Paced<'a> {
     to: &'a mut dyn Destination,
     control: &'a Control,
     meter: &'a mut Meter,
@@ -58,7 +58,7 @@ pub struct Paced<'a> {
 
 /// What has gone.
 #[derive(Clone, Copy, Debug)]
-pub struct Meter {
+pub(crate) struct Meter {
     begun: Instant,
     bucket: Option<Bucket>,
     /// Bytes of this round.
@@ -72,7 +72,7 @@ pub struct Meter {
 
 impl Meter {
     /// Nothing has gone.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Meter {
             begun: Instant::now(),
             bucket: None,
@@ -84,7 +84,7 @@ impl Meter {
     }
 
     /// Another round begins.
-    pub fn next_round(&mut self) {
+    pub(crate) fn next_round(&mut self) {
         *self = Meter { round_bytes: 0, paced: false, burst: None, sending: None, ..*self };
     }
 }
@@ -103,7 +103,7 @@ impl std::fmt::Debug for Paced<'_> {
 
 impl<'a> Paced<'a> {
     /// Pages go to `to`; `on_the_way` is told now and then, and may end it.
-    pub fn new(
+    pub(crate) fn new(
         to: &'a mut dyn Destination,
         control: &'a Control,
         meter: &'a mut Meter,

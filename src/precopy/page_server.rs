@@ -30,7 +30,7 @@ use crate::transport::protocol::PAGES_MAX;
 
 /// The memory of a stopped process, from several threads at once.
 #[derive(Debug)]
-pub struct Memory {
+pub(crate) struct Memory {
     pid: i32,
     /// Its name in the tree.
     of: ProcessIndex,
@@ -51,7 +51,7 @@ pub struct Memory {
 
 /// Why something cannot be answered.
 #[derive(Debug, thiserror::Error)]
-pub enum Unanswerable {
+pub(crate) enum Unanswerable {
     /// The copy here has been ended by somebody, and what had not been sent is lost.
     #[error("process {0}, the stopped copy at the source, has been ended there")]
     Gone(i32),
@@ -70,7 +70,7 @@ pub enum Unanswerable {
 
 /// What is read, and answered, at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Piece {
+pub(crate) struct Piece {
     /// Where.
     pub of: LazyRange,
     /// Zero as a whole or not at all.
@@ -79,7 +79,7 @@ pub struct Piece {
 
 /// An answer to a piece, or to a part of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub(crate) enum Answer {
     /// The content.
     Pages(PagesHead, Bytes),
     /// It is zero.
@@ -88,7 +88,7 @@ pub enum Answer {
 
 impl Memory {
     /// Of a process that is stopped and has this layout.
-    pub fn of(
+    pub(crate) fn of(
         (pid, of): (i32, ProcessIndex),
         layout: &Layout,
         objects: Vec<Shown>,
@@ -110,7 +110,7 @@ impl Memory {
     }
 
     /// Of a process that somebody else has left stopped; `began`: its start time, as the journal has it.
-    pub fn of_left(pid: i32, began: u64, verify: bool) -> Result<Self, PreloadError> {
+    pub(crate) fn of_left(pid: i32, began: u64, verify: bool) -> Result<Self, PreloadError> {
         let failed = |source| PreloadError::Memory { pid, addr: 0, source };
         let layout = memory_map::survey(pid)?.layout;
         let mut objects = ObjectPusher::default();
@@ -123,7 +123,7 @@ impl Memory {
 
     /// Whether the stopped process is still there. One that was killed while we trace it ends for its pidfd only when we have taken
     /// the death notice of each thread; its threads are zombies at once.
-    pub fn lives(&self) -> bool {
+    pub(crate) fn lives(&self) -> bool {
         !self.has_ended() && voice::lives(self.pid)
     }
 
@@ -133,7 +133,7 @@ impl Memory {
     }
 
     /// These are about to be freed here: they cannot be shown any more.
-    pub fn release(&self, ranges: &[LazyRange]) {
+    pub(crate) fn release(&self, ranges: &[LazyRange]) {
         let mut released = self.released();
         ranges.iter().for_each(|r| released.entry(r.owner).or_default().insert(r.range));
     }
@@ -143,7 +143,10 @@ impl Memory {
     }
 
     /// What is asked for, in pieces to be answered one after the other.
-    pub fn pieces(&self, wanted: LazyRange) -> Result<impl Iterator<Item = Piece> + use<>, Unanswerable> {
+    pub(crate) fn pieces(
+        &self,
+        wanted: LazyRange,
+    ) -> Result<impl Iterator<Item = Piece> + use<>, Unanswerable> {
         let range = wanted.range;
         let aligned = range.start.is_multiple_of(PAGE_SIZE) && range.end.is_multiple_of(PAGE_SIZE);
         let (known, parts) = match wanted.owner {
@@ -168,7 +171,7 @@ impl Memory {
     }
 
     /// Reads a piece.
-    pub fn answer(&self, piece: &Piece) -> Result<Vec<Answer>, Unanswerable> {
+    pub(crate) fn answer(&self, piece: &Piece) -> Result<Vec<Answer>, Unanswerable> {
         let LazyRange { owner, range } = piece.of;
         let mut buffer = BytesMut::zeroed(range.len() as usize);
         let read = match owner.object().and_then(|id| self.objects.get(&id)) {

@@ -19,8 +19,8 @@ use super::options::{MOVED, Options, Progress};
 use super::whole;
 use crate::dirty::Choice;
 use crate::fault::Point;
-use crate::handover::journal::{Entry, Journal, try_writing};
 use crate::handover::Source;
+use crate::handover::journal::{Entry, Journal, try_writing};
 use crate::image::process::ProcessImage;
 use crate::image::{FIRST, Note, Obstacle, TreeImage};
 use crate::preload::agent::Agent;
@@ -75,7 +75,7 @@ impl<'a> Migration<'a> {
     }
 
     /// Carries it out. The report says how it ended; the error why it did not end well.
-    pub fn run(self) -> (MigrationReport, Option<MigrateError>) {
+    pub(crate) fn run(self) -> (MigrationReport, Option<MigrateError>) {
         self.reported(Self::carry_out)
     }
 
@@ -98,8 +98,9 @@ impl<'a> Migration<'a> {
             Err(e) => Some(MigrateError::Here { step: "starting a timer", source: e }),
         };
         let pid = self.options.pid;
-        let error =
-            error.map(|e| if has_ended(&e, pid) { e.of_ended(self.executor.state(), pid) } else { e.of_stopped(pid) });
+        let error = error.map(|e| {
+            if has_ended(&e, pid) { e.of_ended(self.executor.state(), pid) } else { e.of_stopped(pid) }
+        });
         if let Some(e) = &error {
             let touched = self.report.outcome != Outcome::Failed;
             self.report.outcome = outcome(e, self.report.outcome);
@@ -113,7 +114,7 @@ impl<'a> Migration<'a> {
     }
 
     /// Preflight only: `ulpm check --pid N --to HOST`. The notes are those of both sides, whatever stands in the way.
-    pub fn check(options: &Options, control: &Control) -> (Vec<Note>, Result<(), MigrateError>) {
+    pub(crate) fn check(options: &Options, control: &Control) -> (Vec<Note>, Result<(), MigrateError>) {
         let quiet = |_: Progress<'_>| {};
         let mut migration = Migration::new(options, control, &quiet);
         let clear = migration.preflight(true).and_then(|(mut link, _)| {

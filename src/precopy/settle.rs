@@ -8,10 +8,10 @@ use std::time::Duration;
 use super::MigrateError;
 use super::ask::{Answer, ask_once, connect, target};
 use super::control::Control;
+use super::destination::Destination as _;
 use super::hand_on::Left;
 use super::lanes::Road;
 use super::late::Late;
-use super::destination::Destination as _;
 use super::left::{self, EndedCopy};
 use super::link::Link;
 use super::options::{MOVED, Progress};
@@ -25,7 +25,7 @@ use crate::transport::protocol::ToTarget;
 
 /// What became of one journal entry.
 #[derive(Debug)]
-pub struct Settled {
+pub(crate) struct Settled {
     /// The migration.
     pub id: String,
     /// The pid here; `None` if nobody knows it any more.
@@ -36,7 +36,7 @@ pub struct Settled {
 
 /// Settles every open migration of this host as a source, or the one with that id.
 /// A process that is not whole at the target gets the rest of its memory first, which is told of by `tell`.
-pub fn recover(
+pub(crate) fn recover(
     home: &Path,
     only: Option<&str>,
     tell: &dyn Fn(Progress<'_>),
@@ -98,7 +98,7 @@ fn here(entry: &Entry, what: &str) -> String {
 }
 
 /// The user's word: the copy here is the one (`here`), or the target's. `None`: no such migration is open here.
-pub fn force(home: &Path, id: &str, here: bool) -> Result<Option<String>, MigrateError> {
+pub(crate) fn force(home: &Path, id: &str, here: bool) -> Result<Option<String>, MigrateError> {
     let dir = home.join("journal");
     let Some(mut journal) = Journal::open(&dir, id, true).map_err(MigrateError::journal(&dir))? else {
         return Ok(None);

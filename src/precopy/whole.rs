@@ -25,7 +25,7 @@ struct Note {
 }
 
 /// The move that has brought this process here and is not done with its memory.
-pub fn unfinished(home: &Path, pid: i32) -> Option<String> {
+pub(crate) fn unfinished(home: &Path, pid: i32) -> Option<String> {
     let began = start_time(pid)?;
     let dir = std::fs::read_dir(home.join("lazy")).ok()?;
     let sockets =
@@ -38,7 +38,7 @@ pub fn unfinished(home: &Path, pid: i32) -> Option<String> {
 }
 
 /// The same, as what stands in the way of another move.
-pub fn obstacle(home: &Path, pid: i32) -> Option<Obstacle> {
+pub(crate) fn obstacle(home: &Path, pid: i32) -> Option<Obstacle> {
     let id = unfinished(home, pid)?;
     Some(Obstacle::new(
         format!("process {pid}"),
@@ -48,7 +48,7 @@ pub fn obstacle(home: &Path, pid: i32) -> Option<Obstacle> {
 }
 
 /// Waits until the process is whole.
-pub fn wait(home: &Path, pid: i32, cancel: &Cancel) -> Result<(), MigrateError> {
+pub(crate) fn wait(home: &Path, pid: i32, cancel: &Cancel) -> Result<(), MigrateError> {
     while unfinished(home, pid).is_some() {
         if cancel.is_set() {
             return Err(MigrateError::Cancelled);

@@ -152,7 +152,9 @@ fn every_transition_is_met() {
     let mut unmet: Vec<_> = transitions(&Source::ALL, &SourceEvent::ALL).into_iter().map(text).collect();
     unmet.retain(|text| !source.contains(text));
     let text = |(state, event): (Target, TargetEvent)| format!("{state:?} {event:?}");
-    unmet.extend(transitions(&Target::ALL, &TargetEvent::ALL).into_iter().map(text).filter(|t| !target.contains(t)));
+    unmet.extend(
+        transitions(&Target::ALL, &TargetEvent::ALL).into_iter().map(text).filter(|t| !target.contains(t)),
+    );
     assert!(unmet.is_empty(), "not met: {unmet:?}");
 }
 

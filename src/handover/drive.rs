@@ -1,5 +1,5 @@
 //! The one executor of both machines: an event goes in, and what the machine says is carried out, in that order, by who has the
-//! hands for it. The sessions, `ulpm recover` and the goodbye at the target all go through [`Driver::on`], and reach the process,
+//! hands for it. The sessions, `ulpm recover` and the goodbye at the target all go through `Driver::on`, and reach the process,
 //! the journal and the other side in no other way.
 //!
 //! What was heard, what follows and what was carried out is told at level debug (`ULPM_LOG=ulpm::handover=debug`), so that a

@@ -2,7 +2,7 @@
 //!
 //! Pure state machines: events in, the actions to carry out in that order. No I/O, no clock. The sessions,
 //! `ulpm recover` and `ulpm serve` feed them through [`drive`], the one executor of what they say;
-//! [`journal`] writes what must be remembered, [`settle`] says what follows from what is written. `model/` checks all of it
+//! [`journal`] writes what must be remembered, `settle` says what follows from what is written. `model/` checks all of it
 //! against every failure at every step.
 //!
 //! ```text

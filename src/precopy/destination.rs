@@ -1,7 +1,7 @@
 //! The seam between a session at the source and whoever it talks to.
 //!
 //! Rounds, freeze and commit speak [`ToTarget`], hear [`ToSource`] and push pages; where these go they do not know.
-//! [`Link`](super::link::Link) takes them to another host over QUIC. Who writes the conversation down instead answers
+//! `Link` takes them to another host over QUIC. Who writes the conversation down instead answers
 //! for a target that agrees: the session is the same.
 //!
 //! Pages are pushed through a trait object: one indirect call for each piece of up to 256 KiB.

@@ -1,6 +1,6 @@
 //! How migrations ended here: asked by their sources, and settled by `ulpm serve` when it starts.
 //!
-//! What follows from what is decided in [`crate::handover::settle`]; here it is read and written.
+//! What follows from what is decided in `handover::settle`; here it is read and written.
 
 use std::io;
 use std::os::fd::AsFd as _;

@@ -93,7 +93,7 @@ impl Freezer<'_, '_> {
         described: &ProcessImage,
     ) -> Result<Stopped, Spoilt> {
         to.say(&ToTarget::Freezing)?;
-        to.flush()?;
+        to.nudge()?;
         for attempt in 1.. {
             let poised = Poised::prepare(self.options.pid, agent.witness()?)?;
             let prediction = self.foresee();

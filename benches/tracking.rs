@@ -171,11 +171,11 @@ fn track(pid: i32, kind: Kind, stop: &AtomicBool) -> Result<usize> {
     let home = tempfile::tempdir()?;
     let described = describe(pid, &FilesOptions { tcp_close: true, ..FilesOptions::default() })?;
     let chosen = Chosen { kind, reason: String::new() };
-    let mut agent = Agent::attach(&described.image, (pid, FIRST), home.path(), &chosen)?;
+    let mut agent = Agent::attach(&described.tree, (pid, FIRST), home.path(), &chosen)?;
     let mut rounds = 0;
     while !stop.load(Ordering::Relaxed) {
         let begun = Instant::now();
-        agent.survey(&described.image.files)?;
+        agent.survey(&described.tree.files)?;
         agent.round(&mut Nowhere)?;
         rounds += 1;
         std::thread::sleep(ROUND.saturating_sub(begun.elapsed()));

@@ -240,6 +240,7 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Meter<'_, A> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::image::files::FilesImage;
     use crate::image::{PageRange, TreeImage};
 
     #[test]
@@ -248,7 +249,11 @@ mod tests {
         let ranges = (0..5000).map(|i| PageRange::new(i << 13, (i << 13) + 4096)).collect();
         let messages: [Message; 2] = [
             (ranges, Err("why".to_owned()), None),
-            (Vec::new(), Ok(Box::new(TreeImage::new(Vec::new()))), Some([-2, -1, i64::MAX])),
+            (
+                Vec::new(),
+                Ok(Box::new(TreeImage::new(Vec::new(), FilesImage::default()))),
+                Some([-2, -1, i64::MAX]),
+            ),
         ];
         for message in messages {
             let mut bytes = postcard::to_stdvec(&message).unwrap();

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use super::files::{FileKind, FilesImage, OwnerKind, UnixPeer};
 use super::memory::{Layout, MemoryImage, Vdso};
-use super::process::{LateSignal, ProcessImage, ThreadImage, Timers, TreeImage};
+use super::process::{LateSignal, ProcessImage, Relations, ThreadImage, Timers, TreeImage};
 use super::{Backing, FilePath, IMAGE_VERSION, PAGE_SIZE, PageRange, Vma};
 
 /// One past the last address that a program can have.
@@ -34,9 +34,27 @@ fn insist(holds: bool, what: impl FnOnce() -> String) -> Checked {
 /// An image of one process; `frozen`: with its registers.
 pub fn tree(tree: &TreeImage, frozen: bool) -> Checked {
     match tree.processes.as_slice() {
-        [one] if tree.version == IMAGE_VERSION => process(one, frozen),
+        [one] if tree.version == IMAGE_VERSION => {
+            process(one, frozen)?;
+            alone(one, &tree.files)?;
+            files(&tree.files, &tids(one), frozen)
+        }
         _ => Err("an image that is not of one process in our version".to_owned()),
     }
+}
+
+/// Nothing is there that only processes of a larger tree can have: it would be passed over in silence.
+fn alone(p: &ProcessImage, open: &FilesImage) -> Checked {
+    let own = p.table == 0 && open.tables.len() == 1;
+    insist(own, || "a descriptor table that is not the one of its process".to_owned())?;
+    insist(p.relations == Relations::alone(p.pid), || {
+        format!("relations of process {} to others, in a tree of one", p.pid)
+    })?;
+    insist(p.ended.is_none(), || format!("the process {}, which has ended", p.pid))
+}
+
+fn tids(p: &ProcessImage) -> BTreeSet<i32> {
+    p.threads.iter().map(|t| t.tid).collect()
 }
 
 /// Signals that came after the state.
@@ -60,8 +78,7 @@ fn process(p: &ProcessImage, frozen: bool) -> Checked {
     insist((1..=MAX_PID).contains(&p.pid), || format!("the impossible pid {}", p.pid))?;
     insist((1..=MAX_THREADS).contains(&p.threads.len()), || format!("{} threads", p.threads.len()))?;
     insist(p.threads[0].tid == p.pid, || "threads without their leader".to_owned())?;
-    let tids: BTreeSet<i32> = p.threads.iter().map(|t| t.tid).collect();
-    insist(tids.len() == p.threads.len(), || "two threads of one number".to_owned())?;
+    insist(tids(p).len() == p.threads.len(), || "two threads of one number".to_owned())?;
     p.threads.iter().try_for_each(|t| thread(t, frozen))?;
     // one that ends here does so by an instruction of the vDSO
     let may_end = p.threads.len() > 1 && p.memory.vdso.areas.iter().any(|(name, ..)| name == "[vdso]");
@@ -72,8 +89,7 @@ fn process(p: &ProcessImage, frozen: bool) -> Checked {
     insist(p.queued.len() <= MAX_TIMERS, || format!("{} queued signals", p.queued.len()))?;
     path(&p.memory.exe)?;
     timers(&p.timers)?;
-    memory(&p.memory, frozen)?;
-    files(&p.files, &tids, frozen)
+    memory(&p.memory, frozen)
 }
 
 fn thread(t: &ThreadImage, frozen: bool) -> Checked {
@@ -232,13 +248,14 @@ pub fn path(path: &FilePath) -> Checked {
 }
 
 fn files(f: &FilesImage, tids: &BTreeSet<i32>, frozen: bool) -> Checked {
-    insist(f.files.len() <= MAX_FILES && f.slots.len() <= MAX_FILES, || "too many open files".to_owned())?;
-    for slot in &f.slots {
+    let slots = f.slots().count();
+    insist(f.files.len() <= MAX_FILES && slots <= MAX_FILES, || "too many open files".to_owned())?;
+    for slot in f.slots() {
         let possible = (0..MAX_FD).contains(&slot.fd) && slot.file < f.files.len();
         insist(possible, || format!("the impossible descriptor {}", slot.fd))?;
     }
-    let numbers: BTreeSet<i32> = f.slots.iter().map(|slot| slot.fd).collect();
-    insist(numbers.len() == f.slots.len(), || "one descriptor twice".to_owned())?;
+    let numbers: BTreeSet<i32> = f.slots().map(|slot| slot.fd).collect();
+    insist(numbers.len() == slots, || "one descriptor twice".to_owned())?;
     for memfd in &f.memfds {
         let possible = memfd.size <= MAX_OBJECT && memfd.huge_page.is_none_or(page_size);
         insist(possible && !memfd.name.as_bytes().contains(&0), || "an impossible memfd".to_owned())?;

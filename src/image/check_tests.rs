@@ -1,11 +1,11 @@
 //! A good image passes, in both its forms; each lie in it is refused.
 
 use super::*;
-use crate::image::files::{FdSlot, FileIdentity, FileOwner, OpenFile, Pipe};
+use crate::image::files::{DescriptorTable, FdSlot, FileIdentity, FileOwner, OpenFile, Pipe};
 use crate::image::inode::Inode;
 use crate::image::memory::{MemoryModes, MemoryObject, MmFields};
 use crate::image::process::{Credentials, PosixTimer, Wait};
-use crate::image::{ObjectId, VmaFlags};
+use crate::image::{FIRST, ObjectId, VmaFlags};
 
 const ID: ObjectId = ObjectId { dev: 1, ino: 2 };
 
@@ -69,7 +69,7 @@ fn good() -> TreeImage {
         modes: MemoryModes::default(),
     };
     let files = FilesImage {
-        slots: vec![FdSlot { fd: 3, file: 0, cloexec: false }],
+        tables: vec![DescriptorTable(vec![FdSlot { fd: 3, file: 0, cloexec: false }])],
         files: vec![file(0, regular("/tmp/x"))],
         pipes: vec![Pipe {
             ino: 1,
@@ -80,21 +80,48 @@ fn good() -> TreeImage {
         }],
         ..FilesImage::default()
     };
-    TreeImage::new(vec![ProcessImage {
+    let process = ProcessImage {
         pid: 7,
         memory,
         threads: vec![thread],
         queued: Vec::new(),
         timers: Timers::default(),
         states: crate::image::States::default(),
-        files,
-    }])
+        table: 0,
+        relations: Relations::alone(7),
+        ended: None,
+    };
+    TreeImage::new(vec![process], files)
 }
 
 fn refused(change: impl FnOnce(&mut ProcessImage)) -> String {
     let mut image = good();
     change(&mut image.processes[0]);
     tree(&image, true).expect_err("a lie passes")
+}
+
+fn refused_open(change: impl FnOnce(&mut FilesImage)) -> String {
+    let mut image = good();
+    change(&mut image.files);
+    tree(&image, true).expect_err("a lie passes")
+}
+
+/// What only a larger tree has is not passed over.
+#[test]
+fn nobody_is_related_to_processes_that_are_not_there() {
+    let lies: [fn(&mut ProcessImage); 8] = [
+        |p| p.relations.parent = Some(FIRST),
+        |p| p.relations.exit_signal = 0,
+        |p| p.relations.session = 1,
+        |p| p.relations.group = 6,
+        |p| p.relations.directories_of = Some(FIRST),
+        |p| p.ended = Some(0),
+        |p| p.table = 1,
+        |p| p.table = usize::MAX,
+    ];
+    lies.into_iter().for_each(|lie| drop(refused(lie)));
+    refused_open(|f| f.tables.clear());
+    refused_open(|f| f.tables.push(DescriptorTable::default()));
 }
 
 #[test]
@@ -105,8 +132,8 @@ fn a_good_image_passes() {
     described.processes[0].threads[0].regs.clear();
     assert_eq!(tree(&described, false), Ok(()));
     assert!(tree(&described, true).is_err());
-    assert!(tree(&TreeImage::new(Vec::new()), true).is_err());
-    let two = TreeImage::new([good().processes, good().processes].concat());
+    assert!(tree(&TreeImage::new(Vec::new(), good().files), true).is_err());
+    let two = TreeImage::new([good().processes, good().processes].concat(), good().files);
     assert!(tree(&two, true).is_err());
 }
 
@@ -220,44 +247,46 @@ fn lies_about_sizes_are_refused() {
 #[test]
 fn descriptors_that_lead_nowhere_are_refused() {
     for fd in [-1, i32::MAX, MAX_FD] {
-        refused(|p| p.files.slots[0].fd = fd);
+        refused_open(|f| f.tables[0].0[0].fd = fd);
     }
-    refused(|p| p.files.slots[0].file = 1);
-    refused(|p| p.files.slots.push(p.files.slots[0].clone()));
+    refused_open(|f| f.tables[0].0[0].file = 1);
+    refused_open(|f| {
+        let again = f.tables[0].0[0].clone();
+        f.tables[0].0.push(again);
+    });
     for kind in [FileKind::Pipe { pipe: 1 }, FileKind::MemFd { object: 9, pos: 0 }] {
-        refused(|p| p.files.files[0].kind = kind);
+        refused_open(|f| f.files[0].kind = kind);
     }
-    refused(|p| {
-        p.files.pipes[0].data.push(0);
-        p.files.files[0].kind = FileKind::Pipe { pipe: 0 };
+    refused_open(|f| {
+        f.pipes[0].data.push(0);
+        f.files[0].kind = FileKind::Pipe { pipe: 0 };
     });
 }
 
 #[test]
 fn signals_to_others_are_refused() {
-    let owner = |kind, id, signal| {
-        move |p: &mut ProcessImage| p.files.files[0].owner = Some(FileOwner { kind, id, signal })
-    };
-    assert!(refused(owner(OwnerKind::Process, 1, 9)).contains("somebody else"));
-    refused(owner(OwnerKind::Thread, 8, 0));
-    refused(owner(OwnerKind::Process, 7, 65));
+    let owner =
+        |kind, id, signal| move |f: &mut FilesImage| f.files[0].owner = Some(FileOwner { kind, id, signal });
+    assert!(refused_open(owner(OwnerKind::Process, 1, 9)).contains("somebody else"));
+    refused_open(owner(OwnerKind::Thread, 8, 0));
+    refused_open(owner(OwnerKind::Process, 7, 65));
     let mut own = good();
-    owner(OwnerKind::Thread, 7, 34)(&mut own.processes[0]);
+    owner(OwnerKind::Thread, 7, 34)(&mut own.files);
     assert_eq!(tree(&own, true), Ok(()));
 }
 
 #[test]
 fn paths_are_absolute_texts() {
     for path in ["", "relative", "../up", "/with\0nul", &format!("/{}", "x".repeat(5000))] {
-        assert!(refused(|p| p.files.files[0].kind = regular(path)).contains("path"), "{path:?}");
+        assert!(refused_open(|f| f.files[0].kind = regular(path)).contains("path"), "{path:?}");
         refused(|p| p.memory.exe = path.into());
     }
     // a place opens nothing: one that would is no place
     let FileKind::Regular { path, identity, .. } = regular("/x") else { unreachable!() };
-    refused(|p| p.files.files[0].kind = FileKind::Place { path, identity });
+    refused_open(|f| f.files[0].kind = FileKind::Place { path, identity });
     for mode in [0o020_666, 0o060_666, 0o010_666, 0o140_666] {
-        refused(|p| {
-            let FileKind::Regular { identity, .. } = &mut p.files.files[0].kind else { unreachable!() };
+        refused_open(|f| {
+            let FileKind::Regular { identity, .. } = &mut f.files[0].kind else { unreachable!() };
             identity.mode = mode;
         });
     }

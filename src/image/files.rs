@@ -1,11 +1,12 @@
-//! Open files and descriptors of a process, as data. No I/O: `state::files` fills and applies it.
+//! Open files and descriptors of a tree, as data. No I/O: `state::files` fills and applies it.
 //!
 //! ```text
-//! slots: fd 0 ─┐            files (open file descriptions)      objects behind them
-//!        fd 1 ─┼─────────▶  [0] Regular /var/log/app, O_APPEND
-//!        fd 2 ─┘ (dup)      [1] Pipe, O_RDONLY  ───────────────▶ pipes[0]  (capacity, data)
-//!        fd 3 ───────────▶  [1]                                  memfds[..]
+//! process ─▶ tables[0]: fd 0 ─┐            files (open file descriptions)      objects behind them
+//! process ─▶       [0]: fd 1 ─┼─────────▶  [0] Regular /var/log/app, O_APPEND
+//! process ─▶       [1]: fd 2 ─┘ (dup)      [1] Pipe, O_RDONLY  ───────────────▶ pipes[0]  (capacity, data)
+//!                       fd 3 ───────────▶  [1]                                  memfds[..]
 //! ```
+//! A table is one process's, or that of several (`CLONE_FILES`); an open file is that of all tables that have it.
 
 use std::collections::BTreeMap;
 
@@ -28,12 +29,12 @@ pub type ContentHash = [u8; 32];
 /// Content hashes of source files, by path.
 pub type ContentHashes = BTreeMap<FilePath, ContentHash>;
 
-/// All descriptors of one process.
+/// All that the processes of a tree have open.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FilesImage {
-    /// The descriptor table, ordered by number.
-    pub slots: Vec<FdSlot>,
-    /// Open file descriptions; several slots may share one.
+    /// The descriptor tables.
+    pub tables: Vec<DescriptorTable>,
+    /// Open file descriptions; several slots, of one table or more, may share one.
     pub files: Vec<OpenFile>,
     /// Pipes whose ends are among `files`.
     pub pipes: Vec<Pipe>,
@@ -45,7 +46,23 @@ pub struct FilesImage {
     pub notes: Vec<Note>,
 }
 
-/// One entry of the descriptor table.
+/// A descriptor table: its slots, ordered by number.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DescriptorTable(pub Vec<FdSlot>);
+
+impl FilesImage {
+    /// The slots of all tables.
+    pub fn slots(&self) -> impl Iterator<Item = &FdSlot> {
+        self.tables.iter().flat_map(|table| &table.0)
+    }
+
+    /// The slots of one table; none if there is no such table.
+    pub fn table(&self, index: usize) -> &[FdSlot] {
+        self.tables.get(index).map_or(&[], |table| &table.0)
+    }
+}
+
+/// One entry of a descriptor table.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FdSlot {
     /// The descriptor's number.
@@ -157,7 +174,7 @@ pub enum FileKind {
     },
     /// `epoll(7)`: the interest list.
     Epoll {
-        /// Entries; their descriptors are those of [`FilesImage::slots`].
+        /// Entries; their descriptors are those of the table by which it is had.
         items: Vec<EpollItem>,
         /// Busy polling (`EPIOCGPARAMS`), where it is switched on.
         busy_poll: Option<BusyPoll>,

@@ -6,7 +6,9 @@
 //!                                        ├─ threads: ThreadImage (registers, masks, rseq, queued signals …)
 //!                                        ├─ signals, timers, credentials
 //!                                        ├─ states: States (by name, `state/process/`)
-//!                                        └─ files: FilesImage
+//!            │                            └─ relations, descriptor table (by its number)
+//!            └─ files: FilesImage ─┬─ tables: slots by number
+//!                                  └─ open files, pipes, sockets, memory files
 //! ```
 
 pub mod bounded;
@@ -31,7 +33,7 @@ pub use memory::{Backing, MemoryImage, ObjectId, PageOwner, Vma, VmaFlags};
 pub use note::Note;
 pub use obstacle::Obstacle;
 pub use page_map::PageMap;
-pub use process::{ProcessImage, ThreadImage, TreeImage};
+pub use process::{ProcessImage, Relations, ThreadImage, TreeImage};
 pub use process_index::{FIRST, ProcessIndex};
 pub use ranges::{PageRange, RangeSet};
 pub use shown::{shown, shown_lines};

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::file_path::FilePath;
 use super::files::FilesImage;
 use super::memory::MemoryImage;
+use super::process_index::ProcessIndex;
 use super::states::States;
 use crate::image::IMAGE_VERSION;
 
@@ -198,22 +199,55 @@ pub struct ProcessImage {
     pub timers: Timers,
     /// What else it has as a whole (`state/process/`).
     pub states: States,
-    /// Descriptors.
-    pub files: FilesImage,
+    /// Its descriptor table: index into [`FilesImage::tables`]. Processes that share one (`CLONE_FILES`) have the same.
+    pub table: usize,
+    /// What it is to the other processes.
+    pub relations: Relations,
+    /// It has ended with this status (as `wait` tells it), and nobody has waited for it: nothing else is known of it.
+    pub ended: Option<i32>,
 }
 
-/// A tree of processes, parents before children. Today it holds one.
+/// What a process is to the others of its tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Relations {
+    /// Its parent, which stands before it in the list. `None`: the tree's root.
+    pub parent: Option<ProcessIndex>,
+    /// What its parent is sent when it ends.
+    pub exit_signal: i32,
+    /// Its session, by the number that the process itself sees.
+    pub session: i32,
+    /// Its process group, likewise.
+    pub group: i32,
+    /// Whose directories and umask are its own, too (`CLONE_FS`): a process before it in the list.
+    pub directories_of: Option<ProcessIndex>,
+}
+
+impl Relations {
+    /// Of a process that moves alone: at the target it leads a session and a group, whatever it was in at the source.
+    pub fn alone(pid: i32) -> Self {
+        Relations { parent: None, exit_signal: libc::SIGCHLD, session: pid, group: pid, directories_of: None }
+    }
+}
+
+/// A tree of processes, parents before children, and what they share. Today it holds one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TreeImage {
     /// [`IMAGE_VERSION`].
     pub version: u32,
-    /// The processes.
+    /// The processes. The first is the root.
     pub processes: Vec<ProcessImage>,
+    /// Open files, pipes, sockets and memory files, and the tables by which processes have them.
+    pub files: FilesImage,
 }
 
 impl TreeImage {
     /// A tree of these processes in the current version.
-    pub fn new(processes: Vec<ProcessImage>) -> Self {
-        TreeImage { version: IMAGE_VERSION, processes }
+    pub fn new(processes: Vec<ProcessImage>, files: FilesImage) -> Self {
+        TreeImage { version: IMAGE_VERSION, processes, files }
+    }
+
+    /// The process of that name.
+    pub fn process(&self, of: ProcessIndex) -> Option<&ProcessImage> {
+        self.processes.get(of.at())
     }
 }

@@ -52,7 +52,7 @@ pub enum UnixPeer {
     None,
     /// It was closed.
     Closed,
-    /// Another open file of the process: index into `FilesImage::files`.
+    /// Another open file of the tree: index into `FilesImage::files`.
     File(usize),
 }
 

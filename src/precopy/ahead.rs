@@ -11,8 +11,8 @@ use super::pace::{Meter, Paced};
 use crate::convergence::policy::{Assessed, Decision, LITTLE, Next, OnDivergence, decide};
 use crate::convergence::predict::{Basis, LEAD};
 use crate::convergence::rounds::{LinkSpeed, Measured, dirty_pages_per_s, expected_written, seconds};
+use crate::image::TreeImage;
 use crate::image::files::FilesImage;
-use crate::image::process::ProcessImage;
 use crate::preload::PreloadError;
 use crate::preload::agent::{Agent, Pushed};
 use crate::preload::throttle::Throttle;
@@ -46,7 +46,7 @@ struct Done {
 
 impl Ahead<'_> {
     /// All rounds. However they end, the process runs freely afterwards.
-    pub(super) fn run(mut self, described: &ProcessImage) -> Result<Foresight, MigrateError> {
+    pub(super) fn run(mut self, described: &TreeImage) -> Result<Foresight, MigrateError> {
         let mut brake = None;
         let background = Background::begin();
         let ended = self.rounds(described, &background, &mut brake);
@@ -61,7 +61,7 @@ impl Ahead<'_> {
 
     fn rounds(
         &mut self,
-        described: &ProcessImage,
+        described: &TreeImage,
         background: &Background,
         slowed: &mut Option<Throttle>,
     ) -> Result<Foresight, MigrateError> {

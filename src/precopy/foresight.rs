@@ -11,8 +11,7 @@ use crate::convergence::rounds::Measured;
 use crate::handover::journal::{Journal, Phase};
 use crate::image::files::FilesImage;
 use crate::image::memory::Layout;
-use crate::image::process::ProcessImage;
-use crate::image::{PAGE_SIZE, RangeSet, Vma};
+use crate::image::{PAGE_SIZE, RangeSet, TreeImage, Vma};
 use crate::preload::agent::Agent;
 use crate::report::MigrationReport;
 use crate::state::digest;
@@ -50,14 +49,14 @@ pub(crate) fn basis(
     to: &dyn Destination,
     rtt: Duration,
     agent: &Agent,
-    described: &ProcessImage,
+    described: &TreeImage,
 ) -> Basis {
     let exact = agent.tracker() == "wp-scan";
     Basis {
-        threads: described.threads.len() as u32,
+        threads: described.processes.iter().map(|p| p.threads.len() as u32).sum(),
         descriptors: described.files.files.len() as u32,
         areas: agent.layout.vmas.len() as u32,
-        resident_pages: described.memory.resident / PAGE_SIZE,
+        resident_pages: described.processes.iter().map(|p| p.memory.resident / PAGE_SIZE).sum(),
         asks_for_written: exact,
         rtt,
         compares: !exact || !agent.layout.objects.is_empty(),

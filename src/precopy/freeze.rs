@@ -16,6 +16,7 @@ use super::options::Options;
 use crate::convergence::predict::Prediction;
 use crate::dirty::{Found, Last};
 use crate::fault::Point;
+use crate::image::files::FilesImage;
 use crate::image::process::ProcessImage;
 use crate::image::{PAGE_SIZE, PageRange, TreeImage};
 use crate::preload::PreloadError;
@@ -52,6 +53,9 @@ pub(super) struct Stopped {
     pub(super) urgent: Urgent,
 }
 
+/// A process that stands still, and what it has open.
+type Standing = (ProcessImage, FilesImage);
+
 /// A freeze that came to nothing, and the process, if it stands still.
 struct Spoilt {
     captive: Option<Box<Captive>>,
@@ -74,7 +78,7 @@ impl Freezer<'_, '_> {
         mut self,
         to: &mut dyn Destination,
         agent: &mut Agent,
-        described: &ProcessImage,
+        described: &TreeImage,
     ) -> Result<(), MigrateError> {
         match self.until_prepared(to, agent, described) {
             Ok(stopped) => self.commit(to, stopped),
@@ -90,7 +94,7 @@ impl Freezer<'_, '_> {
         &mut self,
         to: &mut dyn Destination,
         agent: &mut Agent,
-        described: &ProcessImage,
+        described: &TreeImage,
     ) -> Result<Stopped, Spoilt> {
         to.say(&ToTarget::Freezing)?;
         to.nudge()?;
@@ -123,8 +127,8 @@ impl Freezer<'_, '_> {
                     }
                 }
                 Err(error) => return Err(Spoilt { captive: Some(Box::new(captive)), error }),
-                Ok((image, found)) => {
-                    return match self.send(to, agent, image, &found, (frozen_at, stopped_ns)) {
+                Ok((standing, found)) => {
+                    return match self.send(to, agent, standing, &found, (frozen_at, stopped_ns)) {
                         Ok(()) => Ok(Stopped { captive, frozen_at, prediction, urgent }),
                         Err(error) => Err(Spoilt { captive: Some(Box::new(captive)), error }),
                     };
@@ -146,7 +150,7 @@ impl Freezer<'_, '_> {
         &mut self,
         to: &mut dyn Destination,
         agent: &mut Agent,
-        mut image: ProcessImage,
+        (mut image, files): Standing,
         found: &Last,
         (frozen_at, stopped_ns): (i64, i64),
     ) -> Result<(), MigrateError> {
@@ -179,7 +183,7 @@ impl Freezer<'_, '_> {
             to.say(&ToTarget::Digests(digests))?;
         }
         self.report.threads = image.threads.len() as u32;
-        to.say(&ToTarget::State(Box::new(TreeImage::new(vec![image])), moments))?;
+        to.say(&ToTarget::State(Box::new(TreeImage::new(vec![image], files)), moments))?;
         MigrateError::point(Point::SourceSent)?;
         let (apply_ms, theirs_ms, verified) = match to.hear("applying the last state")? {
             ToSource::Prepared { apply_ms, verify_ms, verified } => (apply_ms, verify_ms, verified),
@@ -222,13 +226,16 @@ impl Freezer<'_, '_> {
     fn capture(
         &mut self,
         agent: &mut Agent,
-        described: &ProcessImage,
+        described: &TreeImage,
         captive: &mut Captive,
         attempt: u32,
-    ) -> Result<(ProcessImage, Last), MigrateError> {
+    ) -> Result<(Standing, Last), MigrateError> {
         let begun = Instant::now();
         agent.insist_same_program()?;
-        let memory = memory(self.options.pid, agent, described, attempt)?;
+        let Some(process) = described.process(agent.of) else {
+            return Err(PreloadError::NoSuchProcess(agent.pid).into());
+        };
+        let memory = memory(self.options.pid, agent, process, attempt)?;
         tracing::debug!(maps_ms = ms(begun), "capture");
         captive.furnish(&agent.waits.lock())?;
         MigrateError::point(Point::SourceFurnished)?;
@@ -241,23 +248,22 @@ impl Freezer<'_, '_> {
                 leave_to_others(&scheduling::online_cpus());
                 (tracker.last(layout, &known), newborn(pid))
             });
-            let image = captive.capture(described, memory, options, &waits);
+            let image = captive.capture((process, &described.files), memory, options, &waits);
             self.report.freeze_parts.capture = ms(begun);
             let found = scan.join().unwrap_or_else(|_| unreachable!("a scan does not panic"));
             (image, found)
         });
         drop(waits);
         self.report.freeze_parts.scan = ms(begun) - self.report.freeze_parts.capture;
-        let image = image?;
+        let (mut image, files) = image?;
         children?;
-        super::direct::check(agent.tracker(), &image.files)?;
+        super::direct::check(agent.tracker(), &files)?;
         let mut found = found.map_err(PreloadError::from)?;
         touched_by_capture(&image, &mut found.written);
         let layout = agent.layout.clone();
-        agent.take(layout, &image.files);
-        let mut image = image;
+        agent.take(layout, &files);
         image.memory.layout = agent.layout.clone();
-        Ok((image, found))
+        Ok(((image, files), found))
     }
 }
 

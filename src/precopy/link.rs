@@ -12,7 +12,7 @@ use super::MigrateError;
 use super::cancel::Cancel;
 use super::destination::{Destination, out_of_turn};
 use crate::image::files::AtPath;
-use crate::image::{FilePath, ObjectId, PageRange, ProcessImage, ProcessIndex};
+use crate::image::{FilePath, ObjectId, PageRange, ProcessIndex, TreeImage};
 use crate::preload::PreloadError;
 use crate::preload::push::PageSink;
 use crate::transport::greeting::About;
@@ -335,9 +335,9 @@ fn understand(frame: &Frame) -> Result<ToSource, MigrateError> {
 /// hash tells a guesser what is in a file.
 pub(crate) fn hashes(
     paths: &[FilePath],
-    described: &ProcessImage,
+    described: &TreeImage,
 ) -> Result<BTreeMap<FilePath, [u8; 32]>, MigrateError> {
-    let mapped = described.memory.files.iter().map(|(path, _)| path);
+    let mapped = described.processes.iter().flat_map(|p| &p.memory.files).map(|(path, _)| path);
     let open = described.files.files.iter().filter_map(|file| match file.kind.at_path() {
         Some((AtPath::File, path)) => Some(path),
         Some((AtPath::Directory | AtPath::Place | AtPath::Device, _)) | None => None,

@@ -21,7 +21,6 @@ use crate::dirty::Choice;
 use crate::fault::Point;
 use crate::handover::Source;
 use crate::handover::journal::{Entry, Journal, try_writing};
-use crate::image::process::ProcessImage;
 use crate::image::{FIRST, Note, Obstacle, TreeImage};
 use crate::preload::agent::Agent;
 use crate::preload::claim::{self, Claim};
@@ -85,7 +84,7 @@ impl<'a> Migration<'a> {
             migration.executor.claim = Claim::take(migration.options.pid);
             let mut described = migration.look()?;
             migration.ask(to, &mut described, false)?;
-            migration.converse(to, &described.image)
+            migration.converse(to, &described.tree)
         })
     }
 
@@ -134,7 +133,7 @@ impl<'a> Migration<'a> {
     }
 
     /// Everything from the first clock to the last word.
-    fn converse(&mut self, to: &mut dyn Destination, described: &ProcessImage) -> Result<(), MigrateError> {
+    fn converse(&mut self, to: &mut dyn Destination, described: &TreeImage) -> Result<(), MigrateError> {
         let mut done = self.move_it(to, described);
         if self.executor.state() == Source::Moving
             && let Err(e) = done
@@ -147,7 +146,7 @@ impl<'a> Migration<'a> {
     }
 
     /// Everything that can be known before anything is stopped.
-    fn preflight(&mut self, only_asks: bool) -> Result<(Link, ProcessImage), MigrateError> {
+    fn preflight(&mut self, only_asks: bool) -> Result<(Link, TreeImage), MigrateError> {
         let mut described = self.look()?;
         (self.tell)(Progress::Step("connecting"));
         let opened = Link::open(
@@ -166,7 +165,7 @@ impl<'a> Migration<'a> {
         };
         self.report.target = link.remote();
         match self.ask(&mut link, &mut described, only_asks) {
-            Ok(()) => Ok((link, described.image)),
+            Ok(()) => Ok((link, described.tree)),
             Err(e) => {
                 if matches!(e, MigrateError::Refused(_)) {
                     link.close("refused");
@@ -197,13 +196,13 @@ impl<'a> Migration<'a> {
         described: &mut Described,
         only_asks: bool,
     ) -> Result<(), MigrateError> {
-        let Described { image, obstacles, .. } = described;
-        self.report.threads = image.threads.len() as u32;
-        self.report.resident_bytes = image.memory.resident;
+        let Described { tree, obstacles, .. } = described;
+        self.report.threads = tree.processes.iter().map(|p| p.threads.len() as u32).sum();
+        self.report.resident_bytes = tree.processes.iter().map(|p| p.memory.resident).sum();
         (self.tell)(Progress::Step("checking what can be moved there"));
         to.say(&ToTarget::Describe(Box::new(Description {
             id: self.report.id.clone(),
-            tree: TreeImage::new(vec![image.clone()]),
+            tree: tree.clone(),
             pid_mode: self.options.pid_mode,
             verify: self.options.verify,
             clocks: ClockOffsets::of(&voice::of(self.options.pid).to_string()),
@@ -213,7 +212,7 @@ impl<'a> Migration<'a> {
         })))?;
         let mut answer = to.hear("checking the process")?;
         if let ToSource::NeedHashes(paths) = &answer {
-            let hashes = hashes(paths, image)?;
+            let hashes = hashes(paths, tree)?;
             to.say(&ToTarget::Hashes(hashes))?;
             answer = to.hear("comparing files")?;
         }
@@ -244,7 +243,7 @@ impl<'a> Migration<'a> {
         }
     }
 
-    fn move_it(&mut self, to: &mut dyn Destination, described: &ProcessImage) -> Result<(), MigrateError> {
+    fn move_it(&mut self, to: &mut dyn Destination, described: &TreeImage) -> Result<(), MigrateError> {
         self.report.outcome = Outcome::Aborted;
         let (difference, rtt) = to.clock_difference()?;
         tracing::info!(?difference, ?rtt, "clock of the target");
@@ -281,7 +280,7 @@ impl<'a> Migration<'a> {
         to.watch();
         self.control.note(|status| status.phase = control::Phase::Freezing);
         (self.tell)(Progress::Step("freezing"));
-        let described = ProcessImage { files: foresight.files.clone(), ..described.clone() };
+        let described = TreeImage { files: foresight.files.clone(), ..described.clone() };
         let freezer = freeze::Freezer {
             options: self.options,
             report: &mut self.report,
@@ -309,7 +308,7 @@ impl<'a> Migration<'a> {
         MigrateError::point(Point::SourceReady)
     }
 
-    fn attach(&mut self, described: &ProcessImage) -> Result<Agent, MigrateError> {
+    fn attach(&mut self, described: &TreeImage) -> Result<Agent, MigrateError> {
         (self.tell)(Progress::Step("attaching"));
         let chosen = direct::tracker(self.options.tracker, self.options.pid, &described.files)
             .map_err(|obstacle| MigrateError::Refused(vec![obstacle]))?;
@@ -382,7 +381,7 @@ pub fn look(
         described.obstacles = vec![ours];
         return Ok(described);
     }
-    described.obstacles.extend(direct::tracker(tracker, pid, &described.image.files).err());
+    described.obstacles.extend(direct::tracker(tracker, pid, &described.tree.files).err());
     Ok(described)
 }
 

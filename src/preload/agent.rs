@@ -18,9 +18,9 @@ use crate::dirty::inside::Inside;
 use crate::dirty::{Chosen, DirtyTracker, Found, Kind, Last, TrackError};
 use crate::image::files::{FileIdentity, FilesImage};
 use crate::image::memory::{Layout, MemoryObject, discontinued};
-use crate::image::process::{Credentials, ProcessImage};
+use crate::image::process::Credentials;
 use crate::image::{
-    Backing, FilePath, ObjectId, Obstacle, PAGE_SIZE, PageRange, ProcessIndex, RangeSet, Vma,
+    Backing, FilePath, ObjectId, Obstacle, PAGE_SIZE, PageRange, ProcessIndex, RangeSet, TreeImage, Vma,
 };
 use crate::state::digest::Digest;
 use crate::state::files::identity::identity_of_path;
@@ -100,7 +100,7 @@ impl std::fmt::Debug for Agent {
 impl Agent {
     /// Attaches, installs tracking, lets go.
     pub fn attach(
-        described: &ProcessImage,
+        described: &TreeImage,
         (pid, of): (i32, ProcessIndex),
         home: &Path,
         tracker: &Chosen,
@@ -109,7 +109,8 @@ impl Agent {
         let witness = probes::witness(pid, &creds_of(pid)?).map(Arc::new);
         let purpose = Purpose::Move(witness.as_deref());
         let (installed, attach) = install(pid, tracker.kind, &mut memory, purpose)?;
-        let layout = with_descriptors(described.memory.layout.clone(), &described.files);
+        let Some(process) = described.process(of) else { return Err(PreloadError::NoSuchProcess(pid)) };
+        let layout = with_descriptors(process.memory.layout.clone(), &described.files);
         Ok(Agent {
             pid,
             of,
@@ -117,7 +118,7 @@ impl Agent {
             layout,
             attach,
             told: Vec::new(),
-            files: described.memory.files.iter().map(|(path, _)| path.clone()).collect(),
+            files: process.memory.files.iter().map(|(path, _)| path.clone()).collect(),
             pages: Pusher::new(pid, of, installed.exact())?,
             tracker: installed,
             objects: ObjectPusher::default(),

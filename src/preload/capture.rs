@@ -8,6 +8,7 @@ use super::late_signals::{Accounts, LateSignals};
 use super::queued::take_one;
 use super::{PATIENCE, PreloadError};
 use crate::image::Obstacle;
+use crate::image::files::FilesImage;
 use crate::image::memory::MemoryImage;
 use crate::image::process::{LateSignal, ProcessImage, ThreadImage};
 use crate::state::files::{self, FilesOptions};
@@ -152,11 +153,11 @@ impl Captive {
     /// Captures the state of process and threads, after [`Captive::furnish`]. `described` is what preflight saw.
     pub fn capture(
         &mut self,
-        described: &ProcessImage,
+        described: (&ProcessImage, &FilesImage),
         memory: MemoryImage,
         options: &FilesOptions,
         waits: &waits::Memory,
-    ) -> Result<ProcessImage, PreloadError> {
+    ) -> Result<(ProcessImage, FilesImage), PreloadError> {
         let image = self.capture_all(described, memory, options, waits);
         // before its pages are read
         self.lent.take().map_or(Ok(()), |lent| lent.give_back(&self.site))?;
@@ -165,11 +166,11 @@ impl Captive {
 
     fn capture_all(
         &mut self,
-        described: &ProcessImage,
+        described: (&ProcessImage, &FilesImage),
         memory: MemoryImage,
         options: &FilesOptions,
         waits: &waits::Memory,
-    ) -> Result<ProcessImage, PreloadError> {
+    ) -> Result<(ProcessImage, FilesImage), PreloadError> {
         let Some(frozen) = &self.frozen else { return Err(PreloadError::NoSuchProcess(0)) };
         let pid = frozen.voice().0;
         let (Some(scratch), Some(status)) = (self.scratch, &self.status) else {
@@ -185,7 +186,7 @@ impl Captive {
             memory: waits,
             witness: self.witness.as_deref(),
         };
-        let mut image = ProcessImage { memory, ..described.clone() };
+        let mut image = ProcessImage { memory, ..described.0.clone() };
         let (threads, numbers, pending) = capture_threads(frozen, &context, status, &mut image)?;
         image.threads = threads;
         let neither = program::without_both(frozen.leaderless(), !self.site.vdso.is_empty());
@@ -205,9 +206,9 @@ impl Captive {
             false => None,
         };
         let pidfd = by_voice.as_ref().unwrap_or(&self.pidfd).as_fd();
-        image.files = files::capture(pid, pidfd, options, Some(&described.files))?;
+        let files = files::capture(pid, pidfd, options, Some(described.1))?;
         tracing::debug!(threads = ?threads_took, files = ?begun.elapsed() - threads_took, "captured");
-        Ok(image)
+        Ok((image, files))
     }
 
     /// Makes the stop outlive us: from now on the process stays stopped when we end, until someone lets it go

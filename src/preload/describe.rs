@@ -8,7 +8,7 @@ use nix::errno::Errno;
 use super::{PreloadError, standing};
 use crate::image::memory::MemoryImage;
 use crate::image::process::{ProcessImage, ThreadImage, Timers};
-use crate::image::{Backing, FilePath, Note, Obstacle, Vma};
+use crate::image::{Backing, FilePath, Note, Obstacle, Relations, TreeImage, Vma};
 use crate::state::files::{self, FilesOptions};
 use crate::state::process::limits::ResourceLimits;
 use crate::state::seam::State as _;
@@ -29,8 +29,8 @@ const LEADERLESS: &str =
 /// A process as it looks from outside. Registers and the like are still empty.
 #[derive(Debug)]
 pub struct Described {
-    /// The process.
-    pub image: ProcessImage,
+    /// The process, and what it has open: a tree of one.
+    pub tree: TreeImage,
     /// All that stands in the way.
     pub obstacles: Vec<Obstacle>,
     /// What will differ at the target without standing in the way.
@@ -116,21 +116,24 @@ fn look(
         queued: Vec::new(),
         timers: Timers { itimers: Vec::new(), posix },
         states,
-        files,
+        table: 0,
+        relations: Relations::alone(own_pid),
+        ended: None,
     };
-    let notes = all_notes(&seen, &tids, &image, shared.notes);
-    Ok(Described { image, obstacles, notes })
+    let tree = TreeImage::new(vec![image], files);
+    let notes = all_notes(&seen, &tids, &tree, shared.notes);
+    Ok(Described { tree, obstacles, notes })
 }
 
-fn all_notes(seen: &SeenProcess<'_>, tids: &[i32], image: &ProcessImage, shared: Vec<Note>) -> Vec<Note> {
+fn all_notes(seen: &SeenProcess<'_>, tids: &[i32], tree: &TreeImage, shared: Vec<Note>) -> Vec<Note> {
     let pid = seen.pid;
-    let mut notes = image.files.notes.clone();
+    let mut notes = tree.files.notes.clone();
     notes.extend(process::notes(seen));
     notes.extend(half_done::notes(pid, tids));
     notes.extend(shared);
     notes.extend(room::notes(pid));
     notes.push(timers::note(pid));
-    notes.extend(overruns::note(&image.timers.posix));
+    notes.extend(tree.processes.iter().flat_map(|process| overruns::note(&process.timers.posix)));
     notes
 }
 

@@ -18,6 +18,7 @@ use nix::time::ClockId;
 use super::objects::Objects;
 use super::skeleton::Skeleton;
 use super::{RestoreError, descriptors, guards, mapper};
+use crate::image::files::FilesImage;
 use crate::image::memory::{MemoryImage, MmFields};
 use crate::image::process::{Credentials, ProcessImage, ThreadImage};
 use crate::state::files::{EpollAdd, RestoreContext};
@@ -34,12 +35,12 @@ use crate::transport::protocol::Moments;
 
 const ERESTART_RESTARTBLOCK: i64 = -516;
 
-/// Puts all state of `image` into the skeleton. `moments`: since when, for timers and waits. `keep`: descriptors of ours that it
+/// Puts all state of `image` into the skeleton, and what it has of the tree's open files. `moments`: since when, for timers and waits. `keep`: descriptors of ours that it
 /// shall have beside its own, under these numbers, closed by exec.
 pub fn activate(
     skeleton: &mut Skeleton,
     objects: &Objects,
-    image: &ProcessImage,
+    (image, files): (&ProcessImage, &FilesImage),
     cpus: &[u8],
     moments: &Moments,
     context: RestoreContext,
@@ -47,7 +48,7 @@ pub fn activate(
 ) -> Result<waits::Memory, RestoreError> {
     let begun = std::time::Instant::now();
     let ms = || begun.elapsed().as_secs_f64() * 1e3;
-    let epoll = descriptors::put(skeleton, objects, image, context, keep)?;
+    let epoll = descriptors::put(skeleton, objects, (files, image.table), context, keep)?;
     let files_ms = ms();
     let tids: Vec<i32> = image.threads.iter().map(|t| t.tid).collect();
     skeleton.set_threads(&tids)?;

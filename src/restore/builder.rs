@@ -23,7 +23,7 @@ use super::room::Watch;
 use super::skeleton::Skeleton;
 use super::{RestoreError, activate, descriptors, late_signals, mapper, nursery, pages, pairs, verify};
 use crate::fault::Point;
-use crate::image::files::{ContentHashes, FileIdentity};
+use crate::image::files::{ContentHashes, FileIdentity, FilesImage};
 use crate::image::memory::{Layout, Vdso};
 use crate::image::process::{LateSignal, ProcessImage};
 use crate::image::{
@@ -71,9 +71,10 @@ impl StoppedTree {
         Ok(StoppedTree(tree))
     }
 
-    /// Its processes, in order.
-    pub fn processes(&mut self) -> impl Iterator<Item = (ProcessIndex, &mut ProcessImage)> {
-        ProcessIndex::all(self.0.processes.len()).zip(&mut self.0.processes)
+    /// Its processes, in order, and what they have open.
+    pub fn parts(&mut self) -> (impl Iterator<Item = (ProcessIndex, &mut ProcessImage)>, &mut FilesImage) {
+        let count = self.0.processes.len();
+        (ProcessIndex::all(count).zip(&mut self.0.processes), &mut self.0.files)
     }
 }
 
@@ -141,11 +142,11 @@ impl Builder {
         }
         skeleton.rights = plan.rights;
         let tids: Vec<i32> = process.threads.iter().map(|t| t.tid).collect();
-        descriptors::make_room(&skeleton, process)?;
+        descriptors::make_room(&skeleton, &plan.tree.files, process.table)?;
         skeleton.set_threads(&tids)?;
         activate::put_exe(&skeleton, memory)?;
         let mut made = Vec::new();
-        pairs::make(&skeleton, &process.files, &mut made)?;
+        pairs::make(&skeleton, &plan.tree.files, &mut made)?;
         RestoreError::point(Point::TargetBorn)?;
         let (pid, vdso) = (process.pid, memory.vdso.clone());
         Ok(Builder {
@@ -220,10 +221,10 @@ impl Builder {
         compare(new_files)?;
         let objects = &mut self.objects;
         match &member.skeleton.rights {
-            None => objects.update(&layout.objects)?,
+            None => objects.update(at, &layout.objects)?,
             // what it makes belongs to the user
             Some(rights) => rights
-                .with(|| objects.update(&layout.objects))
+                .with(|| objects.update(at, &layout.objects))
                 .map_err(RestoreError::io("taking the rights of its user"))??,
         }
         member.skeleton.make_way(&layout, &member.vdso)?;
@@ -292,7 +293,7 @@ impl Builder {
     /// Puts all state: afterwards the processes only need to be let go.
     pub fn state(&mut self, tree: &StoppedTree, moments: &Moments) -> Result<(), RestoreError> {
         let arrived = Instant::now();
-        let image = single(&tree.0)?;
+        let (image, files) = (single(&tree.0)?, &tree.0.files);
         let member = self.members.get_mut(FIRST.at()).filter(|member| member.pid == image.pid);
         let member =
             member.ok_or_else(|| RestoreError::Nonsense("the state of another process".to_owned()))?;
@@ -311,7 +312,8 @@ impl Builder {
         let outstanding = self.outstanding.take().filter(|o| !o.is_empty());
         let keep = match (&self.holder, outstanding) {
             (Some(holder), Some(outstanding)) => {
-                let keep = hold(holder, outstanding, &mut member.skeleton, &self.objects, image)?;
+                let numbers = descriptors::ours(files.table(image.table));
+                let keep = hold(holder, outstanding, &mut member.skeleton, &self.objects, numbers)?;
                 self.adopted = true;
                 keep
             }
@@ -321,7 +323,7 @@ impl Builder {
         let keep: Vec<_> = keep.iter().map(|(number, fd)| (*number, fd.as_fd())).collect();
         let (skeleton, objects) = (&mut member.skeleton, &self.objects);
         member.waits =
-            Some(activate::activate(skeleton, objects, image, &self.cpus, moments, context, &keep)?);
+            Some(activate::activate(skeleton, objects, (image, files), &self.cpus, moments, context, &keep)?);
         // what we have open for writing, it could not execute
         self.objects = Objects::default();
         Ok(())
@@ -382,9 +384,8 @@ fn hold(
     outstanding: Outstanding,
     skeleton: &mut Skeleton,
     objects: &Objects,
-    image: &ProcessImage,
+    numbers: [i32; 2],
 ) -> Result<Vec<(i32, OwnedFd)>, RestoreError> {
-    let numbers = descriptors::ours(image);
     holder.adopt(skeleton, objects, outstanding, &numbers)?;
     let copies = holder.userfaultfds().map(|fd| fd.try_clone_to_owned());
     let step = "duplicating a userfaultfd";

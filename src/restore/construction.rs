@@ -144,9 +144,11 @@ impl Session {
         work.frozen_ns = moments.frozen_ns;
         RestoreError::point(Point::TargetState)?;
         let mut tree = StoppedTree::check(tree)?;
-        for (at, image) in tree.processes() {
-            self.authority.map_users(image).map_err(|o| RestoreError::NotPermitted(o.to_string()))?;
-            self.authority.check(image)?;
+        let (processes, files) = tree.parts();
+        for (at, image) in processes {
+            let mapped = self.authority.map_users(image, files);
+            mapped.map_err(|o| RestoreError::NotPermitted(o.to_string()))?;
+            self.authority.check(image, files)?;
             self.authority.bound(image)?;
             work.builder.set_rights(at, self.authority.rights(image))?;
         }

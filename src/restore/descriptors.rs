@@ -11,23 +11,23 @@ use super::nursery::SOCKET;
 use super::objects::Objects;
 use super::pairs;
 use super::skeleton::Skeleton;
-use crate::image::process::ProcessImage;
+use crate::image::files::{FdSlot, FilesImage};
 use crate::state::files::tcp_place::Place;
-use crate::state::files::{self, EpollAdd, RestoreContext};
+use crate::state::files::{EpollAdd, RestoreContext, restore};
 use crate::tracee::TraceeError;
 
 /// The numbers of the two descriptors of ours that a process may have, of which it knows nothing: well above its own.
-pub fn ours(image: &ProcessImage) -> [i32; 2] {
-    let highest = image.files.slots.iter().map(|s| s.fd).max().unwrap_or(0);
+pub fn ours(table: &[FdSlot]) -> [i32; 2] {
+    let highest = table.iter().map(|s| s.fd).max().unwrap_or(0);
     [highest + 64, highest + 65]
 }
 
 /// Makes room for as many descriptors as the process is going to need. While there is one thread only: once several share a table,
 /// the kernel waits for all CPUs when it grows (`expand_fdtable`: `synchronize_rcu`), which is ten milliseconds and more of a
 /// freeze.
-pub fn make_room(skeleton: &Skeleton, image: &ProcessImage) -> Result<(), RestoreError> {
-    let ours = ours(image);
-    let need = needed(ours, image.files.files.len() + ours.len());
+pub fn make_room(skeleton: &Skeleton, files: &FilesImage, table: usize) -> Result<(), RestoreError> {
+    let ours = ours(files.table(table));
+    let need = needed(ours, files.files.len() + ours.len());
     raise_file_limit(skeleton, need)?;
     let mut batch = skeleton.batch();
     batch.call("dup3 of a descriptor", libc::SYS_dup3, &[SOCKET as u64, need - 1, libc::O_CLOEXEC as u64]);
@@ -49,11 +49,11 @@ fn needed(numbers: impl IntoIterator<Item = i32>, files: usize) -> u64 {
     above.max(files as u64 + 1) + 1
 }
 
-/// Opens all files here, hands them over, and brings them to their numbers.
+/// Opens all files here, hands them over, and brings them to their numbers in one of the tables.
 pub fn put(
     skeleton: &Skeleton,
     objects: &Objects,
-    image: &ProcessImage,
+    (files, table): (&FilesImage, usize),
     mut context: RestoreContext,
     keep: &[(i32, BorrowedFd<'_>)],
 ) -> Result<Vec<EpollAdd>, RestoreError> {
@@ -62,16 +62,16 @@ pub fn put(
         context.memfds.insert(id.ino, objects.fd(id)?);
     }
     context.group = skeleton.pid;
-    pairs::make(skeleton, &image.files, &mut context.pairs)?;
-    context.place = Place::wanted(&image.files);
+    pairs::make(skeleton, files, &mut context.pairs)?;
+    context.place = Place::wanted(files);
     let opened = match &skeleton.rights {
-        None => files::restore(&image.files, &mut context)?,
+        None => restore(files, &mut context)?,
         Some(rights) => rights
-            .with(|| files::restore(&image.files, &mut context))
+            .with(|| restore(files, &mut context))
             .map_err(RestoreError::io("taking the rights of its user"))??,
     };
     let ours = keep.iter().enumerate().map(|(i, (fd, _))| (opened.files.len() + i, *fd, true));
-    let slots: Vec<Slot> = image.files.slots.iter().map(|s| (s.file, s.fd, s.cloexec)).chain(ours).collect();
+    let slots: Vec<Slot> = files.table(table).iter().map(|s| (s.file, s.fd, s.cloexec)).chain(ours).collect();
     raise_file_limit(skeleton, needed(slots.iter().map(|(_, fd, _)| *fd), opened.files.len() + keep.len()))?;
     let borrowed: Vec<_> =
         opened.files.iter().map(AsFd::as_fd).chain(keep.iter().map(|(_, fd)| *fd)).collect();

@@ -13,23 +13,26 @@ use nix::unistd::{Whence, lseek};
 
 use super::RestoreError;
 use crate::image::memory::MemoryObject;
-use crate::image::{ObjectId, PageRange};
+use crate::image::{ObjectId, PageRange, ProcessIndex};
 use crate::state::files::memfd;
 use crate::state::inode;
 use crate::sys::hugetlb;
 use crate::sys::shared::SharedAnonymous;
 
-/// The objects of one migration, by their name at the source.
+/// The objects of one tree, by their name at the source: what two of its processes call by one name is one object.
 #[derive(Debug, Default)]
 pub struct Objects {
     made: BTreeMap<ObjectId, (File, MemoryObject)>,
+    /// Who has which.
+    had: BTreeMap<ProcessIndex, BTreeSet<ObjectId>>,
 }
 
 impl Objects {
-    /// Makes what is new, resizes what has changed, forgets what is gone.
-    pub fn update(&mut self, wanted: &[MemoryObject]) -> Result<(), RestoreError> {
-        let ids: BTreeSet<ObjectId> = wanted.iter().map(|object| object.id).collect();
-        self.made.retain(|id, _| ids.contains(id));
+    /// What a process has now: makes what is new, resizes what has changed, forgets what nobody has any more.
+    pub fn update(&mut self, of: ProcessIndex, wanted: &[MemoryObject]) -> Result<(), RestoreError> {
+        self.had.insert(of, wanted.iter().map(|object| object.id).collect());
+        let had = &self.had;
+        self.made.retain(|id, _| had.values().any(|ids| ids.contains(id)));
         for object in wanted {
             match self.made.get_mut(&object.id) {
                 Some((file, known)) => {
@@ -196,4 +199,40 @@ fn anonymous(object: &MemoryObject) -> Result<File, RestoreError> {
     let file = File::from(fd);
     file.set_len(object.size).map_err(RestoreError::io("making shared memory"))?;
     Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::{FIRST, PAGE_SIZE};
+
+    fn object(ino: u64) -> MemoryObject {
+        MemoryObject {
+            id: ObjectId { dev: 1, ino },
+            size: PAGE_SIZE,
+            memfd_name: Some("x".into()),
+            seals: 0,
+            page_size: PAGE_SIZE,
+            inode: None,
+            shm: false,
+        }
+    }
+
+    #[test]
+    fn what_two_processes_have_is_one_and_stays_until_neither_has_it() {
+        let (mut objects, other) = (Objects::default(), ProcessIndex(1));
+        let names = |objects: &Objects| objects.iter().map(|(id, _)| id.ino).collect::<Vec<_>>();
+        objects.update(FIRST, &[object(7)]).unwrap();
+        objects.write(object(7).id, 8, b"shared").unwrap();
+        objects.update(other, &[object(7), object(8)]).unwrap();
+        assert_eq!(names(&objects), [7, 8]);
+        let mut there = [0; 6];
+        objects.file(object(7).id).unwrap().0.read_exact_at(&mut there, 8).unwrap();
+        assert_eq!(&there, b"shared");
+        objects.update(FIRST, &[]).unwrap();
+        assert_eq!(names(&objects), [7, 8]);
+        objects.update(other, &[object(8)]).unwrap();
+        assert_eq!(names(&objects), [8]);
+        assert!(objects.fd(object(7).id).is_err());
+    }
 }

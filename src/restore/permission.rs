@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{Gid, Uid};
 
 use super::RestoreError;
-use crate::image::files::{AtPath, OpenFile, PeerCredentials};
+use crate::image::files::{AtPath, FilesImage, OpenFile, PeerCredentials};
 use crate::image::process::{Credentials, ProcessImage};
 use crate::image::{Backing, FilePath, Note, Obstacle};
 use crate::state::process::{self, limits::ResourceLimits};
@@ -57,15 +57,15 @@ impl Authority {
     }
 
     /// What of the state goes too far.
-    pub fn check(&self, image: &ProcessImage) -> Result<(), RestoreError> {
-        match self.obstacles(image)?.first() {
+    pub fn check(&self, image: &ProcessImage, open: &FilesImage) -> Result<(), RestoreError> {
+        match self.obstacles(image, open)?.first() {
             None => Ok(()),
             Some(first) => Err(self.refused(&first.to_string())),
         }
     }
 
-    /// Everything about the process that goes too far.
-    pub fn obstacles(&self, image: &ProcessImage) -> Result<Vec<Obstacle>, RestoreError> {
+    /// Everything about the process, and what its tree has open, that goes too far.
+    pub fn obstacles(&self, image: &ProcessImage, open: &FilesImage) -> Result<Vec<Obstacle>, RestoreError> {
         let mut found = Found { peer: self.peer, all: Vec::new() };
         self.users(image, &mut found);
         let (memory, mapped) = sizes(image);
@@ -83,7 +83,7 @@ impl Authority {
         }
         if !self.permit.paths.is_empty() {
             // links are followed with the user's own eyes
-            let paths = image_paths(image)?;
+            let paths = image_paths(image, open)?;
             let look = || paths.into_iter().filter(|path| !self.is_below(path)).collect();
             let outside: Vec<FilePath> = match self.rights(image) {
                 Some(rights) => rights.with(look).unwrap_or_else(|_| vec!["its files".into()]),
@@ -104,7 +104,7 @@ impl Authority {
     }
 
     /// Makes the users of the peer those that they are here. Before anything else is asked about the process.
-    pub fn map_users(&self, image: &mut ProcessImage) -> Result<(), Obstacle> {
+    pub fn map_users(&self, image: &mut ProcessImage, open: &mut FilesImage) -> Result<(), Obstacle> {
         let was = image.threads.first().map(|leader| leader.creds.clone()).unwrap_or_default();
         let mut users: Vec<(u32, u32, u32)> = Vec::new();
         for thread in &mut image.threads {
@@ -127,10 +127,10 @@ impl Authority {
                 [0, 1, 2, 4].iter().for_each(|set| thread.creds.caps[*set] = 0);
             }
         }
-        self.map_sockets(image, &was);
+        self.map_sockets(image, open, &was);
         // what belonged to that user belongs to the other here
-        let pipes = image.files.pipes.iter_mut().map(|pipe| &mut pipe.inode);
-        let memfds = image.files.memfds.iter_mut().map(|memfd| &mut memfd.inode);
+        let pipes = open.pipes.iter_mut().map(|pipe| &mut pipe.inode);
+        let memfds = open.memfds.iter_mut().map(|memfd| &mut memfd.inode);
         let objects = image.memory.layout.objects.iter_mut().filter_map(|object| object.inode.as_mut());
         for inode in pipes.chain(memfds).chain(objects) {
             if let Some((_, uid, gid)) = users.iter().find(|(was, ..)| *was == inode.uid) {
@@ -142,7 +142,7 @@ impl Authority {
 
     /// As whom sockets were made, and whose they are. What the process itself is becomes what it is here; a peer whose processes
     /// may not be anybody makes them as the process itself ([`Authority::foreign_sockets`] says so).
-    fn map_sockets(&self, image: &mut ProcessImage, was: &Credentials) {
+    fn map_sockets(&self, image: &ProcessImage, open: &mut FilesImage, was: &Credentials) {
         let Some(now) = image.threads.first().map(|leader| leader.creds.clone()) else { return };
         let own = |of: &Credentials| PeerCredentials {
             uid: of.uids[1],
@@ -150,7 +150,7 @@ impl Authority {
             groups: of.groups.clone(),
         };
         let (was, now) = (own(was), own(&now));
-        for file in &mut image.files.files {
+        for file in &mut open.files {
             if let Some(node) = file.node.as_mut().filter(|node| (node.uid, node.gid) == (was.uid, was.gid)) {
                 (node.uid, node.gid) = (now.uid, now.gid);
             }
@@ -168,7 +168,7 @@ impl Authority {
     }
 
     /// Sockets of which `SO_PEERCRED` will say somebody else; before the users are mapped.
-    pub fn foreign_sockets(&self, image: &ProcessImage) -> Vec<Note> {
+    pub fn foreign_sockets(&self, image: &ProcessImage, open: &FilesImage) -> Vec<Note> {
         let Some(own) = image.threads.first().map(|leader| &leader.creds) else { return Vec::new() };
         let is_foreign = |file: &&OpenFile| {
             let made = file.kind.unix().and_then(|socket| socket.credentials.as_ref());
@@ -176,7 +176,7 @@ impl Authority {
                 (made.uid, made.gid, &made.groups) != (own.uids[1], own.gids[1], &own.groups)
             })
         };
-        let foreign = image.files.files.iter().filter(|_| self.may_not_choose()).filter(is_foreign);
+        let foreign = open.files.iter().filter(|_| self.may_not_choose()).filter(is_foreign);
         let what = "SO_PEERCRED says another user than the process; at the target it says the process's own";
         foreign.map(|file| Note::new(file.object(), what)).collect()
     }
@@ -363,8 +363,8 @@ fn sizes(image: &ProcessImage) -> (u64, u64) {
 }
 
 /// All paths by which the process reaches files.
-fn image_paths(image: &ProcessImage) -> Result<BTreeSet<FilePath>, RestoreError> {
-    let open = image.files.files.iter().filter_map(|file| match file.kind.at_path() {
+fn image_paths(image: &ProcessImage, open: &FilesImage) -> Result<BTreeSet<FilePath>, RestoreError> {
+    let open = open.files.iter().filter_map(|file| match file.kind.at_path() {
         Some((AtPath::File | AtPath::Directory | AtPath::Place, path)) => Some(path),
         // /dev/null and its like, nothing else can be made
         Some((AtPath::Device, _)) | None => None,

@@ -7,7 +7,7 @@ use super::RestoreError;
 use super::permission::Authority;
 use super::quarters::Place;
 use super::room;
-use crate::image::files::ContentHashes;
+use crate::image::files::{ContentHashes, FilesImage};
 use crate::image::process::ProcessImage;
 use crate::image::{FilePath, Note, Obstacle};
 use crate::state::files::{self, Access, FileCheck, Vetted};
@@ -44,15 +44,15 @@ pub fn check(
     if description.tree.version != crate::image::IMAGE_VERSION {
         return Err(RestoreError::Nonsense(format!("an image of version {}", description.tree.version)));
     }
-    let kernel = Kernel::here();
+    let (kernel, open) = (Kernel::here(), &description.tree.files);
     for process in &description.tree.processes {
         check_process(kernel, description, process, &mut found)?;
-        found.obstacles.extend(authority.obstacles(process)?);
+        found.obstacles.extend(authority.obstacles(process, open)?);
         found.obstacles.extend(room::obstacles(process, place, home));
         match authority.rights(process) {
-            None => check_files(process, hashes, &mut found)?,
+            None => check_files(process, open, hashes, &mut found)?,
             Some(rights) => rights
-                .with(|| check_files(process, hashes, &mut found))
+                .with(|| check_files(process, open, hashes, &mut found))
                 .map_err(RestoreError::io("taking the rights of its user"))??,
         }
         let namespace = found.namespace || description.pid_mode == PidChoice::Namespace;
@@ -110,6 +110,7 @@ fn check_process(
 /// With the rights of the process's user, where the peer may send no other.
 fn check_files(
     process: &ProcessImage,
+    open: &FilesImage,
     hashes: &ContentHashes,
     found: &mut Reservation,
 ) -> Result<(), RestoreError> {
@@ -121,11 +122,11 @@ fn check_files(
             FileCheck::Differs(obstacle) => found.obstacles.push(obstacle),
         }
     }
-    let open = files::check_target(&process.files, hashes);
-    found.obstacles.extend(open.obstacles);
-    found.notes.extend(open.notes);
-    found.needs_hash.extend(open.needs_hash);
-    found.vetted.extend(open.vetted);
+    let checked = files::check_target(open, hashes);
+    found.obstacles.extend(checked.obstacles);
+    found.notes.extend(checked.notes);
+    found.needs_hash.extend(checked.needs_hash);
+    found.vetted.extend(checked.vetted);
     let apart = process.threads.iter().filter_map(|thread| thread.directory.as_ref());
     let apart = apart.map(|own| ("current directory", &own.cwd));
     let places = process::paths(&process.states)?;

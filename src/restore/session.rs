@@ -20,7 +20,7 @@ use crate::fault::Point;
 use crate::handover::settle::Answer;
 use crate::image::files::ContentHashes;
 use crate::image::process::LateSignal;
-use crate::image::{Note, Obstacle, ProcessIndex, check as image_check};
+use crate::image::{Note, Obstacle, ProcessIndex, TreeImage, check as image_check};
 use crate::state::{sanity, threads};
 use crate::sys::chain;
 use crate::sys::kernel::Kernel;
@@ -296,11 +296,12 @@ impl Session {
         image_check::id(&description.id)
             .and_then(|()| sanity::tree(&description.tree, false))
             .map_err(RestoreError::Nonsense)?;
+        let TreeImage { processes, files, .. } = &mut description.tree;
         let foreign: Vec<Note> =
-            description.tree.processes.iter().flat_map(|p| self.authority.foreign_sockets(p)).collect();
-        self.passenger = Some(Passenger::new(&description, &self.peer));
+            processes.iter().flat_map(|p| self.authority.foreign_sockets(p, files)).collect();
         let strangers: Vec<Obstacle> =
-            description.tree.processes.iter_mut().filter_map(|p| self.authority.map_users(p).err()).collect();
+            processes.iter_mut().filter_map(|p| self.authority.map_users(p, files).err()).collect();
+        self.passenger = Some(Passenger::new(&description, &self.peer));
         let mut hashes = ContentHashes::new();
         let mut asked = false;
         let reservation = loop {

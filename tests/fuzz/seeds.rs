@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 
 use ulpm::handover::journal::{Entry, Journal};
 use ulpm::image::files::{
-    BusyPoll, EpollItem, FdSlot, FileIdentity, FileKind, FilesImage, FreshSocket, OpenFile, PeerCredentials,
-    Pipe, SocketOption, TimerFd, UnixPeer, UnixSocket,
+    BusyPoll, DescriptorTable, EpollItem, FdSlot, FileIdentity, FileKind, FilesImage, FreshSocket, OpenFile,
+    PeerCredentials, Pipe, SocketOption, TimerFd, UnixPeer, UnixSocket,
 };
 use ulpm::image::inode::Inode;
 use ulpm::image::memory::{HugePages, Layout, MemoryModes, MemoryObject, MmFields, Vdso};
 use ulpm::image::process::{LateSignal, PosixTimer, Timers, Wait};
 use ulpm::image::{
     Backing, FIRST, MemoryImage, Note, ObjectId, Obstacle, PageOwner, PageRange, ProcessImage, ProcessIndex,
-    States, ThreadImage, TreeImage, Vma, VmaFlags,
+    Relations, States, ThreadImage, TreeImage, Vma, VmaFlags,
 };
 use ulpm::state::process;
 use ulpm::state::process::confinement::Confinement;
@@ -183,8 +183,9 @@ fn files() -> FilesImage {
             kind,
         })
         .collect();
+    let slots = (0..files.len()).map(|i| FdSlot { fd: i as i32, file: i, cloexec: i % 2 == 0 });
     FilesImage {
-        slots: (0..files.len()).map(|i| FdSlot { fd: i as i32, file: i, cloexec: i % 2 == 0 }).collect(),
+        tables: vec![DescriptorTable(slots.collect())],
         files,
         pipes: vec![Pipe {
             ino: 4,
@@ -246,15 +247,18 @@ fn tree() -> TreeImage {
         huge_pages: vec![HugePages { page_size: 1 << 21, count: 2 }],
         modes: MemoryModes { thp_disable: 1, merge: true, mdwe: 1, future_lock: 6 },
     };
-    TreeImage::new(vec![ProcessImage {
+    let process = ProcessImage {
         pid: 7,
         memory,
         threads: vec![thread(7), thread(8)],
         queued: Vec::new(),
         timers: Timers { itimers: vec![[0, 0, 1, 0]; 3], posix: vec![timer] },
         states: states(),
-        files: files(),
-    }])
+        table: 0,
+        relations: Relations::alone(7),
+        ended: None,
+    };
+    TreeImage::new(vec![process], files())
 }
 
 fn hello() -> Hello {

@@ -164,7 +164,7 @@ pub(super) fn make(
         // preflight has said so
         tracing::debug!(object = file.object(), %error, "no busy polling");
     }
-    let slot = maker.image.slots.iter().find(|slot| slot.file == index);
+    let slot = maker.image.slots().find(|slot| slot.file == index);
     let epfd = slot.map_or(file.fd, |slot| slot.fd);
     maker.epoll.extend(items.iter().map(|item| EpollAdd {
         epfd,
@@ -205,7 +205,7 @@ mod tests {
         ours.add(&other, EpollEvent::new(EpollFlags::EPOLLIN, 2)).unwrap();
         let image = captured(&[&ours.0, &reader, &writer, &other, &_keep]);
         let made = restored(&image);
-        let file = |fd: i32| &made.files[image.slots.iter().find(|slot| slot.fd == fd).unwrap().file];
+        let file = |fd: i32| &made.files[image.slots().find(|slot| slot.fd == fd).unwrap().file];
         for add in &made.epoll {
             assert_eq!(add.epfd, ours.0.as_raw_fd());
             let event = EpollEvent::new(EpollFlags::from_bits_retain(add.events as i32), add.data);

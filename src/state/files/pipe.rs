@@ -325,7 +325,7 @@ mod tests {
         .unwrap();
         let twin = writer.try_clone().unwrap();
         let image = captured(&[&reader, &writer, &again, &twin]);
-        assert_eq!((image.slots.len(), image.files.len(), image.pipes.len()), (4, 3, 1));
+        assert_eq!((image.slots().count(), image.files.len(), image.pipes.len()), (4, 3, 1));
         let (_, made) = moved(&[&reader, &again, &writer]);
         write(&made[2], b"ab").unwrap();
         assert_eq!(read_fd(&made[0], &mut [0; 1]), Ok(1));

@@ -35,8 +35,8 @@ fn position_flags_and_sharing_travel() {
         OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOATIME).open(&path).unwrap();
     reader.seek(std::io::SeekFrom::Start(4)).unwrap();
     let image = captured(&[&log, &twin, &reader]);
-    assert_eq!((image.slots.len(), image.files.len()), (3, 2));
-    assert!(image.slots.iter().all(|slot| slot.cloexec));
+    assert_eq!((image.slots().count(), image.files.len()), (3, 2));
+    assert!(image.slots().all(|slot| slot.cloexec));
     assert_eq!(check_target(&image, &Default::default()).obstacles, []);
     let mut made = restored(&image).files;
     let mut reader_there = File::from(made.remove(1));

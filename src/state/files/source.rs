@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use crate::image::files::{FilesImage, OpenFile, SocketOption};
+use crate::image::files::{FdSlot, FilesImage, OpenFile, SocketOption};
 use crate::image::{FilePath, Note, Obstacle};
 use crate::sys::process::pidfd_getfd;
 
@@ -58,6 +58,8 @@ pub(super) struct Source<'a> {
     links_met: HashSet<&'a FilePath>,
     /// The whole table.
     pub(super) descriptors: Vec<Descriptor>,
+    /// The slots of its table.
+    pub(super) table: Vec<FdSlot>,
     pub(super) image: FilesImage,
     pub(super) obstacles: Vec<Obstacle>,
     /// Index of a unix socket's file, inode of its peer.
@@ -92,6 +94,7 @@ impl<'a> Source<'a> {
             previous: previous.map(known).unwrap_or_default(),
             links_met: previous.map(links).unwrap_or_default(),
             descriptors: Vec::new(),
+            table: Vec::new(),
             image: FilesImage::default(),
             obstacles: Vec::new(),
             unix_peers: Vec::new(),

@@ -67,7 +67,7 @@ const RESERVE: u64 = 64;
 /// brought to their own (with two of ours above).
 fn needed(image: &FilesImage) -> (u64, u64) {
     let files = image.files.len() as u64;
-    let highest = image.slots.iter().map(|slot| slot.fd.max(0) as u64).max().unwrap_or(0);
+    let highest = image.slots().map(|slot| slot.fd.max(0) as u64).max().unwrap_or(0);
     (files + 2 * image.memfds.len() as u64 + RESERVE, (highest + 66).max(files + 3) + 1)
 }
 
@@ -129,7 +129,7 @@ fn signalled(image: &FilesImage) -> Vec<Signalled> {
     let is_one = |file: &OpenFile| file.flags as i32 & (libc::O_ASYNC | libc::O_PATH) == libc::O_ASYNC;
     let those = image.files.iter().enumerate().filter(|(_, file)| is_one(file));
     let numbered = those.filter_map(|(index, file)| {
-        let fd = image.slots.iter().filter(|slot| slot.file == index).map(|slot| slot.fd).min()?;
+        let fd = image.slots().filter(|slot| slot.file == index).map(|slot| slot.fd).min()?;
         Some(Signalled { fd, flags: file.flags as i32 & SETTABLE_FLAGS & !libc::O_ASYNC })
     });
     numbered.collect()

@@ -85,7 +85,7 @@ pub(super) fn moved(fds: &[&dyn AsRawFd]) -> (FilesImage, Vec<OwnedFd>) {
 
 /// The number of a descriptor's file. Which of two descriptors has the lower number is chance: tests beside open and close others.
 pub(super) fn index(image: &FilesImage, fd: RawFd) -> usize {
-    image.slots.iter().find(|slot| slot.fd == fd).unwrap().file
+    image.slots().find(|slot| slot.fd == fd).unwrap().file
 }
 
 /// The kind of the only file.

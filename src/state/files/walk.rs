@@ -15,7 +15,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt as _;
 
-use crate::image::files::{FdSlot, FileKind, FileOwner, FilesImage, Node, OpenFile, OwnerKind, UnixPeer};
+use crate::image::files::{
+    DescriptorTable, FdSlot, FileKind, FileOwner, FilesImage, Node, OpenFile, OwnerKind, UnixPeer,
+};
 use crate::image::{FilePath, Obstacle};
 use crate::state::threads::inner_tid;
 use crate::sys::process::pidfd_of_thread;
@@ -62,7 +64,8 @@ impl Source<'_> {
         for group in self.share()? {
             self.read_file(&group)?;
         }
-        self.image.slots.sort_by_key(|slot| slot.fd);
+        self.table.sort_by_key(|slot| slot.fd);
+        self.image.tables.push(DescriptorTable(std::mem::take(&mut self.table)));
         self.link_unix_peers();
         holders::check(&mut self)?;
         Ok((self.image, self.obstacles))
@@ -160,7 +163,7 @@ impl Source<'_> {
             node: self.node(first),
             kind,
         });
-        self.image.slots.extend(group.iter().map(|slot| FdSlot { fd: slot.fd, file, cloexec: slot.cloexec }));
+        self.table.extend(group.iter().map(|slot| FdSlot { fd: slot.fd, file, cloexec: slot.cloexec }));
         Ok(())
     }
 

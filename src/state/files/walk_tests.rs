@@ -31,7 +31,7 @@ fn another_process_is_described_and_captured() {
     kill(Pid::from_raw(pid), Signal::SIGSTOP).unwrap();
     let (image, _) = Source::new(pid, pidfd.as_fd(), &options, Some(&before), true).run(ours).unwrap();
     assert_eq!(image, before);
-    let slots: Vec<(i32, usize)> = image.slots.iter().map(|slot| (slot.fd, slot.file)).collect();
+    let slots: Vec<(i32, usize)> = image.slots().map(|slot| (slot.fd, slot.file)).collect();
     assert_eq!(slots, [(0, 0), (1, 1), (2, 1), (9, 0)]);
     let FileKind::Regular { pos, path, .. } = &image.files[1].kind else { panic!("{image:?}") };
     assert_eq!((*pos, path.as_path()), (5, log.canonicalize().unwrap().as_path()));
@@ -86,7 +86,7 @@ fn many_descriptors() {
         let walk = Source::new(pid, pidfd.as_fd(), &options, previous, stopped)
             .run(|fd| (low..low + 6000).contains(&fd))
             .unwrap();
-        eprintln!("{} slots, stopped {stopped}: {:?}", walk.0.slots.len(), start.elapsed());
+        eprintln!("{} slots, stopped {stopped}: {:?}", walk.0.slots().count(), start.elapsed());
         walk.0
     };
     let before = run(None, false);

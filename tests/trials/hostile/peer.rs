@@ -149,7 +149,7 @@ pub(super) fn description(outside: i32) -> Result<Description> {
     let id = std::fs::read_to_string("/proc/sys/kernel/random/uuid")?.trim().to_owned();
     Ok(Description {
         id,
-        tree: ulpm::image::TreeImage::new(vec![described.image]),
+        tree: described.tree,
         pid_mode: PidChoice::Auto,
         verify: false,
         clocks: ClockOffsets::default(),

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use libtest_mimic::Trial;
-use ulpm::image::files::{FdSlot, FileIdentity, FileKind, FileOwner, OpenFile, OwnerKind};
-use ulpm::image::memory::MemoryObject;
+use ulpm::image::files::{FdSlot, FileIdentity, FileKind, FileOwner, FilesImage, OpenFile, OwnerKind};
+use ulpm::image::memory::{Layout, MemoryObject};
 use ulpm::image::process::Wait;
 use ulpm::image::{
     Backing, FIRST, ObjectId, PageRange, ProcessImage, ProcessIndex, States, TreeImage, Vma, VmaFlags,
@@ -113,6 +113,7 @@ fn greetings(lab: &mut Lab) -> Result<()> {
 }
 
 type Lie = (&'static str, fn(&mut ProcessImage));
+type OpenLie = (&'static str, fn(&mut FilesImage));
 
 fn vma(start: u64, end: u64) -> Vma {
     Vma {
@@ -139,10 +140,10 @@ fn object(size: u64, page_size: u64) -> MemoryObject {
     }
 }
 
-fn open(p: &mut ProcessImage, flags: u32, kind: FileKind) {
-    let fd = p.files.slots.iter().map(|s| s.fd).max().unwrap_or(0) + 1;
-    p.files.slots.push(FdSlot { fd, file: p.files.files.len(), cloexec: false });
-    p.files.files.push(OpenFile { fd, link: "x".into(), ino: 1, flags, owner: None, node: None, kind });
+fn open(f: &mut FilesImage, flags: u32, kind: FileKind) {
+    let fd = f.slots().map(|s| s.fd).max().unwrap_or(0) + 1;
+    f.tables[0].0.push(FdSlot { fd, file: f.files.len(), cloexec: false });
+    f.files.push(OpenFile { fd, link: "x".into(), ino: 1, flags, owner: None, node: None, kind });
 }
 
 /// A file that claims to be made up, which nobody compares.
@@ -176,6 +177,19 @@ fn without(states: &States, name: &str) -> States {
     postcard::from_bytes(&bytes).expect("as states travel")
 }
 
+/// All lies, each in its place in the truth.
+fn lies() -> impl Iterator<Item = (&'static str, Box<dyn Fn(&mut TreeImage)>)> {
+    let of_process = LIES.iter().map(|(words, lie)| {
+        let told: Box<dyn Fn(&mut TreeImage)> = Box::new(|tree| lie(&mut tree.processes[0]));
+        (*words, told)
+    });
+    let of_open = OPEN_LIES.iter().map(|(words, lie)| {
+        let told: Box<dyn Fn(&mut TreeImage)> = Box::new(|tree| lie(&mut tree.files));
+        (*words, told)
+    });
+    of_process.chain(of_open)
+}
+
 /// Each is refused, by an obstacle or at once; what is a place in the answer is told by the words.
 const LIES: &[Lie] = &[
     ("mapping", |p| p.memory.layout.vmas.push(vma(0xffff_8000_0000_0000, 0xffff_8000_0001_0000))),
@@ -188,12 +202,6 @@ const LIES: &[Lie] = &[
     ("object", |p| p.memory.layout.objects.push(object(1 << 63, 4096))),
     ("object", |p| p.memory.layout.objects.push(object(4096, 0))),
     ("nothing can be", |p| p.memory.vdso.areas[0].1 = u64::MAX - 4095),
-    ("descriptor", |p| p.files.slots[0].fd = i32::MAX),
-    ("descriptor", |p| p.files.slots[0].fd = -1),
-    ("descriptor", |p| p.files.slots[0].file = usize::MAX),
-    ("somebody else", |p| {
-        p.files.files[0].owner = Some(FileOwner { kind: OwnerKind::Process, id: 1, signal: 9 });
-    }),
     ("pid", |p| p.pid = -1),
     ("leader", |p| p.threads[0].tid = 1),
     ("limits", |p| change::<ResourceLimits>(p, |limits| limits.0.push((1, 1)))),
@@ -203,29 +211,43 @@ const LIES: &[Lie] = &[
     ("cannot be read", |p| p.states.set(Dumpable::NAME, vec![1, 1])),
     ("wait", |p| p.threads[0].wait = Some(Wait { nr: 59, args: [0; 6], left_ns: 1 })),
     ("path", |p| change::<Directories>(p, |own| own.cwd = "../../etc".into())),
-    ("path", |p| open(p, 0, regular("etc/shadow", 0o100_644))),
-    ("cannot be opened", |p| {
-        open(p, 0, FileKind::CharDevice { path: "/dev/mem".into(), major: 1, minor: 1 });
+    ("relations", |p| p.relations.parent = Some(FIRST)),
+    ("relations", |p| p.relations.session = 1),
+    ("has ended", |p| p.ended = Some(0)),
+    ("descriptor table", |p| p.table = 1),
+];
+
+/// The same about what it has open.
+const OPEN_LIES: &[OpenLie] = &[
+    ("descriptor", |f| f.tables[0].0[0].fd = i32::MAX),
+    ("descriptor", |f| f.tables[0].0[0].fd = -1),
+    ("descriptor", |f| f.tables[0].0[0].file = usize::MAX),
+    ("somebody else", |f| {
+        f.files[0].owner = Some(FileOwner { kind: OwnerKind::Process, id: 1, signal: 9 });
     }),
-    ("cannot be opened", |p| {
-        open(p, 0, FileKind::CharDevice { path: "/dev/kmsg".into(), major: 1, minor: 11 });
+    ("path", |f| open(f, 0, regular("etc/shadow", 0o100_644))),
+    ("cannot be opened", |f| {
+        open(f, 0, FileKind::CharDevice { path: "/dev/mem".into(), major: 1, minor: 1 });
+    }),
+    ("cannot be opened", |f| {
+        open(f, 0, FileKind::CharDevice { path: "/dev/kmsg".into(), major: 1, minor: 11 });
     }),
     // of ulpm serve itself, of its neighbours, by way of links
-    ("another process", |p| open(p, 2, regular("/proc/self/mem", 0o100_600))),
-    ("another process", |p| open(p, 0, regular("/proc/1/environ", 0o100_400))),
-    ("another process", |p| open(p, 0, regular("/proc/thread-self/../../../1/maps", 0o100_444))),
+    ("another process", |f| open(f, 2, regular("/proc/self/mem", 0o100_600))),
+    ("another process", |f| open(f, 0, regular("/proc/1/environ", 0o100_400))),
+    ("another process", |f| open(f, 0, regular("/proc/thread-self/../../../1/maps", 0o100_444))),
     // another kind than it says
-    ("kind", |p| open(p, 0, regular("/dev/zero", 0o100_644))),
-    ("kind", |p| open(p, 2, regular("/dev/../dev/full", 0o100_644))),
+    ("kind", |f| open(f, 0, regular("/dev/zero", 0o100_644))),
+    ("kind", |f| open(f, 2, regular("/dev/../dev/full", 0o100_644))),
 ];
 
 fn descriptions(lab: &mut Lab) -> Result<()> {
     lab.serve("b")?;
     let victim = Victim::start(lab, "threads")?;
     let truth = description(victim.outside_pid(lab)?)?;
-    for (index, (words, lie)) in LIES.iter().enumerate() {
+    for (index, (words, lie)) in lies().enumerate() {
         let mut told = truth.clone();
-        lie(&mut told.tree.processes[0]);
+        lie(&mut told.tree);
         let mut source = Source::greet(lab)?;
         let said = match source.describe(told)? {
             ToSource::Failed(why) => why,
@@ -241,36 +263,36 @@ fn descriptions(lab: &mut Lab) -> Result<()> {
     still_works(lab, victim)
 }
 
-fn begun(lab: &Lab, victim: &Victim) -> Result<(Source, i32, ProcessImage)> {
+fn begun(lab: &Lab, victim: &Victim) -> Result<(Source, i32, TreeImage)> {
     let truth = description(victim.outside_pid(lab)?)?;
-    let image = truth.tree.processes[0].clone();
+    let tree = truth.tree.clone();
     let mut source = Source::greet(lab)?;
     let pid = source.begin(truth)?;
-    source.say(&ToTarget::Layout {
-        of: FIRST,
-        layout: image.memory.layout.clone(),
-        new_files: Vec::new(),
-    })?;
+    source.say(&ToTarget::Layout { of: FIRST, layout: layout(&tree), new_files: Vec::new() })?;
     source.say(&ToTarget::RoundEnd(0))?;
     ensure!(source.hear()? == ToSource::RoundApplied(0), "the layout is not taken");
-    Ok((source, pid, image))
+    Ok((source, pid, tree))
+}
+
+fn layout(tree: &TreeImage) -> Layout {
+    tree.processes[0].memory.layout.clone()
 }
 
 fn pages(lab: &mut Lab) -> Result<()> {
     lab.serve("b")?;
     let victim = Victim::start(lab, "threads")?;
-    let (_source, pid, image) = begun(lab, &victim)?;
+    let (_source, pid, tree) = begun(lab, &victim)?;
     let skeleton = lab.host("b").outside_pid(nix::unistd::Pid::from_raw(pid))?;
     let maps = fs::read_to_string(format!("/proc/{skeleton}/maps"))?;
     // scratch area, vDSO: what is there and was not announced
     let own: Vec<u64> = maps
         .lines()
         .filter_map(|line| u64::from_str_radix(line.split('-').next()?, 16).ok())
-        .filter(|start| image.memory.layout.vmas.iter().all(|v| !(v.start..v.end).contains(start)))
+        .filter(|start| layout(&tree).vmas.iter().all(|v| !(v.start..v.end).contains(start)))
         .collect();
     ensure!(own.len() >= 3, "no areas of its own: {maps}");
     drop(_source);
-    let last = image.memory.layout.vmas.last().context("no mapping")?.end;
+    let last = layout(&tree).vmas.last().context("no mapping")?.end;
     let elsewhere =
         [0, 0x1000, last, 0x7fff_ffff_f000, 1 << 47, 0xffff_ffff_ff60_0000, u64::MAX - 4095, 0x1234_5001];
     for address in own.into_iter().chain(elsewhere) {
@@ -305,15 +327,15 @@ fn pages(lab: &mut Lab) -> Result<()> {
 fn of_others(lab: &Lab, victim: &Victim) -> Result<()> {
     let range = || vec![PageRange::new(0x1000, 0x2000)];
     for other in [ProcessIndex(1), ProcessIndex(u32::MAX)] {
-        let (mut source, _, image) = begun(lab, victim)?;
-        source.frame(kind::PAGES, &page(other, image.memory.layout.vmas[0].start))?;
+        let (mut source, _, tree) = begun(lab, victim)?;
+        source.frame(kind::PAGES, &page(other, layout(&tree).vmas[0].start))?;
         let words = format!("{other} of a tree of one");
         let said = source.failure()?;
         ensure!(said.contains(&words), "pages of {other}: {said}");
         for message in [
             ToTarget::Zero(other, range()),
             ToTarget::Drop(other, range()),
-            ToTarget::Layout { of: other, layout: image.memory.layout.clone(), new_files: Vec::new() },
+            ToTarget::Layout { of: other, layout: layout(&tree), new_files: Vec::new() },
         ] {
             let (mut source, ..) = begun(lab, victim)?;
             source.say(&message)?;
@@ -333,20 +355,20 @@ fn states(lab: &mut Lab) -> Result<()> {
     lab.serve("b")?;
     let victim = Victim::start(lab, "threads")?;
     let moments = Moments { frozen_ns: i64::MIN, stopped_ns: i64::MIN, captured_ns: i64::MAX };
-    for (index, (_, lie)) in LIES.iter().enumerate() {
-        let (mut source, _, mut image) = begun(lab, &victim)?;
-        image.threads.iter_mut().for_each(|t| t.regs = vec![0; 27]);
-        lie(&mut image);
-        source.say(&ToTarget::State(Box::new(TreeImage::new(vec![image])), moments))?;
+    for (index, (_, lie)) in lies().enumerate() {
+        let (mut source, _, mut tree) = begun(lab, &victim)?;
+        tree.processes[0].threads.iter_mut().for_each(|t| t.regs = vec![0; 27]);
+        lie(&mut tree);
+        source.say(&ToTarget::State(Box::new(tree), moments))?;
         let said = source.failure().with_context(|| format!("lie {index}"))?;
         ensure!(!said.is_empty(), "lie {index}");
     }
-    let (mut source, _, image) = begun(lab, &victim)?;
-    source.say(&ToTarget::State(Box::new(TreeImage::new(vec![image])), moments))?;
+    let (mut source, _, tree) = begun(lab, &victim)?;
+    source.say(&ToTarget::State(Box::new(tree), moments))?;
     ensure!(source.failure()?.contains("registers"), "threads without registers");
     for (mapped, words) in [("/dev/full", "no regular file"), ("/dev/mem", "mapped file")] {
-        let (mut source, _, image) = begun(lab, &victim)?;
-        let mut layout = image.memory.layout.clone();
+        let (mut source, _, tree) = begun(lab, &victim)?;
+        let mut layout = layout(&tree);
         let device =
             Vma { backing: Backing::File { path: mapped.into() }, prot: 1, ..vma(0x1000_0000, 0x1000_1000) };
         layout.vmas.push(device);
@@ -355,8 +377,8 @@ fn states(lab: &mut Lab) -> Result<()> {
         let said = source.failure()?;
         ensure!(said.contains(words) || said.contains("no regular file"), "{mapped}: {said}");
     }
-    let (mut source, _, image) = begun(lab, &victim)?;
-    let mut layout = image.memory.layout.clone();
+    let (mut source, _, tree) = begun(lab, &victim)?;
+    let mut layout = layout(&tree);
     // an object of eight exabytes less a page: it takes nothing, and nothing is made of it
     layout.objects.push(object(i64::MAX as u64 & !4095, 4096));
     source.say(&ToTarget::Layout { of: FIRST, layout, new_files: Vec::new() })?;

@@ -3,7 +3,7 @@
 
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
-use ulpm::image::{FIRST, TreeImage};
+use ulpm::image::FIRST;
 use ulpm::transport::protocol::{Moments, ToTarget};
 
 use super::super::trial;
@@ -93,17 +93,16 @@ fn state(lab: &mut Lab) -> Result<()> {
     ];
     for (words, lie) in lies {
         let truth = description(victim.outside_pid(lab)?)?;
-        let mut image = truth.tree.processes[0].clone();
+        let mut tree = truth.tree.clone();
+        let image = &mut tree.processes[0];
         let mut source = Source::greet(lab)?;
         source.begin(truth)?;
         image.threads.iter_mut().for_each(|t| t.regs = vec![0; 27]);
-        lie(&mut image);
+        lie(image);
         let layout = image.memory.layout.clone();
         source.say(&ToTarget::Layout { of: FIRST, layout, new_files: Vec::new() })?;
-        source.say(&ToTarget::State(
-            Box::new(TreeImage::new(vec![image])),
-            Moments { frozen_ns: 0, stopped_ns: 0, captured_ns: 0 },
-        ))?;
+        source
+            .say(&ToTarget::State(Box::new(tree), Moments { frozen_ns: 0, stopped_ns: 0, captured_ns: 0 }))?;
         let said = source.failure()?;
         ensure!(said.contains("may not do this") && said.contains(words), "{words}: {said}");
     }

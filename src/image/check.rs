@@ -85,7 +85,6 @@ fn process(p: &ProcessImage, frozen: bool) -> Checked {
     insist(p.threads.iter().all(|t| t.ended.is_none() || t.tid == p.pid && may_end), || {
         "a thread that has ended".to_owned()
     })?;
-    p.threads.iter().filter_map(|t| t.directory.as_ref()).try_for_each(|own| path(&own.cwd))?;
     insist(p.queued.len() <= MAX_TIMERS, || format!("{} queued signals", p.queued.len()))?;
     path(&p.memory.exe)?;
     timers(&p.timers)?;
@@ -103,7 +102,6 @@ fn thread(t: &ThreadImage, frozen: bool) -> Checked {
     insist(t.xstate.len() <= MAX_XSTATE, || format!("{} bytes of extended state", t.xstate.len()))?;
     insist(t.queued.len() <= MAX_TIMERS, || format!("{} queued signals", t.queued.len()))?;
     insist(t.creds.groups.len() <= 1 << 16, || format!("{} groups", t.creds.groups.len()))?;
-    insist(t.sched.affinity.len() <= 8192, || "an impossible CPU mask".to_owned())?;
     insist(!t.comm.contains(&0) && t.comm.len() < 16, || "an impossible thread name".to_owned())?;
     insist(t.segments.len() <= 3, || format!("{} segments", t.segments.len()))?;
     let dispatch = t.dispatch.unwrap_or_default();
@@ -121,7 +119,7 @@ fn thread(t: &ThreadImage, frozen: bool) -> Checked {
 /// Nothing by which the kernel would write to its memory.
 fn has_nothing(t: &ThreadImage) -> bool {
     let silent = t.rseq.0 == 0 && t.robust_list.0 == 0 && t.clear_child_tid == 0;
-    silent && t.wait.is_none() && t.patch.is_none() && t.dispatch.is_none() && t.directory.is_none()
+    silent && t.wait.is_none() && t.patch.is_none() && t.dispatch.is_none()
 }
 
 fn timers(t: &Timers) -> Checked {

@@ -2,7 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::file_path::FilePath;
 use super::files::FilesImage;
 use super::memory::MemoryImage;
 use super::process_index::ProcessIndex;
@@ -34,8 +33,6 @@ pub struct ThreadImage {
     pub xstate: Vec<u8>,
     /// Blocked signals.
     pub sigmask: u64,
-    /// `sigaltstack`: address, flags, size.
-    pub altstack: (u64, i32, u64),
     /// rseq: address, size, signature.
     pub rseq: (u64, u32, u32),
     /// Robust futex list: head, length.
@@ -48,12 +45,8 @@ pub struct ThreadImage {
     pub comm: Vec<u8>,
     /// Credentials (they belong to the thread).
     pub creds: Credentials,
-    /// Scheduling.
-    pub sched: Sched,
-    /// Modes of its own.
-    pub modes: Modes,
-    /// Directory and umask, if it has left those of its process.
-    pub directory: Option<OwnDirectory>,
+    /// What else it has of its own (`state/thread/`).
+    pub states: States,
     /// Syscall user dispatch, where it is on.
     pub dispatch: Option<Dispatch>,
     /// Segments of its own (`struct user_desc`).
@@ -62,15 +55,6 @@ pub struct ThreadImage {
     pub wait: Option<Wait>,
     /// Bytes that its registers rely on (a shortened timeout below its stack), and where they go.
     pub patch: Option<(u64, Vec<u8>)>,
-}
-
-/// Directory and umask of a thread that shares them with nobody (`unshare(CLONE_FS)`); its root directory is the process's.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct OwnDirectory {
-    /// Current directory.
-    pub cwd: FilePath,
-    /// `umask`.
-    pub umask: u32,
 }
 
 /// A timed wait whose end the source's kernel kept: issued anew at the target with the time left.
@@ -84,23 +68,6 @@ pub struct Wait {
     pub left_ns: u64,
 }
 
-/// Modes that each thread has of its own.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Modes {
-    /// `personality(2)`.
-    pub personality: u32,
-    /// `PR_MCE_KILL_GET`.
-    pub mce_kill: i32,
-    /// `PR_GET_TSC`.
-    pub tsc: i32,
-    /// `PR_GET_PDEATHSIG`.
-    pub parent_death: i32,
-    /// `PR_GET_SPECULATION_CTRL` of store bypass, indirect branches and the flush of the first cache; negative: not known there.
-    pub speculation: [i32; 3],
-    /// `ARCH_GET_CPUID`: `cpuid` may be executed. `None`: the CPU cannot forbid it.
-    pub cpuid: Option<bool>,
-}
-
 /// Syscall user dispatch (`struct ptrace_sud_config`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dispatch {
@@ -112,29 +79,6 @@ pub struct Dispatch {
     pub offset: u64,
     /// Its length.
     pub len: u64,
-}
-
-/// Scheduling attributes of a thread.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sched {
-    /// `SCHED_*`.
-    pub policy: u32,
-    /// `SCHED_FLAG_*`.
-    pub flags: u64,
-    /// Nice value.
-    pub nice: i32,
-    /// Real-time priority.
-    pub priority: u32,
-    /// Deadline: runtime, deadline, period in nanoseconds. Of the fair policies the runtime is the slice (Linux 6.12).
-    pub deadline: (u64, u64, u64),
-    /// Utilization clamps, least and most of 1024; both 0: the kernel has none.
-    pub clamps: (u32, u32),
-    /// Allowed CPUs, the kernel's bit mask.
-    pub affinity: Vec<u8>,
-    /// `ioprio_get`.
-    pub ioprio: i32,
-    /// Timer slack in nanoseconds.
-    pub timer_slack_ns: u64,
 }
 
 /// Credentials of a thread.

@@ -15,9 +15,10 @@ use crate::state::files::{self, FilesOptions};
 use crate::state::overruns::{self, Taker};
 use crate::state::room::NoRoom;
 use crate::state::seam::process::SeenProcess;
+use crate::state::thread::scheduling;
 use crate::state::{
-    StateError, memory_modes, mm_fields, namespaces, process, program, room, scheduling, sharing, signals,
-    threads, timers, waits,
+    StateError, memory_modes, mm_fields, namespaces, process, program, room, sharing, signals, threads,
+    timers, waits,
 };
 use crate::sys::process::{pidfd_of_thread, pidfd_open, pidfd_send_signal, tgkill};
 use crate::sys::ptrace::Regs;

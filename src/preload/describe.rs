@@ -13,9 +13,11 @@ use crate::state::files::{self, FilesOptions};
 use crate::state::process::limits::ResourceLimits;
 use crate::state::seam::State as _;
 use crate::state::seam::process::SeenProcess;
+use crate::state::seam::thread::SeenThread;
+use crate::state::thread::{self as states, scheduling};
 use crate::state::{
     StateError, credentials, half_done, huge_pages, memory_map, memory_modes, mm_fields, namespaces, numa,
-    overruns, probes, process, program, room, scheduling, seccomp, sharing, sysv, threads, timers,
+    overruns, probes, process, program, room, seccomp, sharing, sysv, threads, timers,
 };
 use crate::sys::process::pidfd_of_thread;
 use crate::sys::stat::start_time;
@@ -192,12 +194,12 @@ fn mapped_files(
 
 fn thread(pid: i32, tid: i32, cpus: &[u8]) -> Result<ThreadImage, StateError> {
     let status = threads::status_of(tid)?;
+    let seen = SeenThread { voice: pid, tid, status: &status, cpus };
     Ok(ThreadImage {
         tid: threads::inner_tid(&status, tid),
         comm: status.name.clone(),
         creds: credentials::of_status(&status),
-        sched: scheduling::capture(tid, cpus)?,
-        directory: sharing::own_directory(pid, tid, &status)?,
+        states: states::describe(&seen, false)?,
         ..ThreadImage::default()
     })
 }

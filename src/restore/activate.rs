@@ -3,10 +3,14 @@
 //! Order, and what it rests on:
 //! 1. descriptors (the socket to `ulpm serve` goes with that step), so that calls which name them can be made;
 //! 2. threads, before timers that signal one of them;
-//! 3. the process: actions, directories, mm pointers, timers, epoll;
-//! 4. each thread: what it must say itself, its credentials, then rseq (from then on the kernel writes there);
-//! 5. what a change of credentials resets; limits; scheduling; mappings' flags; seals;
+//! 3. the process: actions and the like (`ProcessStage::Inside`), directories (`AsUser`), mm pointers, timers, epoll;
+//! 4. limits and scores (`Outside`), mappings' flags, seals;
+//! 5. each thread: its directory (`ThreadStage::AsUser`), what it must say itself (`Itself`), its credentials, what a change of
+//!    those resets (`AfterCredentials`; of the process, after the last thread's: `ProcessStage::Last`), then rseq (from then on the
+//!    kernel writes there), and scheduling (`Outside`);
 //! 6. waits, registers, and the scratch area goes.
+//!
+//! The stages are those of the states in `state/process/` and `state/thread/`; the rest has its place here.
 //!
 //! A main thread that has ended at the source does all this, too, and ends as the first thing when it is let go.
 
@@ -23,8 +27,9 @@ use crate::image::memory::{MemoryImage, MmFields};
 use crate::image::process::{Credentials, ProcessImage, ThreadImage};
 use crate::state::files::{EpollAdd, RestoreContext};
 use crate::state::seam::process::ProcessStage;
+use crate::state::seam::thread::{ThreadPut, ThreadStage};
 use crate::state::{
-    credentials, memory_modes, mm_fields, modes, process, scheduling, signals, threads, timers, waits,
+    credentials, memory_modes, mm_fields, process, signals, thread as states, threads, timers, waits,
 };
 use crate::sys::kernel::Kernel;
 use crate::sys::regs::from_words;
@@ -147,25 +152,31 @@ fn put_thread(
 ) -> Result<(), RestoreError> {
     let tracee = tracee(skeleton, thread.tid)?;
     let mut batch = skeleton.batch();
-    if let Some(own) = &thread.directory {
-        skeleton.as_user(&mut batch, |batch| threads::put_directory(batch, own));
+    let ended = thread.ended.is_some();
+    let put = |stage, batch: &mut Batch| {
+        let to = ThreadPut { tid: tracee.0, ended, stage, cpus, batch };
+        states::put(&thread.states, to)
+    };
+    if states::paths(thread)?.is_empty() {
+        put(ThreadStage::AsUser, &mut batch)?;
+    } else {
+        skeleton.as_user(&mut batch, |batch| put(ThreadStage::AsUser, batch))?;
     }
-    if thread.ended.is_none() {
+    put(ThreadStage::Itself, &mut batch)?;
+    if !ended {
         threads::put_self(&mut batch, image.pid, thread);
     }
     let name = batch.string(&thread.comm);
     batch.call("prctl(SET_NAME)", libc::SYS_prctl, &[libc::PR_SET_NAME as u64, name, 0, 0, 0]);
     credentials::put(&mut batch, have, &thread.creds);
-    if thread.ended.is_none() {
-        modes::put(&mut batch, thread.modes);
-    }
+    put(ThreadStage::AfterCredentials, &mut batch)?;
     if thread.tid == image.pid {
         process::put(&image.states, skeleton.pid, ProcessStage::Last, &mut batch)?;
         memory_modes::put_late(&mut batch, &image.memory.modes);
     }
     threads::put_rseq(&mut batch, thread);
     skeleton.run_in(tracee, &batch)?;
-    Ok(scheduling::put(tracee.0, &thread.sched, cpus)?)
+    Ok(put(ThreadStage::Outside, &mut skeleton.batch())?)
 }
 
 fn tracee(skeleton: &Skeleton, tid: i32) -> Result<Thread, RestoreError> {

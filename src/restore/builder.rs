@@ -31,7 +31,8 @@ use crate::image::{
     check as image_check,
 };
 use crate::state::files::{Access, FileCheck, RestoreContext, UnixPair, Vetted, check_file};
-use crate::state::{sanity, scheduling, waits};
+use crate::state::thread::scheduling;
+use crate::state::{sanity, waits};
 use crate::sys::process::{only, set_affinity};
 use crate::sys::rights::Rights;
 use crate::sys::time::{ClockOffsets, since_boottime};

@@ -16,6 +16,7 @@ use crate::image::process::{Credentials, ProcessImage};
 use crate::image::{Backing, FilePath, Note, Obstacle};
 use crate::state::process::{self, limits::ResourceLimits};
 use crate::state::seam::State as _;
+use crate::state::thread;
 use crate::sys::process::prlimit;
 use crate::sys::rights::Rights;
 use crate::transport::permit::{Day, Permit, Users};
@@ -260,13 +261,9 @@ impl Authority {
     /// What only root could have given it, or could give it here.
     fn powers(&self, image: &ProcessImage, found: &mut Found) -> Result<(), RestoreError> {
         const ANY: &str = "--users any";
-        const IOPRIO_RT: i32 = 1;
         for thread in &image.threads {
-            let sched = &thread.sched;
-            let fair =
-                matches!(sched.policy as i32, libc::SCHED_OTHER | libc::SCHED_BATCH | libc::SCHED_IDLE);
-            if !fair || sched.nice < 0 || sched.ioprio >> 13 == IOPRIO_RT {
-                found.add(&format!("thread {}", thread.tid), "it runs ahead of others".into(), ANY);
+            for why in thread::powers(thread)? {
+                found.add(&format!("thread {}", thread.tid), why, ANY);
             }
         }
         for (object, why) in process::powers(&image.states)? {
@@ -374,9 +371,11 @@ fn image_paths(image: &ProcessImage, open: &FilesImage) -> Result<BTreeSet<FileP
         _ => None,
     });
     // everybody may be at the top
-    let apart = image.threads.iter().filter_map(|thread| Some(&thread.directory.as_ref()?.cwd));
-    let states = process::paths(&image.states)?;
-    let others = states.iter().map(|(_, path)| path).chain([&image.memory.exe]).chain(apart);
+    let mut states = process::paths(&image.states)?;
+    for thread in &image.threads {
+        states.extend(thread::paths(thread)?);
+    }
+    let others = states.iter().map(|(_, path)| path).chain([&image.memory.exe]);
     let others = others.filter(|path| !path.is_root());
     let files = image.memory.files.iter().map(|(path, _)| path);
     Ok(open.chain(mapped).chain(files).chain(others).cloned().collect())

@@ -12,7 +12,8 @@ use crate::image::process::ProcessImage;
 use crate::image::{FilePath, Note, Obstacle};
 use crate::state::files::{self, Access, FileCheck, Vetted};
 use crate::state::seam::TargetHost;
-use crate::state::{credentials, process, program, reasons, scheduling, timers};
+use crate::state::thread::{self, scheduling};
+use crate::state::{credentials, process, program, reasons, timers};
 use crate::sys::kernel::Kernel;
 use crate::sys::time::ClockOffsets;
 use crate::transport::protocol::{Description, PidChoice};
@@ -82,18 +83,12 @@ fn check_process(
     check_rights(kernel, process, found);
     found.notes.extend(credentials::notes_here(process));
     let host = TargetHost { cpus: scheduling::online_cpus() };
-    let cpus = &host.cpus;
     let (obstacles, notes) = process::here(process.pid, &process.states, &host)?;
     found.obstacles.extend(obstacles);
     found.notes.extend(notes);
-    for thread in process.threads.iter().filter(|t| !scheduling::can_run(&t.sched, cpus)) {
-        found.obstacles.push(Obstacle::new(
-            format!("thread {}", thread.tid),
-            "it may run only on CPUs that the target does not have",
-            "widen its affinity with taskset",
-        ));
+    for thread in &process.threads {
+        found.obstacles.extend(thread::obstacles_here(thread, &host)?);
     }
-    found.obstacles.extend(scheduling::obstacles(&process.threads, cpus));
     check_vdso(process, found);
     if !kernel.timer_ids && !timers::countable(&process.timers.posix) {
         found.obstacles.push(Obstacle::new(
@@ -127,11 +122,12 @@ fn check_files(
     found.notes.extend(checked.notes);
     found.needs_hash.extend(checked.needs_hash);
     found.vetted.extend(checked.vetted);
-    let apart = process.threads.iter().filter_map(|thread| thread.directory.as_ref());
-    let apart = apart.map(|own| ("current directory", &own.cwd));
-    let places = process::paths(&process.states)?;
+    let mut places = process::paths(&process.states)?;
+    for thread in &process.threads {
+        places.extend(thread::paths(thread)?);
+    }
     let places = places.iter().map(|(what, path)| (*what, path));
-    for (what, path) in places.chain([("program", &process.memory.exe)]).chain(apart) {
+    for (what, path) in places.chain([("program", &process.memory.exe)]) {
         if !path.as_path().exists() {
             found.obstacles.push(Obstacle::new(
                 format!("{what} {path}"),

@@ -12,8 +12,8 @@
 //! | [`huge_pages`] | how many huge pages (hugetlb) it all takes |
 //! | [`memory_modes`] | modes of the address space: huge pages off, merging, MDWE, locking of what comes |
 //! | [`mm_fields`] | brk, arguments, environment, auxiliary vector, exe link |
-//! | [`threads`] | registers, masks, alternate stacks, rseq, robust lists, tid addresses |
-//! | [`modes`] | of each thread: personality, time stamp counter, memory errors, parent's death |
+//! | [`thread`] | the list of those of a thread: scheduling, modes, alternate stack, a directory of its own |
+//! | [`threads`] | registers, masks, rseq, robust lists, tid addresses |
 //! | [`waits`] | system calls that the freeze interrupted |
 //! | [`signals`] | queued signals |
 //! | [`timers`] | interval timers and POSIX timers |
@@ -24,7 +24,6 @@
 //! | [`program`] | the program's file, the vDSO (refused where they are gone) |
 //! | [`reasons`] | texts that an obstacle and its row in the table share |
 //! | [`room`] | whether there is room for remote calls |
-//! | [`scheduling`] | policy, nice, affinity, I/O priority, timer slack |
 //! | [`namespaces`] | whose they must be (refused where they differ) |
 //! | [`inode`] | owner, mode and times of what has no name |
 //! | [`shm`] | files of `/dev/shm` whose name in the mappings is gone |
@@ -36,7 +35,7 @@
 //! | [`files`] | descriptors, one file per kind |
 //! | [`verdicts`] | what a move does with each kind of state: the table behind `docs/SUPPORT.md` |
 //!
-//! To add a kind of state of a process: one new file in `process/` and one line in its list. Of a descriptor: `files/kinds.rs`.
+//! To add a kind of state: one new file in `process/` or `thread/` and one line in its list. Of a descriptor: `files/kinds.rs`.
 
 pub mod credentials;
 pub mod digest;
@@ -49,7 +48,6 @@ pub mod inode;
 pub mod memory_map;
 pub mod memory_modes;
 pub mod mm_fields;
-pub mod modes;
 pub mod namespaces;
 pub mod numa;
 pub mod overruns;
@@ -60,7 +58,6 @@ pub mod reasons;
 pub mod robust;
 pub mod room;
 pub mod sanity;
-pub mod scheduling;
 pub mod seam;
 pub mod seccomp;
 pub mod shared_memory;
@@ -68,6 +65,7 @@ pub mod sharing;
 pub mod shm;
 pub mod signals;
 pub mod sysv;
+pub mod thread;
 pub mod threads;
 pub mod timers;
 pub mod verdicts;

@@ -9,13 +9,11 @@
 //! | `KCMP_SYSVSEM` | `state::sysv` | always |
 //! | `KCMP_SIGHAND`, `KCMP_IO` | only with the address space; no state | always; no state |
 
-use crate::image::process::OwnDirectory;
-use crate::image::{FilePath, Obstacle};
+use crate::image::Obstacle;
 use crate::sys::kcmp::{self, Shared};
-use crate::sys::status::Status;
 use crate::sys::voice;
 
-use super::error::StateError;
+use super::thread::own_directory::is_apart;
 
 /// What other processes share with this one, and threads among themselves.
 pub fn obstacles(pid: i32, tids: &[i32]) -> Vec<Obstacle> {
@@ -67,34 +65,4 @@ fn between_threads(pid: i32, tids: &[i32]) -> Vec<Obstacle> {
         }
     }
     found
-}
-
-/// `pid`: the process, by a thread that lives.
-fn is_apart(pid: i32, tid: i32) -> bool {
-    let differs = || kcmp::shared(pid, tid, Shared::Directories) == Some(false);
-    tid != pid && differs() && has_directories(pid, pid) && has_directories(pid, tid)
-}
-
-fn has_directories(pid: i32, tid: i32) -> bool {
-    std::fs::read_link(format!("/proc/{pid}/task/{tid}/cwd")).is_ok()
-}
-
-/// Directory and umask of a thread that has left those of its process (`unshare(CLONE_FS)`). `pid`: the process, by a thread that lives.
-pub fn own_directory(pid: i32, tid: i32, status: &Status) -> Result<Option<OwnDirectory>, StateError> {
-    if !is_apart(pid, tid) {
-        return Ok(None);
-    }
-    let link = |name: &str| {
-        std::fs::read_link(format!("/proc/{pid}/task/{tid}/{name}"))
-            .map(FilePath::from)
-            .map_err(StateError::io(pid, format!("reading the {name} of thread {tid}")))
-    };
-    // a thread that is ending has none
-    let (Some(umask), Ok(cwd)) = (status.umask, link("cwd")) else { return Ok(None) };
-    let root = link("root")?;
-    if !root.is_root() {
-        let why = format!("thread {tid}: it has a root directory of its own, {root}");
-        return Err(StateError::Obstacles(why));
-    }
-    Ok(Some(OwnDirectory { cwd, umask }))
 }

@@ -1,15 +1,16 @@
-//! One thread: registers and extended state, signal mask, alternate stack, rseq, robust list, tid address,
-//! name. Credentials, scheduling and waits have files of their own.
+//! One thread: registers and extended state, signal mask, rseq, robust list, tid address, name. Credentials and waits have files
+//! of their own; scheduling, modes, alternate stack and directory are kinds of the list in `state/thread/`.
 //!
-//! Order at the target, and why: what needs privileges first; then what the thread says about itself (alternate
-//! stack, robust list, tid address, rseq, queued signals: they must be said by the thread); registers last.
+//! Order at the target, and why: what needs privileges first; then what the thread says about itself (robust list, tid address,
+//! rseq, queued signals: they must be said by the thread); registers last.
 
 use nix::errno::Errno;
 
 use super::error::StateError;
 use super::overruns::Taker;
-use super::{credentials, modes, probes, scheduling, sharing, signals, waits};
-use crate::image::process::{Dispatch, OwnDirectory, ThreadImage};
+use super::seam::thread::SeenThread;
+use super::{credentials, probes, signals, thread as states, waits};
+use crate::image::process::{Dispatch, ThreadImage};
 use crate::sys::ptrace::{self, DispatchConfiguration, Regs};
 use crate::sys::regs::{from_words, words};
 use crate::sys::status::Status;
@@ -56,16 +57,15 @@ pub fn capture<Q>(
     let status = status_of(tid)?;
     // before any call in its name: it may have confined itself since preflight
     ward::insist_unconfined(thread, status.seccomp != 0)?;
-    let mut image = seen(thread, context, &remote, &taken, &status)?;
+    let mut image = seen(thread, &remote, &taken, &status)?;
     let mut batch = Batch::new(context.scratch);
-    let altstack = batch.space(24);
     let tid_address = batch.space(8);
-    batch.call("sigaltstack", libc::SYS_sigaltstack, &[0, altstack]);
     batch.attempt("prctl(GET_TID_ADDRESS)", libc::SYS_prctl, &[PR_GET_TID_ADDRESS, tid_address, 0, 0, 0]);
     let securebits = credentials::ask(&mut batch);
-    let mode = modes::ask(&mut batch);
+    let looked = SeenThread { voice: context.frozen.voice().0, tid, status: &status, cpus: context.cpus };
+    let (own, awaited) = states::capture(&looked, &mut batch)?;
+    image.states = own;
     let probe = probes::ask(&mut batch, image.tid, &image.creds, context.witness);
-    let slack = scheduling::ask_slack(&mut batch, &image.sched);
     let question = ask(&mut batch);
     let plain = Plain::of(thread);
     let process = status.nstgid.last().copied().unwrap_or(status.tgid);
@@ -88,11 +88,9 @@ pub fn capture<Q>(
     image.queued = signals::queued(tid, false)?;
     image.queued.extend(signals::without_entry(status.sigpnd, &image.queued));
     remote.finish()?;
-    image.altstack = (outcome.word(altstack), outcome.half(altstack + 8) as i32, outcome.word(altstack + 16));
     image.clear_child_tid = outcome.word(tid_address);
     image.creds.securebits = credentials::answer(&outcome, securebits);
-    image.modes = modes::answer(&outcome, &mode);
-    scheduling::answer_slack(&mut image.sched, &outcome, slack);
+    awaited.read(&outcome, &mut image.states)?;
     let hidden = probes::obstacles(tid, &outcome, &probe);
     if let Some(first) = hidden.first() {
         return Err(StateError::Obstacles(first.to_string()));
@@ -103,7 +101,6 @@ pub fn capture<Q>(
 /// What is seen of a borrowed thread without asking it.
 fn seen(
     thread: Thread,
-    context: &Context<'_>,
     remote: &Remote<'_>,
     taken: &waits::Taken,
     status: &Status,
@@ -124,8 +121,6 @@ fn seen(
         robust_list: process::robust_list(tid).map_err(kernel("reading the robust list"))?,
         comm: status.name.clone(),
         creds: credentials::of_status(status),
-        sched: scheduling::capture(tid, context.cpus)?,
-        directory: sharing::own_directory(context.frozen.voice().0, tid, status)?,
         dispatch: remote.dispatch().map(|d| Dispatch {
             mode: d.mode,
             selector: d.selector,
@@ -142,12 +137,13 @@ fn seen(
 /// A main thread that has ended while others live: what is left of it.
 pub fn ended(pid: i32, cpus: &[u8]) -> Result<ThreadImage, StateError> {
     let status = status_of(pid)?;
+    let seen = SeenThread { voice: pid, tid: pid, status: &status, cpus };
     Ok(ThreadImage {
         tid: inner_tid(&status, pid),
         ended: Some(voice::exit_status(pid)),
         comm: status.name.clone(),
         creds: credentials::of_status(&status),
-        sched: scheduling::capture(pid, cpus)?,
+        states: states::describe(&seen, true)?,
         ..ThreadImage::default()
     })
 }
@@ -162,31 +158,13 @@ pub fn status_of(tid: i32) -> Result<Status, StateError> {
     Status::of(tid).map_err(StateError::io(tid, "reading the status"))
 }
 
-/// Says of the thread that executes the batch what only it can say: all of it, since a skeleton has an alternate stack of its own
-/// (that of `ulpm serve`, which a handler with `SA_ONSTACK` would use).
+/// Says of the thread that executes the batch what only it can say.
 pub fn put_self(batch: &mut Batch, pid: i32, image: &ThreadImage) {
-    const SS_ONSTACK: i32 = 1;
     /// Bytes of `struct robust_list_head`.
     const HEAD: u64 = 24;
-    let (sp, flags, size) = image.altstack;
-    let mut stack = sp.to_le_bytes().to_vec();
-    // "on the stack" is told by the stack pointer, it is not set
-    stack.extend_from_slice(&u64::from((flags & !SS_ONSTACK) as u32).to_le_bytes());
-    stack.extend_from_slice(&size.to_le_bytes());
-    let at = batch.bytes(&stack);
-    batch.call("sigaltstack", libc::SYS_sigaltstack, &[at, 0]);
     batch.call("set_robust_list", libc::SYS_set_robust_list, &[image.robust_list.0, HEAD]);
     batch.call("set_tid_address", libc::SYS_set_tid_address, &[image.clear_child_tid]);
-    scheduling::put_slack(batch, &image.sched);
     signals::put_queued(batch, pid, image.tid, &image.queued);
-}
-
-/// Leaves the directories of the process, if the thread had.
-pub fn put_directory(batch: &mut Batch, own: &OwnDirectory) {
-    batch.call("unshare(CLONE_FS)", libc::SYS_unshare, &[libc::CLONE_FS as u64]);
-    let cwd = batch.string(&own.cwd);
-    batch.call("chdir", libc::SYS_chdir, &[cwd]);
-    batch.call("umask", libc::SYS_umask, &[u64::from(own.umask)]);
 }
 
 /// Registers rseq: last of all calls, because from then on the kernel writes to that memory.

@@ -14,11 +14,11 @@ use ulpm::image::{
     Backing, FIRST, MemoryImage, Note, ObjectId, Obstacle, PageOwner, PageRange, ProcessImage, ProcessIndex,
     Relations, States, ThreadImage, TreeImage, Vma, VmaFlags,
 };
-use ulpm::state::process;
 use ulpm::state::process::confinement::Confinement;
 use ulpm::state::process::limits::ResourceLimits;
 use ulpm::state::process::signal_actions::SignalActions;
 use ulpm::state::seam::State as _;
+use ulpm::state::{process, thread};
 use ulpm::sys::time::ClockOffsets;
 use ulpm::transport::Frame;
 use ulpm::transport::frame::Header;
@@ -215,11 +215,12 @@ fn states() -> States {
 }
 
 fn tree() -> TreeImage {
-    let thread = |tid| ThreadImage {
+    let of = |tid| ThreadImage {
         tid,
         regs: (0..27).collect(),
         xstate: vec![0; 16],
         comm: b"x".to_vec(),
+        states: thread::defaults().unwrap(),
         queued: vec![vec![0; 128]],
         wait: Some(Wait { nr: 230, args: [1; 6], left_ns: 10 }),
         patch: Some((0x50_0000, vec![0; 16])),
@@ -250,7 +251,7 @@ fn tree() -> TreeImage {
     let process = ProcessImage {
         pid: 7,
         memory,
-        threads: vec![thread(7), thread(8)],
+        threads: vec![of(7), of(8)],
         queued: Vec::new(),
         timers: Timers { itimers: vec![[0, 0, 1, 0]; 3], posix: vec![timer] },
         states: states(),

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::image::files::{FileKind, OpenFile, TimerFd};
 use crate::image::obstacle::Obstacle;
-use crate::state::scheduling;
+use crate::state::thread::scheduling;
 use crate::sys::process::on_each_cpu;
 use crate::sys::timerfd;
 use crate::tracee::together::ahead_of_the_urgent;

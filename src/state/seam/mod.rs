@@ -15,6 +15,7 @@
 //! An image has every state of the list, in that order, and no other: what is missing or unknown is refused by name.
 
 pub mod process;
+pub mod thread;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -84,6 +85,10 @@ impl<S: State> Captured<S> {
             Captured::AsDescribed => Ok(()),
             Captured::Seen(state) => state.store(states),
             Captured::Told(read) => {
+                // its place in the order
+                if states.get(S::NAME).is_none() {
+                    states.set(S::NAME, Vec::new());
+                }
                 let read = Box::new(move |outcome: &Outcome| read(outcome).bytes());
                 awaited.0.push((S::NAME, read));
                 Ok(())

@@ -4,6 +4,8 @@
 use anyhow::{Result, ensure};
 use libtest_mimic::Trial;
 use ulpm::image::FIRST;
+use ulpm::state::seam::State as _;
+use ulpm::state::thread::scheduling::Sched;
 use ulpm::transport::protocol::{Moments, ToTarget};
 
 use super::super::trial;
@@ -89,7 +91,11 @@ fn state(lab: &mut Lab) -> Result<()> {
         ("user root", |p| p.threads[0].creds.uids[3] = 0),
         ("group 0", |p| p.threads[0].creds.groups = vec![0]),
         ("capabilities", |p| p.threads[0].creds.caps[1] = 1 << 21),
-        ("ahead of others", |p| p.threads[0].sched.policy = 1),
+        ("ahead of others", |p| {
+            let states = &mut p.threads[0].states;
+            let ahead = Sched { policy: 1, ..Sched::of(states).expect("the truth has it") };
+            ahead.store(states).expect("a lie can be written");
+        }),
     ];
     for (words, lie) in lies {
         let truth = description(victim.outside_pid(lab)?)?;

@@ -1,7 +1,11 @@
 //! Modes that each thread has of its own, and only itself can tell and set: personality, access to the time stamp counter,
 //! policy for memory errors, signal at the parent's death, speculation, `cpuid`. The skeleton has those of `ulpm serve`, so each is put, whatever it is.
 
-use crate::image::process::Modes;
+use serde::{Deserialize, Serialize};
+
+use crate::state::error::StateError;
+use crate::state::seam::thread::{SeenThread, ThreadPut, ThreadStage, ThreadState};
+use crate::state::seam::{Captured, State};
 use crate::tracee::{Batch, Outcome};
 
 /// "Tell, and change nothing."
@@ -14,9 +18,45 @@ const DECIDES: i32 = 1;
 /// `PR_SPEC_ENABLE`, `DISABLE`, `FORCE_DISABLE`, `DISABLE_NOEXEC`: what it decided.
 const DECISIONS: i32 = 2 | 4 | 8 | 16;
 
+/// Modes that each thread has of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Modes {
+    /// `personality(2)`.
+    pub personality: u32,
+    /// `PR_MCE_KILL_GET`.
+    pub mce_kill: i32,
+    /// `PR_GET_TSC`.
+    pub tsc: i32,
+    /// `PR_GET_PDEATHSIG`.
+    pub parent_death: i32,
+    /// `PR_GET_SPECULATION_CTRL` of store bypass, indirect branches and the flush of the first cache; negative: not known there.
+    pub speculation: [i32; 3],
+    /// `ARCH_GET_CPUID`: `cpuid` may be executed. `None`: the CPU cannot forbid it.
+    pub cpuid: Option<bool>,
+}
+
+impl State for Modes {
+    const NAME: &'static str = "modes";
+}
+
+impl ThreadState for Modes {
+    const STAGES: &'static [ThreadStage] = &[ThreadStage::AfterCredentials];
+
+    fn capture(_seen: &SeenThread<'_>, batch: &mut Batch) -> Result<Captured<Self>, StateError> {
+        let question = ask(batch);
+        Ok(Captured::told(move |outcome| answer(outcome, &question)))
+    }
+
+    /// A change of credentials resets the signal at the parent's death.
+    fn put(&self, to: &mut ThreadPut<'_>) -> Result<(), StateError> {
+        put(to.batch, *self);
+        Ok(())
+    }
+}
+
 /// Where the answers of [`ask`] are.
 #[derive(Debug)]
-pub struct Question {
+struct Question {
     personality: usize,
     mce_kill: usize,
     tsc: u64,
@@ -26,7 +66,7 @@ pub struct Question {
 }
 
 /// Asks the thread that executes the batch.
-pub fn ask(batch: &mut Batch) -> Question {
+fn ask(batch: &mut Batch) -> Question {
     let [tsc, parent_death] = std::array::from_fn(|_| batch.space(4));
     let prctl = |batch: &mut Batch, option: i32, arg| {
         batch.attempt("prctl", libc::SYS_prctl, &[option as u64, arg, 0, 0, 0])
@@ -45,7 +85,7 @@ pub fn ask(batch: &mut Batch) -> Question {
 }
 
 /// Reads the answers.
-pub fn answer(outcome: &Outcome, q: &Question) -> Modes {
+fn answer(outcome: &Outcome, q: &Question) -> Modes {
     Modes {
         personality: outcome.results[q.personality] as u32,
         mce_kill: outcome.results[q.mce_kill] as i32,
@@ -60,9 +100,8 @@ pub fn answer(outcome: &Outcome, q: &Question) -> Modes {
     }
 }
 
-/// Sets them for the thread that executes the batch. After its credentials: a change of those resets the signal at the parent's
-/// death.
-pub fn put(batch: &mut Batch, want: Modes) {
+/// Sets them for the thread that executes the batch.
+fn put(batch: &mut Batch, want: Modes) {
     batch.call("personality", libc::SYS_personality, &[u64::from(want.personality)]);
     let mut prctl = |name, args: [u64; 3]| {
         batch.call(name, libc::SYS_prctl, &[args[0], args[1], args[2], 0, 0]);

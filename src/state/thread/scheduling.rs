@@ -3,17 +3,117 @@
 
 use nix::errno::Errno;
 
-use super::error::StateError;
+use serde::{Deserialize, Serialize};
+
 use crate::image::Obstacle;
-use crate::image::process::{Sched, ThreadImage};
+use crate::state::error::StateError;
+use crate::state::seam::thread::{SeenThread, ThreadPut, ThreadStage, ThreadState};
+use crate::state::seam::{Captured, State, TargetHost, insist};
 use crate::sys::process::{self, SchedAttr};
-use crate::tracee::{Batch, Outcome};
+use crate::tracee::Batch;
 
 /// `SCHED_FLAG_UTIL_CLAMP_MIN` and `MAX`: the clamps are meant to be set.
 const CLAMPS: u64 = 0x20 | 0x40;
 
-/// Reads the attributes. An affinity of every CPU of this host is kept as "all": an empty mask.
-pub fn capture(tid: i32, all_cpus: &[u8]) -> Result<Sched, StateError> {
+/// Scheduling attributes of a thread.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sched {
+    /// `SCHED_*`.
+    pub policy: u32,
+    /// `SCHED_FLAG_*`.
+    pub flags: u64,
+    /// Nice value.
+    pub nice: i32,
+    /// Real-time priority.
+    pub priority: u32,
+    /// Deadline: runtime, deadline, period in nanoseconds. Of the fair policies the runtime is the slice (Linux 6.12).
+    pub deadline: (u64, u64, u64),
+    /// Utilization clamps, least and most of 1024; both 0: the kernel has none.
+    pub clamps: (u32, u32),
+    /// Allowed CPUs, the kernel's bit mask.
+    pub affinity: Vec<u8>,
+    /// `ioprio_get`.
+    pub ioprio: i32,
+    /// Timer slack in nanoseconds.
+    pub timer_slack_ns: u64,
+}
+
+impl Sched {
+    /// One of the policies that share a CPU.
+    fn is_fair(&self) -> bool {
+        matches!(self.policy as i32, libc::SCHED_OTHER | libc::SCHED_BATCH | libc::SCHED_IDLE)
+    }
+}
+
+impl State for Sched {
+    const NAME: &'static str = "scheduling";
+
+    fn check(&self) -> Result<(), String> {
+        insist(self.affinity.len() <= 8192, "an impossible CPU mask")
+    }
+}
+
+impl ThreadState for Sched {
+    const STAGES: &'static [ThreadStage] = &[ThreadStage::Itself, ThreadStage::Outside];
+    const OUTLIVES: bool = true;
+
+    fn describe(seen: &SeenThread<'_>) -> Result<Self, StateError> {
+        read(seen.tid, seen.cpus)
+    }
+
+    /// Asks the thread for its timer slack, if that could not be read from outside (`timerslack_ns_show`). A real-time thread has none,
+    /// and so has one that we made urgent: but then it could be read.
+    fn capture(seen: &SeenThread<'_>, batch: &mut Batch) -> Result<Captured<Self>, StateError> {
+        let seen = read(seen.tid, seen.cpus)?;
+        if seen.timer_slack_ns != 0 {
+            return Ok(Captured::Seen(seen));
+        }
+        let args = [libc::PR_GET_TIMERSLACK as u64, 0, 0, 0, 0];
+        let call = batch.attempt("prctl(GET_TIMERSLACK)", libc::SYS_prctl, &args);
+        Ok(Captured::told(move |outcome| {
+            let timer_slack_ns = u64::try_from(outcome.results[call]).unwrap_or(0);
+            Self { timer_slack_ns, ..seen }
+        }))
+    }
+
+    fn obstacles_here(&self, tid: i32, host: &TargetHost) -> Vec<Obstacle> {
+        let mut found = Vec::new();
+        let mut add = |why: String, advice: &str| {
+            found.push(Obstacle::new(format!("thread {tid}"), why, advice));
+        };
+        if !can_run(self, &host.cpus) {
+            let why = "it may run only on CPUs that the target does not have";
+            add(why.to_owned(), "widen its affinity with taskset");
+        }
+        if let Err(e) = try_here(self, &host.cpus) {
+            let what = policy(self);
+            let why = format!("ulpm serve cannot give it its scheduling ({what}) here: {}", e.desc());
+            add(why, "start `ulpm serve` with CAP_SYS_NICE, on a kernel that has this policy");
+        }
+        found
+    }
+
+    fn powers(&self) -> Option<String> {
+        const IOPRIO_RT: i32 = 1;
+        let ahead = !self.is_fair() || self.nice < 0 || self.ioprio >> 13 == IOPRIO_RT;
+        ahead.then(|| "it runs ahead of others".to_owned())
+    }
+
+    /// The slack by the thread itself: from outside it cannot be set without `CAP_SYS_NICE`.
+    fn put(&self, to: &mut ThreadPut<'_>) -> Result<(), StateError> {
+        if to.stage == ThreadStage::Outside {
+            return put(to.tid, self, to.cpus);
+        }
+        if self.timer_slack_ns != 0 && !to.ended {
+            let args = [libc::PR_SET_TIMERSLACK as u64, self.timer_slack_ns, 0, 0, 0];
+            to.batch.attempt("prctl(SET_TIMERSLACK)", libc::SYS_prctl, &args);
+        }
+        Ok(())
+    }
+}
+
+/// Reads them. An affinity of every CPU of this host is kept as "all": an empty mask.
+fn read(tid: i32, all_cpus: &[u8]) -> Result<Sched, StateError> {
     let step = |what: &'static str| StateError::errno(tid, format!("reading the {what}"));
     let attr = process::sched_attr(tid).map_err(step("scheduling policy"))?;
     let affinity = process::affinity(tid).map_err(step("CPU affinity"))?;
@@ -31,28 +131,6 @@ pub fn capture(tid: i32, all_cpus: &[u8]) -> Result<Sched, StateError> {
             .and_then(|t| t.trim().parse().ok())
             .unwrap_or(0),
     })
-}
-
-/// Asks the thread that executes the batch for its timer slack, if that could not be read from outside (`timerslack_ns_show`). A
-/// real-time thread has none, and so has one that we made urgent: but then it could be read.
-pub fn ask_slack(batch: &mut Batch, known: &Sched) -> Option<usize> {
-    let args = [libc::PR_GET_TIMERSLACK as u64, 0, 0, 0, 0];
-    (known.timer_slack_ns == 0).then(|| batch.attempt("prctl(GET_TIMERSLACK)", libc::SYS_prctl, &args))
-}
-
-/// Reads the answer.
-pub fn answer_slack(sched: &mut Sched, outcome: &Outcome, asked: Option<usize>) {
-    if let Some(slack) = asked.and_then(|index| u64::try_from(outcome.results[index]).ok()) {
-        sched.timer_slack_ns = slack;
-    }
-}
-
-/// Sets it for the thread that executes the batch: [`put`] cannot without `CAP_SYS_NICE`.
-pub fn put_slack(batch: &mut Batch, want: &Sched) {
-    if want.timer_slack_ns != 0 {
-        let args = [libc::PR_SET_TIMERSLACK as u64, want.timer_slack_ns, 0, 0, 0];
-        batch.attempt("prctl(SET_TIMERSLACK)", libc::SYS_prctl, &args);
-    }
 }
 
 fn covers(mask: &[u8], all: &[u8]) -> bool {
@@ -78,13 +156,13 @@ fn parse_cpu_list(text: &str) -> Option<Vec<u8>> {
 }
 
 /// Whether a thread with this affinity can run on any of `cpus`.
-pub fn can_run(sched: &Sched, cpus: &[u8]) -> bool {
+fn can_run(sched: &Sched, cpus: &[u8]) -> bool {
     sched.affinity.is_empty() || sched.affinity.iter().zip(cpus).any(|(a, b)| a & b != 0)
 }
 
 /// Sets the attributes of a thread. CPUs first: a thread with a deadline may be on all of them or on none
 /// (`__sched_setscheduler` compares with the root domain), and later keeps them.
-pub fn put(tid: i32, want: &Sched, all_cpus: &[u8]) -> Result<(), StateError> {
+fn put(tid: i32, want: &Sched, all_cpus: &[u8]) -> Result<(), StateError> {
     let step = |what: &'static str| StateError::errno(tid, format!("setting the {what}"));
     let mask = if want.affinity.is_empty() { all_cpus } else { &want.affinity };
     process::set_affinity(tid, mask).map_err(step("CPU affinity"))?;
@@ -122,40 +200,17 @@ fn wanted(want: &Sched, have: &SchedAttr) -> SchedAttr {
     attr
 }
 
-/// Policies and clamps that this host does not give: each is tried, in a thread of ours that ends at once.
-pub fn obstacles(threads: &[ThreadImage], all_cpus: &[u8]) -> Vec<Obstacle> {
-    let mut tried: Vec<(&Sched, Result<(), Errno>)> = Vec::new();
-    let mut found = Vec::new();
-    for thread in threads {
-        let want = &thread.sched;
-        let known = tried.iter().find(|(sched, _)| *sched == want).map(|(_, result)| *result);
-        let result = known.unwrap_or_else(|| {
-            let result = try_here(want, all_cpus);
-            tried.push((want, result));
-            result
-        });
-        if let Err(e) = result {
-            found.push(Obstacle::new(
-                format!("thread {}", thread.tid),
-                format!("ulpm serve cannot give it its scheduling ({}) here: {}", policy(want), e.desc()),
-                "start `ulpm serve` with CAP_SYS_NICE, on a kernel that has this policy",
-            ));
-        }
-    }
-    found
-}
-
+/// Whether this host gives it such a policy, in a thread of ours that ends at once. What every thread may have is not tried.
 fn try_here(want: &Sched, all_cpus: &[u8]) -> Result<(), Errno> {
     const PLAIN: (u32, u32) = (0, 1024);
-    let fair = matches!(want.policy as i32, libc::SCHED_OTHER | libc::SCHED_BATCH | libc::SCHED_IDLE);
     let chosen = want.clamps != PLAIN && want.clamps != (0, 0);
+    if want.is_fair() && want.nice >= 0 && !chosen {
+        return Ok(());
+    }
     std::thread::scope(|scope| {
         let trial = scope.spawn(|| {
             if chosen && process::sched_attr(0)?.util_max == 0 {
                 return Err(Errno::EOPNOTSUPP);
-            }
-            if fair && want.nice >= 0 && !chosen {
-                return Ok(());
             }
             process::set_affinity(0, all_cpus)?;
             put_policy(0, want)

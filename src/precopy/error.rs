@@ -49,6 +49,17 @@ pub enum MigrateError {
         /// What was expected.
         step: &'static str,
     },
+    /// The target has given up listening.
+    #[error(
+        "the target heard nothing from this host for {seconds} s ({step}): packets are lost on the way there, or this host \
+         has no time for ulpm"
+    )]
+    Unheard {
+        /// How long.
+        seconds: u64,
+        /// What was being done.
+        step: &'static str,
+    },
     /// Nothing at all came from the target while the process was frozen.
     #[error("no sign of life from the target for {ms} ms while the process was frozen ({step})")]
     NoSignOfLife {
@@ -155,6 +166,7 @@ impl MigrateError {
             MigrateError::Wire(_)
             | MigrateError::Silent { .. }
             | MigrateError::NoSignOfLife { .. }
+            | MigrateError::Unheard { .. }
             | MigrateError::Down { .. }
             | MigrateError::Open { .. } => E::Lost,
             _ => E::Cancelled,

@@ -1,16 +1,17 @@
 //! The [`Destination`] that is another host: blocking calls on the session's own thread, which drives the network
-//! itself (a current-thread runtime): no message waits for another thread to wake up.
+//! itself (a current-thread runtime): no message waits for another thread to wake up. While that thread is at work for long,
+//! a [`Pulse`] does.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::runtime::Runtime;
 
 use super::MigrateError;
 use super::cancel::Cancel;
 use super::destination::{Destination, out_of_turn};
+use super::pulse::Pulse;
 use crate::image::files::AtPath;
 use crate::image::{FilePath, ObjectId, PageRange, ProcessIndex, TreeImage};
 use crate::preload::PreloadError;
@@ -42,7 +43,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// A connection to a target.
 #[derive(Debug)]
 pub(crate) struct Link {
-    runtime: Runtime,
+    network: Pulse,
     wire: Wire,
     connected: Option<Connected>,
     cancel: Cancel,
@@ -76,11 +77,12 @@ impl Link {
     ) -> Result<Self, MigrateError> {
         let identity = Identity::load_or_create(home)?;
         let trust = TrustStore::new(home);
-        let runtime = tokio::runtime::Builder::new_current_thread()
+        let network = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
+            .and_then(Pulse::of)
             .map_err(|source| MigrateError::Here { step: "starting the network", source })?;
-        let connected = runtime.block_on(async {
+        let connected = network.block_on(async {
             tokio::select! {
                 connected = connect(&identity, &trust, to, limit) => connected.map_err(|e| e.remarked(to).into()),
                 () = cancel.wait() => Err(MigrateError::Cancelled),
@@ -90,12 +92,12 @@ impl Link {
             return Err(ConnectError::ThisHost { host: to.clone() }.into());
         }
         let vigil = Vigil::default();
-        runtime.spawn(vigil.clone().keep(connected.connection.clone()));
-        let mut wire = runtime.block_on(open_wire(&connected.connection, cap))?;
+        network.spawn(vigil.clone().keep(connected.connection.clone()));
+        let mut wire = network.block_on(open_wire(&connected.connection, cap))?;
         wire.recv.set_cap(answer_cap);
         let ours = hello::about();
         let mut link = Link {
-            runtime,
+            network,
             wire,
             connected: Some(connected),
             cancel: cancel.clone(),
@@ -142,7 +144,7 @@ impl Link {
         let (cancel, heed) = (self.cancel.clone(), self.heed_cancel);
         let connection = self.connected.as_ref().filter(|_| self.watched).map(|c| c.connection.clone());
         let wire = &mut self.wire;
-        let done = self.runtime.block_on(async {
+        let done = self.network.block_on(async {
             tokio::select! {
                 biased;
                 result = operation(wire) => result.map_err(MigrateError::from),
@@ -155,6 +157,9 @@ impl Link {
             if self.vigil.was_silent() {
                 return Err(MigrateError::Silent { seconds: vigil::BOUND.as_secs(), step });
             }
+            if self.connected.as_ref().is_some_and(|c| vigil::unheard(&c.connection)) {
+                return Err(MigrateError::Unheard { seconds: vigil::LISTENING.as_secs(), step });
+            }
             // a target that failed says so before the connection goes
             if let Some(why) = self.last_words() {
                 return Err(MigrateError::Target(why));
@@ -165,7 +170,7 @@ impl Link {
 
     fn last_words(&mut self) -> Option<String> {
         let recv = &mut self.wire.recv;
-        let frame = self.runtime.block_on(async {
+        let frame = self.network.block_on(async {
             tokio::time::timeout(Duration::from_millis(200), recv.recv()).await.ok()?.ok()
         })?;
         match frame.message() {
@@ -181,13 +186,12 @@ impl Link {
         }
         let send = self.wire.send;
         if let Some(connected) = self.connected.take() {
-            self.runtime.block_on(async {
+            self.network.block_on(async {
                 let _ = tokio::time::timeout(LAST_WORDS, send.finish()).await;
                 connected.close(reason).await;
             });
         }
-        // a name lookup that hangs must not hold us
-        self.runtime.shutdown_background();
+        self.network.shut_down();
     }
 }
 

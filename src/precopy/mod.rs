@@ -46,6 +46,7 @@ pub(crate) mod link;
 pub(crate) mod options;
 pub(crate) mod pace;
 pub(crate) mod page_server;
+mod pulse;
 pub mod session;
 pub(crate) mod settle;
 pub(crate) mod whole;

@@ -84,7 +84,7 @@ impl Session {
             && let Err(e) = done
         {
             let event = match &e {
-                RestoreError::Wire(_) => TargetEvent::Lost,
+                RestoreError::Wire(_) | RestoreError::Unheard(_) => TargetEvent::Lost,
                 RestoreError::Aborted(_) => TargetEvent::Abort,
                 _ => TargetEvent::Failed,
             };

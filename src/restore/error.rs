@@ -22,6 +22,9 @@ pub enum RestoreError {
     /// The connection.
     #[error("the connection to the source broke")]
     Wire(#[from] WireError),
+    /// It was given up for silence.
+    #[error("nothing was heard from the source for {0} s")]
+    Unheard(u64),
     /// The pid is taken here.
     #[error("pid {0} is taken on this host")]
     PidTaken(i32),

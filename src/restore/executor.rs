@@ -41,7 +41,7 @@ impl Session {
 /// An error that names what somebody or the kernel did to the process in the making.
 fn explained(work: &Work, error: RestoreError) -> RestoreError {
     match error {
-        e @ (RestoreError::Wire(_) | RestoreError::Aborted(_)) => e,
+        e @ (RestoreError::Wire(_) | RestoreError::Unheard(_) | RestoreError::Aborted(_)) => e,
         e => work.builder.explain(e),
     }
 }

@@ -30,7 +30,7 @@ use crate::transport::greeting::About;
 use crate::transport::lane::LaneKind;
 use crate::transport::message::WireMessage as _;
 use crate::transport::protocol::{Description, ToSource, ToTarget, cap, description_cap, greeting_cap};
-use crate::transport::vigil::Vigil;
+use crate::transport::vigil::{LISTENING, Vigil};
 use crate::transport::{Accepted, Fingerprint, Frame, TrustStore, Way, Wire, accept_wire, hello};
 
 /// What a session needs of the server.
@@ -68,7 +68,8 @@ pub fn run(server: &Server, accepted: Accepted) -> Result<(), RestoreError> {
         accepted.connection.close(0u32.into(), b"too many conversations at once");
         return Err(RestoreError::NotPermitted("too many conversations at once".to_owned()));
     };
-    server.handle.spawn(Vigil::default().keep(accepted.connection.clone()));
+    let vigil = Vigil::default();
+    server.handle.spawn(vigil.clone().keep(accepted.connection.clone()));
     let _ticker = Ticker::start(Duration::from_millis(100)).map_err(RestoreError::io("starting a timer"))?;
     let mut wire = server
         .handle
@@ -83,6 +84,7 @@ pub fn run(server: &Server, accepted: Accepted) -> Result<(), RestoreError> {
     let mut session = Session {
         server: server.clone(),
         wire,
+        vigil,
         first: Some(first),
         peer: accepted.remote.to_string(),
         key: accepted.peer,
@@ -152,6 +154,8 @@ fn lane_of(
 pub(super) struct Session {
     pub(super) server: Server,
     pub(super) wire: Wire,
+    /// Whether the source was given up for silence.
+    vigil: Vigil,
     /// What was read to see who it is.
     pub(super) first: Option<Frame>,
     pub(super) peer: String,
@@ -187,6 +191,7 @@ impl Session {
             .handle
             .block_on(async { tokio::time::timeout(self.patience, wire.recv.recv()).await });
         match received {
+            Err(_) | Ok(Err(_)) if self.vigil.was_silent() => Err(RestoreError::Unheard(LISTENING.as_secs())),
             Ok(frame) => Ok(frame?),
             Err(_) => Err(silent(self.patience)),
         }

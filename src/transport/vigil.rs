@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use quinn::Connection;
+use quinn::{Connection, ConnectionError};
 use tokio::time::{MissedTickBehavior, interval};
 
 /// How long a silence, one way or both, may go unnoticed by either side.
@@ -20,7 +20,16 @@ const TICK: Duration = Duration::from_millis(250);
 /// Ticks without a packet: a second less than the idle timeout, which would say nothing.
 const TICKS: u32 = 36;
 
+/// The time of that.
+pub const LISTENING: Duration = Duration::from_secs(9);
+const _: () = assert!(TICK.as_millis() * TICKS as u128 == LISTENING.as_millis());
+
 const WORDS: &[u8] = b"nothing was heard for 9 s";
+
+/// Whether the other side closed the connection since it had heard nothing of us.
+pub fn unheard(connection: &Connection) -> bool {
+    matches!(connection.close_reason(), Some(ConnectionError::ApplicationClosed(close)) if close.reason == WORDS)
+}
 
 /// Whether a connection was given up for silence.
 #[derive(Clone, Debug, Default)]

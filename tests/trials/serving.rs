@@ -233,7 +233,7 @@ fn one_way(lab: &mut Lab) -> Result<()> {
         let outcome = live.outcome()?;
         outcome.refused(4, &["runs on here"])?;
         // the words of whoever heard nothing; a sender whose window is full falls silent, too
-        let words = ["nothing was heard for 9 s", "did not answer within 10 s"];
+        let words = ["heard nothing from this host for 9 s", "did not answer within 10 s"];
         ensure!(words.iter().any(|words| outcome.stderr.contains(words)), "{}", outcome.stderr);
         victim.check_running(lab)?;
         victim.finish()?;

@@ -82,20 +82,18 @@ impl<M: Machine> Driver<M> {
             for action in actions {
                 let done = hands.carry_out(*action);
                 tracing::debug!(side = M::SIDE, id = hands.id(), ?action, done = done.is_ok(), "carried out");
-                match done.unwrap_or_else(|NotDone| None) {
-                    Some(event) => {
+                let follows = match done {
+                    Ok(Some(event)) => After::Hear(event),
+                    Ok(None) => After::GoOn,
+                    Err(NotDone) => M::failed(*action),
+                };
+                match follows {
+                    After::GoOn => {}
+                    After::Stop => return,
+                    After::Hear(event) => {
                         next = Some(event);
                         break;
                     }
-                    None if done.is_ok() => {}
-                    None => match M::failed(*action) {
-                        After::GoOn => {}
-                        After::Stop => return,
-                        After::Hear(event) => {
-                            next = Some(event);
-                            break;
-                        }
-                    },
                 }
             }
         }

@@ -79,6 +79,43 @@ impl Records {
     }
 }
 
+/// What a program says that leaves an action out, does one too early, or says what its machine does not: each is found.
+pub(crate) fn wrong_ones_are_found() -> Result<()> {
+    let line = |text: &str| format!("DEBUG {text}");
+    let heard = |event: &str, actions: &str, next: &str| {
+        let what = format!("state=Open event={event} actions=[{actions}] next={next}");
+        line(&format!("heard side=\"source\" id=\"m-1\" {what}"))
+    };
+    let done = |action: &str, done: bool| {
+        line(&format!("carried out side=\"source\" id=\"m-1\" action={action} done={done}"))
+    };
+    let never = heard("Never", "Resume, JournalClosed", "Resumed");
+    let (resumed, closed) = (done("Resume", true), done("JournalClosed", true));
+    let asked = [heard("Recovered", "Ask", "Open"), done("Ask", false)];
+    let checked = |lines: &[&String]| -> Result<Met> {
+        let dir = tempfile::tempdir()?;
+        let text: String = lines.iter().flat_map(|line| [line.as_str(), "\n"]).collect();
+        fs::write(dir.path().join("01-a-ulpm.err"), text)?;
+        Records::read(dir.path())?.check(true)
+    };
+    ensure!(checked(&[&never, &resumed, &closed])?.len() == 1, "a right one is none");
+    let unsettled = heard("Unsettled", "LeaveStopped", "Open");
+    checked(&[&asked[0], &asked[1], &unsettled, &done("LeaveStopped", true)])?;
+    let wrong: [&[&String]; 6] = [
+        &[&never, &closed, &resumed],
+        &[&never, &resumed],
+        &[&never, &resumed, &closed, &closed],
+        &[&heard("Never", "JournalClosed", "Resumed"), &closed],
+        &[&heard("Never", "Resume, JournalClosed", "Done"), &resumed, &closed],
+        // it was asked in vain: that is what is to be heard of
+        &[&asked[0], &asked[1], &never, &resumed, &closed],
+    ];
+    for lines in wrong {
+        ensure!(checked(lines).is_err(), "not found: {lines:?}");
+    }
+    Ok(())
+}
+
 fn parse(line: &str) -> Option<(String, String, Line)> {
     let (_, fields) = line.split_once(" side=\"")?;
     let of = |name: &str| {

@@ -18,7 +18,7 @@ use ulpm::fault::Point;
 use super::trial_in;
 use super::victims::{Victim, is_gone};
 use crate::lab::live::Live;
-use crate::lab::recorded::Records;
+use crate::lab::recorded::{self, Records};
 use crate::lab::udp_proxy::UdpProxy;
 use crate::lab::{Lab, LabOptions, PORT, SOON, ULPM, wait_until};
 
@@ -188,7 +188,8 @@ fn complete() -> Result<()> {
     ensure!(struck == there, "{:?}", struck.symmetric_difference(&there));
     let tried = SOME.iter().flat_map(|(_, points, kinds)| Case::chosen(points, kinds));
     let tried: Vec<String> = tried.map(|case| format!("{}={}", case.point, case.kind)).collect();
-    transitions::complete(&tried)
+    transitions::complete(&tried)?;
+    recorded::wrong_ones_are_found()
 }
 
 /// Where the one process was in the end.

@@ -5,11 +5,10 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use super::Entry;
+use super::entry::{Entry, VERSION};
 
 /// Bytes of a block.
 pub(super) const SIZE: usize = 4096;
-pub(super) const VERSION: u32 = 2;
 
 /// What a file says.
 pub(super) fn read(file: &File, path: &Path) -> io::Result<Entry> {

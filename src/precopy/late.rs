@@ -26,6 +26,9 @@ const TELL: Duration = Duration::from_millis(100);
 /// How often the target is asked about a lane that it refuses.
 const ASK: Duration = Duration::from_secs(2);
 
+/// How long a lane that has heard the holder's last word may take to say so: its answer leaves first.
+const PARTING: Duration = Duration::from_secs(3);
+
 /// How the lazy phase ended.
 #[derive(Debug)]
 pub(crate) enum Arrived {
@@ -125,7 +128,7 @@ impl Late {
                         tracing::info!(%why, "a lane is refused: asking how the move stands");
                         asked = Some(Instant::now());
                         if let Ok(Answer::Running(_)) = self.ask() {
-                            return Ok(Arrived::Whole(None));
+                            return self.last_word();
                         }
                     }
                     Heard::Whole(report) => return Ok(Arrived::Whole(Some(report))),
@@ -151,6 +154,20 @@ impl Late {
             self.note(control, begun.elapsed());
             tell(Progress::Now(&control.status()));
         }
+    }
+
+    /// The holder is gone. The other lane may have heard why, and be about to say so when its answer has left.
+    fn last_word(&self) -> Result<Arrived, MigrateError> {
+        let begun = Instant::now();
+        while begun.elapsed() < PARTING {
+            match self.lanes.hear(TELL) {
+                Some(Heard::Whole(report)) => return Ok(Arrived::Whole(Some(report))),
+                Some(Heard::Ended(why)) => return Ok(Arrived::Ended(why)),
+                Some(Heard::Lost(why)) => return Err(MigrateError::CopyLost(why)),
+                _ => {}
+            }
+        }
+        Ok(Arrived::Whole(None))
     }
 
     /// By a connection of its own: that of the move may have broken.

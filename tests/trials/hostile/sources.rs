@@ -113,6 +113,7 @@ fn greetings(lab: &mut Lab) -> Result<()> {
 }
 
 type Lie = (&'static str, fn(&mut ProcessImage));
+type Told = Box<dyn Fn(&mut TreeImage)>;
 type OpenLie = (&'static str, fn(&mut FilesImage));
 
 fn vma(start: u64, end: u64) -> Vma {
@@ -178,13 +179,13 @@ fn without(states: &States, name: &str) -> States {
 }
 
 /// All lies, each in its place in the truth.
-fn lies() -> impl Iterator<Item = (&'static str, Box<dyn Fn(&mut TreeImage)>)> {
+fn lies() -> impl Iterator<Item = (&'static str, Told)> {
     let of_process = LIES.iter().map(|(words, lie)| {
-        let told: Box<dyn Fn(&mut TreeImage)> = Box::new(|tree| lie(&mut tree.processes[0]));
+        let told: Told = Box::new(|tree| lie(&mut tree.processes[0]));
         (*words, told)
     });
     let of_open = OPEN_LIES.iter().map(|(words, lie)| {
-        let told: Box<dyn Fn(&mut TreeImage)> = Box::new(|tree| lie(&mut tree.files));
+        let told: Told = Box::new(|tree| lie(&mut tree.files));
         (*words, told)
     });
     of_process.chain(of_open)

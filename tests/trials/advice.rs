@@ -77,19 +77,26 @@ fn no_log(lab: &mut Lab) -> Result<()> {
     moves(lab, holding(lab, "exec 5>>/dev/null")?)
 }
 
-/// One that was deleted, and one that was replaced, as by the rotation of a log.
+/// One that was deleted, one that was replaced, as by the rotation of a log, and one that has another name.
 fn nameless(lab: &mut Lab) -> Result<()> {
     lab.serve("b")?;
     let scratch = "exec 5>/srv/scratch; rm /srv/scratch; trap 'exec 5>&-' USR1";
+    let linked = "echo new >/srv/one; exec 7</srv/one; ln /srv/one /srv/two; rm /srv/one";
     let rotated = format!(
-        "exec 6</srv/log; echo new >/srv/fresh; mv /srv/fresh /srv/log; {scratch}; trap 'exec 6</srv/log' HUP"
+        "exec 6</srv/log; echo new >/srv/fresh; mv /srv/fresh /srv/log; {scratch}; {linked}; \
+         trap 'exec 6</srv/log 7</srv/two' HUP"
     );
     ensure!(lab.run("a", &["sh", "-c", "echo old >/srv/log"], SOON)?.exit == 0, "no log");
     let victim = holding(lab, &rotated)?;
     let outcome = lab.live("a", victim.pid, "b", &[])?;
     says(&advice(&outcome, "/srv/scratch")?, "try again when the program has closed it")?;
     says(&advice(&outcome, "/srv/log")?, "open the new file (most reopen their logs on SIGHUP")?;
-    ensure!(lab.run("b", &["sh", "-c", "echo new >/srv/log"], SOON)?.exit == 0, "no copy");
+    let find = advice(&outcome, "/srv/one")?;
+    says(&find, "have the program open it by the name that it has now (find MOUNT -xdev -inum ")?;
+    let (_, find) = find.trim_end_matches(')').split_once("(find MOUNT ").context("no command")?;
+    let found = lab.run("a", &["sh", "-c", &format!("find /srv {find}")], SOON)?;
+    ensure!(found.stdout.trim() == "/srv/two", "{found:?}");
+    ensure!(lab.run("b", &["sh", "-c", "echo new | tee /srv/log >/srv/two"], SOON)?.exit == 0, "no copy");
     let pid = victim.pid.to_string();
     for signal in ["-HUP", "-USR1"] {
         ensure!(lab.run("a", &["kill", signal, &pid], SOON)?.exit == 0, "no signal");

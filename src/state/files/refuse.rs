@@ -129,19 +129,21 @@ pub(super) fn fifo(file: &Descriptor) -> Obstacle {
     )
 }
 
-/// `replaced`: another file has its name now, as after the rotation of a log.
-pub(super) fn deleted(file: &Descriptor, replaced: bool) -> Obstacle {
-    let (why, advice) = match replaced {
-        true => (
-            "the file was replaced and cannot be opened again by its name",
-            "have the program open the new file (most reopen their logs on SIGHUP or SIGUSR1)",
-        ),
-        false => (
-            "the file was deleted and cannot be opened again by its name",
-            "try again when the program has closed it",
-        ),
-    };
-    Obstacle::new(file.object(), why, advice)
+/// `replaced`: another file has its name now, as after the rotation of a log. `names`: that it still has, of its number `ino`.
+pub(super) fn deleted(file: &Descriptor, replaced: bool, names: u64, ino: u64) -> Obstacle {
+    if replaced {
+        let advice = "have the program open the new file (most reopen their logs on SIGHUP or SIGUSR1)";
+        let why = "the file was replaced and cannot be opened again by its name";
+        return Obstacle::new(file.object(), why, advice);
+    }
+    if names != 0 {
+        let why = "the name by which it was opened was removed; the file itself is there by another name";
+        let advice =
+            format!("have the program open it by the name that it has now (find MOUNT -xdev -inum {ino})");
+        return Obstacle::new(file.object(), why, advice);
+    }
+    let why = "the file was deleted and cannot be opened again by its name";
+    Obstacle::new(file.object(), why, "try again when the program has closed it")
 }
 
 pub(super) fn unreachable(file: &Descriptor) -> Obstacle {

@@ -58,7 +58,12 @@ pub(super) fn read(source: &mut Source<'_>, file: &Descriptor) -> Result<Option<
         let gone = metadata.nlink() == 0 || file.link.ends_with(" (deleted)");
         source.refuse(match gone {
             _ if refuse::is_special_path(&file.link) => refuse::unknown(file),
-            true => refuse::deleted(file, file.link.without_suffix(" (deleted)").as_path().exists()),
+            true => refuse::deleted(
+                file,
+                file.link.without_suffix(" (deleted)").as_path().exists(),
+                metadata.nlink(),
+                metadata.ino(),
+            ),
             false => refuse::unreachable(file),
         });
         return Ok(None);

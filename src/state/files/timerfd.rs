@@ -14,18 +14,22 @@
 //! 3. *Counted up, and expired again before we looked*: the period is short, or we were not running. It is counted up
 //!    again, until it is caught running; one that is too quick for that is started with a whole period.
 //!
-//! Remaining times need no conversion between time namespaces, so all timers are set again relatively, less
-//! the time that passed since the capture; only absolute wall-clock timers keep their date.
+//! Remaining times need no conversion between time namespaces, so all timers are set again by what is left, less the time
+//! that passed since the capture; only absolute wall-clock timers keep their date. The flags are those with which the program
+//! set it: what is left of an absolute timer is added to our own clock.
 //! `TFD_IOC_SET_TICKS` puts the unread expirations back.
 
 use std::os::fd::OwnedFd;
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use nix::time::ClockId;
+
 use crate::image::files::{FileKind, OpenFile, TimerFd};
 use crate::image::obstacle::Obstacle;
 use crate::state::thread::scheduling;
 use crate::sys::process::on_each_cpu;
+use crate::sys::time::now_ns;
 use crate::sys::timerfd;
 use crate::tracee::together::ahead_of_the_urgent;
 
@@ -34,6 +38,9 @@ use super::maker::{Maker, TargetCheck, failed, set_flags};
 use super::source::{Descriptor, Source};
 
 const CLOCK_REALTIME_ALARM: i32 = 8;
+
+const CLOCK_BOOTTIME_ALARM: i32 = 9;
+const ABSOLUTE: u32 = libc::TFD_TIMER_ABSTIME as u32;
 
 /// How often a periodic timer is counted up before it counts as too quick to be caught running.
 const CATCHES: usize = 16;
@@ -45,7 +52,7 @@ pub(super) fn read(source: &mut Source<'_>, file: &Descriptor) -> Result<Option<
         timer = with_nothing_left(source, file, timer)?;
     }
     let on_wall_clock = timer.clock == libc::CLOCK_REALTIME || timer.clock == CLOCK_REALTIME_ALARM;
-    if on_wall_clock && timer.settime_flags & libc::TFD_TIMER_ABSTIME as u32 != 0 && timer.remaining_ns != 0 {
+    if on_wall_clock && timer.settime_flags & ABSOLUTE != 0 && timer.remaining_ns != 0 {
         timer.expires_at_ns = i64::try_from(wall_clock_ns() + u128::from(timer.remaining_ns)).ok();
     }
     Ok(Some(FileKind::TimerFd(timer)))
@@ -95,6 +102,16 @@ fn let_due_timers_expire() {
 
 fn wall_clock_ns() -> u128 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos()
+}
+
+/// What a timer's clock says here; those that wake the machine go with their own.
+fn clock_ns(clock: i32) -> u64 {
+    let base = match clock {
+        CLOCK_REALTIME_ALARM => libc::CLOCK_REALTIME,
+        CLOCK_BOOTTIME_ALARM => libc::CLOCK_BOOTTIME,
+        other => other,
+    };
+    u64::try_from(now_ns(ClockId::from_raw(base))).unwrap_or(0)
 }
 
 fn parse(file: &Descriptor) -> Result<TimerFd, FilesError> {
@@ -152,7 +169,10 @@ fn run_on(timer: &TimerFd, passed: Duration) -> (u64, u64) {
 fn setting(timer: &TimerFd, passed: Duration) -> (i32, u64, u64, u64) {
     let Some(date) = timer.expires_at_ns.and_then(|date| u64::try_from(date).ok()) else {
         let (left, ticks) = run_on(timer, passed);
-        return (0, left, ticks, left);
+        // to the kernel the two ways are one, but it shows which one was taken
+        let absolute = timer.settime_flags & ABSOLUTE != 0 && left != 0;
+        let first = if absolute { clock_ns(timer.clock).saturating_add(left) } else { left };
+        return (timer.settime_flags as i32, first, ticks, left);
     };
     let (mut date, mut ticks) = (date, timer.ticks);
     let now = u64::try_from(wall_clock_ns()).unwrap_or(u64::MAX);
@@ -253,6 +273,23 @@ mod tests {
         let there = seen(&made[0]);
         assert_eq!(there.settime_flags, flags as u32);
         assert!((there.expires_at_ns.unwrap() - date).abs() < 5_000_000, "{there:?}");
+    }
+
+    #[test]
+    fn flags_stay_on_every_clock() {
+        let _quiet = quiet();
+        let flags = libc::TFD_TIMER_ABSTIME;
+        for clock in [libc::CLOCK_MONOTONIC, libc::CLOCK_BOOTTIME, libc::CLOCK_REALTIME] {
+            let date = i64::try_from(clock_ns(clock)).unwrap() + 50_000_000_000;
+            // one that runs, one that was disarmed in the same way
+            let ours = [timer(clock, flags, date, 0), timer(clock, flags, 0, 0)];
+            let (_, made) = moved(&[&ours[0], &ours[1]]);
+            let [running, disarmed] = [seen(&made[0]), seen(&made[1])];
+            assert_eq!((running.settime_flags, disarmed.settime_flags), (flags as u32, flags as u32));
+            let ends = i64::try_from(clock_ns(clock) + running.remaining_ns).unwrap();
+            assert!((ends - date).abs() < 1_000_000_000, "{clock}: {running:?}");
+            assert_eq!(disarmed.remaining_ns, 0);
+        }
     }
 
     /// What a walk over a stopped process finds.

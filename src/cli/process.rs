@@ -145,9 +145,8 @@ fn candidates(name: &OsStr) -> Vec<(i32, String)> {
 }
 
 fn is_called(pid: i32, name: &OsStr) -> bool {
-    let comm = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
     let program = fs::read_link(format!("/proc/{}/exe", voice::of(pid)));
-    comm.strip_suffix(b"\n").unwrap_or(&comm) == name.as_bytes()
+    crate::sys::status::name(pid) == name.as_bytes()
         || program.is_ok_and(|path| path.file_name().is_some_and(|file| file == name))
 }
 

@@ -244,7 +244,7 @@ fn file_of(dir: &Path, id: &str, source: bool) -> PathBuf {
 mod tests {
     use super::*;
     use crate::sys::spawn::quietly;
-    use crate::sys::stat::fields;
+    use crate::sys::stat::Stat;
 
     #[test]
     fn an_entry_survives_and_a_damaged_one_is_noticed() {
@@ -312,7 +312,7 @@ mod tests {
             ctypes.CDLL(None).syscall(60, 0)";
         let mut child = quietly(std::process::Command::new("python3").args(["-c", LEADERLESS]));
         let entry = Entry::new("a-1", false, child.id() as i32, "host");
-        while fields(&child.id().to_string()).unwrap()[0] != "Z" {
+        while !Stat::of(child.id() as i32).unwrap().has_ended() {
             std::thread::yield_now();
         }
         assert!(entry.process_lives());

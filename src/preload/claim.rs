@@ -11,6 +11,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::stat::{major, minor};
 
 use crate::image::Obstacle;
+use crate::sys::stat::Stat;
 
 /// A process is ours to work on until this is dropped.
 #[derive(Debug)]
@@ -71,8 +72,7 @@ fn command_line(pid: i32) -> Vec<String> {
 }
 
 fn parent(pid: i32) -> Option<i32> {
-    let stat = crate::sys::lossy(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(") ")?.1.split_whitespace().nth(1)?.parse().ok()
+    Stat::of(pid)?.parent()
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use crate::image::{Note, Obstacle};
 use crate::state::program;
+use crate::sys::stat::Stat;
 
 /// How long systemd may take to answer.
 const ASKING: Duration = Duration::from_secs(5);
@@ -118,8 +119,7 @@ pub fn look(pid: i32, knows: bool) -> (Vec<Note>, Vec<Obstacle>) {
 }
 
 fn parent_of(pid: i32) -> Option<i32> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
+    Stat::of(pid)?.parent()
 }
 
 /// What one may say to a supervisor, where there is something to say.

@@ -14,12 +14,12 @@ use std::io::{self, Read as _};
 use super::PreloadError;
 use crate::image::Obstacle;
 use crate::state::{StateError, program};
+use crate::sys::stat::Stat;
 use crate::sys::voice;
 use crate::tracee::freeze::tids;
 use crate::tracee::thread::tracer_of;
 
 /// Flag of `/proc/PID/stat`: a thread of the kernel.
-const PF_KTHREAD: u32 = 0x0020_0000;
 
 /// What stands in the way because of what the process is.
 pub fn obstacles(pid: i32) -> Result<Vec<Obstacle>, PreloadError> {
@@ -153,10 +153,7 @@ fn at_work(line: &[u8]) -> Option<&'static str> {
 }
 
 fn is_kernel_thread(pid: i32) -> bool {
-    let stat = crate::sys::lossy(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let flags =
-        stat.rsplit_once(") ").and_then(|(_, rest)| rest.split_whitespace().nth(6)?.parse::<u32>().ok());
-    flags.is_some_and(|flags| flags & PF_KTHREAD != 0)
+    Stat::of(pid).is_some_and(|stat| stat.is_of_kernel())
 }
 
 /// Why we may not trace it, as far as that can be seen.

@@ -13,6 +13,7 @@
 use crate::image::Obstacle;
 use crate::image::process::Credentials;
 use crate::sys::kernel::Kernel;
+use crate::sys::stat::Stat;
 use crate::sys::status::Status;
 use crate::sys::witness::Witness;
 use crate::tracee::{Batch, Outcome};
@@ -108,9 +109,7 @@ pub fn outside(pid: i32, tid: i32) -> Vec<Obstacle> {
     let mut add = |why: String| {
         found.push(Obstacle::new(format!("thread {tid}"), why, "start the program without that"));
     };
-    let stat = crate::sys::lossy(format!("/proc/{pid}/task/{tid}/stat")).unwrap_or_default();
-    let flags = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(6)?.parse::<u64>().ok());
-    if flags.is_some_and(|flags| flags & FLUSHER == FLUSHER) {
+    if Stat::of_thread(pid, tid).is_some_and(|stat| stat.flags() & FLUSHER == FLUSHER) {
         add("it cleans memory for others (PR_SET_IO_FLUSHER), which is not carried".to_owned());
     }
     if let Ok(status) = Status::of(tid) {

@@ -12,6 +12,7 @@ use super::reasons::UNREADABLE;
 use crate::image::files::FilesImage;
 use crate::image::memory::{Layout, MemoryObject};
 use crate::image::{Note, ObjectId, Obstacle, PAGE_SIZE, PageRange, RangeSet, Vma};
+use crate::sys::stat::Stat;
 use crate::sys::voice::{self, process_of};
 
 /// What was found.
@@ -115,11 +116,7 @@ fn others(pid: i32) -> impl Iterator<Item = i32> {
 
 /// Only the kernel's threads have no command line and no program; asked of their flags, which everybody may read.
 fn is_of_kernel(pid: i32) -> bool {
-    const PF_KTHREAD: u32 = 0x0020_0000;
-    let stat = crate::sys::lossy(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let flags =
-        stat.rsplit_once(") ").and_then(|(_, rest)| rest.split_whitespace().nth(6)?.parse::<u32>().ok());
-    flags.is_some_and(|flags| flags & PF_KTHREAD != 0)
+    Stat::of(pid).is_some_and(|stat| stat.is_of_kernel())
 }
 
 /// We ourselves and our helpers look at the process, and hold what they read.

@@ -9,9 +9,8 @@
 
 use std::time::Duration;
 
+use super::stat::Stat;
 use super::time::Deadline;
-
-const PF_EXITING: u64 = 0x4;
 
 /// A living thread of this process: its main thread, unless that has ended. The pid, if none lives.
 ///
@@ -66,13 +65,11 @@ pub enum Life {
 
 /// How far a thread has come. By its own `stat`: that of the process adds up all threads.
 pub fn life(pid: i32, tid: i32) -> Life {
-    let stat = super::lossy(format!("/proc/{pid}/task/{tid}/stat")).unwrap_or_default();
-    let mut fields = stat.rsplit_once(") ").map_or("", |(_, rest)| rest).split_whitespace();
-    if matches!(fields.next(), None | Some("Z" | "X")) {
-        return Life::Ended;
+    match Stat::of_thread(pid, tid) {
+        Some(stat) if stat.is_ending() && !stat.has_ended() => Life::Ends,
+        Some(stat) if !stat.has_ended() => Life::Lives,
+        _ => Life::Ended,
     }
-    let flags = fields.nth(5).and_then(|flags| flags.parse::<u64>().ok()).unwrap_or(0);
-    if flags & PF_EXITING != 0 { Life::Ends } else { Life::Lives }
 }
 
 /// Waits until a thread has ended, for a while.
@@ -87,11 +84,8 @@ pub fn await_end(pid: i32, tid: i32, at_most: Duration) {
 /// The status with which a main thread has ended that others have outlived, as `exit(2)` took it; 0 where it is not shown
 /// (`PTRACE_MODE_READ` is asked for).
 pub fn exit_status(pid: i32) -> u8 {
-    const EXIT_CODE: usize = 49;
-    let stat = super::lossy(format!("/proc/{pid}/task/{pid}/stat")).unwrap_or_default();
-    let code =
-        stat.rsplit_once(") ").and_then(|(_, rest)| rest.split_whitespace().nth(EXIT_CODE)?.parse().ok());
-    (code.unwrap_or(0u32) >> 8) as u8
+    let code = Stat::of_thread(pid, pid).map_or(0, |stat| stat.exit_code());
+    (code >> 8) as u8
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ use nix::time::ClockId;
 
 use crate::sys::process::on_each_cpu;
 use crate::sys::ptrace::Regs;
+use crate::sys::stat::Stat;
 use crate::sys::time::now_ns;
 
 const ERESTARTSYS: i64 = -512;
@@ -250,9 +251,7 @@ impl SleepSample {
     /// moves to another CPU in between has slept once more by then, which [`SleepSample::wait_began`] notices.
     pub fn of(tid: i32) -> Option<Self> {
         let sched = crate::sys::lossy(format!("/proc/{tid}/sched")).ok()?;
-        let stat = crate::sys::lossy(format!("/proc/{tid}/stat")).ok()?;
-        // field 39, counted from the one after the name
-        let cpu = stat.rsplit_once(") ")?.1.split_whitespace().nth(36)?.parse().ok()?;
+        let cpu = Stat::of(tid)?.cpu()?;
         Self::parse(&sched, cpu)
     }
 

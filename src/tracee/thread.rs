@@ -5,6 +5,7 @@ use nix::errno::Errno;
 use super::error::TraceeError;
 use super::stop::Stop;
 use crate::sys::ptrace::{self, Options, Regs, WaitStatus};
+use crate::sys::stat::Stat;
 use crate::sys::time::{Deadline, interruptible};
 
 /// A seized thread, named by its tid in the tracer's pid namespace.
@@ -147,6 +148,5 @@ pub fn tracer_of(tid: i32) -> i32 {
 
 /// The state letter of a thread; `?` when it is gone.
 pub fn state_of(tid: i32) -> char {
-    let stat = crate::sys::lossy(format!("/proc/{tid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()).unwrap_or('?')
+    Stat::of(tid).map_or('?', |stat| stat.state())
 }

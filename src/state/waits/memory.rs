@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Taken, args, capture};
 use crate::sys::ptrace::Regs;
+use crate::sys::stat::start_time;
 use crate::tracee::freeze::Frozen;
 use crate::tracee::restart::Interrupted;
 
@@ -34,9 +35,7 @@ pub struct Memory {
 
 /// `PID-STARTTIME`: the name of a process that no other one gets.
 fn name(pid: i32) -> Option<String> {
-    let stat = crate::sys::lossy(format!("/proc/{pid}/stat")).ok()?;
-    let start = stat.rsplit_once(") ")?.1.split_whitespace().nth(19)?.to_owned();
-    Some(format!("{pid}-{start}"))
+    Some(format!("{pid}-{}", start_time(pid)?))
 }
 
 /// The file for a process.

@@ -30,6 +30,12 @@ macro_rules! points {
 }
 
 points! {
+    /// A checkpoint is written; it is not yet one that is restored.
+    CheckpointWritten = "checkpoint.written",
+    /// It is whole; it does not have its name.
+    CheckpointWhole = "checkpoint.whole",
+    /// It has its name, which may not be on the disk.
+    CheckpointNamed = "checkpoint.named",
     /// The skeleton stands; the source process is about to be attached to.
     SourceReady = "source.ready",
     /// A round was sent.

@@ -3,6 +3,7 @@
 //!
 //! The rooms and what each may use are described in `docs/design.md`; arrows point down only.
 
+pub(crate) mod checkpoint;
 pub mod cli;
 pub mod convergence;
 pub mod demo;

@@ -123,7 +123,7 @@ fn look(
         pid,
         &files,
         args.manner.tracker.into(),
-        args.manner.parent_knows,
+        Some(args.manner.parent_knows),
     )
     .map(|described| {
         findings.notes = described.notes;
@@ -132,7 +132,7 @@ fn look(
     if let (Ok(()), Some(to)) = (&checked, to) {
         let options = Options {
             pid,
-            to: to.clone(),
+            to: Some(to.clone()),
             pid_mode: args.manner.pid_mode.into(),
             verify: false,
             files,
@@ -142,6 +142,7 @@ fn look(
             lazy: LazyOptions { from_start: args.lazy, ..LazyOptions::default() },
             wait: false,
             parent_knows: args.manner.parent_knows,
+            leave_running: false,
         };
         let control = Control::new(Limits::default());
         let control = if args.lazy { control.lazily() } else { control };

@@ -204,7 +204,7 @@ fn work(args: &LiveArgs, verbosity: Verbosity) -> Result<Exit, Failure> {
 fn options(args: &LiveArgs, home: &Home) -> Result<Options, Failure> {
     Ok(Options {
         pid: args.subject.required()?,
-        to: args.target.required()?.clone(),
+        to: Some(args.target.required()?.clone()),
         pid_mode: args.manner.pid_mode.into(),
         verify: args.verify,
         files: args.manner.files(),
@@ -214,6 +214,7 @@ fn options(args: &LiveArgs, home: &Home) -> Result<Options, Failure> {
         lazy: args.lazy.options(),
         wait: args.wait,
         parent_knows: args.manner.parent_knows,
+        leave_running: false,
     })
 }
 

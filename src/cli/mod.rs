@@ -5,12 +5,14 @@
 
 mod abilities;
 pub(crate) mod check;
+pub(crate) mod checkpoint;
 mod choices;
 pub(crate) mod control;
 pub(crate) mod demo;
 mod ending;
 mod exit;
 pub(crate) mod home;
+pub(crate) mod inspect;
 pub(crate) mod limits;
 pub(crate) mod live;
 mod output;
@@ -18,6 +20,7 @@ pub(crate) mod process;
 pub(crate) mod profile;
 mod progress;
 pub(crate) mod recover;
+pub(crate) mod restore;
 pub(crate) mod serve;
 pub(crate) mod trust;
 mod worker;
@@ -55,6 +58,12 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Move a running process to another host
     Live(live::LiveArgs),
+    /// Write a running process into a directory
+    Checkpoint(checkpoint::CheckpointArgs),
+    /// Make a process of what `ulpm checkpoint` has written
+    Restore(restore::RestoreArgs),
+    /// Say what is in a directory that `ulpm checkpoint` has written
+    Inspect(inspect::InspectArgs),
     /// Ask a move under way how it stands; tell it to freeze, to end, or other limits
     Control(control::ControlArgs),
     /// Say what this host, a process and a target can do; every obstacle at once
@@ -91,6 +100,9 @@ pub fn run(cli: &Cli) -> Result<Exit, Failure> {
     match &cli.command {
         Command::Serve(args) => serve::run(args),
         Command::Live(args) => live::run(args, cli.verbosity()),
+        Command::Checkpoint(args) => checkpoint::run(args, cli.verbosity()),
+        Command::Restore(args) => restore::run(args, cli.verbosity()),
+        Command::Inspect(args) => inspect::run(args, cli.verbosity()),
         Command::Control(args) => control::run(args),
         Command::Check(args) => check::run(args, cli.verbosity().in_full),
         Command::Profile(args) => profile::run(args, cli.quiet),

@@ -2,8 +2,8 @@
 //!
 //! Pure state machines: events in, the actions to carry out in that order. No I/O, no clock. The sessions,
 //! `ulpm recover` and `ulpm serve` feed them through [`drive`], the one executor of what they say;
-//! [`journal`] writes what must be remembered, `settle` says what follows from what is written. `model/` checks all of it
-//! against every failure at every step.
+//! [`journal`] writes what must be remembered, `settle` says what follows from what is written, `drawer` is a target
+//! that is a directory. `model/` checks all of it against every failure at every step.
 //!
 //! ```text
 //! source                                     target
@@ -24,6 +24,7 @@
 //! the target's answer (or its journal, asked later by `ulpm recover`) says which copy it is. A target that is
 //! asked about a migration it has not committed writes down that it never will: a late `Commit` finds that.
 
+pub(crate) mod drawer;
 pub mod drive;
 pub mod journal;
 #[cfg(test)]

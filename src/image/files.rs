@@ -235,6 +235,18 @@ impl FileKind {
         }
     }
 
+    /// Which file it was at its path, where that is kept.
+    pub fn identity(&mut self) -> Option<(&FilePath, &mut FileIdentity)> {
+        match self {
+            Self::Regular { path, identity, .. }
+            | Self::Directory { path, identity, .. }
+            | Self::Place { path, identity, .. } => Some((path, identity)),
+            Self::CharDevice { .. } | Self::Pipe { .. } | Self::Unix(_) | Self::MemFd { .. } => None,
+            Self::TcpListen(_) | Self::TcpOver(_) | Self::Udp(_) => None,
+            Self::EventFd { .. } | Self::Epoll { .. } | Self::TimerFd(_) | Self::SignalFd { .. } => None,
+        }
+    }
+
     /// Object of memory that it holds: [`MemFd::object`].
     pub fn memory(&self) -> Option<u64> {
         match self {

@@ -8,6 +8,7 @@ use super::freeze::{Freezer, Stopped, ms};
 use crate::fault::Point;
 use crate::handover::{Source, SourceEvent};
 use crate::report::Outcome;
+use crate::sys::time::initial_clocks;
 use crate::transport::protocol::ToSource;
 
 impl Freezer<'_, '_> {
@@ -53,5 +54,13 @@ impl Freezer<'_, '_> {
         let failed = matches!(error, MigrateError::Target(_));
         let event = if failed { SourceEvent::Failed } else { SourceEvent::Lost };
         executor.on(event, Some(error), to, self.report)
+    }
+
+    /// The other end has everything, and does not let it run: the process goes on here.
+    pub(super) fn leave(self, to: &mut dyn Destination, stopped: Stopped) -> Result<(), MigrateError> {
+        self.executor.captive = Some(stopped.captive);
+        let left = self.executor.on(SourceEvent::Failed, None, to, self.report);
+        self.report.freeze_ms = (initial_clocks().boottime_ns - stopped.frozen_at) as f64 / 1e6;
+        left
     }
 }

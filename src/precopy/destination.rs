@@ -46,6 +46,9 @@ pub trait Destination: PageSink {
     /// From now on the user's wish to cancel ends nothing here any more.
     fn ignore_cancel(&mut self);
 
+    /// By which `ulpm recover` finds it again: it stands in the journal.
+    fn name(&self) -> String;
+
     /// Begins the conversation anew, where it broke after `Commit` was said: what follows is about that migration
     /// (`Settle`, `Signals`, `Goodbye`). Cancelling does not end it.
     fn reconnect(&mut self) -> Result<(), MigrateError>;

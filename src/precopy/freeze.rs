@@ -82,6 +82,7 @@ impl Freezer<'_, '_> {
         described: &TreeImage,
     ) -> Result<(), MigrateError> {
         match self.until_prepared(to, agent, described) {
+            Ok(stopped) if self.options.leave_running => self.leave(to, stopped),
             Ok(stopped) => self.commit(to, stopped),
             Err(Spoilt { captive, error }) => {
                 self.executor.captive = captive.map(|captive| *captive);

@@ -287,6 +287,10 @@ impl Destination for Link {
         self.heed_cancel = false;
     }
 
+    fn name(&self) -> String {
+        self.to.to_string()
+    }
+
     fn reconnect(&mut self) -> Result<(), MigrateError> {
         let mut again = Link::open(&self.home, &self.to, &Cancel::default(), AGAIN)?;
         again.heed_cancel = false;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::MigrateError;
 use super::control::Status;
 use crate::dirty::Choice;
 use crate::image::Note;
@@ -19,8 +20,8 @@ pub(crate) const MOVED: &str = "moved";
 pub struct Options {
     /// The process, as we see it.
     pub pid: i32,
-    /// The target.
-    pub to: RemoteAddr,
+    /// The target; `None`: there is no other host, [`Migration::run_to`](super::Migration::run_to) is told to whom.
+    pub to: Option<RemoteAddr>,
     /// `--pid-mode`.
     pub pid_mode: PidChoice,
     /// `--verify`.
@@ -39,6 +40,16 @@ pub struct Options {
     pub wait: bool,
     /// `--parent-knows`: what started it may do so again.
     pub parent_knows: bool,
+    /// Once the other end has everything the process goes on here, and there it is a copy.
+    pub leave_running: bool,
+}
+
+impl Options {
+    /// The target, where there must be one.
+    pub(super) fn host(&self) -> Result<&RemoteAddr, MigrateError> {
+        let unnamed = || std::io::Error::other("no host was named");
+        self.to.as_ref().ok_or_else(|| MigrateError::Here { step: "connecting", source: unnamed() })
+    }
 }
 
 /// What the user wants of the lazy phase.

@@ -61,7 +61,7 @@ impl<'a> Migration<'a> {
         let report = MigrationReport {
             id: new_id(),
             pid: options.pid,
-            target: options.to.to_string(),
+            target: options.to.as_ref().map(ToString::to_string).unwrap_or_default(),
             outcome: Outcome::Failed,
             processes: 1,
             ..MigrationReport::default()
@@ -149,16 +149,12 @@ impl<'a> Migration<'a> {
     fn preflight(&mut self, only_asks: bool) -> Result<(Link, TreeImage), MigrateError> {
         let mut described = self.look()?;
         (self.tell)(Progress::Step("connecting"));
-        let opened = Link::open(
-            &self.options.home,
-            &self.options.to,
-            self.control.cancel(),
-            self.options.connect_limit,
-        );
+        let to = self.options.host()?;
+        let opened = Link::open(&self.options.home, to, self.control.cancel(), self.options.connect_limit);
         let mut link = match opened {
             // what was found here stands, whether or not the target can be asked
             Err(e) if !described.obstacles.is_empty() && !matches!(e, MigrateError::Cancelled) => {
-                described.obstacles.push(unasked(&self.options.to, &e));
+                described.obstacles.push(unasked(to, &e));
                 return Err(MigrateError::Refused(described.obstacles));
             }
             opened => opened?,
@@ -183,8 +179,8 @@ impl<'a> Migration<'a> {
         }
         (self.tell)(Progress::Step("looking at the process"));
         let options = self.options;
-        let mut described =
-            look(&options.home, options.pid, &options.files, options.tracker, options.parent_knows)?;
+        let parent_knows = (!options.leave_running).then_some(options.parent_knows);
+        let mut described = look(&options.home, options.pid, &options.files, options.tracker, parent_knows)?;
         self.note(std::mem::take(&mut described.notes));
         Ok(described)
     }
@@ -263,8 +259,8 @@ impl<'a> Migration<'a> {
             session: OwnSession::behind(),
         };
         let mut foresight = ahead.run(described)?;
-        self.executor.late = foresight.lazy.then(|| Late::open(self.road(), to)).transpose()?;
-        let entry = Entry::new(&self.report.id, true, self.options.pid, &self.options.to.to_string());
+        self.executor.late = if foresight.lazy { Some(Late::open(self.road()?, to)?) } else { None };
+        let entry = Entry::new(&self.report.id, true, self.options.pid, &to.name());
         let mut journal = Journal::begin(&journal_dir, entry).map_err(MigrateError::journal(&journal_dir))?;
         // `ulpm recover` leaves it to us as long as we live
         journal.keep();
@@ -322,13 +318,13 @@ impl<'a> Migration<'a> {
         Ok(agent)
     }
 
-    fn road(&self) -> Road {
-        Road {
+    fn road(&self) -> Result<Road, MigrateError> {
+        Ok(Road {
             home: self.options.home.clone(),
-            to: self.options.to.clone(),
+            to: self.options.host()?.clone(),
             id: self.report.id.clone(),
             limit: self.options.connect_limit,
-        }
+        })
     }
 }
 
@@ -361,18 +357,18 @@ fn take_back(to: &mut dyn Destination, agent: &mut Agent, rounds: usize) -> Resu
     Ok(())
 }
 
-/// The process from outside, and all that stands in its way on this side.
+/// The process from outside, and all that stands in its way on this side. `parent_knows`: `None` if it does not end here.
 pub fn look(
     home: &Path,
     pid: i32,
     options: &FilesOptions,
     tracker: Choice,
-    parent_knows: bool,
+    parent_knows: Option<bool>,
 ) -> Result<Described, MigrateError> {
     // Before all else: what a holder of its memory has inside it is gone first.
     let partial = whole::obstacle(home, pid);
     let mut described = describe(pid, options)?;
-    let (notes, obstacles) = parent::look(pid, parent_knows);
+    let (notes, obstacles) = parent_knows.map(|knows| parent::look(pid, knows)).unwrap_or_default();
     described.obstacles.extend(disk(home));
     described.notes.extend(notes);
     described.obstacles.extend(obstacles);

@@ -18,7 +18,7 @@ use super::options::{MOVED, Progress};
 use crate::convergence::policy::Limits;
 use crate::handover::journal::{Entry, Journal, Life};
 use crate::handover::settle::reopened;
-use crate::handover::{Driver, Hands, NotDone, Source, SourceAction, SourceEvent};
+use crate::handover::{Driver, Hands, NotDone, Source, SourceAction, SourceEvent, drawer};
 use crate::state::files::tcp_over::hang_up;
 use crate::sys::process::{pidfd_open, pidfd_send_signal};
 use crate::transport::protocol::ToTarget;
@@ -80,11 +80,19 @@ fn settle(home: &Path, mut journal: Journal, tell: &dyn Fn(Progress<'_>)) -> Res
     Ok(match (recovery.answer, state) {
         (None, _) => format!("the commit was never sent: {}", here(&entry, "was left running here")),
         (_, Source::Resumed) => {
-            format!("{} never let it run: {}", entry.peer, here(&entry, "goes on here"))
+            let why = match drawer::directory(&entry.peer) {
+                Some(dir) => format!("the checkpoint in {} was never whole", dir.display()),
+                None => format!("{} never let it run", entry.peer),
+            };
+            format!("{why}: {}", here(&entry, "goes on here"))
         }
         _ => {
             let lost = recovery.lost;
-            format!("it runs at {}: the copy here (process {}) was ended{lost}", entry.peer, entry.pid)
+            let place = match drawer::directory(&entry.peer) {
+                Some(dir) => format!("it is kept in {}", dir.display()),
+                None => format!("it runs at {}", entry.peer),
+            };
+            format!("{place}: the copy here (process {}) was ended{lost}", entry.pid)
         }
     })
 }
@@ -167,10 +175,7 @@ impl<'a> Recovery<'a> {
 
     fn ask(&mut self) -> Result<SourceEvent, MigrateError> {
         let entry = self.journal.entry().clone();
-        let answer = target(&entry).and_then(|to| connect(self.home, &to)).and_then(|link| {
-            let to = self.to.insert(link);
-            ask_once(to, &entry.id)
-        });
+        let answer = self.answer_of(&entry);
         self.answer = answer.as_ref().ok().copied();
         let Some(here) = self.word else {
             let answer = answer?;
@@ -187,6 +192,16 @@ impl<'a> Recovery<'a> {
             _ if here => Ok(SourceEvent::ForcedHere),
             _ => Ok(SourceEvent::ForcedThere),
         }
+    }
+
+    fn answer_of(&mut self, entry: &Entry) -> Result<Answer, MigrateError> {
+        if let Some(dir) = drawer::directory(&entry.peer) {
+            let failed = |source| MigrateError::Here { step: "looking for the checkpoint", source };
+            let kept = drawer::outcome(dir, &entry.id).map_err(failed)?;
+            return Ok(if kept { Answer::Running(entry.pid) } else { Answer::Never });
+        }
+        let link = connect(self.home, &target(entry)?)?;
+        ask_once(self.to.insert(link), &entry.id)
     }
 
     fn follow(&mut self) -> Result<SourceEvent, MigrateError> {

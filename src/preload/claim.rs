@@ -32,10 +32,12 @@ impl Claim {
 pub fn obstacle(pid: i32) -> Option<Obstacle> {
     let holder = holder(pid)?;
     let args = command_line(holder);
-    let (verb, command) = match args.iter().find(|arg| matches!(arg.as_str(), "live" | "profile"))?.as_str() {
-        "live" => ("moved", "live"),
-        _ => ("watched", "profile"),
-    };
+    let (verb, command) =
+        match args.iter().find(|arg| matches!(arg.as_str(), "live" | "profile" | "checkpoint"))?.as_str() {
+            "live" => ("moved", "live"),
+            "checkpoint" => ("written down", "checkpoint"),
+            _ => ("watched", "profile"),
+        };
     // the one that the user started, of which the holder is the worker, with the same arguments
     let same = |parent: &i32| command_line(*parent).get(1..) == args.get(1..);
     let starter = parent(holder).filter(same).unwrap_or(holder);

@@ -41,7 +41,7 @@ pub fn check(
     place: &Place,
     home: &Path,
 ) -> Result<Reservation, RestoreError> {
-    let mut found = Reservation { notes: place.note().into_iter().collect(), ..Reservation::default() };
+    let mut found = Reservation::default();
     if description.tree.version != crate::image::IMAGE_VERSION {
         return Err(RestoreError::Nonsense(format!("an image of version {}", description.tree.version)));
     }

@@ -312,6 +312,7 @@ impl Session {
         let reservation = loop {
             let mut checked =
                 check(&description, &hashes, &self.authority, &self.server.place, &self.server.home)?;
+            checked.notes.splice(0..0, self.server.place.note());
             checked.obstacles.extend(strangers.iter().cloned());
             checked.notes.extend(foreign.iter().cloned());
             if description.lazy {

@@ -54,6 +54,11 @@ pub(crate) struct Live {
 }
 
 impl Live {
+    /// Of any command that has a worker.
+    pub(crate) fn of(process: Proc) -> Self {
+        Self::new(process)
+    }
+
     pub(super) fn new(process: Proc) -> Self {
         Self { process }
     }

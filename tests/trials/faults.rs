@@ -184,7 +184,10 @@ pub(super) fn trials() -> Vec<Trial> {
 /// Every point of the program is struck, and no other is asked for; every transition of the machines has a trial.
 fn complete() -> Result<()> {
     let struck: BTreeSet<&str> = cases().iter().map(|case| case.point).collect();
-    let there: BTreeSet<&str> = Point::ALL.iter().map(|point| point.name()).collect();
+    // those of a checkpoint are struck in checkpoint.rs
+    let of_moves =
+        Point::ALL.iter().map(|point| point.name()).filter(|name| !name.starts_with("checkpoint."));
+    let there: BTreeSet<&str> = of_moves.collect();
     ensure!(struck == there, "{:?}", struck.symmetric_difference(&there));
     let tried = SOME.iter().flat_map(|(_, points, kinds)| Case::chosen(points, kinds));
     let tried: Vec<String> = tried.map(|case| format!("{}={}", case.point, case.kind)).collect();

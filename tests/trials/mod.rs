@@ -4,6 +4,7 @@ mod aborts;
 mod advice;
 mod bad_input;
 mod busy;
+mod checkpoint;
 mod commands;
 mod confined;
 mod example;
@@ -57,6 +58,7 @@ pub(crate) fn all(in_a_machine: bool) -> Vec<Trial> {
     trials.extend(variants::trials());
     trials.extend(bad_input::trials());
     trials.extend(busy::trials());
+    trials.extend(checkpoint::trials());
     trials.extend(versions::trials());
     trials.extend(verdicts::trials());
     trials.extend(commands::trials());

@@ -107,7 +107,7 @@ fn there_and_back(program: &str, dir: &Path) -> Result<()> {
 fn write_down(pid: i32, home: &Path, drawer: &mut Drawer) -> (Outcome, Option<MigrateError>) {
     let options = Options {
         pid,
-        to: "nobody".parse().expect("a host"),
+        to: None,
         pid_mode: PidChoice::Same,
         verify: true,
         files: Default::default(),
@@ -117,6 +117,7 @@ fn write_down(pid: i32, home: &Path, drawer: &mut Drawer) -> (Outcome, Option<Mi
         lazy: Default::default(),
         wait: false,
         parent_knows: true,
+        leave_running: false,
     };
     let control = Control::new(Limits::default());
     let (report, error) = Migration::new(&options, &control, &|_| {}).run_to(drawer);
@@ -276,6 +277,10 @@ impl Destination for Drawer {
     fn watch(&mut self) {}
 
     fn ignore_cancel(&mut self) {}
+
+    fn name(&self) -> String {
+        "nobody".to_owned()
+    }
 
     fn reconnect(&mut self) -> Result<(), MigrateError> {
         Ok(())

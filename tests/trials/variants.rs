@@ -82,7 +82,7 @@ fn moved(lab: &Lab, victim: &mut Victim, to: &str, args: &[&str]) -> Result<()> 
     at_work(lab, victim)
 }
 
-fn at_work(lab: &Lab, victim: &Victim) -> Result<()> {
+pub(super) fn at_work(lab: &Lab, victim: &Victim) -> Result<()> {
     std::thread::sleep(WORK);
     victim.check_running(lab)
 }

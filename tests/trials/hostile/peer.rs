@@ -145,7 +145,8 @@ impl Drop for Source {
 /// The true description of a process of host `a`, by its pid outside.
 pub(super) fn description(outside: i32) -> Result<Description> {
     let options = FilesOptions::default();
-    let described = look(std::path::Path::new("/"), outside, &options, ulpm::dirty::Choice::Auto, false)?;
+    let described =
+        look(std::path::Path::new("/"), outside, &options, ulpm::dirty::Choice::Auto, Some(false))?;
     let id = std::fs::read_to_string("/proc/sys/kernel/random/uuid")?.trim().to_owned();
     Ok(Description {
         id,

@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 
 use crate::lab::process::Proc;
 use crate::lab::{Lab, SOON, wait_until};
+use crate::trials::checkpoint;
 use crate::trials::victims::is_gone;
 
 const PORT: u16 = 6379;
@@ -37,6 +38,20 @@ pub(super) fn quiet(lab: &mut Lab) -> Result<()> {
     }
     let outside = lab.host(from).outside_pid(Pid::from_raw(pid))?;
     kill(outside, Signal::SIGTERM)?;
+    wait_until("redis ends at SIGTERM", SOON, || redis.output().contains("bye bye"))
+}
+
+/// Into a checkpoint and out of it while nobody writes: the digest stays.
+pub(in crate::trials) fn drawn(lab: &mut Lab) -> Result<()> {
+    let redis = start_with(lab, KEYS / 20)?;
+    let (before, dir) = (digest(lab, "a")?, lab.dir().join("kept"));
+    let outside = redis.outside_pid();
+    let ended = checkpoint::checkpoint(lab, redis.pid(), &dir, &["--pre-copy"])?;
+    ensure!(ended.exit == 0 && is_gone(outside), "{ended:?}");
+    let pid = checkpoint::restored(&checkpoint::restore(lab, &dir, &[])?)?;
+    ensure!(pid == redis.pid() && digest(lab, "a")? == before, "another digest than before");
+    ensure!(ask(lab, "a", "SET after move")?.starts_with("+OK"), "cannot write");
+    kill(lab.host("a").outside_pid(Pid::from_raw(pid))?, Signal::SIGTERM)?;
     wait_until("redis ends at SIGTERM", SOON, || redis.output().contains("bye bye"))
 }
 
@@ -97,12 +112,16 @@ pub(super) fn refused(lab: &mut Lab) -> Result<()> {
 }
 
 pub(in crate::trials) fn start(lab: &Lab) -> Result<Proc> {
+    start_with(lab, KEYS)
+}
+
+fn start_with(lab: &Lab, keys: u32) -> Result<Proc> {
     let port = PORT.to_string();
     let args = ["redis-server", "--port", &port, "--bind", "0.0.0.0", "--save", "", "--appendonly", "no"];
     let debug = ["--enable-debug-command", "yes", "--protected-mode", "no"];
     let redis = lab.spawn("a", &[&args[..], &debug].concat())?;
     wait_until("redis accepts", SOON, || redis.output().contains("Ready to accept"))?;
-    let filled = ask(lab, "a", &format!("DEBUG POPULATE {KEYS} key 1000"))?;
+    let filled = ask(lab, "a", &format!("DEBUG POPULATE {keys} key 1000"))?;
     ensure!(filled.starts_with("+OK"), "populate: {filled}");
     Ok(redis)
 }

@@ -1,0 +1,97 @@
+//! `ulpm inspect`: what a checkpoint holds.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{Exit, Failure, Verbosity, say, say_json};
+use crate::checkpoint::inspect::{Summary, inspect};
+use crate::image::shown;
+use crate::report::Size;
+
+/// Lines of a list, unless all are wanted.
+const SOME: usize = 10;
+
+/// Arguments of `ulpm inspect`.
+#[derive(Clone, Debug, Args)]
+#[command(after_help = super::EXIT_CODES)]
+pub(crate) struct InspectArgs {
+    /// The directory that `ulpm checkpoint` made
+    #[arg(value_name = "DIR")]
+    dir: PathBuf,
+    /// Print it as one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &InspectArgs, verbosity: Verbosity) -> Result<Exit, Failure> {
+    let summary = inspect(&args.dir)?;
+    if args.json {
+        say_json(&summary)?;
+    } else {
+        say(&text(&summary, verbosity.in_full))?;
+    }
+    Ok(Exit::Done)
+}
+
+fn text(summary: &Summary, in_full: bool) -> String {
+    let mut text = String::new();
+    let mut line = |line: String| {
+        let _ = writeln!(text, "{line}");
+    };
+    let versions = &summary.versions;
+    let (host, kernel) = (shown(&summary.host), shown(&summary.kernel));
+    line(format!("checkpoint {}", shown(&summary.id)));
+    line(format!(
+        "  made      {} on {host} (Linux {kernel}) by ulpm {}",
+        date(summary.made_s),
+        shown(&versions.program)
+    ));
+    line(format!(
+        "  versions  format {}, image {}, protocol {}",
+        versions.format, versions.image, versions.protocol
+    ));
+    line(format!(
+        "  size      {} with {} of pages; {} were in RAM",
+        Size::bytes(summary.bytes),
+        Size::bytes(summary.memory_bytes),
+        Size::bytes(summary.resident_bytes)
+    ));
+    line(format!("  original  {}", if summary.left_running { "went on where it was" } else { "has ended" }));
+    for process in &summary.processes {
+        line(format!("process {} ({}), {}", process.pid, process.name, process.program));
+        let mut list = |what: &str, items: Vec<String>| {
+            line(format!("  {what}: {}", items.len()));
+            let most = if in_full { items.len() } else { SOME };
+            items.iter().take(most).for_each(|item| line(format!("    {item}")));
+            if items.len() > most {
+                line(format!("    … and {} more (-v)", items.len() - most));
+            }
+        };
+        list("threads", process.threads.iter().map(|(tid, name)| format!("{tid} {name}")).collect());
+        list("descriptors", process.descriptors.iter().map(|(fd, link)| format!("{fd} {link}")).collect());
+        list("mapped files", process.mapped_files.clone());
+        line(format!("  mappings: {}", process.mappings));
+    }
+    text
+}
+
+/// A moment as `2026-11-28 01:02:03 UTC`.
+fn date(seconds: i64) -> String {
+    let (day, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{} {hour:02}:{minute:02}:{second:02} UTC", crate::transport::permit::Day(day))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_are_dates() {
+        assert_eq!(date(0), "1970-01-01 00:00:00 UTC");
+        assert_eq!(date(1_795_827_855), "2026-11-28 01:04:15 UTC");
+    }
+}

@@ -159,9 +159,10 @@ impl Journal {
 
     /// The lock of the open file, which is another than the one of [`Journal::keep`].
     fn lock(&self, kind: i32) -> io::Result<()> {
+        let short = |number: i32| i16::try_from(number).map_err(io::Error::other);
         let whole = libc::flock {
-            l_type: kind as i16,
-            l_whence: libc::SEEK_SET as i16,
+            l_type: short(kind)?,
+            l_whence: short(libc::SEEK_SET)?,
             l_start: 0,
             l_len: 0,
             l_pid: 0,

@@ -24,6 +24,11 @@
 //! the target's answer (or its journal, asked later by `ulpm recover`) says which copy it is. A target that is
 //! asked about a migration it has not committed writes down that it never will: a late `Commit` finds that.
 
+#![cfg_attr(
+    not(test),
+    warn(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_possible_wrap)
+)]
+
 pub(crate) mod drawer;
 pub mod drive;
 pub mod journal;

@@ -148,7 +148,7 @@ fn memory(m: &MemoryImage, frozen: bool) -> Checked {
         // what the source itself refuses is described, too: nothing is made of it
         spans(&m.layout, &m.vdso)?;
     }
-    insist(m.mm.auxv.len() <= PAGE_SIZE as usize, || "an impossible auxiliary vector".to_owned())?;
+    insist(m.mm.auxv.len() as u64 <= PAGE_SIZE, || "an impossible auxiliary vector".to_owned())?;
     insist(m.files.len() <= MAX_FILES, || format!("{} mapped files", m.files.len()))?;
     m.files.iter().try_for_each(|(name, _)| path(name))?;
     let mut last = 0;

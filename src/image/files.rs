@@ -361,7 +361,7 @@ impl MemFd {
             id: ObjectId { dev: self.dev, ino: self.object },
             size: self.size,
             memfd_name: Some(self.name.clone()),
-            seals: self.seals as i32,
+            seals: self.seals.cast_signed(),
             page_size: self.huge_page.unwrap_or(super::PAGE_SIZE),
             inode: Some(self.inode.clone()),
             shm: self.shm,

@@ -11,6 +11,11 @@
 //!                                  └─ open files, pipes, sockets, memory files
 //! ```
 
+#![cfg_attr(
+    not(test),
+    warn(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_possible_wrap)
+)]
+
 pub mod bounded;
 pub mod check;
 pub mod file_identity;

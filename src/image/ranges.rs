@@ -44,7 +44,7 @@ impl PageRange {
     /// Pieces of at most `bytes`.
     pub fn chunks(self, bytes: u64) -> impl Iterator<Item = PageRange> {
         (self.start..self.end)
-            .step_by(bytes as usize)
+            .step_by(usize::try_from(bytes).unwrap_or(usize::MAX))
             .map(move |s| PageRange::new(s, s.saturating_add(bytes).min(self.end)))
     }
 }

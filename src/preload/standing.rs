@@ -19,8 +19,6 @@ use crate::sys::voice;
 use crate::tracee::freeze::tids;
 use crate::tracee::thread::tracer_of;
 
-/// Flag of `/proc/PID/stat`: a thread of the kernel.
-
 /// What stands in the way because of what the process is.
 pub fn obstacles(pid: i32) -> Result<Vec<Obstacle>, PreloadError> {
     // as a thread tells it that lives: a main thread that has ended is neither stopped nor traced

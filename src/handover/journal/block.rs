@@ -27,7 +27,7 @@ pub(super) fn encode(entry: &Entry) -> Vec<u8> {
     let json = serde_json::to_vec(entry).unwrap_or_default();
     let mut bytes = vec![0; SIZE];
     let len = json.len().min(SIZE - 36);
-    bytes[32..36].copy_from_slice(&(len as u32).to_le_bytes());
+    bytes[32..36].copy_from_slice(&u32::try_from(len).unwrap_or(u32::MAX).to_le_bytes());
     bytes[36..36 + len].copy_from_slice(&json[..len]);
     let sum = blake3::hash(&bytes[32..]);
     bytes[..32].copy_from_slice(sum.as_bytes());

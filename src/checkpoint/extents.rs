@@ -98,6 +98,17 @@ impl Extents {
         parts
     }
 
+    /// What is in `range` of it, in order.
+    pub(crate) fn within(&self, range: PageRange) -> Vec<(PageRange, Spot)> {
+        let before = self.0.range(..range.start).next_back();
+        let all = before.into_iter().chain(self.0.range(range.start..range.end));
+        let parts = all.map(|(&start, &(end, spot))| {
+            let part = PageRange::new(start, end).intersection(&range);
+            (part, spot.after(part.start.saturating_sub(start)))
+        });
+        parts.filter(|(part, _)| !part.is_empty()).collect()
+    }
+
     /// Pages with content.
     pub(crate) fn stored(&self) -> u64 {
         self.iter().filter(|(_, place)| *place != Spot::Zero).map(|(range, _)| range.pages()).sum()

@@ -7,6 +7,7 @@
 //! | [`kept`] | reading one |
 //! | [`restore`] | making a process of one |
 //! | [`inspect`] | what is in one, for people and programs |
+//! | [`core`] | an ELF core of one, for debuggers |
 //! | [`recorder`] | the destination that writes down |
 //! | [`extents`] | where each page is |
 //! | [`contents`] | what else there is, as data |
@@ -14,6 +15,7 @@
 //! | [`place`] | directories: made by one rename, what an interrupted one leaves |
 
 pub(crate) mod contents;
+pub(crate) mod core;
 pub(crate) mod error;
 pub(crate) mod extents;
 pub(crate) mod format;

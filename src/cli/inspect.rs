@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{Exit, Failure, Verbosity, say, say_json};
+use crate::checkpoint::core::write_core;
 use crate::checkpoint::inspect::{Summary, inspect};
+use crate::checkpoint::kept::Kept;
 use crate::image::shown;
 use crate::report::Size;
 
@@ -23,10 +25,17 @@ pub(crate) struct InspectArgs {
     /// Print it as one JSON document
     #[arg(long)]
     json: bool,
+    /// Write an ELF core of the process into this file, which does not exist yet: gdb opens it
+    #[arg(long, value_name = "FILE", conflicts_with = "json")]
+    core: Option<PathBuf>,
 }
 
 /// Runs the command.
 pub(crate) fn run(args: &InspectArgs, verbosity: Verbosity) -> Result<Exit, Failure> {
+    if let Some(path) = &args.core {
+        write_core(&Kept::open(&args.dir)?, path)?;
+        return Ok(Exit::Done);
+    }
     let summary = inspect(&args.dir)?;
     if args.json {
         say_json(&summary)?;

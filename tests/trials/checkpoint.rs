@@ -51,6 +51,7 @@ pub(super) fn trials() -> Vec<Trial> {
         trial("checkpoint of one that is left running", &[], left_running),
         trial("checkpoint restored twice", &[], twice),
         trial("checkpoint damaged", &[], damaged),
+        trial("checkpoint opened by gdb", &[Need::Program("gdb")], opened_by_gdb),
         trial("checkpoint killed with its worker", &[], both_killed),
         trial("checkpoint that fails", &[], fails),
         trial("checkpoint of redis", &[Need::Program("redis-server")], programs::redis::drawn),
@@ -236,6 +237,34 @@ fn inspected(lab: &Lab, victim: &Victim, dir: &Path) -> Result<()> {
     ensure!(summary["left_running"] == true && process["pid"] == victim.pid, "{summary}");
     ensure!(process["threads"][0][1] == "plain" && process["descriptors"][0][1] == "/dev/null", "{summary}");
     Ok(())
+}
+
+/// A debugger sees every thread, and its stack down to where it began.
+fn opened_by_gdb(lab: &mut Lab) -> Result<()> {
+    let victim = Victim::start(lab, "perthread")?;
+    at_work(lab, &victim)?;
+    let dir = lab.dir().join("kept");
+    let ended = checkpoint(lab, victim.pid, &dir, &["--leave-running"])?;
+    ensure!(ended.exit == 0, "{ended:?}");
+    let (dir, core) = (dir.display().to_string(), lab.dir().join("core").display().to_string());
+    let json = lab.run("a", &[ULPM, "inspect", &dir, "--json"], SOON)?;
+    let summary: serde_json::Value = serde_json::from_str(&json.stdout)?;
+    let threads = summary["processes"][0]["threads"].as_array().context("no threads")?.clone();
+    let written = lab.run("a", &[ULPM, "inspect", &dir, "--core", &core], SOON)?;
+    ensure!(written.exit == 0, "{written:?}");
+    let program = victims::program("perthread")?;
+    let asked = ["-ex", "info proc", "-ex", "thread apply all bt", "-ex", "info registers rip xmm0"];
+    let argv = [&["gdb", "-nx", "-batch", &program, &core][..], &asked].concat();
+    let shown = lab.run("a", &argv, SOON)?;
+    ensure!(shown.exit == 0, "{shown:?}");
+    for thread in &threads {
+        let named = format!("LWP {}", thread[0]);
+        ensure!(shown.stdout.contains(&named), "no {named}: {shown:?}");
+    }
+    ensure!(threads.len() > 1 && shown.stdout.contains("main ("), "no stack of main: {shown:?}");
+    let stacks = shown.stdout.matches("\n#1 ").count();
+    ensure!(stacks == threads.len(), "{stacks} stacks of {} threads: {shown:?}", threads.len());
+    victim.finish()
 }
 
 /// The header of a checkpoint with another image version, sound in itself.

@@ -33,6 +33,8 @@ pub(crate) struct RestoreArgs {
 /// Runs the command.
 pub(crate) fn run(args: &RestoreArgs, verbosity: Verbosity) -> Result<Exit, Failure> {
     let home = Home::open()?;
+    // as `ulpm serve` does: the preflight of a target insists that it can be written
+    home.subdirectory("journal")?;
     let display = Display::new(verbosity.in_full);
     let show = |progress: Progress<'_>| {
         if !verbosity.quiet {

@@ -89,6 +89,11 @@ impl Image {
         }
         self.archive.content(Path::new("/init"), 0o755, include_bytes!("init.sh"))?;
         self.archive.content(Path::new("/etc/passwd"), 0o644, b"root:x:0:0:root:/root:/bin/sh\n")?;
+        self.archive.content(
+            Path::new("/etc/machine-id"),
+            0o444,
+            &[[b'7'; 32].as_slice(), b"\n"].concat(),
+        )?;
         self.archive.content(Path::new("/etc/group"), 0o644, b"root:x:0:\n")?;
         self.archive.file(Path::new("/bin/busybox"), &packages.busybox)?;
         Ok(())

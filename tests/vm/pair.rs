@@ -67,6 +67,7 @@ pub(super) struct Pair {
     pub(super) image_bytes: u64,
     /// The kernel's version.
     pub(super) release: String,
+    kernel: PathBuf,
     dir: PathBuf,
     log: Vec<String>,
     keeper: Keeper,
@@ -103,8 +104,8 @@ impl Pair {
             }
         };
         let (boot, image_bytes) = (begin.elapsed(), fs::metadata(&image)?.len());
-        let pair =
-            Self { a, b, boot, image_bytes, release: packages.release(), dir, log: Vec::new(), keeper };
+        let (release, kernel) = (packages.release(), packages.kernel.clone());
+        let pair = Self { a, b, boot, image_bytes, release, kernel, dir, log: Vec::new(), keeper };
         pair.trust("a", "b")?;
         pair.trust("b", "a")?;
         Ok(pair)
@@ -152,6 +153,25 @@ impl Pair {
         let outcome = LiveOutcome { exit: ended.exit, report, stderr: ended.stderr };
         self.log.push(format!("{from}: {argv:?}: {outcome:?}"));
         Ok(outcome)
+    }
+
+    /// Machine `a` as it is after another boot, without a wire, beside the first one: it ends with the calling thread at the latest.
+    pub(super) fn booted_again(&self) -> Result<Machine> {
+        let dir = self.dir.join("again");
+        fs::create_dir_all(&dir)?;
+        let (wire, _nobody) = UnixDatagram::pair()?;
+        let mut machine = Machine::start(MachineOptions {
+            name: "a",
+            address: self.a.address,
+            // what comes back has its old pid: nobody has it yet
+            first_pid: 20_000,
+            kernel: &self.kernel,
+            image: &self.dir.join("image"),
+            dir: &dir,
+            wire: OwnedFd::from(wire),
+        })?;
+        machine.ready()?;
+        Ok(machine)
     }
 
     /// Remembers something for the case of failure.

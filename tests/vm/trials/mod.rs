@@ -6,6 +6,7 @@ mod boot;
 mod mover;
 mod oracle;
 mod programs;
+mod reboot;
 mod victims;
 
 use anyhow::Result;
@@ -20,6 +21,7 @@ pub(crate) fn all() -> Vec<Trial> {
     let mut trials = boot::trials();
     trials.extend(programs::trials());
     trials.extend(victims::trials());
+    trials.extend(reboot::trials());
     trials.extend(oracle::trials());
     trials
 }

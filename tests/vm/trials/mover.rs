@@ -13,7 +13,7 @@ use crate::vm::wire::Sink;
 
 /// Seconds that victims find acceptable between two looks at the clock, under emulation.
 pub(super) const PATIENT: &str = "60";
-const STOP: &str = "/tmp/stop";
+pub(super) const STOP: &str = "/tmp/stop";
 
 /// A process under way, wherever it is.
 pub(super) struct Mover {
@@ -35,6 +35,11 @@ impl Mover {
         ensure!(said.contains("ready"), "{argv:?} is not ready: {said:?}");
         pair.note(format!("a: {argv:?} is {job:?}"));
         Ok(Self { job, at: "a", said: String::new() })
+    }
+
+    /// It is moved by other means than [`Mover::cross`].
+    pub(super) fn into_job(self) -> Job {
+        self.job
     }
 
     pub(super) fn pid(&self) -> i32 {

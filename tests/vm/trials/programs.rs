@@ -10,6 +10,7 @@ use super::trial;
 use crate::lab::SOON;
 use crate::lab::live::LiveOutcome;
 use crate::lab::needs::{Need, find_program};
+use crate::vm::machine::Job;
 use crate::vm::pair::Pair;
 use crate::vm::wire::Sink;
 
@@ -55,7 +56,7 @@ fn check_report(outcome: &LiveOutcome, tracker: &str) -> Result<()> {
     Ok(())
 }
 
-fn start_python(pair: &mut Pair) -> Result<Mover> {
+pub(super) fn start_python(pair: &mut Pair) -> Result<Mover> {
     let python = find_program("python3").context("no python3")?;
     Mover::start(pair, &[&python, "-c", CHURN])
 }
@@ -76,9 +77,8 @@ fn ask(pair: &Pair, at: &str, words: &[&str]) -> Result<String> {
     Ok(pair.machine(at).must(&argv)?.trim().to_owned())
 }
 
-/// Its digest of all data stays the same, and it can be written to wherever it is.
-fn redis_server(pair: &mut Pair, tracker: &str) -> Result<()> {
-    pair.serve()?;
+/// A server with data, and the digest of that.
+pub(super) fn start_redis(pair: &mut Pair) -> Result<(Job, String)> {
     let args = ["redis-server", "--save", "", "--appendonly", "no", "--enable-debug-command", "yes"];
     let redis = pair.a.start_job(&args, &[], Sink::Ear)?;
     let said = pair.a.until(&redis, &["Ready to accept"], SOON)?;
@@ -86,6 +86,13 @@ fn redis_server(pair: &mut Pair, tracker: &str) -> Result<()> {
     ensure!(ask(pair, "a", &["DEBUG", "POPULATE", KEYS, "key", "1000"])? == "OK", "populate");
     let digest = ask(pair, "a", &["DEBUG", "DIGEST"])?;
     ensure!(digest.len() == 40, "no digest: {digest}");
+    Ok((redis, digest))
+}
+
+/// Its digest of all data stays the same, and it can be written to wherever it is.
+fn redis_server(pair: &mut Pair, tracker: &str) -> Result<()> {
+    pair.serve()?;
+    let (redis, digest) = start_redis(pair)?;
     let (mut pid, mut at) = (redis.pid, "a");
     for number in 1..=moves() {
         let to = if at == "a" { "b" } else { "a" };

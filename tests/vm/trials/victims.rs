@@ -15,7 +15,8 @@ use crate::vm::pair::Pair;
 /// Moved from one machine to the other. The others keep files open for writing, which machines without a common file
 /// system cannot share, or expect more of a processor than an emulated one does in that time: `dirty` (96 MiB in some
 /// seconds), `rseq` (millions of instructions between two ticks).
-const ACROSS: [&str; 7] = ["blocking", "clock", "registers", "robust", "signals", "threads", "timers"];
+pub(super) const ACROSS: [&str; 7] =
+    ["blocking", "clock", "registers", "robust", "signals", "threads", "timers"];
 /// Moved between two hosts inside one machine. Not `fds`: whether an eventfd is a semaphore cannot be seen before Linux 6.5
 /// (`src/state/files/eventfd.rs`), and becomes none.
 const INSIDE: [&str; 3] = ["memory", "net", "process"];

@@ -196,15 +196,22 @@ fn a_peer_that_closed_first_leaves_an_end_and_a_broken_pipe() {
 
     ours.write_all(b"x").unwrap();
     fds::poll_events(&ours, 0, 1000).unwrap();
+    // the kernel forgets that it delays acknowledgements when it had to send one late (40 ms after the peer's end, on a busy machine);
+    // of a connection that is over it forgets nothing more
+    let delays = fds::socket_number(&ours, libc::IPPROTO_TCP, libc::TCP_QUICKACK).unwrap() == 0;
     let image = captured(&[&ours]);
     let FileKind::TcpOver(tcp) = only_kind(&image) else { panic!("{image:?}") };
-    assert_eq!(tcp.end, TcpEnd::Broken);
-    for socket in [ours.into(), restored(&image).files.remove(0)] {
-        let mut stream = TcpStream::from(socket);
-        let mut all = Vec::new();
-        stream.read_to_end(&mut all).unwrap();
+    assert_eq!(tcp.end, if delays { TcpEnd::Broken } else { TcpEnd::Reset });
+    let made = TcpStream::from(restored(&image).files.remove(0));
+    let told = if delays { ErrorKind::BrokenPipe } else { ErrorKind::ConnectionReset };
+    for (mut stream, error) in [(ours, ErrorKind::BrokenPipe), (made, told)] {
+        let mut all = vec![0; 3];
+        stream.read_exact(&mut all).unwrap();
         assert_eq!(all, b"bye");
-        assert_eq!(stream.take_error().unwrap().unwrap().kind(), ErrorKind::BrokenPipe);
+        if error == ErrorKind::BrokenPipe {
+            assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0);
+        }
+        assert_eq!(stream.take_error().unwrap().unwrap().kind(), error);
     }
 }
 

@@ -159,8 +159,9 @@ fn errno(e: &std::io::Error) -> Errno {
 
 /// Pid 1 of a new namespace.
 fn init(pid: i32, socket: &OwnedFd) -> Result<(), Step> {
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
-        .map_err(|e| ("making the mounts private", e))?;
+    // what the host mounts and unmounts later is so here, too; our /proc stays here
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
+        .map_err(|e| ("making the mounts follow the host's", e))?;
     mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), None::<&str>)
         .map_err(|e| ("mounting /proc", e))?;
     bear(pid, socket)?;

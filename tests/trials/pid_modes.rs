@@ -11,6 +11,7 @@ pub(super) fn trials() -> Vec<Trial> {
     vec![
         trial("pid taken leads to a namespace", &[], namespace),
         trial("pid taken refuses the same pid", &[], refused),
+        trial("pid namespace sees what is mounted later", &[], later_mounts),
     ]
 }
 
@@ -18,6 +19,28 @@ fn namespace(lab: &mut Lab) -> Result<()> {
     let victim = prepare(lab)?;
     take(lab, victim.pid)?;
     move_into_namespace(lab, victim, &["--verify"])
+}
+
+/// What host `b` mounts while the process lives in a namespace there is mounted for the process, too, and no more when `b` unmounts it.
+fn later_mounts(lab: &mut Lab) -> Result<()> {
+    let victim = prepare(lab)?;
+    let must = |argv: &[&str]| {
+        let ended = lab.run("b", argv, SOON)?;
+        ensure!(ended.exit == 0, "{argv:?}: {ended:?}");
+        Ok(ended.stdout)
+    };
+    // as on a host under systemd; those of the lab are private
+    must(&["mount", "--make-rshared", "/"])?;
+    let outcome = lab.live("a", victim.pid, "b", &["--pid-mode", "namespace", "--verify"])?;
+    let (pid, place) = (outcome.moved()?, lab.dir().join("mounted"));
+    std::fs::create_dir(&place)?;
+    let place = place.display().to_string();
+    let seen = || Ok::<_, anyhow::Error>(must(&["cat", &format!("/proc/{pid}/mounts")])?.contains(&place));
+    must(&["mount", "-t", "tmpfs", "none", &place])?;
+    ensure!(seen()?, "it does not see what was mounted later");
+    must(&["umount", &place])?;
+    ensure!(!seen()?, "it holds what the host has unmounted");
+    Ok(())
 }
 
 fn refused(lab: &mut Lab) -> Result<()> {

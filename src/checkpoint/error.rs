@@ -11,13 +11,11 @@ use crate::restore::RestoreError;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CheckpointError {
     /// There is something already.
-    #[error("{} {what}; name a directory that does not exist yet, or an empty one", dir.display())]
-    Taken {
-        /// The directory.
-        dir: PathBuf,
-        /// What is there.
-        what: &'static str,
-    },
+    #[error("{} exists already: name one that does not", .0.display())]
+    Taken(PathBuf),
+    /// It is never a new one.
+    #[error("{} has no name of its own: name a directory that does not exist yet", .0.display())]
+    Nameless(PathBuf),
     /// It cannot be named so in a journal.
     #[error("the name {} is no text (UTF-8); name another directory", .0.display())]
     Unnameable(PathBuf),

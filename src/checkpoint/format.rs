@@ -77,6 +77,12 @@ pub(crate) enum FormatError {
     /// A checksum does not fit.
     #[error("its {0} has another checksum than was written down")]
     Checksum(&'static str),
+    /// A pipe, a link, a directory.
+    #[error("it is no regular file")]
+    NoFile,
+    /// It is damaged, or was taken from elsewhere.
+    #[error("it does not hold the name that is in `state`")]
+    Name,
     /// A section is not there, or not what it should be.
     #[error("its {0} makes no sense")]
     Nonsense(&'static str),

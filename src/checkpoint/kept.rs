@@ -1,9 +1,9 @@
 //! A checkpoint that is read: whole and in our version, or not at all.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io;
-use std::os::unix::fs::FileExt as _;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::xxh3_64;
@@ -13,7 +13,7 @@ use super::error::CheckpointError;
 use super::extents::{Extents, Spot};
 use super::format::{FormatError, Kind, Sections};
 use super::place::{PAGES, SIGNALS};
-use crate::handover::drawer::STATE;
+use crate::handover::drawer::{ID, STATE};
 use crate::image::process::LateSignal;
 use crate::image::{PAGE_SIZE, PageRange, ProcessIndex};
 use crate::transport::protocol::PAGES_MAX;
@@ -44,27 +44,26 @@ impl Kept {
     /// Reads everything but the pages, whose number is compared.
     pub(crate) fn open(dir: &Path) -> Result<Self, CheckpointError> {
         let state = dir.join(STATE);
-        let sections = match read(&state)? {
-            Some(sections) => sections,
+        let (sections, state_bytes) = match read(&state)? {
+            Some(read) => read,
             None if dir.join(PAGES).exists() => return Err(CheckpointError::Unfinished(dir.to_owned())),
             None => return Err(CheckpointError::Nowhere(dir.to_owned())),
         };
         let contents = contents(&sections).map_err(wrong(&state))?;
+        named(&dir.join(ID), &contents.about.id)?;
         let later = match read(&dir.join(SIGNALS))? {
-            Some(sections) => {
+            Some((sections, _)) => {
                 sections.value(Kind::Signals, "list of signals").map_err(wrong(&dir.join(SIGNALS)))?
             }
             None => BTreeMap::new(),
         };
         let path = dir.join(PAGES);
-        let pages = File::open(&path).map_err(CheckpointError::io("opening", &path))?;
-        let is = pages.metadata().map_err(CheckpointError::io("looking at", &path))?.len();
+        let (pages, is) = open(&path)?;
         let wanted = contents.about.slots.saturating_mul(PAGE_SIZE);
         if is != wanted {
             return Err(wrong(&path)(FormatError::Length { is, wanted }));
         }
-        let bytes = is + fs::metadata(&state).map_or(0, |found| found.len());
-        Ok(Kept { contents, later, bytes, path, pages })
+        Ok(Kept { contents, later, bytes: is + state_bytes, path, pages })
     }
 
     /// Goes through what is kept of these extents, within `range`, piece by piece; every page is compared with its checksum.
@@ -116,15 +115,39 @@ fn wrong(path: &Path) -> impl FnOnce(FormatError) -> CheckpointError {
     move |source| CheckpointError::File { path, source }
 }
 
-fn read(path: &Path) -> Result<Option<Sections>, CheckpointError> {
-    let file = match File::open(path) {
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
-            return Ok(None);
+/// A regular file and its length. Nobody is waited for at the other end of anything else, and no link is followed.
+fn open(path: &Path) -> Result<(File, u64), CheckpointError> {
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW).open(path);
+    let file = match file {
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ELOOP | libc::ENXIO)) => {
+            return Err(wrong(path)(FormatError::NoFile));
         }
         file => file.map_err(CheckpointError::io("opening", path))?,
     };
+    let found = file.metadata().map_err(CheckpointError::io("looking at", path))?;
+    if found.is_file() { Ok((file, found.len())) } else { Err(wrong(path)(FormatError::NoFile)) }
+}
+
+/// The sections of a file and its length, if it is there.
+fn read(path: &Path) -> Result<Option<(Sections, u64)>, CheckpointError> {
+    let (file, len) = match open(path) {
+        Err(CheckpointError::Io { source, .. })
+            if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) =>
+        {
+            return Ok(None);
+        }
+        file => file?,
+    };
     let sections = Sections::read(file).map_err(CheckpointError::io("reading", path))?;
-    sections.map(Some).map_err(wrong(path))
+    Ok(Some((sections.map_err(wrong(path))?, len)))
+}
+
+/// The name beside it says the same: by it `ulpm recover` knows which hand-over a directory is of.
+fn named(path: &Path, id: &str) -> Result<(), CheckpointError> {
+    let (file, _) = open(path)?;
+    let mut found = Vec::new();
+    file.take(id.len() as u64 + 1).read_to_end(&mut found).map_err(CheckpointError::io("reading", path))?;
+    if found == id.as_bytes() { Ok(()) } else { Err(wrong(path)(FormatError::Name)) }
 }
 
 fn contents(sections: &Sections) -> Result<Record, FormatError> {

@@ -5,8 +5,10 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::error::CheckpointError;
 use super::format::Writer;
@@ -37,32 +39,32 @@ pub(crate) struct Draft {
 pub(crate) fn full_name(dir: &Path) -> Result<PathBuf, CheckpointError> {
     let dir = std::path::absolute(dir).map_err(CheckpointError::io("looking for", dir))?;
     let (Some(parent), Some(name)) = (dir.parent(), dir.file_name()) else {
-        return Err(CheckpointError::Taken { dir, what: "is the root directory" });
+        return Err(CheckpointError::Nameless(dir));
     };
     let parent = fs::canonicalize(parent).map_err(CheckpointError::io("looking for", parent))?;
     Ok(parent.join(name))
 }
 
-/// The full name of a directory in which there is nothing yet.
+/// The full name of a directory that does not exist: one that does may be somebody's working directory, has an owner and a mode, and
+/// would be another one after the rename.
 pub(crate) fn free(dir: &Path) -> Result<PathBuf, CheckpointError> {
     let dir = full_name(dir)?;
-    let parent = dir.parent().unwrap_or(&dir);
     if drawer::peer(&dir).is_none() {
         return Err(CheckpointError::Unnameable(dir));
     }
-    let taken = |what| Err(CheckpointError::Taken { dir: dir.clone(), what });
     match fs::symlink_metadata(&dir) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(dir),
         Err(e) => Err(CheckpointError::io("looking at", &dir)(e)),
-        Ok(found) if !found.is_dir() => taken("is there, and is no directory"),
-        Ok(found) => {
-            let above = fs::metadata(parent).map_err(CheckpointError::io("looking at", parent))?;
-            if above.dev() != found.dev() {
-                return taken("is a mount point");
-            }
-            let mut entries = fs::read_dir(&dir).map_err(CheckpointError::io("reading", &dir))?;
-            if entries.next().is_some() { taken("is not empty") } else { Ok(dir) }
-        }
+        Ok(_) => Err(CheckpointError::Taken(dir)),
+    }
+}
+
+/// Gives a directory a name that nothing has.
+fn name(from: &Path, to: &Path) -> io::Result<()> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // a file system that cannot do both at once: it was looked at a moment ago, and at most an empty directory can be replaced
+        Err(rustix::io::Errno::INVAL) if fs::symlink_metadata(to).is_err() => fs::rename(from, to),
+        done => Ok(done?),
     }
 }
 
@@ -143,7 +145,7 @@ impl Draft {
         fs::rename(&new_state, self.unfinished.join(STATE))?;
         drawer::sync(Some(&self.unfinished))?;
         fault::point(Point::CheckpointWhole)?;
-        fs::rename(&self.unfinished, &self.dir)?;
+        name(&self.unfinished, &self.dir)?;
         fault::point(Point::CheckpointNamed)?;
         drawer::sync(self.dir.parent())
     }
@@ -214,30 +216,30 @@ mod tests {
         assert!(fs::read_dir(&dir).unwrap().all(|file| mode(&file.unwrap().path()) == 0o600));
         assert!(drawer::outcome(&dir, "a-1").unwrap());
         let told = free(&dir).unwrap_err().to_string();
-        assert!(told.contains("is not empty"), "{told}");
+        assert!(told.contains("exists already: name one that does not"), "{told}");
         // one that nobody finishes goes
         drop(Draft::begin(&home.path().join("other"), "a-2").unwrap());
         assert_eq!(names(home.path()), ["kept"]);
     }
 
     #[test]
-    fn an_empty_directory_may_be_there_and_nothing_else() {
+    fn nothing_that_is_there_is_replaced() {
         let home = tempfile::tempdir().unwrap();
-        let dir = home.path().join("kept");
-        fs::create_dir(&dir).unwrap();
-        let mut place = Draft::begin(&free(&dir).unwrap(), "a-1").unwrap();
-        place.publish(Writer::default()).unwrap();
-        let file = home.path().join("file");
+        let (empty, file, link) =
+            (home.path().join("empty"), home.path().join("file"), home.path().join("link"));
+        fs::create_dir(&empty).unwrap();
         fs::write(&file, "").unwrap();
-        assert!(free(&file).unwrap_err().to_string().contains("no directory"));
-        // filled meanwhile: not published, and whoever asks hears so
+        std::os::unix::fs::symlink("nowhere", &link).unwrap();
+        for taken in [&empty, &file, &link] {
+            assert!(matches!(free(taken), Err(CheckpointError::Taken(_))), "{taken:?}");
+        }
+        // made meanwhile: not published, and whoever asks hears so
         let late = home.path().join("late");
         let mut place = Draft::begin(&free(&late).unwrap(), "a-2").unwrap();
         fs::create_dir(&late).unwrap();
-        fs::write(late.join("x"), "").unwrap();
         assert!(place.publish(Writer::default()).is_err());
         assert!(!drawer::outcome(&late, "a-2").unwrap());
-        assert_eq!(names(&late), ["x"]);
+        assert_eq!(names(&late), Vec::<String>::new());
     }
 
     #[test]

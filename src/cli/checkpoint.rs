@@ -33,7 +33,7 @@ repeated, as in a move, until the freeze will be short. Ctrl-C ends it (exit cod
 pub(crate) struct CheckpointArgs {
     #[command(flatten)]
     subject: Subject,
-    /// Where it is written: a directory that does not exist yet, or an empty one
+    /// Where it is written: a directory that does not exist yet
     #[arg(long, value_name = "DIR")]
     dir: PathBuf,
     /// Let the process go on here afterwards: what is in DIR is a copy

@@ -127,13 +127,14 @@ impl Named {
     }
 }
 
-/// All of that name but ourselves, by number, each with the beginning of its command line.
+/// All of that name but ourselves, by number, each with the beginning of its command line. What has ended and was not reaped is no
+/// process any more.
 fn candidates(name: &OsStr) -> Vec<(i32, String)> {
     let own = [std::process::id() as i32, nix::unistd::getppid().as_raw()];
     let all = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = all.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let mut found: Vec<(i32, String)> = pids
-        .filter(|pid| !own.contains(pid) && is_called(*pid, name))
+        .filter(|pid| !own.contains(pid) && is_called(*pid, name) && voice::lives(*pid))
         .map(|pid: i32| {
             let line = fs::read(format!("/proc/{}/cmdline", voice::of(pid))).unwrap_or_default();
             let line = String::from_utf8_lossy(&line).replace('\0', " ");

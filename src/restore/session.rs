@@ -334,7 +334,10 @@ impl Session {
             if let Some(most) = self.authority.permit.processes.filter(|most| self.visit.others() >= *most) {
                 checked.obstacles.push(Obstacle::new(
                     "process",
-                    format!("{most} processes of this source are at the target, more may not be"),
+                    match most {
+                        1 => "1 process of this source is at the target, more may not be".to_owned(),
+                        _ => format!("{most} processes of this source are at the target, more may not be"),
+                    },
                     format!(
                         "wait until one has ended; or there: ulpm trust add {} --max-processes …",
                         self.authority.peer

@@ -37,8 +37,9 @@ pub fn look(pid: i32, layout: &Layout) -> Found {
         }
     }
     if closed > 0 {
+        let others = if closed == 1 { "process of another user" } else { "processes of other users" };
         let what = format!(
-            "whether it shares memory or open files with {closed} processes of other users could not be asked: run ulpm as root to know"
+            "whether it shares memory or open files with {closed} {others} could not be asked: run ulpm as root to know"
         );
         found.notes.push(Note::new(format!("process {pid}"), what));
     }

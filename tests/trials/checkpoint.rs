@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -185,11 +185,8 @@ fn damaged(lab: &mut Lab) -> Result<()> {
     let ended = checkpoint(lab, victim.pid, &dir, &["--leave-running"])?;
     ensure!(ended.exit == 0, "{ended:?}");
     inspected(lab, &victim, &dir)?;
-    refused(
-        &checkpoint(lab, victim.pid, &dir, &["--leave-running"])?,
-        1,
-        &["is not empty", "does not exist yet"],
-    )?;
+    taken(lab, &victim, &dir)?;
+    by_other_files(lab, &dir)?;
     let (state, pages) = (dir.join("state"), dir.join("pages"));
     let flip = |path: &Path, at: u64| -> Result<()> {
         let file = File::options().read(true).write(true).open(path)?;
@@ -220,6 +217,49 @@ fn damaged(lab: &mut Lab) -> Result<()> {
     no(&["there is no checkpoint in"])?;
     at_work(lab, &victim)?;
     victim.finish()
+}
+
+/// What is there is never replaced, not even an empty directory.
+fn taken(lab: &Lab, victim: &Victim, dir: &Path) -> Result<()> {
+    let empty = lab.dir().join("empty");
+    fs::create_dir(&empty)?;
+    let before = fs::metadata(&empty)?.ino();
+    for dir in [dir, &empty] {
+        let ended = checkpoint(lab, victim.pid, dir, &["--leave-running"])?;
+        refused(&ended, 1, &["exists already: name one that does not"])?;
+    }
+    ensure!(fs::metadata(&empty)?.ino() == before, "it was replaced");
+    Ok(fs::remove_dir(&empty)?)
+}
+
+/// Another name, or a pipe in place of a file at whose other end nobody is: refused at once. Afterwards all is as it was.
+fn by_other_files(lab: &Lab, dir: &Path) -> Result<()> {
+    let name = dir.display().to_string();
+    let no = |words: &[&str]| {
+        refused(&restore(lab, dir, &["--pid-mode", "namespace"])?, 1, words)?;
+        refused(&lab.run("a", &[ULPM, "inspect", &name], SOON)?, 1, words)
+    };
+    let id = dir.join("id");
+    let whole = fs::read(&id)?;
+    let longer = [&whole[..], b"0"].concat();
+    for other in [&b""[..], b"flipped", &whole[1..], &longer] {
+        fs::write(&id, other)?;
+        no(&["id cannot be used", "does not hold the name"])?;
+    }
+    fs::remove_file(&id)?;
+    no(&["opening", "/id"])?;
+    fs::write(&id, &whole)?;
+    for file in ["state", "pages", "id"] {
+        let (path, aside) = (dir.join(file), lab.dir().join("aside"));
+        fs::rename(&path, &aside)?;
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR)?;
+        no(&[&format!("{file} cannot be used"), "no regular file"])?;
+        fs::remove_file(&path)?;
+        std::os::unix::fs::symlink(&aside, &path)?;
+        no(&[&format!("{file} cannot be used"), "no regular file"])?;
+        fs::rename(&aside, &path)?;
+    }
+    Ok(())
 }
 
 fn inspected(lab: &Lab, victim: &Victim, dir: &Path) -> Result<()> {

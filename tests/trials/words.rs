@@ -193,14 +193,29 @@ fn this_host(lab: &mut Lab) -> Result<()> {
     victim.finish()
 }
 
+/// Leaves a child of that name behind when the shell is none any more.
+const ENDS_AS_THREADS: &str =
+    "sh -c 'printf threads >/proc/self/comm; until grep -q sleep /proc/$PPID/comm; do sleep 0.02; done' &";
+
 fn by_name(lab: &mut Lab) -> Result<()> {
     lab.serve("b")?;
     let mut victim = Victim::start(lab, "threads")?;
+    // what has ended, and is never reaped, has its name and is no process
+    let mut parent = shell(lab, ENDS_AS_THREADS, &[])?;
+    let outside = parent.outside_pid();
+    let zombie = || {
+        let child = std::fs::read_to_string(format!("/proc/{outside}/task/{outside}/children"));
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.unwrap_or_default().trim()));
+        stat.is_ok_and(|stat| stat.contains("(threads) Z"))
+    };
+    wait_until("it has ended", SOON, zombie)?;
     let found = run(lab, &["check", "threads", "b"])?;
     ensure!(
         found.exit == 0 && found.stdout.contains(&format!("process {} can be moved", victim.pid)),
         "{found:?}"
     );
+    parent.signal(Signal::SIGKILL)?;
+    parent.wait(SOON)?;
     let none = run(lab, &["check", "thread"])?;
     ensure!(none.exit == 1 && none.stderr.contains("no process is called thread"), "{none:?}");
     let other = Victim::start_until(lab, "stop-2", &[&crate::lab::victims::program("threads")?])?;

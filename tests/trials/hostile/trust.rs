@@ -205,7 +205,7 @@ fn limits(lab: &mut Lab) -> Result<()> {
     victim.move_to(lab, "b")?;
     // there is one now, also for a restarted serve
     let second = lab.spawn("a", &["sleep", "1000"])?;
-    lab.live("a", second.pid(), "b", &[])?.refused(3, &["1 processes", "--max-processes"])?;
+    lab.live("a", second.pid(), "b", &[])?.refused(3, &["1 process of", "--max-processes"])?;
     victim.finish()
 }
 

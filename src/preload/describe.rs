@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-use super::{PreloadError, standing};
+use super::{PreloadError, parent, standing};
 use crate::image::memory::MemoryImage;
 use crate::image::process::{ProcessImage, ThreadImage, Timers};
 use crate::image::{Backing, FilePath, Note, Obstacle, Relations, TreeImage, Vma};
@@ -131,6 +131,7 @@ fn all_notes(seen: &SeenProcess<'_>, tids: &[i32], tree: &TreeImage, shared: Vec
     let pid = seen.pid;
     let mut notes = tree.files.notes.clone();
     notes.extend(process::notes(seen));
+    notes.extend(parent::session(pid));
     notes.extend(half_done::notes(pid, tids));
     notes.extend(shared);
     notes.extend(room::notes(pid));

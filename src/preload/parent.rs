@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 use crate::image::{Note, Obstacle};
 use crate::state::program;
 use crate::sys::stat::Stat;
+use crate::sys::voice;
 
 /// How long systemd may take to answer.
 const ASKING: Duration = Duration::from_secs(5);
@@ -76,6 +77,29 @@ struct Unit {
     restart: Result<String, String>,
     /// Whether it is started again when its main process was killed.
     again: bool,
+}
+
+/// What is to be told of the session of a process that leads none.
+pub(super) fn session(pid: i32) -> Option<Note> {
+    let stat = Stat::of(voice::of(pid))?;
+    let (session, group) = (stat.session()?, stat.group()?);
+    let others = |leader: i32, what: &str| match leader {
+        0 => format!("a {what} from outside of this pid namespace"),
+        leader if Stat::of(leader).is_some_and(|stat| !stat.has_ended()) => {
+            format!("the {what} of {leader} ({})", program::name(leader))
+        }
+        leader => format!("{what} {leader}"),
+    };
+    let mut is_in = Vec::new();
+    if session != pid {
+        is_in.push(others(session, "session"));
+    }
+    if group != pid {
+        is_in.push(others(group, "process group"));
+    }
+    let what =
+        format!("it is in {} here, and leads a session and a group of its own there", is_in.join(" and "));
+    (!is_in.is_empty()).then(|| Note::new(format!("process {pid}"), what))
 }
 
 /// What is to be told of the parent of a process.
@@ -273,6 +297,28 @@ async fn text(pipe: Option<impl AsyncRead + Unpin>, most: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_leads_no_session_is_told_so() {
+        let mut own = Command::new("sleep").arg("1000").spawn().unwrap();
+        let pid = own.id() as i32;
+        let note = session(pid).unwrap().what;
+        let ours = nix::unistd::getsid(None).unwrap();
+        assert!(
+            note.contains("session") && (note.contains(&ours.to_string()) || note.contains("outside")),
+            "{note}"
+        );
+        own.kill().unwrap();
+        own.wait().unwrap();
+        assert_eq!(session(pid), None);
+        let mut leader = Command::new("setsid").args(["sleep", "1000"]).spawn().unwrap();
+        let pid = leader.id() as i32;
+        // it leads one as soon as the program has said so
+        while Stat::of(pid).and_then(|stat| stat.session()) != Some(pid) {}
+        assert_eq!(session(pid), None);
+        leader.kill().unwrap();
+        leader.wait().unwrap();
+    }
 
     #[test]
     fn what_systemd_starts_again() {

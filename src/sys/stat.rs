@@ -56,6 +56,16 @@ impl Stat {
         self.field(4)
     }
 
+    /// Its process group; 0: of an outer pid namespace.
+    pub(crate) fn group(&self) -> Option<i32> {
+        self.field(5)
+    }
+
+    /// Its session; 0: of an outer pid namespace.
+    pub(crate) fn session(&self) -> Option<i32> {
+        self.field(6)
+    }
+
     /// `PF_*`
     pub(crate) fn flags(&self) -> u64 {
         self.field(9).unwrap_or(0)

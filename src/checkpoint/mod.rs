@@ -6,6 +6,7 @@
 //! | [`save`] | making one |
 //! | [`kept`] | reading one |
 //! | [`restore`] | making a process of one |
+//! | [`changed`] | files that others changed meanwhile |
 //! | [`inspect`] | what is in one, for people and programs |
 //! | [`core`] | an ELF core of one, for debuggers |
 //! | [`recorder`] | the destination that writes down |
@@ -14,6 +15,7 @@
 //! | [`mod@format`] | sections, versions, checksums |
 //! | [`place`] | directories: made by one rename, what an interrupted one leaves |
 
+mod changed;
 pub(crate) mod contents;
 pub(crate) mod core;
 pub(crate) mod error;

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use nix::time::ClockId;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::changed;
 use super::contents::{Memory, Provenance, machine};
 use super::error::CheckpointError;
 use super::extents::{Extents, Spot};
@@ -189,9 +190,6 @@ impl Recorder {
         };
         let mut tree = captured.tree.clone();
         tree.files.fresh.clone_from(&description.tree.files.fresh);
-        for (of, process) in (0..).map(ProcessIndex).zip(&mut tree.processes) {
-            self.complete(of, process);
-        }
         let about = Provenance {
             id: description.id.clone(),
             program: env!("CARGO_PKG_VERSION").to_owned(),
@@ -205,7 +203,7 @@ impl Recorder {
             time_namespace: description.time_namespace,
             monotonic_ns: captured.monotonic_ns,
             moments: captured.moments,
-            hashes: self.hashes.clone(),
+            hashes: changed::still_true(&self.hashes, &description.tree, &tree),
             signals: self.signals.clone(),
             slots: self.sums.len() as u64,
         };
@@ -216,6 +214,17 @@ impl Recorder {
             .map(|writer| {
                 writer.with(Kind::Sums, self.sums.iter().flat_map(|sum| sum.to_le_bytes()).collect())
             })
+    }
+
+    fn capture(&mut self, tree: &TreeImage, moments: Moments) {
+        let (now, made_ns) = (initial_clocks(), now_ns(ClockId::CLOCK_REALTIME));
+        let monotonic_ns = now.monotonic_ns - (now.boottime_ns - moments.captured_ns);
+        let mut tree = tree.clone();
+        for (of, process) in (0..).map(ProcessIndex).zip(&mut tree.processes) {
+            self.complete(of, process);
+        }
+        changed::refresh(&mut tree, &self.memory);
+        self.captured = Some(Capture { tree, moments, monotonic_ns, made_ns });
     }
 
     /// What the state does not say again, of what was said before.
@@ -255,12 +264,7 @@ impl Recorder {
             ToTarget::Begin { .. } => Some(ToSource::Ready { pids: vec![self.pid], namespace: false }),
             ToTarget::RoundEnd(n) => Some(ToSource::RoundApplied(*n)),
             ToTarget::State(tree, moments) => {
-                self.captured = Some(Capture {
-                    tree: (**tree).clone(),
-                    moments: *moments,
-                    monotonic_ns: now.monotonic_ns - (now.boottime_ns - moments.captured_ns),
-                    made_ns: now_ns(ClockId::CLOCK_REALTIME),
-                });
+                self.capture(tree, *moments);
                 if !self.leave_running {
                     self.place().and_then(Draft::sync_pages).map_err(disk)?;
                 }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+use super::changed::{self, Changes};
 use super::contents::{Provenance, machine};
 use super::error::CheckpointError;
 use super::kept::{Content, Kept, everywhere};
@@ -61,8 +62,9 @@ pub(crate) fn restore(
     let stopped = StoppedTree::check(tree.clone())?;
     tell(Progress::Step("checking whether it can live here"));
     let description = description(about, &tree, wish.pid_mode);
-    let found = preflight(wish, about, &description)?;
-    tell(Progress::Notes(&found.notes));
+    let changes = changed::since(&tree, &kept.contents.memory, &about.hashes);
+    let found = preflight(wish, about, &description, &changes)?;
+    tell(Progress::Notes(&[&found.notes[..], &changes.notes].concat()));
     tell(Progress::Step("building it"));
     let _ticker = Ticker::start(Duration::from_millis(100)).map_err(io("starting a timer for"))?;
     let (difference, moments) = resumed(about);
@@ -79,7 +81,7 @@ pub(crate) fn restore(
         vetted: found.vetted,
         verify: false,
     })?;
-    match build(&kept, &stopped, &moments, wish.home, &mut builder) {
+    match build(&kept, &stopped, &moments, (wish.home, &changes), &mut builder) {
         Ok(()) => {}
         Err(e) => {
             builder.destroy();
@@ -97,7 +99,7 @@ fn build(
     kept: &Kept,
     stopped: &StoppedTree,
     moments: &Moments,
-    home: &Path,
+    (home, changes): (&Path, &Changes),
     builder: &mut Builder,
 ) -> Result<(), CheckpointError> {
     let memory = &kept.contents.memory;
@@ -119,6 +121,10 @@ fn build(
     let first = kept.contents.about.signals.iter().map(|(of, signals)| (of, signals));
     for (of, signals) in first.chain(&kept.later) {
         builder.queue(*of, signals)?;
+    }
+    let meanwhile = changes.meanwhile();
+    if !meanwhile.is_empty() {
+        return Err(CheckpointError::Refused(meanwhile));
     }
     builder.outlive()?;
     builder.let_go();
@@ -152,9 +158,11 @@ fn preflight(
     wish: Restoration<'_>,
     about: &Provenance,
     description: &Description,
+    changes: &Changes,
 ) -> Result<Reservation, CheckpointError> {
     let authority = Authority::own(wish.home);
     let mut found = reservation::check(description, &about.hashes, &authority, &Place::Here, wish.home)?;
+    found.obstacles.extend(changes.obstacles.iter().cloned());
     found.obstacles.extend(cpu_obstacles(about.host.cpu_components, &about.host.cpu_features));
     found.obstacles.extend(found.needs_hash.drain(..).map(|path| {
         Obstacle::new(

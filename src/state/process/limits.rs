@@ -3,7 +3,7 @@
 use procfs::process::{LimitValue, Process};
 use serde::{Deserialize, Serialize};
 
-use crate::image::Obstacle;
+use crate::image::{Note, Obstacle};
 use crate::state::credentials_of_self;
 use crate::state::error::StateError;
 use crate::state::seam::process::{ProcessPut, ProcessStage, ProcessState, SeenProcess};
@@ -33,6 +33,14 @@ const LIMIT_NAMES: [&str; 16] = [
 /// Soft and hard limits by resource number.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResourceLimits(pub Vec<(u64, u64)>);
+
+/// The hard limit beyond which we can give none; none if we may raise it.
+fn highest(resource: usize) -> Option<u64> {
+    const CAP_SYS_RESOURCE: u32 = 24;
+    let may_raise = credentials_of_self().is_ok_and(|own| own.caps[2] >> CAP_SYS_RESOURCE & 1 == 1);
+    let (_, hard) = prlimit(std::process::id() as i32, resource as u32, None).ok()?;
+    (!may_raise).then_some(hard)
+}
 
 impl State for ResourceLimits {
     const NAME: &'static str = "limits";
@@ -81,11 +89,9 @@ impl ProcessState for ResourceLimits {
 
     /// Soft limits that are above what this host allows.
     fn obstacles_here(&self, _pid: i32, _host: &TargetHost) -> Vec<Obstacle> {
-        let own = std::process::id() as i32;
-        let may_raise = credentials_of_self().is_ok_and(|c| c.caps[2] >> 24 & 1 == 1);
         let above = |(r, &(soft, _)): (usize, &(u64, u64))| {
-            let (_, hard) = prlimit(own, r as u32, None).ok()?;
-            (soft > hard && !may_raise).then(|| {
+            let hard = highest(r)?;
+            (soft > hard).then(|| {
                 Obstacle::new(
                     format!("resource limit {}", LIMIT_NAMES[r]),
                     format!("the process has a soft limit of {soft}, this host allows ulpm serve {hard} at the most"),
@@ -94,6 +100,22 @@ impl ProcessState for ResourceLimits {
             })
         };
         self.0.iter().enumerate().filter_map(above).collect()
+    }
+
+    /// Hard limits that it does not get back.
+    fn notes_here(&self, pid: i32, _host: &TargetHost) -> Vec<Note> {
+        let lower = |(r, &(soft, wanted)): (usize, &(u64, u64))| {
+            let hard = highest(r)?;
+            (soft <= hard && hard < wanted).then(|| {
+                let wanted = if wanted == u64::MAX { "none".to_owned() } else { wanted.to_string() };
+                let what = format!(
+                    "its hard limit {} is {hard} at the target and no more {wanted}: ulpm serve may not raise it (CAP_SYS_RESOURCE)",
+                    LIMIT_NAMES[r]
+                );
+                Note::new(format!("process {pid}"), what)
+            })
+        };
+        self.0.iter().enumerate().filter_map(lower).collect()
     }
 
     /// A hard limit that we may not raise stays as it is here; preflight has made sure that the soft one fits.

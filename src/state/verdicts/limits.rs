@@ -2,8 +2,7 @@
 
 use super::row::{Row, carried, limited, refused};
 
-const HARD: &str =
-    "a hard limit that `ulpm serve` may not raise stays as it is there, as long as the soft one fits";
+const HARD: &str = "a hard limit that `ulpm serve` may not raise stays as it is there, as long as the soft one fits; preflight says so";
 
 pub(super) const ROWS: &[Row] = &[
     limited("Max cpu time", "CPU seconds", "the CPU time used so far counts from 0 at the target", "process"),

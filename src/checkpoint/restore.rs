@@ -18,7 +18,7 @@ use crate::restore::builder::{Blueprint, Builder, StoppedTree};
 use crate::restore::permission::Authority;
 use crate::restore::quarters::{Place, Quarters};
 use crate::restore::reservation::{self, Reservation};
-use crate::state::files::identity::identity_of_path;
+use crate::state::files::identity::{BOTH_MOUNT, identity_of_path};
 use crate::state::threads::cpu_obstacles;
 use crate::sys::stat;
 use crate::sys::time::{ClockOffsets, Ticker, initial_clocks};
@@ -171,7 +171,30 @@ fn preflight(
             "put the same file there, with its times",
         )
     }));
+    for obstacle in &mut found.obstacles {
+        obstacle.why = of_one_host(&obstacle.why);
+        obstacle.advice = match obstacle.advice == BOTH_MOUNT {
+            true => {
+                "put back the file itself (mv; a copy is another one), or start the program anew".to_owned()
+            }
+            false => of_one_host(&obstacle.advice),
+        };
+    }
+    for note in &mut found.notes {
+        note.what = of_one_host(&note.what);
+    }
     if found.obstacles.is_empty() { Ok(found) } else { Err(CheckpointError::Refused(found.obstacles)) }
+}
+
+/// The words of a target, which speak of two hosts and of `ulpm serve`.
+fn of_one_host(words: &str) -> String {
+    let others = [
+        ("ulpm serve", "ulpm restore"),
+        (" at the target", " here"),
+        (" to the target", " to this host"),
+        (" at the source", " when the checkpoint was made"),
+    ];
+    others.iter().fold(words.to_owned(), |words, (of_two, of_one)| words.replace(of_two, of_one))
 }
 
 /// The clocks of the host that it comes from, as if it had been captured there just now; and the moments of that, here.

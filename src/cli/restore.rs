@@ -18,7 +18,7 @@ use crate::precopy::{MigrateError, Progress};
 #[derive(Clone, Debug, Args)]
 #[command(after_help = format!("Needs root, or CAP_CHECKPOINT_RESTORE and CAP_SYS_PTRACE. The process runs when this has ended, as a child of init.\n\
 What stands in its way is said all at once, and nothing is begun then (exit code 3): its pid is taken (--pid-mode same), files\n\
-that it has open or mapped are missing or others, a CPU or a kernel does not fit, the checkpoint is damaged (exit code 1).\n\
+that it has open or mapped are missing, changed or others, a CPU or a kernel does not fit, the checkpoint is damaged (exit code 1).\n\
 A checkpoint can be restored as often as wanted, each time from where it was made; what the process did since then with files and\n\
 with others is not undone.\n\n{}", super::EXIT_CODES))]
 pub(crate) struct RestoreArgs {

@@ -15,6 +15,7 @@ use crate::state::seam::TargetHost;
 use crate::state::thread::{self, scheduling};
 use crate::state::{credentials, process, program, reasons, timers};
 use crate::sys::kernel::Kernel;
+use crate::sys::stat::Stat;
 use crate::sys::time::ClockOffsets;
 use crate::transport::protocol::{Description, PidChoice};
 
@@ -126,18 +127,28 @@ fn check_files(
     for thread in &process.threads {
         places.extend(thread::paths(thread)?);
     }
-    let places = places.iter().map(|(what, path)| (*what, path));
-    for (what, path) in places.chain([("program", &process.memory.exe)]) {
-        if !path.as_path().exists() {
-            found.obstacles.push(Obstacle::new(
-                format!("{what} {path}"),
-                program::ABSENT,
-                "create it there, or mount the file system that holds it",
-            ));
-        }
-    }
+    let directories = places.iter().filter_map(|(what, path)| no_directory(what, path));
+    found.obstacles.extend(directories);
+    let exe = &process.memory.exe;
+    found.obstacles.extend((!exe.as_path().exists()).then(|| absent("program", exe)));
     found.obstacles.extend(not_executable(process.memory.exe.as_path()));
     Ok(())
+}
+
+fn absent(what: &str, path: &FilePath) -> Obstacle {
+    let advice = "create it there, or mount the file system that holds it";
+    Obstacle::new(format!("{what} {path}"), program::ABSENT, advice)
+}
+
+/// The states of a process name directories only.
+fn no_directory(what: &str, path: &FilePath) -> Option<Obstacle> {
+    if !path.as_path().exists() {
+        return Some(absent(what, path));
+    }
+    (!path.as_path().is_dir()).then(|| {
+        let why = "it is no directory at the target";
+        Obstacle::new(format!("{what} {path}"), why, "put a directory in its place there")
+    })
 }
 
 /// The kernel lets a process say which program it runs only if that could be executed.
@@ -169,12 +180,29 @@ fn check_pid(description: &Description, process: &ProcessImage, found: &mut Rese
         return;
     }
     match description.pid_mode {
-        PidChoice::Same => found.obstacles.push(Obstacle::new(
-            format!("pid {}", taken[0]),
-            format!("it is taken at the target ({})", program::name(taken[0])),
-            "end that process, or use --pid-mode auto",
-        )),
+        PidChoice::Same => found.obstacles.push(taken_by(taken[0])),
         _ => found.namespace = true,
+    }
+}
+
+/// A process keeps its pid until its parent has waited for it.
+fn taken_by(pid: i32) -> Obstacle {
+    let object = format!("pid {pid}");
+    let name = program::name(pid);
+    match Stat::of(pid).filter(Stat::has_ended).and_then(|stat| stat.parent()) {
+        Some(parent) => {
+            let of = format!("its parent ({parent}, {}) has not waited for it yet", program::name(parent));
+            let why = format!("it is taken at the target ({name}, which has ended, but {of})");
+            Obstacle::new(
+                object,
+                why,
+                "have the parent wait for it, or end the parent; or use --pid-mode auto",
+            )
+        }
+        None => {
+            let why = format!("it is taken at the target ({name})");
+            Obstacle::new(object, why, "end that process, or use --pid-mode auto")
+        }
     }
 }
 

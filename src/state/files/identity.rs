@@ -101,6 +101,9 @@ pub fn check_file(
     }
 }
 
+/// What helps where a file is to be the very same on two hosts.
+pub const BOTH_MOUNT: &str = "put it on a file system that both hosts mount (NFS, CephFS …), or start the program with /dev/null in its place";
+
 /// What helps where the target does not have the file, or has another one.
 fn absent(path: &FilePath, access: Access) -> &'static str {
     if path.to_string().contains("/hsperfdata_") {
@@ -108,9 +111,7 @@ fn absent(path: &FilePath, access: Access) -> &'static str {
         return "start java with -XX:-UsePerfData, or with -XX:+PerfDisableSharedMem";
     }
     match access {
-        Access::Write => {
-            "put it on a file system that both hosts mount (NFS, CephFS …), or start the program with /dev/null in its place"
-        }
+        Access::Write => BOTH_MOUNT,
         Access::Read => "copy the file to the target, or mount the file system that holds it",
     }
 }

@@ -78,7 +78,8 @@ impl ProcessState for Directories {
     }
 
     fn paths(&self) -> Vec<NamedPath> {
-        vec![("current directory", self.cwd.clone())]
+        let root = (!self.root.is_root()).then(|| ("root directory", self.root.clone()));
+        std::iter::once(("current directory", self.cwd.clone())).chain(root).collect()
     }
 
     fn powers(&self) -> Option<(&'static str, String)> {

@@ -83,7 +83,7 @@ pub(super) fn restored(ended: &Ended) -> Result<i32> {
     Ok(pid.with_context(|| format!("no pid in {ended:?}"))?.parse()?)
 }
 
-fn refused(ended: &Ended, exit: i32, words: &[&str]) -> Result<()> {
+pub(super) fn refused(ended: &Ended, exit: i32, words: &[&str]) -> Result<()> {
     let lacks: Vec<_> = words.iter().filter(|word| !ended.stderr.contains(**word)).collect();
     ensure!(ended.exit == exit && lacks.is_empty(), "expected exit {exit} and {lacks:?}: {ended:?}");
     Ok(())

@@ -7,6 +7,7 @@ mod busy;
 mod checkpoint;
 mod commands;
 mod confined;
+mod drawer;
 mod example;
 mod exit_codes;
 pub(crate) mod faults;
@@ -59,6 +60,7 @@ pub(crate) fn all(in_a_machine: bool) -> Vec<Trial> {
     trials.extend(bad_input::trials());
     trials.extend(busy::trials());
     trials.extend(checkpoint::trials());
+    trials.extend(drawer::trials());
     trials.extend(versions::trials());
     trials.extend(verdicts::trials());
     trials.extend(commands::trials());

@@ -9,6 +9,7 @@ use crate::image::files::ContentHashes;
 use crate::image::memory::Layout;
 use crate::image::process::LateSignal;
 use crate::image::{ObjectId, ProcessIndex, TreeImage};
+use crate::sys::stat;
 use crate::sys::time::ClockOffsets;
 use crate::transport::greeting::About;
 use crate::transport::protocol::Moments;
@@ -46,6 +47,37 @@ pub(crate) struct Provenance {
     pub signals: Vec<(ProcessIndex, Vec<LateSignal>)>,
     /// Pages in the file `pages`.
     pub slots: u64,
+}
+
+/// What has become of the process that a checkpoint was made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Original {
+    /// It was left running.
+    WentOn,
+    /// It was ended.
+    Ended,
+    /// It was to be ended, and stands still on this host.
+    Stopped,
+    /// It was to be ended, and runs on this host.
+    Runs,
+    /// It was to be ended, on another host or before this one was booted.
+    NotHere,
+}
+
+impl Provenance {
+    /// See [`Original`].
+    pub(crate) fn original(&self) -> Original {
+        match () {
+            () if self.left_running => Original::WentOn,
+            () if self.host.boot_id != stat::boot_id() => Original::NotHere,
+            () if stat::start_time(self.pid) != Some(self.start_time) || stat::dying(self.pid) => {
+                Original::Ended
+            }
+            () if stat::stopped(self.pid) => Original::Stopped,
+            () => Original::Runs,
+        }
+    }
 }
 
 /// The private memory of one process.

@@ -57,12 +57,14 @@ pub(crate) enum CheckpointError {
         slot: u64,
     },
     /// The process is still here.
-    #[error(
-        "process {pid} of this checkpoint is still on this host, stopped: it was not ended yet; run `ulpm recover`, then restore"
-    )]
+    #[error("process {pid} of this checkpoint {}", original(*runs, *open))]
     OriginalHere {
         /// Its pid.
         pid: i32,
+        /// It does not stand still.
+        runs: bool,
+        /// Its hand-over is open.
+        open: bool,
     },
     /// What is missing here for the process.
     #[error("{}", crate::precopy::error::refusal(.0.len()))]
@@ -87,5 +89,19 @@ impl CheckpointError {
     pub(super) fn io(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();
         move |source| CheckpointError::Io { step, path, source }
+    }
+}
+
+/// How the process that a checkpoint was made of stands in the way, and what to do about it.
+fn original(runs: bool, open: bool) -> &'static str {
+    match (runs, open) {
+        (false, true) => {
+            "is still on this host, stopped: it was not ended yet; run `ulpm recover`, then restore"
+        }
+        (true, true) => {
+            "is still on this host, and somebody let it go on before it was ended; run `ulpm recover`, which says how to settle that"
+        }
+        (false, false) => "is still on this host, stopped, and would be there twice: end it, then restore",
+        (true, false) => "still runs on this host, and would be there twice: end it, then restore",
     }
 }

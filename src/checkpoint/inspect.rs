@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::contents::Original;
 use super::error::CheckpointError;
 use super::format::FORMAT_VERSION;
 use super::kept::Kept;
@@ -26,6 +27,10 @@ pub(crate) struct Summary {
     pub versions: Versions,
     /// It went on there.
     pub left_running: bool,
+    /// What has become of it, as far as this host knows.
+    pub original: Original,
+    /// Its pid, as the host saw it that it comes from.
+    pub original_pid: i32,
     /// Bytes of all files of the checkpoint.
     pub bytes: u64,
     /// Bytes of pages that are kept: those of zeroes are not.
@@ -100,6 +105,8 @@ pub(crate) fn inspect(dir: &Path) -> Result<Summary, CheckpointError> {
             protocol: PROTOCOL_VERSION,
         },
         left_running: about.left_running,
+        original: about.original(),
+        original_pid: about.pid,
         bytes: kept.bytes,
         memory_bytes: contents.memory.stored() * PAGE_SIZE,
         resident_bytes: contents.tree.processes.iter().map(|p| p.memory.resident).sum(),

@@ -190,6 +190,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+    use crate::handover::drawer::InDrawer;
 
     fn names(dir: &Path) -> Vec<String> {
         let all = fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
@@ -214,7 +215,7 @@ mod tests {
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&dir), 0o700);
         assert!(fs::read_dir(&dir).unwrap().all(|file| mode(&file.unwrap().path()) == 0o600));
-        assert!(drawer::outcome(&dir, "a-1").unwrap());
+        assert_eq!(drawer::outcome(&dir, "a-1").unwrap(), InDrawer::Whole);
         let told = free(&dir).unwrap_err().to_string();
         assert!(told.contains("exists already: name one that does not"), "{told}");
         // one that nobody finishes goes
@@ -238,7 +239,7 @@ mod tests {
         let mut place = Draft::begin(&free(&late).unwrap(), "a-2").unwrap();
         fs::create_dir(&late).unwrap();
         assert!(place.publish(Writer::default()).is_err());
-        assert!(!drawer::outcome(&late, "a-2").unwrap());
+        assert_eq!(drawer::outcome(&late, "a-2").unwrap(), InDrawer::Never);
         assert_eq!(names(&late), Vec::<String>::new());
     }
 

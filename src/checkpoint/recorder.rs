@@ -18,7 +18,7 @@ use super::error::CheckpointError;
 use super::extents::{Extents, Spot};
 use super::format::{Kind, Writer};
 use super::place::{Draft, SIGNALS};
-use crate::handover::drawer;
+use crate::handover::drawer::{self, InDrawer};
 use crate::image::files::{AtPath, ContentHashes, FileIdentity};
 use crate::image::memory::{Layout, PageOwner, discontinued};
 use crate::image::process::LateSignal;
@@ -286,10 +286,11 @@ impl Recorder {
                 Some(ToSource::SignalsTaken(taken))
             }
             // publishing has failed somewhere
-            ToTarget::Settle(id) => {
-                let kept = drawer::outcome(&self.dir, id).map_err(disk)?;
-                Some(ToSource::Settled(kept.then_some(self.pid)))
-            }
+            ToTarget::Settle(id) => match drawer::outcome(&self.dir, id).map_err(disk)? {
+                InDrawer::Whole => Some(ToSource::Settled(Some(self.pid))),
+                InDrawer::Never => Some(ToSource::Settled(None)),
+                InDrawer::Gone => return Err(disk(io::Error::other("somebody has taken it away"))),
+            },
             _ => {
                 self.remember(message);
                 None

@@ -8,20 +8,22 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::changed::{self, Changes};
-use super::contents::{Provenance, machine};
+use super::contents::{Original, Provenance, machine};
 use super::error::CheckpointError;
 use super::kept::{Content, Kept, everywhere};
 use crate::image::files::FileIdentity;
 use crate::image::{FIRST, FilePath, Obstacle, TreeImage};
-use crate::precopy::Progress;
+use crate::precopy::{Progress, held};
 use crate::restore::builder::{Blueprint, Builder, StoppedTree};
 use crate::restore::permission::Authority;
 use crate::restore::quarters::{Place, Quarters};
 use crate::restore::reservation::{self, Reservation};
 use crate::state::files::identity::{BOTH_MOUNT, identity_of_path};
+use crate::state::program;
 use crate::state::threads::cpu_obstacles;
 use crate::sys::stat;
 use crate::sys::time::{ClockOffsets, Ticker, initial_clocks};
+use crate::sys::voice::process_of;
 use crate::transport::protocol::{Description, Moments, PidChoice};
 
 /// What is wished.
@@ -44,6 +46,8 @@ pub(crate) struct Restored {
     pub own_pid: i32,
     /// In a pid namespace of its own.
     pub namespace: bool,
+    /// Why it could not have its pids here, in words.
+    pub taken: Option<String>,
 }
 
 /// Restores it. What fails leaves nothing behind.
@@ -54,7 +58,7 @@ pub(crate) fn restore(
     let io = |step: &'static str| CheckpointError::io(step, wish.dir);
     let kept = Kept::open(wish.dir)?;
     let about = &kept.contents.about;
-    original(about)?;
+    original(about, wish.home)?;
     let mut tree = kept.contents.tree.clone();
     if about.machine == machine() {
         recognize(&mut tree, &about.host.boot_id);
@@ -64,6 +68,7 @@ pub(crate) fn restore(
     let description = description(about, &tree, wish.pid_mode);
     let changes = changed::since(&tree, &kept.contents.memory, &about.hashes);
     let found = preflight(wish, about, &description, &changes)?;
+    let taken = taken(&tree).filter(|_| found.namespace && wish.pid_mode == PidChoice::Auto);
     tell(Progress::Notes(&[&found.notes[..], &changes.notes].concat()));
     tell(Progress::Step("building it"));
     let _ticker = Ticker::start(Duration::from_millis(100)).map_err(io("starting a timer for"))?;
@@ -91,7 +96,14 @@ pub(crate) fn restore(
             });
         }
     }
-    Ok(Restored { pid: builder.pid(FIRST)?, own_pid: first, namespace: builder.has_namespace() })
+    Ok(Restored { pid: builder.pid(FIRST)?, own_pid: first, namespace: builder.has_namespace(), taken })
+}
+
+/// Who has one of its pids here.
+fn taken(tree: &TreeImage) -> Option<String> {
+    let tids = tree.processes.iter().flat_map(|process| &process.threads).map(|thread| thread.tid);
+    let tid = tids.into_iter().find(|tid| stat::start_time(*tid).is_some())?;
+    Some(format!("pid {tid} is taken here by process {} ({})", process_of(tid), program::name(tid)))
 }
 
 /// From its first mapping to the moment in which it runs.
@@ -131,13 +143,15 @@ fn build(
     Ok(())
 }
 
-/// One that is to be ended, and is stopped, may not run twice.
-fn original(about: &Provenance) -> Result<(), CheckpointError> {
-    let same = about.host.boot_id == stat::boot_id() && stat::start_time(about.pid) == Some(about.start_time);
-    if !about.left_running && same && !stat::dying(about.pid) {
-        return Err(CheckpointError::OriginalHere { pid: about.pid });
-    }
-    Ok(())
+/// One that is to be ended may not run twice.
+fn original(about: &Provenance, home: &Path) -> Result<(), CheckpointError> {
+    let runs = match about.original() {
+        Original::WentOn | Original::Ended | Original::NotHere => return Ok(()),
+        Original::Stopped => false,
+        Original::Runs => true,
+    };
+    let open = held::by(home, about.pid).is_some_and(|entry| entry.id == about.id);
+    Err(CheckpointError::OriginalHere { pid: about.pid, runs, open })
 }
 
 fn description(about: &Provenance, tree: &TreeImage, pid_mode: PidChoice) -> Description {

@@ -6,11 +6,13 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{Exit, Failure, Verbosity, say, say_json};
+use crate::checkpoint::contents::Original;
 use crate::checkpoint::core::write_core;
 use crate::checkpoint::inspect::{Summary, inspect};
 use crate::checkpoint::kept::Kept;
 use crate::image::shown;
 use crate::report::Size;
+use crate::transport::permit::Moment;
 
 /// Lines of a list, unless all are wanted.
 const SOME: usize = 10;
@@ -55,7 +57,7 @@ fn text(summary: &Summary, in_full: bool) -> String {
     line(format!("checkpoint {}", shown(&summary.id)));
     line(format!(
         "  made      {} on {host} (Linux {kernel}) by ulpm {}",
-        date(summary.made_s),
+        Moment(summary.made_s),
         shown(&versions.program)
     ));
     line(format!(
@@ -68,7 +70,7 @@ fn text(summary: &Summary, in_full: bool) -> String {
         Size::bytes(summary.memory_bytes),
         Size::bytes(summary.resident_bytes)
     ));
-    line(format!("  original  {}", if summary.left_running { "went on where it was" } else { "has ended" }));
+    line(format!("  original  {}", original(summary)));
     for process in &summary.processes {
         line(format!("process {} ({}), {}", process.pid, process.name, process.program));
         let mut list = |what: &str, items: Vec<String>| {
@@ -87,11 +89,18 @@ fn text(summary: &Summary, in_full: bool) -> String {
     text
 }
 
-/// A moment as `2026-11-28 01:02:03 UTC`.
-fn date(seconds: i64) -> String {
-    let (day, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{} {hour:02}:{minute:02}:{second:02} UTC", crate::transport::permit::Day(day))
+/// What has become of the process that was there before.
+fn original(summary: &Summary) -> String {
+    let pid = summary.original_pid;
+    match summary.original {
+        Original::WentOn => "went on where it was".to_owned(),
+        Original::Ended => "has ended".to_owned(),
+        Original::Stopped => format!(
+            "is still here, stopped (process {pid}); `ulpm recover` settles that if a hand-over is open"
+        ),
+        Original::Runs => format!("runs here (process {pid})"),
+        Original::NotHere => "was not left running; this host, as it was booted, never had it".to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -100,7 +109,7 @@ mod tests {
 
     #[test]
     fn moments_are_dates() {
-        assert_eq!(date(0), "1970-01-01 00:00:00 UTC");
-        assert_eq!(date(1_795_827_855), "2026-11-28 01:04:15 UTC");
+        assert_eq!(Moment(0).to_string(), "1970-01-01 00:00:00 UTC");
+        assert_eq!(Moment(1_795_827_855).to_string(), "2026-11-28 01:04:15 UTC");
     }
 }

@@ -3,7 +3,7 @@
 //! A worker does the watching: installing tracking makes a thread of the process execute calls of ours, and a `kill -9`
 //! of what the user started must not hit that moment.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
@@ -15,6 +15,7 @@ use super::home::Home;
 use super::process::Subject;
 use super::worker::{Wishes, supervise};
 use super::{Exit, Failure, say, say_json, tell};
+use crate::precopy::held;
 use crate::preload::claim::{self, Claim};
 use crate::preload::{PreloadError, standing};
 use crate::profile::outlook::{self, Beyond};
@@ -88,9 +89,9 @@ fn work(args: &ProfileArgs, quiet: bool) -> Result<Exit, Failure> {
     }
     let pid = args.subject.required()?;
     let _claim = Claim::take(pid);
-    permitted(pid)?;
-    let tracker = choose(pid, args.tracker.into()).map_err(|e| Failure::new(Exit::Refused, e))?;
     let home = Home::open()?;
+    permitted(pid, home.path())?;
+    let tracker = choose(pid, args.tracker.into()).map_err(|e| Failure::new(Exit::Refused, e))?;
     let plan = Plan::of(Duration::from_secs(args.seconds));
     if !quiet {
         let whole = plan.tracked + plan.untracked * 2;
@@ -128,11 +129,14 @@ struct Document {
 }
 
 /// Whether it can be watched at all.
-fn permitted(pid: i32) -> Result<(), Failure> {
+fn permitted(pid: i32, home: &Path) -> Result<(), Failure> {
     match standing::obstacles(pid) {
         Err(e @ PreloadError::Unfit(_)) => Err(Failure::new(Exit::Refused, e)),
         Err(e) => Err(e.into()),
         Ok(_) if state_of(voice::of(pid)) == 'T' => {
+            if let Some(open) = held::obstacle(home, pid) {
+                return Err(Failure::new(Exit::Refused, PreloadError::Unfit(open)));
+            }
             let why = "it is stopped by job control, and so writes nothing: let it go on with `kill -CONT`";
             Err(Failure::new(Exit::Refused, anyhow::anyhow!("process {pid}: {why}")))
         }

@@ -18,6 +18,8 @@ use crate::sys::chain;
     after_help = "Run it where `ulpm live` ran. The target's journal decides: the copy here is ended if the process runs there,
 and goes on if it does not. If the process there still needs memory of the copy here (a lazy move), it gets that first, however
 long that takes; ending `ulpm recover` meanwhile does no harm. A migration whose target cannot be reached stays open (exit code 5): try again later.
+A process that waits for that stands still: do not let it go on by hand (kill -CONT). One that was to end when its checkpoint was whole, and was
+let go on, is not ended without your word (exit code 5).
 Where `ulpm serve` runs it says how the processes that came, or did not, stand.
 
 --force-source and --force-target are for a host that will never answer again, or went down with the process. They take

@@ -12,6 +12,7 @@ use super::progress::Display;
 use super::{Exit, Failure, Verbosity, say};
 use crate::checkpoint::CheckpointError;
 use crate::checkpoint::restore::{Restoration, restore};
+use crate::image::shown;
 use crate::precopy::{MigrateError, Progress};
 
 /// Arguments of `ulpm restore`.
@@ -50,6 +51,7 @@ pub(crate) fn run(args: &RestoreArgs, verbosity: Verbosity) -> Result<Exit, Fail
         true => format!(", and knows itself as {} in a pid namespace of its own", restored.own_pid),
         false => String::new(),
     };
-    say(&format!("process {} runs here{own}\n", restored.pid))?;
+    let why = restored.taken.map(|taken| format!("; {}", shown(&taken))).unwrap_or_default();
+    say(&format!("process {} runs here{own}{why}\n", restored.pid))?;
     Ok(Exit::Done)
 }

@@ -20,6 +20,17 @@ pub(crate) const STATE: &str = "state";
 
 const PEER: &str = "checkpoint ";
 
+/// What a directory says of a hand-over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum InDrawer {
+    /// The process is the one in the directory, for good.
+    Whole,
+    /// It was never whole, and nothing is left of what was written.
+    Never,
+    /// Somebody has taken it away: it may have been whole.
+    Gone,
+}
+
 /// How a journal's entry names the directory; `None`: its name is no text.
 pub(crate) fn peer(dir: &Path) -> Option<String> {
     dir.to_str().map(|dir| format!("{PEER}{dir}"))
@@ -45,26 +56,21 @@ pub(crate) fn unfinished(dir: &Path, id: &str) -> PathBuf {
     dir.with_file_name(name)
 }
 
-/// Whether the process of this hand-over is the one in the directory, for good. If it is not, nothing is left of what was written:
-/// nobody can restore it.
-pub(crate) fn outcome(dir: &Path, id: &str) -> io::Result<bool> {
-    match fs::read_to_string(dir.join(ID)) {
-        Ok(found) if found == id => {
+/// Where the process of this hand-over is. What was written of one that never was whole is taken away: nobody can restore it.
+pub(crate) fn outcome(dir: &Path, id: &str) -> io::Result<InDrawer> {
+    let name = dir.join(ID);
+    // nobody is waited for at the other end of a pipe
+    match fs::symlink_metadata(&name).and_then(|found| found.is_file().then(|| fs::read(&name)).transpose()) {
+        Ok(Some(found)) if found == id.as_bytes() => {
             // whoever made it may not have come so far
             sync(dir.parent())?;
-            return Ok(true);
+            return Ok(InDrawer::Whole);
         }
         Ok(_) => {}
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {}
         Err(e) => return Err(e),
     }
-    if !remove(&unfinished(dir, id))? {
-        return Err(io::Error::other(format!(
-            "neither it nor what was written of it is in {} any more",
-            dir.parent().unwrap_or(dir).display()
-        )));
-    }
-    Ok(false)
+    Ok(if remove(&unfinished(dir, id))? { InDrawer::Never } else { InDrawer::Gone })
 }
 
 /// Takes an unfinished checkpoint away; false if there was none.
@@ -96,11 +102,11 @@ mod tests {
         fs::create_dir(&unfinished).unwrap();
         fs::write(unfinished.join(ID), "a-1").unwrap();
         fs::rename(&unfinished, &dir).unwrap();
-        assert!(outcome(&dir, "a-1").unwrap());
+        assert_eq!(outcome(&dir, "a-1").unwrap(), InDrawer::Whole);
         // of another one nothing is known
-        assert!(outcome(&dir, "a-2").unwrap_err().to_string().contains("neither"));
+        assert_eq!(outcome(&dir, "a-2").unwrap(), InDrawer::Gone);
         fs::create_dir(self::unfinished(&dir, "a-2")).unwrap();
-        assert!(!outcome(&dir, "a-2").unwrap());
+        assert_eq!(outcome(&dir, "a-2").unwrap(), InDrawer::Never);
         assert!(!self::unfinished(&dir, "a-2").exists() && dir.exists());
     }
 

@@ -132,6 +132,34 @@ pub enum MigrateError {
         /// The migration.
         id: String,
     },
+    /// The process of a checkpoint has worked on.
+    #[error(
+        "somebody let process {pid} go on after {since}, when it had been stopped for the checkpoint in {dir}, which is whole: both \
+         exist, and which of them counts is for you to decide: `ulpm recover --force-source {id}` (the process goes on; what is in \
+         the directory is a copy of what it was then), or `ulpm recover --force-target {id}` (the process is ended, with all that \
+         it did since)"
+    )]
+    Both {
+        /// It.
+        pid: i32,
+        /// The hand-over.
+        id: String,
+        /// The checkpoint.
+        dir: String,
+        /// When it was stopped.
+        since: String,
+    },
+    /// Nobody knows whether a checkpoint was whole.
+    #[error(
+        "neither the checkpoint {dir} nor what was written of it is there any more; what became of it only you can know: \
+         `ulpm recover --force-source {id}` lets the process go on, `ulpm recover --force-target {id}` ends it"
+    )]
+    TakenAway {
+        /// The hand-over.
+        id: String,
+        /// The checkpoint.
+        dir: String,
+    },
     /// The user wants what is not so.
     #[error(
         "{peer} answers that {}; nothing was done: run `ulpm recover` without force",

@@ -23,6 +23,7 @@
 //! | `page_server` | what is asked for on them, read from the stopped process |
 //! | `whole` | whether a process still misses memory of an earlier move |
 //! | `ask` | the question how a migration ended |
+//! | `held` | a process whose hand-over is open |
 //! | `settle` | migrations whose outcome is open |
 
 mod ahead;
@@ -39,6 +40,7 @@ pub(crate) mod foresight;
 pub(crate) mod freeze;
 pub(crate) mod hand_on;
 mod hashed;
+pub(crate) mod held;
 pub(crate) mod lanes;
 pub(crate) mod late;
 mod left;

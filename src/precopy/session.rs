@@ -12,6 +12,7 @@ use super::error::whereabouts;
 use super::executor::Executor;
 use super::foresight;
 use super::freeze;
+use super::held;
 use super::lanes::Road;
 use super::late::Late;
 use super::link::{Link, hashes};
@@ -372,8 +373,8 @@ pub fn look(
     described.obstacles.extend(disk(home));
     described.notes.extend(notes);
     described.obstacles.extend(obstacles);
-    if let Some(ours) = claim::obstacle(pid).or(partial) {
-        // what else is in the way may be that other ulpm's own doing, as is a userfaultfd that serves what has not arrived
+    if let Some(ours) = claim::obstacle(pid).or(partial).or_else(|| held::obstacle(home, pid)) {
+        // what else is in the way may be that other ulpm's own doing, as is a stop, as is a userfaultfd that serves what has not arrived
         described.obstacles = vec![ours];
         return Ok(described);
     }

@@ -10,15 +10,17 @@ use super::ask::{Answer, ask_once, connect, target};
 use super::control::Control;
 use super::destination::Destination as _;
 use super::hand_on::Left;
+use super::held::{ran_on, since};
 use super::lanes::Road;
 use super::late::Late;
 use super::left::{self, EndedCopy};
 use super::link::Link;
 use super::options::{MOVED, Progress};
 use crate::convergence::policy::Limits;
+use crate::handover::drawer::{self, InDrawer};
 use crate::handover::journal::{Entry, Journal, Life};
 use crate::handover::settle::reopened;
-use crate::handover::{Driver, Hands, NotDone, Source, SourceAction, SourceEvent, drawer};
+use crate::handover::{Driver, Hands, NotDone, Source, SourceAction, SourceEvent};
 use crate::state::files::tcp_over::hang_up;
 use crate::sys::process::{pidfd_open, pidfd_send_signal};
 use crate::transport::protocol::ToTarget;
@@ -79,6 +81,9 @@ fn settle(home: &Path, mut journal: Journal, tell: &dyn Fn(Progress<'_>)) -> Res
     let state = recovery.run()?;
     Ok(match (recovery.answer, state) {
         (None, _) => format!("the commit was never sent: {}", here(&entry, "was left running here")),
+        (_, Source::Resumed) if recovery.taken_away => {
+            format!("nothing is left to settle: {}, and {} was taken away", end(&entry), entry.peer)
+        }
         (_, Source::Resumed) => {
             let why = match drawer::directory(&entry.peer) {
                 Some(dir) => format!("the checkpoint in {} was never whole", dir.display()),
@@ -87,7 +92,7 @@ fn settle(home: &Path, mut journal: Journal, tell: &dyn Fn(Progress<'_>)) -> Res
             format!("{why}: {}", here(&entry, "goes on here"))
         }
         _ => {
-            let lost = recovery.lost;
+            let lost = recovery.lost + &recovery.beside;
             let place = match drawer::directory(&entry.peer) {
                 Some(dir) => format!("it is kept in {}", dir.display()),
                 None => format!("it runs at {}", entry.peer),
@@ -95,6 +100,14 @@ fn settle(home: &Path, mut journal: Journal, tell: &dyn Fn(Progress<'_>)) -> Res
             format!("{place}: the copy here (process {}) was ended{lost}", entry.pid)
         }
     })
+}
+
+/// Of a process that does not live any more.
+fn end(entry: &Entry) -> String {
+    match entry.life() {
+        Life::Rebooted => here(entry, ""),
+        Life::Lives | Life::Ended => format!("process {} has ended", entry.pid),
+    }
 }
 
 fn here(entry: &Entry, what: &str) -> String {
@@ -121,11 +134,17 @@ pub(crate) fn force(home: &Path, id: &str, here: bool) -> Result<Option<String>,
     let mut recovery = Recovery::new(home, journal, &|_| {});
     recovery.word = Some(here);
     recovery.run()?;
-    let (pid, peer, lost) = (entry.pid, entry.peer, recovery.lost);
-    Ok(Some(if here {
-        format!("process {pid} goes on here; if it runs at {peer} as well, end it there")
-    } else {
-        format!("process {pid} was ended here; {peer} is believed to have it{lost}")
+    let (pid, peer, lost) = (entry.pid, entry.peer, recovery.lost + &recovery.beside);
+    Ok(Some(match (drawer::directory(&peer), here) {
+        (Some(dir), true) => format!(
+            "process {pid} goes on here; what may be in {} is a copy of what it was when it was stopped",
+            dir.display()
+        ),
+        (Some(dir), false) => {
+            format!("process {pid} was ended here; {} is believed to hold it{lost}", dir.display())
+        }
+        (None, true) => format!("process {pid} goes on here; if it runs at {peer} as well, end it there"),
+        (None, false) => format!("process {pid} was ended here; {peer} is believed to have it{lost}"),
     }))
 }
 
@@ -144,6 +163,10 @@ struct Recovery<'a> {
     ended: Option<EndedCopy<'a>>,
     /// Which signals are lost, in words.
     lost: String,
+    /// That the copy which was ended had been let go on by somebody, in words.
+    beside: String,
+    /// The checkpoint is not there any more, nor the process.
+    taken_away: bool,
     /// Why it stays open.
     error: Option<MigrateError>,
 }
@@ -159,6 +182,8 @@ impl<'a> Recovery<'a> {
             to: None,
             ended: None,
             lost: String::new(),
+            beside: String::new(),
+            taken_away: false,
             error: None,
         }
     }
@@ -185,6 +210,10 @@ impl<'a> Recovery<'a> {
             return Ok(answer.event());
         };
         match answer {
+            // there are two, and which one counts cannot be known
+            Ok(Answer::Running(_)) if here && drawer::directory(&entry.peer).is_some() && ran_on(&entry) => {
+                Ok(SourceEvent::ForcedHere)
+            }
             // what can be known is not for the user to decide
             Ok(Answer::Running(_)) if here => Err(MigrateError::Known { peer: entry.peer, runs: true }),
             Ok(Answer::Never) if !here => Err(MigrateError::Known { peer: entry.peer, runs: false }),
@@ -196,12 +225,42 @@ impl<'a> Recovery<'a> {
 
     fn answer_of(&mut self, entry: &Entry) -> Result<Answer, MigrateError> {
         if let Some(dir) = drawer::directory(&entry.peer) {
-            let failed = |source| MigrateError::Here { step: "looking for the checkpoint", source };
-            let kept = drawer::outcome(dir, &entry.id).map_err(failed)?;
-            return Ok(if kept { Answer::Running(entry.pid) } else { Answer::Never });
+            return self.answer_of_drawer(entry, dir);
         }
         let link = connect(self.home, &target(entry)?)?;
         ask_once(self.to.insert(link), &entry.id)
+    }
+
+    fn answer_of_drawer(&mut self, entry: &Entry, dir: &Path) -> Result<Answer, MigrateError> {
+        let failed = |source| MigrateError::Here { step: "looking for the checkpoint", source };
+        let (id, name) = (entry.id.clone(), dir.display().to_string());
+        match drawer::outcome(dir, &id).map_err(failed)? {
+            InDrawer::Whole if self.word.is_none() && ran_on(entry) => Err(MigrateError::Both {
+                pid: entry.pid,
+                id,
+                dir: name,
+                since: since(&self.journal).to_string(),
+            }),
+            InDrawer::Whole => Ok(Answer::Running(entry.pid)),
+            InDrawer::Never => Ok(Answer::Never),
+            InDrawer::Gone if entry.process_lives() => Err(MigrateError::TakenAway { id, dir: name }),
+            InDrawer::Gone => {
+                self.taken_away = true;
+                Ok(Answer::Never)
+            }
+        }
+    }
+
+    /// Ends the copy. One that somebody has let go on has been there beside the other one: that is said.
+    fn kill(&mut self) -> Result<(), MigrateError> {
+        if ran_on(self.journal.entry()) {
+            self.beside = format!(
+                "; somebody had let it go on after {}, so that there were two: what it did since then is not undone",
+                since(&self.journal)
+            );
+        }
+        self.ended = Some(left::end(self.home, self.journal.entry())?);
+        Ok(())
     }
 
     fn follow(&mut self) -> Result<SourceEvent, MigrateError> {
@@ -229,7 +288,7 @@ impl<'a> Recovery<'a> {
         match action {
             A::Ask => return self.ask().map(Some),
             A::Follow => return self.follow().map(Some),
-            A::Kill => self.ended = Some(left::end(self.home, self.journal.entry())?),
+            A::Kill => self.kill()?,
             A::HandOnLast => {
                 if let Some(ended) = self.ended.take() {
                     self.lost = ended.hand_on(self.to.as_mut());

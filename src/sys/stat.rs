@@ -102,6 +102,13 @@ pub fn start_time(pid: i32) -> Option<u64> {
     Stat::of(pid)?.start_time()
 }
 
+/// Whether a process stands still: none of its threads that live runs, sleeps or waits.
+pub(crate) fn stopped(pid: i32) -> bool {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let mut tids = tasks.filter_map(|task| task.file_name().to_str()?.parse().ok());
+    tids.all(|tid| Stat::of_thread(pid, tid).is_none_or(|stat| matches!(stat.state(), 'T' | 't' | 'Z' | 'X')))
+}
+
 /// Whether every thread is ending: the main thread may end (`pthread_exit`) and leave the process to the others.
 pub fn dying(pid: i32) -> bool {
     thread_dying(pid, Stat::of(pid))

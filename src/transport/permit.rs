@@ -67,6 +67,18 @@ pub enum Direction {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Day(pub i64);
 
+/// A moment, as seconds since 1970: `2026-11-28 01:02:03 UTC`.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment(pub i64);
+
+impl fmt::Display for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (day, second) = (self.0.div_euclid(86_400), self.0.rem_euclid(86_400));
+        let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+        write!(f, "{} {hour:02}:{minute:02}:{second:02} UTC", Day(day))
+    }
+}
+
 /// Words that mean nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{word:?}: {why}")]

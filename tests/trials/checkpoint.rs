@@ -53,6 +53,8 @@ pub(super) fn trials() -> Vec<Trial> {
         trial("checkpoint damaged", &[], damaged),
         trial("checkpoint opened by gdb", &[Need::Program("gdb")], opened_by_gdb),
         trial("checkpoint killed with its worker", &[], both_killed),
+        trial("checkpoint whose process was let go on", &[], let_go_on),
+        trial("checkpoint taken away", &[], taken_away),
         trial("checkpoint that fails", &[], fails),
         trial("checkpoint of redis", &[Need::Program("redis-server")], programs::redis::drawn),
         trial("checkpoint of python3", python, |lab| program(lab, 0)),
@@ -166,7 +168,10 @@ fn twice(lab: &mut Lab) -> Result<()> {
     restored(&restore(lab, &dir, &[])?)?;
     let taken = format!("pid {}: it is taken", victim.pid);
     refused(&restore(lab, &dir, &["--pid-mode", "same"])?, 3, &[&taken])?;
-    let again = restored(&restore(lab, &dir, &[])?)?;
+    let ended = restore(lab, &dir, &[])?;
+    let why = format!("; pid {0} is taken here by process {0} (plain)\n", victim.pid);
+    ensure!(ended.stdout.ends_with(&why), "{ended:?}");
+    let again = restored(&ended)?;
     ensure!(again != victim.pid, "two processes of one pid");
     at_work(lab, &victim)?;
     let second = lab.host("a").outside_pid(nix::unistd::Pid::from_raw(again))?.as_raw();
@@ -339,14 +344,10 @@ fn both_killed(lab: &mut Lab) -> Result<()> {
         let dir = lab.dir().join(format!("kept-{n}"));
         let mut victim = Victim::start_until(lab, &format!("stop-{n}"), &[&victims::program("threads")?])?;
         let outside = victim.outside_pid(lab)?;
-        let (pid, name) = (victim.pid.to_string(), dir.display().to_string());
-        let argv = [ULPM, "checkpoint", "--pid", &pid, "--dir", &name, "--fault", &format!("{point}=stop")];
-        let live = Live::of(lab.spawn("a", &argv)?);
-        let hint = format!("fault {point}=stop in process ");
-        wait_until("it hangs", SOON, || live.errors().contains(&hint))?;
-        live.kill_both()?;
+        left_open(lab, &victim, &dir, point)?;
         if whole {
-            refused(&restore(lab, &dir, &[])?, 1, &["is still on this host", "ulpm recover"])?;
+            refused(&restore(lab, &dir, &[])?, 1, &["is still on this host, stopped", "ulpm recover"])?;
+            held(lab, &victim, &dir)?;
         } else {
             refused(&checkpoint(lab, victim.pid, &dir, &[])?, 1, &["was interrupted", "ulpm recover"])?;
         }
@@ -357,6 +358,88 @@ fn both_killed(lab: &mut Lab) -> Result<()> {
         at_work(lab, &victim)?;
         victim.finish()?;
     }
+    Ok(())
+}
+
+/// Both of `ulpm checkpoint` are killed at this point.
+fn left_open(lab: &Lab, victim: &Victim, dir: &Path, point: &str) -> Result<()> {
+    let (pid, name) = (victim.pid.to_string(), dir.display().to_string());
+    let argv = [ULPM, "checkpoint", "--pid", &pid, "--dir", &name, "--fault", &format!("{point}=stop")];
+    let live = Live::of(lab.spawn("a", &argv)?);
+    let hint = format!("fault {point}=stop in process ");
+    wait_until("it hangs", SOON, || live.errors().contains(&hint))?;
+    live.kill_both()
+}
+
+/// Nobody is told to let go on by hand what `ulpm recover` is to end.
+fn held(lab: &Lab, victim: &Victim, dir: &Path) -> Result<()> {
+    let (pid, name, other) =
+        (victim.pid.to_string(), dir.display().to_string(), dir.with_extension("2").display().to_string());
+    let commands: [&[&str]; 4] = [
+        &["check", &pid],
+        &["profile", &pid],
+        &["checkpoint", &pid, "--dir", &other],
+        &["live", &pid, "127.0.0.2"],
+    ];
+    for command in commands {
+        let ended = lab.run("a", &[&[ULPM], command].concat(), SOON)?;
+        let said = format!("{}{}", ended.stdout, ended.stderr);
+        let words = ["is held by the hand-over", &format!("into {name}"), "ulpm recover"];
+        let told = words.iter().all(|word| said.contains(word)) && !said.contains("job control");
+        ensure!(ended.exit == 3 && told, "{command:?}: {ended:?}");
+    }
+    let text = lab.run("a", &[ULPM, "inspect", &name], SOON)?;
+    ensure!(text.exit == 0 && text.stdout.contains("is still here, stopped"), "{text:?}");
+    Ok(())
+}
+
+/// Somebody lets the process go on that `ulpm recover` was to end: it is not ended without the user's word.
+fn let_go_on(lab: &mut Lab) -> Result<()> {
+    for (n, force) in ["--force-source", "--force-target"].into_iter().enumerate() {
+        let dir = lab.dir().join(format!("kept-{n}"));
+        let mut victim = Victim::start_until(lab, &format!("stop-{n}"), &[&victims::program("threads")?])?;
+        let outside = victim.outside_pid(lab)?;
+        left_open(lab, &victim, &dir, "checkpoint.named")?;
+        lab.go_on("a", &victim.pid.to_string())?;
+        let recovered = lab.run("a", &[ULPM, "recover"], SOON)?;
+        let words = ["still open", "both exist", "--force-source", "--force-target", " UTC"];
+        let told = words.iter().all(|word| recovered.stdout.contains(word));
+        ensure!(recovered.exit == 5 && told, "{recovered:?}");
+        victim.check_running(lab)?;
+        refused(&restore(lab, &dir, &[])?, 1, &["somebody let it go on", "ulpm recover"])?;
+        let check = lab.run("a", &[ULPM, "check", &victim.pid.to_string()], SOON)?;
+        ensure!(check.exit == 3 && check.stdout.contains("somebody let it go on"), "{check:?}");
+        let id = fs::read_to_string(dir.join("id"))?;
+        let forced = lab.run("a", &[ULPM, "recover", force, &id], SOON)?;
+        ensure!(forced.exit == 0, "{forced:?}");
+        if n == 0 {
+            ensure!(forced.stdout.contains("goes on here") && dir.exists(), "{forced:?}");
+            victim.check_running(lab)?;
+            refused(&restore(lab, &dir, &[])?, 1, &["still runs on this host"])?;
+        } else {
+            ensure!(forced.stdout.contains("somebody had let it go on"), "{forced:?}");
+            settled(lab, &mut victim, &dir, outside, true)?;
+        }
+        at_work(lab, &victim)?;
+        victim.finish()?;
+    }
+    Ok(())
+}
+
+/// The directory is taken away: as long as the process is there it is the user's to decide, then there is nothing left to settle.
+fn taken_away(lab: &mut Lab) -> Result<()> {
+    let victim = Victim::start(lab, "threads")?;
+    let (dir, outside) = (lab.dir().join("kept"), victim.outside_pid(lab)?);
+    left_open(lab, &victim, &dir, "checkpoint.named")?;
+    fs::remove_dir_all(&dir)?;
+    let open = lab.run("a", &[ULPM, "recover"], SOON)?;
+    ensure!(open.exit == 5 && open.stdout.contains("--force-source"), "{open:?}");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(outside), Signal::SIGKILL)?;
+    wait_until("it is gone", SOON, || is_gone(outside))?;
+    let closed = lab.run("a", &[ULPM, "recover"], SOON)?;
+    ensure!(closed.exit == 0 && closed.stdout.contains("nothing is left to settle"), "{closed:?}");
+    let again = lab.run("a", &[ULPM, "recover"], SOON)?;
+    ensure!(again.exit == 0 && again.stdout.contains("nothing is open"), "{again:?}");
     Ok(())
 }
 

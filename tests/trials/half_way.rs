@@ -9,7 +9,7 @@ use libtest_mimic::Trial;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::victims::Victim;
+use super::victims::{Victim, is_gone};
 use super::{trial, trial_in};
 use crate::lab::live::Live;
 use crate::lab::needs::Need;
@@ -23,8 +23,26 @@ pub(super) fn trials() -> Vec<Trial> {
         trial_in(disks(), "killed by somebody in the rounds", &[], killed),
         trial_in(disks(), "nothing is left of what was given up before the freeze", &[], given_up),
         trial("a file that is no control socket", &[], no_socket),
+        trial("recover a copy that somebody let go on", &[], let_go_on),
         trial("recover with force and no such migration", &[], no_migration),
     ]
+}
+
+/// It runs at the target, and somebody lets the copy here go on before that is settled: it is ended, and it is said that there were two.
+fn let_go_on(lab: &mut Lab) -> Result<()> {
+    lab.serve("b")?;
+    let mut victim = Victim::start(lab, "threads")?;
+    let outside = victim.outside_pid(lab)?;
+    let live = lab.start_live("a", victim.pid, "b:3490", &["--fault", "source.answered=stop"])?;
+    wait_until("it hangs", SOON, || live.errors().contains("fault source.answered=stop in process "))?;
+    live.kill_both()?;
+    lab.go_on("a", &victim.pid.to_string())?;
+    let recovered = lab.run("a", &[ULPM, "recover"], SOON)?;
+    let told = recovered.stdout.contains("somebody had let it go on after");
+    ensure!(recovered.exit == 0 && told && is_gone(outside), "{recovered:?}");
+    victim.host = "b".to_owned();
+    victim.check_running(lab)?;
+    victim.finish()
 }
 
 /// One thread waits to write the rest into a pipe, another for all of a message; a third for the first word of one.

@@ -7,6 +7,9 @@ use crate::tracee::TraceeError;
 use crate::tracee::stop::Stop;
 use crate::transport::WireError;
 
+/// What became of a process in the making that is not there any more.
+const KILLED: &str = "somebody or the kernel killed the process";
+
 /// Building or activating the skeleton failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
@@ -94,12 +97,20 @@ impl RestoreError {
         move |e| RestoreError::Io { step, source: e.into() }
     }
 
+    /// Whether the kernel knows no such process (`ESRCH`).
+    fn is_of_nobody(&self) -> bool {
+        std::iter::successors(Some(self as &(dyn std::error::Error + 'static)), |e| e.source()).any(|e| {
+            let of_io = e.downcast_ref::<std::io::Error>().and_then(std::io::Error::raw_os_error);
+            of_io == Some(libc::ESRCH) || e.downcast_ref() == Some(&nix::errno::Errno::ESRCH)
+        })
+    }
+
     /// The same error, of a process in the making; if that was signalled, it says so. All but three signals wait until it
     /// is whole: `SIGSTOP` cannot be blocked, `SIGTRAP` ends our batches, `SIGKILL` ends it.
     pub(super) fn of_half_built(self) -> Self {
         let what = match &self {
             RestoreError::Tracee(e) | RestoreError::State(StateError::Tracee(e)) => match e {
-                TraceeError::Died { .. } => Some("somebody or the kernel killed the process".to_owned()),
+                TraceeError::Died { .. } => Some(KILLED.to_owned()),
                 TraceeError::UnexpectedStop { stop, .. } => [libc::SIGSTOP, libc::SIGTRAP]
                     .into_iter()
                     .find(|signal| *stop == Stop::Signal(*signal))
@@ -108,9 +119,26 @@ impl RestoreError {
             },
             _ => None,
         };
-        match what {
+        // between two looks at it: what is asked of the kernel then is of nobody
+        let killed = || self.is_of_nobody().then(|| KILLED.to_owned());
+        match what.or_else(killed) {
             Some(what) => RestoreError::Signalled { what, source: Box::new(self) },
             None => self,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_of_nobody_was_killed() {
+        let gone = |errno: i32| std::io::Error::from_raw_os_error(errno);
+        let told = |e: RestoreError| e.of_half_built().to_string();
+        assert!(told(RestoreError::io("looking")(gone(libc::ESRCH))).contains(KILLED));
+        let state = StateError::io(7, "opening the page map")(gone(libc::ESRCH));
+        assert!(told(RestoreError::State(state)).contains(KILLED));
+        assert!(!told(RestoreError::io("looking")(gone(libc::EPERM))).contains(KILLED));
     }
 }

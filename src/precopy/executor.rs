@@ -138,8 +138,6 @@ impl Hands<Source> for SourceHands<'_, '_> {
             A::Resume => self.resume(),
             A::LeaveStopped => self.leave_stopped(),
             A::SendAbort => {
-                // it runs on: whoever hears of that may move it anew at once, however long our last words take on a slow link
-                self.executor.claim = None;
                 self.to.ignore_cancel();
                 let why = self.executor.error.as_ref().map(ToString::to_string).unwrap_or_default();
                 self.to.say(&ToTarget::Abort(why))

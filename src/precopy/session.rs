@@ -136,6 +136,9 @@ impl<'a> Migration<'a> {
     /// Everything from the first clock to the last word.
     fn converse(&mut self, to: &mut dyn Destination, described: &TreeImage) -> Result<(), MigrateError> {
         let mut done = self.move_it(to, described);
+        // what is still to be said to the target, for long on a slow link, is no matter of the process's: whoever hears of the end may
+        // move it anew at once
+        self.executor.claim = None;
         if self.executor.state() == Source::Moving
             && let Err(e) = done
         {

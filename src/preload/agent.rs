@@ -80,8 +80,8 @@ pub struct Agent {
 pub enum Purpose<'a> {
     /// To be watched.
     Watch,
-    /// To be moved: what shows nowhere is asked for, with a witness where one is needed.
-    Move(Option<&'a Witness>),
+    /// To be moved: what shows nowhere is asked for, of who it is, with a witness where one is needed.
+    Move(&'a Credentials, Option<&'a Witness>),
 }
 
 /// Pages looked at for nothing in a round from which on it is better to stop the process for a moment and to track anew:
@@ -106,8 +106,9 @@ impl Agent {
         tracker: &Chosen,
     ) -> Result<Self, PreloadError> {
         let mut memory = waits::Memory::load(home, pid);
-        let witness = probes::witness(pid, &creds_of(pid)?).map(Arc::new);
-        let purpose = Purpose::Move(witness.as_deref());
+        let creds = creds_of(pid)?;
+        let witness = probes::witness(pid, &creds).map(Arc::new);
+        let purpose = Purpose::Move(&creds, witness.as_deref());
         let (installed, attach) = install(pid, tracker.kind, &mut memory, purpose)?;
         let Some(process) = described.process(of) else { return Err(PreloadError::NoSuchProcess(pid)) };
         let layout = with_descriptors(process.memory.layout.clone(), &described.files);
@@ -305,10 +306,9 @@ pub fn install(
         return Ok((kind.install(Kernel::here(), pid, None)?, Duration::ZERO));
     }
     let site = Site::of_running(pid)?;
-    let creds = creds_of(pid)?;
     let probe = match purpose {
         Purpose::Watch => None,
-        Purpose::Move(witness) => Some((&creds, witness)),
+        Purpose::Move(creds, witness) => Some((creds, witness)),
     };
     let urgent = Urgent::begin();
     let begun = Instant::now();

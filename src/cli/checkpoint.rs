@@ -82,7 +82,7 @@ fn supervise(args: &CheckpointArgs) -> Result<Exit, Failure> {
 /// The worker was killed: what it has left is settled at once.
 fn settle_left(args: &CheckpointArgs, status: &str) -> Result<Exit, Failure> {
     let home = Home::open()?;
-    let display = Display::new(false);
+    let display = Display::new(Verbosity::default());
     tell(&format!("the worker ended by itself ({status}); settling what it has left"));
     let mut exit = Exit::Aborted;
     for one in settle(home.path(), &args.dir, &|progress| display.show(&progress))? {
@@ -127,12 +127,8 @@ fn work(args: &CheckpointArgs, verbosity: Verbosity) -> Result<Exit, Failure> {
         control.freeze_now();
     }
     listen(control.clone());
-    let display = Display::new(verbosity.in_full);
-    let show = |progress: Progress<'_>| {
-        if !verbosity.quiet {
-            display.show(&progress);
-        }
-    };
+    let display = Display::new(verbosity);
+    let show = |progress: Progress<'_>| display.show(&progress);
     let (report, saved) = save(&options, &args.dir, &control, &show);
     match saved {
         Ok(saved) => {

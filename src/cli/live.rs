@@ -175,12 +175,8 @@ fn work(args: &LiveArgs, verbosity: Verbosity) -> Result<Exit, Failure> {
     heed_signal(control.clone())?;
     listen(control.clone());
     let _socket = args.control.as_deref().map(|path| Socket::listen(path, control.clone())).transpose()?;
-    let display = Display::new(verbosity.in_full);
-    let show = |progress: Progress<'_>| {
-        if !verbosity.quiet {
-            display.show(&progress);
-        }
-    };
+    let display = Display::new(verbosity);
+    let show = |progress: Progress<'_>| display.show(&progress);
     let (report, error) = Migration::new(&options, &control, &show).run();
     let told = match args.json {
         true => say_json(&report),

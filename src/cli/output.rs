@@ -16,7 +16,7 @@ use crate::precopy::MigrateError;
 use crate::report::listed;
 
 /// How much is said besides the result.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Default, Clone, Copy)]
 pub struct Verbosity {
     /// Nothing but errors.
     pub quiet: bool,

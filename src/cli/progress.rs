@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::tell;
+use super::{Verbosity, tell};
 use crate::precopy::Progress;
 use crate::precopy::control::{Phase, Status};
 use crate::report::{Rate, Size, human_ms, listed};
@@ -21,23 +21,25 @@ pub(super) struct Display {
     /// The line that is rewritten.
     line: Option<RefCell<ProgressBar>>,
     told: Cell<Instant>,
-    /// Lists are told without leaving anything out.
-    in_full: bool,
+    verbosity: Verbosity,
 }
 
 impl Display {
     /// On stderr.
-    pub(super) fn new(in_full: bool) -> Self {
+    pub(super) fn new(verbosity: Verbosity) -> Self {
         let line = io::stderr().is_terminal().then(|| RefCell::new(fresh()));
-        Display { line, told: Cell::new(Instant::now()), in_full }
+        Display { line, told: Cell::new(Instant::now()), verbosity }
     }
 
-    /// Says it.
+    /// Says it, unless nothing but errors is to be said.
     pub(super) fn show(&self, progress: &Progress<'_>) {
+        if self.verbosity.quiet {
+            return;
+        }
         match progress {
             Progress::Step(what) => self.say(&format!("{what} …")),
             Progress::Notes(notes) => {
-                for note in listed::notes(notes, self.in_full) {
+                for note in listed::notes(notes, self.verbosity.in_full) {
                     self.say(&format!("note: {note}"));
                 }
             }

@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::home::Home;
 use super::progress::Display;
-use super::{Exit, Failure, say};
+use super::{Exit, Failure, Verbosity, say};
 use crate::handover::journal::Journal;
 use crate::image::shown;
 use crate::precopy::MigrateError;
@@ -45,7 +45,7 @@ pub(crate) fn run(args: &RecoverArgs) -> Result<Exit, Failure> {
         (_, Some(id)) => return force(&home, id, false),
         _ => {}
     }
-    let display = Display::new(false);
+    let display = Display::new(Verbosity::default());
     let settled = recover(home.path(), args.id.as_deref(), &|progress| display.show(&progress))?;
     let own = target::own_side(&target::directory(home.path()), args.id.as_deref())?;
     if settled.is_empty() && own.is_empty() {

@@ -36,12 +36,8 @@ pub(crate) fn run(args: &RestoreArgs, verbosity: Verbosity) -> Result<Exit, Fail
     let home = Home::open()?;
     // as `ulpm serve` does: the preflight of a target insists that it can be written
     home.subdirectory("journal")?;
-    let display = Display::new(verbosity.in_full);
-    let show = |progress: Progress<'_>| {
-        if !verbosity.quiet {
-            display.show(&progress);
-        }
-    };
+    let display = Display::new(verbosity);
+    let show = |progress: Progress<'_>| display.show(&progress);
     let wish = Restoration { dir: &args.dir, pid_mode: args.pid_mode.into(), home: home.path() };
     let restored = restore(wish, &show).map_err(|error| match error {
         CheckpointError::Refused(obstacles) => Failure::new(Exit::Refused, MigrateError::Refused(obstacles)),

@@ -116,7 +116,7 @@ fn look(
     to: Option<&RemoteAddr>,
     findings: &mut Findings,
 ) -> Result<Result<(), MigrateError>, Failure> {
-    let files = args.manner.files();
+    let files = args.manner.descriptors.files();
     let home = Home::open()?;
     let mut checked = precopy::session::look(
         home.path(),

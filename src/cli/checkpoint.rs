@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::choices::{Shared, Tcp};
+use super::choices::Descriptors;
 use super::home::Home;
 use super::process::Subject;
 use super::progress::Display;
@@ -20,7 +20,6 @@ use crate::dirty::Choice;
 use crate::image::shown;
 use crate::precopy::{Control, MigrateError, Options, Progress};
 use crate::report::{MigrationReport, Outcome, Size, human_ms};
-use crate::state::files::FilesOptions;
 use crate::transport::protocol::PidChoice;
 
 /// Arguments of `ulpm checkpoint`.
@@ -42,12 +41,8 @@ pub(crate) struct CheckpointArgs {
     /// Write memory in rounds while the process runs, until the freeze will be short
     #[arg(long)]
     pre_copy: bool,
-    /// What becomes of established TCP connections
-    #[arg(long, value_enum, value_name = "HOW", default_value_t = Tcp::Refuse)]
-    tcp: Tcp,
-    /// What becomes of open files that another process shares
-    #[arg(long, value_enum, value_name = "HOW", default_value_t = Shared::Refuse)]
-    shared: Shared,
+    #[command(flatten)]
+    descriptors: Descriptors,
     /// End it here although what started it (a supervisor, a unit of systemd) starts what was killed again: it has been told
     #[arg(long)]
     parent_knows: bool,
@@ -113,7 +108,7 @@ fn work(args: &CheckpointArgs, verbosity: Verbosity) -> Result<Exit, Failure> {
         to: None,
         pid_mode: PidChoice::Auto,
         verify: false,
-        files: FilesOptions { tcp_close: args.tcp == Tcp::Close, shared_split: args.shared == Shared::Split },
+        files: args.descriptors.files(),
         home: home.path().to_owned(),
         connect_limit: Duration::ZERO,
         tracker: Choice::Auto,

@@ -8,18 +8,32 @@ use crate::dirty::{Choice, Kind};
 use crate::state::files::FilesOptions;
 use crate::transport::protocol::PidChoice;
 
-/// How a process is to be moved: what `live` does, and `check` judges by.
+/// What becomes of descriptors that lead to somebody else.
 #[derive(Clone, Debug, Args)]
-pub(crate) struct Manner {
-    /// How its pid is kept
-    #[arg(long, value_enum, value_name = "MODE", default_value_t = PidMode::Auto)]
-    pub(crate) pid_mode: PidMode,
+pub(crate) struct Descriptors {
     /// What becomes of established TCP connections
     #[arg(long, value_enum, value_name = "HOW", default_value_t = Tcp::Refuse)]
     tcp: Tcp,
     /// What becomes of open files that another process, which stays, shares
     #[arg(long, value_enum, value_name = "HOW", default_value_t = Shared::Refuse)]
     shared: Shared,
+}
+
+impl Descriptors {
+    /// As preflight and capture take it.
+    pub(crate) fn files(&self) -> FilesOptions {
+        FilesOptions { tcp_close: self.tcp == Tcp::Close, shared_split: self.shared == Shared::Split }
+    }
+}
+
+/// How a process is to be moved: what `live` does, and `check` judges by.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Manner {
+    /// How its pid is kept
+    #[arg(long, value_enum, value_name = "MODE", default_value_t = PidMode::Auto)]
+    pub(crate) pid_mode: PidMode,
+    #[command(flatten)]
+    pub(crate) descriptors: Descriptors,
     /// How written pages are found
     #[arg(long, value_enum, value_name = "HOW", default_value_t = Tracker::Auto)]
     pub(crate) tracker: Tracker,
@@ -32,11 +46,6 @@ pub(crate) struct Manner {
 }
 
 impl Manner {
-    /// What becomes of its descriptors.
-    pub(crate) fn files(&self) -> FilesOptions {
-        FilesOptions { tcp_close: self.tcp == Tcp::Close, shared_split: self.shared == Shared::Split }
-    }
-
     /// Time in which the target must answer.
     pub(crate) fn connect_limit(&self) -> Duration {
         Duration::from_secs(self.connect_timeout)

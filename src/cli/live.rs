@@ -203,7 +203,7 @@ fn options(args: &LiveArgs, home: &Home) -> Result<Options, Failure> {
         to: Some(args.target.required()?.clone()),
         pid_mode: args.manner.pid_mode.into(),
         verify: args.verify,
-        files: args.manner.files(),
+        files: args.manner.descriptors.files(),
         home: home.path().to_owned(),
         connect_limit: args.manner.connect_limit(),
         tracker: args.manner.tracker.into(),

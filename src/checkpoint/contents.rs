@@ -92,7 +92,7 @@ pub(crate) struct PrivatePages {
 /// Where each page is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Memory {
-    /// PrivatePages memory.
+    /// Private memory of each process.
     pub processes: BTreeMap<ProcessIndex, PrivatePages>,
     /// Memory objects.
     pub objects: BTreeMap<ObjectId, Extents>,
